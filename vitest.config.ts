@@ -1,0 +1,26 @@
+import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
+import { defineConfig } from 'vitest/config'
+
+// The suites that run in workerd: real D1, real Redis commands over HTTP. Those of the emulator run on Node.
+export default defineConfig({
+  plugins: [
+    cloudflareTest(async ({ inject }) => ({
+      main: './src/index.ts',
+      wrangler: { configPath: './wrangler.toml' },
+      miniflare: {
+        bindings: {
+          UPSTASH_REDIS_REST_URL: inject('emulatorUrl'),
+          UPSTASH_REDIS_REST_TOKEN: 'test',
+          SERVICE_TOKEN: 'a-service-token-for-tests',
+          MIGRATIONS: await readD1Migrations('./migrations'),
+        },
+      },
+    })),
+  ],
+  test: {
+    include: ['test/**/*.test.ts'],
+    exclude: ['test/emulator/**', 'test/scripts/**'],
+    globalSetup: './test/emulator.setup.ts',
+    maxWorkers: 4,
+  },
+})
