@@ -1,0 +1,171 @@
+import { Redis, type Requester, type UpstashRequest, type UpstashResponse } from '@upstash/redis/cloudflare'
+
+/** Redis did not answer: refused, cut, timed out, a 5xx, or not asked because the breaker is open. */
+export class RedisUnavailable extends Error {
+  override readonly name = 'RedisUnavailable'
+}
+
+export type Breaker = ReturnType<typeof createBreaker>
+
+/**
+ * A circuit breaker: after `failures` failures in a row nothing is asked for `coolDownMs`; then one probe
+ * goes through, and its outcome closes the breaker or opens it again. One per isolate, shared by its requests.
+ *
+ * Source: M. Nygard, Release It!, "Circuit Breaker".
+ */
+export function createBreaker(failures: number, coolDownMs: number) {
+  let failed = 0
+  let closedAgainAt = 0
+  return {
+    /** Whether a request may go out now. While half-open only one may, until its outcome is known. */
+    admits(now: number): boolean {
+      if (failed < failures) return true
+      if (now < closedAgainAt) return false
+      closedAgainAt = now + coolDownMs // the others wait for this probe, or for its loss
+      return true
+    },
+    succeeded(): void {
+      failed = 0
+    },
+    failed(now: number): void {
+      failed += 1
+      if (failed >= failures) closedAgainAt = now + coolDownMs
+    },
+    state(now: number): 'closed' | 'open' | 'half-open' {
+      if (failed < failures) return 'closed'
+      return now < closedAgainAt ? 'open' : 'half-open'
+    },
+  }
+}
+
+/** What the Redis of one Worker invocation has cost so far. */
+export interface Meter {
+  /** Commands sent, as Upstash bills them; those inside a script are not seen from here. */
+  commands: number
+  /** HTTP requests sent, retries included. */
+  roundTrips: number
+  /** Milliseconds spent waiting, summed: parallel requests count each. */
+  waitedMs: number
+  failures: number
+}
+
+export const newMeter = (): Meter => ({ commands: 0, roundTrips: 0, waitedMs: 0, failures: 0 })
+
+/** How the commands of one client may be treated. */
+export interface Use {
+  /** Hard timeout of one HTTP request. */
+  timeoutMs: number
+  /** Whether every command sent may run twice: then a lost reply is asked for again, once. */
+  isSafeTwice: boolean
+}
+
+/**
+ * The way to Redis of one Worker invocation: one place that knows about timeouts, the retry, the breaker and the
+ * meter; the SDK's own HTTP client does the protocol. The answer makes SDK clients, one for each `Use`.
+ *
+ * Commands and pipelines issued in the same turn of the event loop travel in one HTTP request, whichever modules
+ * and clients they come from. Such a request waits as long as its most patient part, and is sent again only if
+ * all of it is safe twice. `multi()` is sent on its own.
+ *
+ * Throws `RedisUnavailable` when there was no answer (original in `cause`); what Redis itself answered as an
+ * error stays an `UpstashError`. A timed-out request is not retried: its caller has waited long enough.
+ */
+export function createConnection(
+  server: { url: string; token: string },
+  breaker: Breaker,
+  meter: Meter,
+): (use: Use) => Redis {
+  const http = new OpenRedis(server).requester
+
+  async function send<T>(request: UpstashRequest, use: Use): Promise<UpstashResponse<T>> {
+    for (let attempt = 1; ; attempt += 1) {
+      if (!breaker.admits(Date.now())) throw new RedisUnavailable('Redis is not asked: the circuit is open')
+      const startedAt = performance.now()
+      meter.commands += isBatch(request) ? request.body.length : 1
+      meter.roundTrips += 1
+      try {
+        // A plain AbortSignal would turn a timed-out command into a successful reply; the SDK takes a function here
+        // too, which its type does not say.
+        const signal = (() => AbortSignal.timeout(use.timeoutMs)) as unknown as AbortSignal
+        const answer = await http.request<T>({ ...request, signal })
+        breaker.succeeded()
+        return answer
+      } catch (error) {
+        if (isAnswer(error)) {
+          breaker.succeeded()
+          throw error
+        }
+        meter.failures += 1
+        breaker.failed(Date.now())
+        const isTimeout = error instanceof Error && error.name === 'TimeoutError'
+        if (!use.isSafeTwice || isTimeout || attempt === 2) {
+          const message = isTimeout ? `Redis took over ${use.timeoutMs} ms` : 'Redis did not answer'
+          throw new RedisUnavailable(message, { cause: error })
+        }
+      } finally {
+        meter.waitedMs += performance.now() - startedAt
+      }
+    }
+  }
+
+  /** What this turn has asked for so far, and the replies to come, in order. */
+  let turn: { commands: unknown[]; use: Use; replies: Promise<UpstashResponse<unknown>[]> } | undefined
+
+  async function join(commands: unknown[], use: Use): Promise<UpstashResponse<unknown>[]> {
+    if (!turn) {
+      const opened = { commands: [] as unknown[], use, replies: Promise.resolve().then(depart) }
+      turn = opened
+    }
+    const first = turn.commands.length
+    turn.commands.push(...commands)
+    turn.use = {
+      timeoutMs: Math.max(turn.use.timeoutMs, use.timeoutMs),
+      isSafeTwice: turn.use.isSafeTwice && use.isSafeTwice,
+    }
+    const replies = await turn.replies
+    return replies.slice(first, first + commands.length)
+  }
+
+  async function depart(): Promise<UpstashResponse<unknown>[]> {
+    const { commands, use } = turn ?? { commands: [], use: { timeoutMs: 0, isSafeTwice: true } }
+    turn = undefined
+    if (commands.length === 1) return [await send({ body: commands[0] }, use)]
+    // A pipeline is answered by a list, which the SDK's type does not say.
+    return (await send({ path: ['pipeline'], body: commands }, use)) as unknown as UpstashResponse<unknown>[]
+  }
+
+  return (use) => {
+    const client = new OpenRedis(server)
+    client.requester = {
+      async request<T>(request: UpstashRequest) {
+        if (isBatch(request) && request.path?.[0] === 'pipeline') {
+          return (await join(request.body, use)) as UpstashResponse<T> // a list again
+        }
+        if (request.path || request.headers) return send<T>(request, use)
+        const [reply] = await join([request.body], use)
+        return reply as UpstashResponse<T>
+      },
+    }
+    return client
+  }
+}
+
+/** The SDK keeps its HTTP client to itself and its subclasses. */
+class OpenRedis extends Redis {
+  constructor(server: { url: string; token: string }) {
+    super({ ...server, retry: { retries: 0 }, enableTelemetry: false, enableAutoPipelining: false })
+  }
+  get requester(): Requester {
+    return this.client
+  }
+  set requester(requester: Requester) {
+    this.client = requester
+  }
+}
+
+const isBatch = (request: UpstashRequest): request is UpstashRequest & { body: unknown[] } =>
+  (request.path?.[0] === 'pipeline' || request.path?.[0] === 'multi-exec') && Array.isArray(request.body)
+
+/** Whether Redis answered, if only to refuse the command: its own errors begin with a code in capitals. */
+const isAnswer = (error: unknown): boolean =>
+  error instanceof Error && error.name === 'UpstashError' && /^[A-Z]{3,} /.test(error.message)

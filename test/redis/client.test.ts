@@ -1,0 +1,109 @@
+import { expect, test } from 'vitest'
+import { createBreaker, createConnection, newMeter, RedisUnavailable } from '../../src/redis/client.ts'
+import { newKeyspace } from './setup.ts'
+
+test('commands of one turn travel in one request, whichever clients they come from', async () => {
+  const { server, control } = newKeyspace()
+  const meter = newMeter()
+  const connect = createConnection(server, createBreaker(5, 1_000), meter)
+  const reads = connect({ timeoutMs: 5_000, isSafeTwice: true })
+  const writes = connect({ timeoutMs: 5_000, isSafeTwice: false })
+
+  const [, , name, list] = await Promise.all([
+    writes.set('name', 'ada'),
+    writes.pipeline().rpush('list', 'a', 'b').incr('n').exec(),
+    reads.get('name'),
+    reads.lrange('list', 0, -1),
+  ])
+
+  expect(name).toBe('ada') // in the order issued
+  expect(list).toEqual(['a', 'b'])
+  expect(await control.counts()).toMatchObject({ requests: 1, commands: 5 })
+  expect(meter).toMatchObject({ commands: 5, roundTrips: 1, failures: 0 })
+})
+
+test('an error of one command is its own, not that of its companions', async () => {
+  const { connect } = newKeyspace()
+  const redis = connect()
+  await redis.set('text', 'abc')
+  const [incremented, read] = await Promise.allSettled([redis.incr('text'), redis.get('text')])
+
+  expect(incremented).toMatchObject({ status: 'rejected', reason: { name: 'UpstashError' } })
+  expect(read).toEqual({ status: 'fulfilled', value: 'abc' })
+})
+
+test('multi() stays a transaction of its own', async () => {
+  const { connect, control } = newKeyspace()
+  const redis = connect()
+  const [answers, read] = await Promise.all([redis.multi().set('a', 1).incr('a').exec(), redis.get('b')])
+  expect(answers).toEqual(['OK', 2])
+  expect(read).toBeNull()
+  expect((await control.counts()).requests).toBe(2)
+})
+
+test('a lost reply is asked for again only where every command is safe twice', async () => {
+  const { connect, control } = newKeyspace()
+  await control.fault({ kind: 'cut', times: 1 })
+  expect(await connect({ isSafeTwice: true }).set('a', 1)).toBe('OK')
+  expect((await control.counts()).requests).toBe(2)
+
+  await control.fault({ kind: 'cut', times: 1 })
+  await expect(connect({ isSafeTwice: false }).incr('a')).rejects.toThrow(RedisUnavailable)
+  expect(await connect().get('a')).toBe(2) // once, though nobody was told
+})
+
+test('one unsafe command keeps its whole request from being sent again', async () => {
+  const { server, control } = newKeyspace()
+  const connect = createConnection(server, createBreaker(5, 1_000), newMeter())
+  const safe = connect({ timeoutMs: 5_000, isSafeTwice: true })
+  const unsafe = connect({ timeoutMs: 5_000, isSafeTwice: false })
+  await control.fault({ kind: 'cut', times: 1 })
+
+  const results = await Promise.allSettled([safe.get('n'), unsafe.incr('n')])
+  expect(results.map((result) => result.status)).toEqual(['rejected', 'rejected'])
+  expect(await safe.get('n')).toBe(1)
+})
+
+test('a request is given up after its timeout, and not repeated', async () => {
+  const { connect, control } = newKeyspace()
+  await control.fault({ kind: 'hang' })
+  const failure = connect({ timeoutMs: 50 }).get('a')
+  await expect(failure).rejects.toThrow(RedisUnavailable)
+  await expect(failure).rejects.toThrow('50 ms')
+  expect((await control.counts()).requests).toBe(1)
+})
+
+test('the breaker opens after failures in a row, lets one probe through, and closes when it succeeds', async () => {
+  const { connect, control } = newKeyspace()
+  const breaker = createBreaker(3, 100)
+  const ask = () => connect({ isSafeTwice: false }, breaker).get('a')
+  await control.fault({ kind: 'refuse', times: 4 })
+  for (let i = 0; i < 3; i += 1) await expect(ask()).rejects.toThrow('did not answer')
+
+  await expect(ask()).rejects.toThrow('the circuit is open')
+  expect((await control.counts()).requests).toBe(3)
+
+  await new Promise((resolve) => setTimeout(resolve, 120))
+  const probes = await Promise.allSettled([1, 2, 3].map(ask))
+  expect(probes.map((probe) => probe.status)).toEqual(['rejected', 'rejected', 'rejected'])
+  expect((await control.counts()).requests).toBe(4) // one probe of three, and it failed
+  await expect(ask()).rejects.toThrow('the circuit is open')
+
+  await new Promise((resolve) => setTimeout(resolve, 120))
+  await expect(ask()).resolves.toBeNull()
+  await expect(ask()).resolves.toBeNull()
+  expect(breaker.state(Date.now())).toBe('closed')
+})
+
+test('an error that Redis answers does not open the breaker, a 5xx does', async () => {
+  const { connect, control } = newKeyspace()
+  const breaker = createBreaker(2, 60_000)
+  const redis = connect({ isSafeTwice: false }, breaker)
+  await redis.set('text', 'abc')
+  for (let i = 0; i < 3; i += 1) await expect(redis.incr('text')).rejects.toThrow('not an integer')
+  expect(breaker.state(Date.now())).toBe('closed')
+
+  await control.fault({ kind: 'status', status: 502, message: 'Bad gateway' })
+  for (let i = 0; i < 2; i += 1) await expect(redis.get('text')).rejects.toThrow(RedisUnavailable)
+  expect(breaker.state(Date.now())).toBe('open')
+})
