@@ -1,0 +1,138 @@
+import * as v from 'valibot'
+
+/** A variable that is absent or not usable. `variables` names each, with what is expected of it. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+  readonly variables: Record<string, string>
+
+  constructor(variables: Record<string, string>) {
+    super(`Not configured: ${Object.keys(variables).join(', ')}`)
+    this.variables = variables
+  }
+}
+
+/** A number from a variable (those of wrangler are strings), or its default. */
+const number = (fallback: number, min: number, max: number) =>
+  v.optional(
+    v.pipe(
+      v.union([v.string(), v.number()]),
+      v.transform(Number),
+      v.number('a number'),
+      v.minValue(min, `at least ${min}`),
+      v.maxValue(max, `at most ${max}`),
+    ),
+    fallback,
+  )
+
+/** Every variable the Worker reads. What has no default must be set. */
+const Variables = v.object({
+  UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
+  UPSTASH_REDIS_REST_TOKEN: v.pipe(v.string('the token of the Redis REST API'), v.minLength(1, 'not empty')),
+  /** What back ends send as bearer token to the service routes. */
+  SERVICE_TOKEN: v.pipe(v.string('a secret'), v.minLength(16, 'at least 16 characters')),
+  /** Origins of browsers that may call the API, separated by commas. */
+  CORS_ORIGINS: v.optional(v.string(), ''),
+
+  // Redis
+  REDIS_READ_TIMEOUT_MS: number(250, 1, 10_000),
+  REDIS_SOFT_TIMEOUT_MS: number(60, 1, 10_000),
+  REDIS_WRITE_TIMEOUT_MS: number(1_000, 1, 10_000),
+  REDIS_BREAKER_FAILURES: number(5, 1, 1_000),
+  REDIS_BREAKER_SECONDS: number(5, 0.05, 600),
+
+  // Caches
+  MEMORY_MAX_BYTES: number(8_000_000, 10_000, 64_000_000),
+  MEMORY_SECONDS: number(5, 0, 60),
+  USER_FRESH_SECONDS: number(300, 1, 86_400),
+  POST_FRESH_SECONDS: number(300, 1, 86_400),
+  HOT_FRESH_SECONDS: number(60, 1, 3_600),
+  NEGATIVE_SECONDS: number(30, 1, 3_600),
+  /** Stale-while-revalidate, beyond fresh. */
+  STALE_SECONDS: number(60, 0, 86_400),
+  /** Stale-if-error, beyond fresh. */
+  STALE_IF_ERROR_SECONDS: number(3_600, 0, 604_800),
+  LEASE_SECONDS: number(5, 0.05, 60),
+  /** How long a reader waits for another's load. */
+  LEASE_WAIT_MS: number(1_000, 0, 10_000),
+  MAX_VALUE_BYTES: number(65_536, 1_000, 1_000_000),
+
+  // The hot feed
+  HOT_DAYS: number(7, 1, 31),
+
+  // Rate limits: requests in a window
+  LIMIT_READS: number(1_200, 1, 1_000_000),
+  LIMIT_READS_SECONDS: number(60, 1, 86_400),
+
+  // Requests
+  MAX_BODY_BYTES: number(65_536, 1_000, 10_000_000),
+})
+
+export type Config = ReturnType<typeof readConfig>
+
+/** What a limit allows, and how strictly: see `http/limit`. */
+export interface LimitPolicy {
+  limit: number
+  windowSeconds: number
+  /** Strict: checked before the work, one round trip. Else counted after the answer. */
+  isStrict: boolean
+  /** When Redis cannot be asked: let it pass, or answer 503. */
+  onOutage: 'open' | 'closed'
+}
+
+/** Every limit, by the name that clients see. A route belongs to one. */
+export type LimitName = 'reads'
+
+/**
+ * Every tunable: the variables of `env`, or their defaults. Durations become ms where code compares them to the clock.
+ * Throws `ConfigError` naming each variable that is missing or out of range.
+ */
+export function readConfig(env: object) {
+  const parsed = v.safeParse(Variables, env)
+  if (!parsed.success) {
+    throw new ConfigError(
+      Object.fromEntries(parsed.issues.map((issue) => [String(issue.path?.[0].key), `expected ${issue.message}`])),
+    )
+  }
+  const set = parsed.output
+  const cache = {
+    staleMs: set.STALE_SECONDS * 1_000,
+    staleIfErrorMs: set.STALE_IF_ERROR_SECONDS * 1_000,
+    negativeMs: set.NEGATIVE_SECONDS * 1_000,
+    memoryMs: set.MEMORY_SECONDS * 1_000,
+    softTimeoutMs: set.REDIS_SOFT_TIMEOUT_MS,
+    leaseMs: set.LEASE_SECONDS * 1_000,
+    waitMs: set.LEASE_WAIT_MS,
+    maxValueBytes: set.MAX_VALUE_BYTES,
+  }
+  const limits: Record<LimitName, LimitPolicy> = {
+    reads: {
+      limit: set.LIMIT_READS,
+      windowSeconds: set.LIMIT_READS_SECONDS,
+      isStrict: false,
+      onOutage: 'open',
+    },
+  }
+  return {
+    redis: {
+      url: set.UPSTASH_REDIS_REST_URL,
+      token: set.UPSTASH_REDIS_REST_TOKEN,
+      readTimeoutMs: set.REDIS_READ_TIMEOUT_MS,
+      writeTimeoutMs: set.REDIS_WRITE_TIMEOUT_MS,
+      breakerFailures: set.REDIS_BREAKER_FAILURES,
+      breakerCoolDownMs: set.REDIS_BREAKER_SECONDS * 1_000,
+    },
+    serviceToken: set.SERVICE_TOKEN,
+    corsOrigins: set.CORS_ORIGINS.split(',')
+      .map((origin) => origin.trim())
+      .filter(Boolean),
+    maxBodyBytes: set.MAX_BODY_BYTES,
+    memoryMaxBytes: set.MEMORY_MAX_BYTES,
+    caches: {
+      users: { ...cache, freshMs: set.USER_FRESH_SECONDS * 1_000 },
+      posts: { ...cache, freshMs: set.POST_FRESH_SECONDS * 1_000 },
+      hot: { ...cache, freshMs: set.HOT_FRESH_SECONDS * 1_000 },
+    },
+    hotWindowMs: set.HOT_DAYS * 86_400_000,
+    limits,
+  }
+}

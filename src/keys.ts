@@ -1,0 +1,20 @@
+/** Every Redis key. An entry of a cache is a string of JSON; beside it `<key>:lease` is a string while it is loaded. */
+export const keys = {
+  /** Cache entry of a user. */
+  user: (id: string) => `user:${id}`,
+  /** Cache entry: the id behind a username (lower case). */
+  username: (name: string) => `username:${name}`,
+  /** Cache entry of a post, without its counts. */
+  post: (id: string) => `post:${id}`,
+  /** Cache entry: the ids of the hot feed, best first. */
+  hotPosts: (scope: string) => `hot:${scope}`,
+  /** Integer, no expiry: raising it expires every hot feed. */
+  hotGeneration: 'generation:hot',
+  /** String holding an integer: a count of a post or comment. Expires when idle; D1 holds it too. */
+  count: (counter: Counter, contentId: string) => `count:${counter}:${contentId}`,
+  /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
+  rateLimit: (policy: string) => `limit:${policy}`,
+}
+
+/** What is counted of a post; of a comment only its likes. */
+export type Counter = 'likes' | 'comments' | 'views'

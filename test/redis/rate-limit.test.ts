@@ -1,0 +1,62 @@
+import { expect, test } from 'vitest'
+import { createKnownAllowances, createRateLimit } from '../../src/redis/rate-limit.ts'
+import { newKeyspace } from './setup.ts'
+
+const newLimits = (keyspace = newKeyspace(), known = createKnownAllowances(100), limit = 3, windowSeconds = 60) =>
+  createRateLimit(
+    keyspace.connect({ isSafeTwice: false }),
+    known,
+    { reads: { limit, windowSeconds } },
+    (policy) => `limit:${policy}`,
+  )
+
+test('a subject may spend its quota and no more, each subject its own', async () => {
+  const limits = newLimits()
+  const taken = []
+  for (let i = 0; i < 4; i += 1) taken.push(await limits.take('reads', 'u_ada'))
+
+  expect(taken.map(({ isAllowed }) => isAllowed)).toEqual([true, true, true, false])
+  expect(taken.map(({ remaining }) => remaining)).toEqual([2, 1, 0, 0])
+  expect((await limits.take('reads', 'u_bob')).isAllowed).toBe(true)
+})
+
+test('exactly the quota passes when many isolates ask at once', async () => {
+  const keyspace = newKeyspace()
+  const isolates = Array.from({ length: 40 }, () => newLimits(keyspace, createKnownAllowances(10), 10))
+  const taken = await Promise.all(isolates.map((limits) => limits.take('reads', 'u_ada')))
+  expect(taken.filter(({ isAllowed }) => isAllowed)).toHaveLength(10)
+})
+
+test('a rejected subject is known to its isolate, until a place is free again', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace)
+  for (let i = 0; i < 4; i += 1) await limits.take('reads', 'u_ada')
+  await keyspace.control.reset()
+
+  const known = limits.known('reads', 'u_ada')
+  expect(known?.isAllowed).toBe(false)
+  expect(limits.known('reads', 'u_ada', known?.resetsAt)).toBeUndefined()
+  // 3 in 60 s: the place of the first request of this window is free a third of a window into the next one.
+  expect((known?.resetsAt ?? 0) % 60_000).toBe(20_000)
+  expect((await keyspace.control.counts()).requests).toBe(0)
+})
+
+test('looking spends nothing', async () => {
+  const limits = newLimits()
+  await limits.take('reads', 'u_ada')
+  for (let i = 0; i < 5; i += 1) expect((await limits.peek('reads', 'u_ada')).remaining).toBe(2)
+  expect((await limits.peek('reads', 'u_new')).remaining).toBe(3)
+})
+
+test('what an isolate knows is bounded', async () => {
+  const known = createKnownAllowances(5)
+  const limits = newLimits(newKeyspace(), known)
+  for (let i = 0; i < 20; i += 1) await limits.take('reads', `ip:192.0.2.${i}`)
+  expect(known.size).toBe(5)
+})
+
+test('a failure of Redis is thrown: the route says what it means', async () => {
+  const keyspace = newKeyspace()
+  await keyspace.control.fault({ kind: 'refuse' })
+  await expect(newLimits(keyspace).take('reads', 'u_ada')).rejects.toThrow('did not answer')
+})
