@@ -1,0 +1,99 @@
+import { Hono } from 'hono'
+import { bodyLimit } from 'hono/body-limit'
+import { cors } from 'hono/cors'
+import { etag } from 'hono/etag'
+import { methodNotAllowed } from 'hono/method-not-allowed'
+import { requestId } from 'hono/request-id'
+import { secureHeaders } from 'hono/secure-headers'
+import { type Config, readConfig } from './config.ts'
+import { Problem } from './errors.ts'
+import { docs } from './docs/routes.ts'
+import type { AppEnv } from './http/context.ts'
+import { measure } from './http/measure.ts'
+import { logError, renderError, renderProblem } from './http/problem.ts'
+import { health, readiness } from './monitoring/routes.ts'
+import { posts } from './posts/routes.ts'
+import { rateLimit } from './rate-limit/routes.ts'
+import { type CacheEvent } from './redis/cache.ts'
+import { newMeter } from './redis/client.ts'
+import { createIsolate, createServices, type Isolate } from './services.ts'
+import { users } from './users/routes.ts'
+
+/** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
+export function createApp() {
+  // Made by the first request, because the configuration comes with it.
+  let state: { env: Env; config: Config; isolate: Isolate } | undefined
+  const stateOf = (env: Env) => {
+    if (state?.env === env) return state
+    const config = readConfig(env)
+    state = { env, config, isolate: createIsolate(config) }
+    return state
+  }
+
+  const app = new Hono<AppEnv>()
+  app.onError(renderError)
+  app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
+
+  app.use(requestId(), secureHeaders(), etag())
+  app.use(
+    methodNotAllowed({
+      app,
+      onMethodNotAllowed: (c, methods) => {
+        const allowed = methods.join(', ')
+        const response = renderProblem(new Problem('method-not-allowed', `This route has ${allowed}`), c)
+        response.headers.set('Allow', allowed)
+        return response
+      },
+    }),
+  )
+
+  // These answer however little is configured.
+  app.route('/', health)
+  app.route('/', docs(app))
+
+  app.use(async (c, next) => {
+    c.set('config', stateOf(c.env).config) // throws what is missing
+    await next()
+  })
+  app.use(
+    cors({
+      origin: (origin, c) => (c.get('config').corsOrigins.includes(origin) ? origin : null),
+      credentials: true,
+      exposeHeaders: ['ETag', 'RateLimit', 'RateLimit-Policy', 'Retry-After', 'X-Request-Id'],
+      maxAge: 600,
+    }),
+  )
+  app.use((c, next) =>
+    bodyLimit({
+      maxSize: c.var.config.maxBodyBytes,
+      onError: () => {
+        throw new Problem('body-too-large', `A body has at most ${c.var.config.maxBodyBytes} bytes`)
+      },
+    })(c, next),
+  )
+  app.use(async (c, next) => {
+    const { config, isolate } = stateOf(c.env)
+    const meter = newMeter()
+    const cacheEvents: CacheEvent[] = []
+    const onCacheEvent = (event: CacheEvent) => cacheEvents.push(event)
+    let waiting: (() => Promise<unknown>)[] | undefined = []
+    const run = (work: () => Promise<unknown>) =>
+      c.executionCtx.waitUntil(work().catch((error: unknown) => logError(error, c, 'deferred')))
+    const defer = (work: () => Promise<unknown>) => (waiting ? void waiting.push(work) : run(work))
+    c.set('meter', meter)
+    c.set('cacheEvents', cacheEvents)
+    c.set('defer', defer)
+    c.set('services', createServices(config, c.env.DB, isolate, { meter, onCacheEvent, defer }))
+    await next()
+    const works = waiting
+    waiting = undefined
+    for (const work of works) run(work)
+  })
+  app.use(measure)
+
+  app.route('/', readiness)
+  app.route('/v1/users', users)
+  app.route('/v1/posts', posts)
+  app.route('/v1/rate-limit', rateLimit)
+  return app
+}

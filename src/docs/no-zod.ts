@@ -1,0 +1,2 @@
+// Stands in for zod in the bundle (see wrangler.toml).
+export {}

@@ -1,0 +1,45 @@
+import { Hono } from 'hono'
+import { generateSpecs } from 'hono-openapi'
+import * as v from 'valibot'
+import { Problem, problems, type ProblemType } from '../errors.ts'
+import type { AppEnv } from '../http/context.ts'
+import { doc, valid } from '../http/openapi.ts'
+
+const tag = 'Documentation'
+const isProblem = (name: string): name is ProblemType => Object.hasOwn(problems, name)
+
+const ProblemKind = v.object({ type: v.string(), title: v.string(), status: v.number() })
+
+/** The API's description of itself. The page that shows it, `/docs`, is a static asset. */
+export function docs(app: Hono<AppEnv>) {
+  let document: object | undefined // the same for every request
+  return new Hono<AppEnv>()
+    .get('/openapi.json', doc({ tag, summary: 'This document: OpenAPI 3.1', answer: v.looseObject({}) }), async (c) => {
+      document ??= await generateSpecs(app, {
+        defaultValidationErrorResponse: false,
+        excludeStaticFile: false,
+        documentation: {
+          openapi: '3.1.0',
+          info: {
+            title: 'threads-edge',
+            version: '1',
+            description:
+              'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents; `Server-Timing` and ' +
+              '`Cache-Status` on each answer tell what it cost and who answered it.',
+          },
+        },
+      })
+      c.header('Cache-Control', 'public, max-age=300')
+      return c.json(document)
+    })
+    .get(
+      '/problems/:type',
+      doc({ tag, summary: 'What a problem type means', answer: ProblemKind, problems: ['not-found'] }),
+      valid('param', v.object({ type: v.string() })),
+      (c) => {
+        const { type } = c.req.valid('param')
+        if (!isProblem(type)) throw new Problem('not-found', `There is no problem ${type}`)
+        return c.json({ type: new URL(c.req.path, c.req.url).href, ...problems[type] })
+      },
+    )
+}

@@ -1,0 +1,38 @@
+/** Every problem this API reports: its RFC 9457 `type` (as `/problems/<name>`), HTTP status and title. */
+export const problems = {
+  'invalid-request': { status: 400, title: 'The request is not valid' },
+  'malformed-json': { status: 400, title: 'The body is not JSON' },
+  'not-signed-in': { status: 401, title: 'Sign in first' },
+  'not-found': { status: 404, title: 'There is no such resource' },
+  'no-such-route': { status: 404, title: 'There is no such route' },
+  'method-not-allowed': { status: 405, title: 'This route does not have that method' },
+  'body-too-large': { status: 413, title: 'The body is too large' },
+  'unsupported-media-type': { status: 415, title: 'The body must be application/json' },
+  'rate-limited': { status: 429, title: 'Too many requests' },
+  internal: { status: 500, title: 'Something went wrong on our side' },
+  misconfigured: { status: 503, title: 'The Worker is not fully configured' },
+  unavailable: { status: 503, title: 'This cannot be answered right now' },
+} as const
+
+export type ProblemType = keyof typeof problems
+
+/** What is wrong with one field of the input: where it was found, its name (a path), and what is expected. */
+export interface FieldError {
+  in: 'path' | 'query' | 'body' | 'header'
+  field: string
+  message: string
+}
+
+/** A failure the client is told about. Whatever else is thrown becomes `internal`, unexplained. */
+export class Problem extends Error {
+  override readonly name = 'Problem'
+  readonly type: ProblemType
+  /** Extra members of the problem document, e.g. `{ errors: FieldError[] }` or `{ retryAfter: 12 }` (seconds). */
+  readonly extensions: Record<string, unknown>
+
+  constructor(type: ProblemType, detail?: string, extensions: Record<string, unknown> = {}, options?: ErrorOptions) {
+    super(detail ?? problems[type].title, options)
+    this.type = type
+    this.extensions = extensions
+  }
+}

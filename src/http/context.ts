@@ -1,0 +1,21 @@
+import type { Config } from '../config.ts'
+import type { CacheEvent } from '../redis/cache.ts'
+import type { Meter } from '../redis/client.ts'
+import type { Services } from '../services.ts'
+
+/** What handlers find in the context. */
+export interface AppEnv {
+  Bindings: Env
+  Variables: {
+    config: Config
+    services: Services
+    /** Also the `X-Request-Id` of the answer. */
+    requestId: string
+    /** What this request has cost so far. */
+    meter: Meter
+    /** What happened in the caches so far. */
+    cacheEvents: CacheEvent[]
+    /** Runs work after the answer, all of it at once: its commands share round trips. A failure is logged. */
+    defer: (work: () => Promise<unknown>) => void
+  }
+}

@@ -1,0 +1,31 @@
+import { createMiddleware } from 'hono/factory'
+import type { CacheEvent } from '../redis/cache.ts'
+import type { AppEnv } from './context.ts'
+
+/**
+ * Tells on the answer what it cost: `Server-Timing` (W3C) with the commands, round trips and milliseconds of Redis,
+ * and `Cache-Status` (RFC 9211) with what each cache layer knew.
+ */
+export const measure = createMiddleware<AppEnv>(async (c, next) => {
+  await next()
+  const { meter, cacheEvents } = c.var
+  const cost = `${meter.commands} commands, ${meter.roundTrips} round trips`
+  c.header('Server-Timing', `redis;dur=${meter.waitedMs.toFixed(1)};desc="${cost}"`)
+  const status = cacheStatus(cacheEvents)
+  if (status !== '') c.header('Cache-Status', status)
+})
+
+/** The layers a request went through, the one nearest the source of truth first. */
+export function cacheStatus(events: CacheEvent[]): string {
+  const layers = (['redis', 'memory'] as const).flatMap((layer) => {
+    const seen = events.filter((event) => event.layer === layer)
+    const hits = seen.filter(({ outcome }) => outcome === 'hit' || outcome === 'stale' || outcome === 'negative')
+    const hasMiss = seen.some(({ outcome }) => outcome === 'miss')
+    if (seen.some(({ outcome }) => outcome === 'error')) return `${layer}; fwd=bypass; detail=error`
+    if (hasMiss) return `${layer}; fwd=${hits.length > 0 ? 'partial' : 'uri-miss'}`
+    if (hits.length === 0) return []
+    const ttlMs = Math.min(...hits.map(({ ttlMs = 0 }) => ttlMs))
+    return `${layer}; hit; ttl=${Math.floor(ttlMs / 1_000)}`
+  })
+  return layers.join(', ')
+}

@@ -1,0 +1,49 @@
+import type { Context } from 'hono'
+import { HTTPException } from 'hono/http-exception'
+import { ConfigError } from '../config.ts'
+import { Problem, problems } from '../errors.ts'
+
+/** Turns whatever was thrown into an RFC 9457 problem document. What is not for the client is logged, not shown. */
+export function renderError(error: unknown, c: Context): Response {
+  const problem = toProblem(error)
+  if (problem.type === 'internal') logError(error, c, 'request')
+  return renderProblem(problem, c)
+}
+
+/** One line of JSON about a failure. Messages quote commands and queries, with what was in them: only codes are kept. */
+export function logError(error: unknown, c: Context, during: 'request' | 'deferred'): void {
+  const { name, code } =
+    error instanceof Error ? { name: error.name, code: /^[A-Z0-9_]+/.exec(error.message)?.[0] } : {}
+  const stack = error instanceof Error ? error.stack?.split('\n').slice(1, 6) : undefined
+  const line = { level: 'error', during, requestId: c.get('requestId'), method: c.req.method, name, code, stack }
+  console.error(JSON.stringify(line))
+}
+
+export function renderProblem(problem: Problem, c: Context): Response {
+  const { status, title } = problems[problem.type]
+  const document = {
+    type: new URL(`/problems/${problem.type}`, c.req.url).href,
+    title,
+    status,
+    detail: problem.message,
+    instance: c.req.path,
+    ...problem.extensions,
+  }
+  const { retryAfter } = problem.extensions
+  return c.body(JSON.stringify(document), status, {
+    'Content-Type': 'application/problem+json',
+    'Cache-Control': 'no-store',
+    ...(typeof retryAfter === 'number' ? { 'Retry-After': String(retryAfter) } : {}),
+  })
+}
+
+function toProblem(error: unknown): Problem {
+  if (error instanceof Problem) return error
+  if (error instanceof ConfigError) {
+    return new Problem('misconfigured', error.message, { variables: error.variables }, { cause: error })
+  }
+  // Hono's own: its JSON validator, and whatever else it refuses.
+  if (error instanceof HTTPException && error.status === 400) return new Problem('malformed-json')
+  if (error instanceof HTTPException && error.status === 413) return new Problem('body-too-large')
+  return new Problem('internal', undefined, {}, { cause: error })
+}

@@ -1,0 +1,94 @@
+import { Hono } from 'hono'
+import * as v from 'valibot'
+import { Comment } from '../comments/routes.ts'
+import { revalidate } from '../http/caching.ts'
+import type { AppEnv } from '../http/context.ts'
+import { Count, id, idsQuery, limitOf, pageOf, pageQuery, Time } from '../http/input.ts'
+import { limit } from '../http/limit.ts'
+import { doc, valid } from '../http/openapi.ts'
+
+const tag = 'Posts'
+
+export const Post = v.pipe(
+  v.object({
+    id: v.string(),
+    authorId: v.string(),
+    text: v.string(),
+    createdAt: Time,
+    updatedAt: Time,
+    version: Count,
+    likesCount: Count,
+    commentsCount: Count,
+    viewsCount: Count,
+  }),
+  v.metadata({ ref: 'Post' }),
+)
+
+const PostId = v.object({ id: id('p') })
+
+export const posts = new Hono<AppEnv>()
+  .get(
+    '/',
+    doc({
+      tag,
+      summary: 'Read posts by ids',
+      description: 'In the order asked; ids that no post has are left out.',
+      answer: pageOf(Post),
+      problems: ['invalid-request'],
+    }),
+    limit('reads'),
+    valid('query', idsQuery('p')),
+    async (c) => {
+      const items = await c.var.services.posts.getMany(c.req.valid('query').ids)
+      revalidate(c)
+      return c.json({ items, nextCursor: null })
+    },
+  )
+  .get(
+    '/hot',
+    doc({
+      tag,
+      summary: 'Read the hot feed',
+      description: 'The most liked posts of the last days. Counts are fresh; a new post may take a minute to appear.',
+      answer: pageOf(Post),
+      problems: ['invalid-request'],
+    }),
+    limit('reads'),
+    valid('query', v.object({ limit: limitOf(20, 100) })),
+    async (c) => {
+      const items = await c.var.services.posts.hot(c.req.valid('query').limit)
+      revalidate(c)
+      return c.json({ items, nextCursor: null })
+    },
+  )
+  .get(
+    '/:id',
+    doc({ tag, summary: 'Read a post', answer: Post, problems: ['invalid-request', 'not-found'] }),
+    limit('reads'),
+    valid('param', PostId),
+    async (c) => {
+      const post = await c.var.services.posts.get(c.req.valid('param').id)
+      revalidate(c, post.version, post.likesCount, post.commentsCount, post.viewsCount)
+      return c.json(post)
+    },
+  )
+  .get(
+    '/:id/comments',
+    doc({
+      tag,
+      summary: 'Read the comments on a post, newest first',
+      answer: pageOf(Comment),
+      problems: ['invalid-request', 'not-found'],
+    }),
+    limit('reads'),
+    valid('param', PostId),
+    valid('query', pageQuery('c')),
+    async (c) => {
+      const post = c.req.valid('param').id
+      const page = c.req.valid('query')
+      const { posts, comments } = c.var.services
+      const [answer] = await Promise.all([comments.ofPost(post, page.limit, page.cursor), posts.get(post)])
+      revalidate(c)
+      return c.json(answer)
+    },
+  )

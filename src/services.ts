@@ -1,0 +1,81 @@
+import { drizzle } from 'drizzle-orm/d1'
+import { createComments } from './comments/comments.ts'
+import type { Config } from './config.ts'
+import { createFollows } from './users/follows.ts'
+import { keys } from './keys.ts'
+import { type CachedPost, createPosts } from './posts/posts.ts'
+import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
+import { createBreaker, createConnection, type Meter } from './redis/client.ts'
+import { createCounters } from './redis/counter.ts'
+import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
+import { type CachedUser, createUsers } from './users/users.ts'
+
+/** What an isolate keeps between requests. */
+export type Isolate = ReturnType<typeof createIsolate>
+
+export const createIsolate = (config: Config) => ({
+  memory: createMemory(config.memoryMaxBytes),
+  breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
+  allowances: createKnownAllowances(10_000),
+})
+
+/** Of one invocation: where its costs are noted, and how it works on after the answer. */
+export interface Invocation {
+  meter: Meter
+  onCacheEvent: (event: CacheEvent) => void
+  defer: (work: () => Promise<unknown>) => void
+}
+
+/** Counts that nobody asked for in a day leave Redis; D1 holds them. */
+const COUNT_TTL_MS = 86_400_000
+
+export type Services = ReturnType<typeof createServices>
+
+/** Builds the modules one invocation needs. */
+export function createServices(config: Config, d1: D1Database, isolate: Isolate, invocation: Invocation) {
+  const { meter, defer, onCacheEvent } = invocation
+  const db = drizzle(d1)
+  const connect = createConnection(config.redis, isolate.breaker, meter)
+  const { readTimeoutMs } = config.redis
+  const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
+  const once = connect({ timeoutMs: readTimeoutMs, isSafeTwice: false })
+
+  const cache = { redis, memory: isolate.memory, defer, onEvent: onCacheEvent }
+  const usersById = createCache<CachedUser>(cache, {
+    ...config.caches.users,
+    name: 'user',
+    key: keys.user,
+    versionOf: (user) => user.revision,
+  })
+  const idsByUsername = createCache<string>(cache, {
+    ...config.caches.users,
+    name: 'username',
+    key: keys.username,
+    versionOf: () => 0,
+  })
+  const postsById = createCache<CachedPost>(cache, {
+    ...config.caches.posts,
+    name: 'post',
+    key: keys.post,
+    versionOf: (post) => post.version,
+  })
+  const hotPosts = createCache<string[]>(cache, {
+    ...config.caches.hot,
+    name: 'hot',
+    key: keys.hotPosts,
+    versionOf: () => 0,
+    generationKey: keys.hotGeneration,
+  })
+  const counters = createCounters(redis, COUNT_TTL_MS, defer)
+
+  const users = createUsers(db, usersById, idsByUsername)
+  const posts = createPosts(db, postsById, hotPosts, counters, config.hotWindowMs)
+  return {
+    redis,
+    users,
+    posts,
+    comments: createComments(db, counters),
+    follows: createFollows(db),
+    rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
+  }
+}

@@ -1,0 +1,62 @@
+import { env } from 'cloudflare:workers'
+import { drizzle } from 'drizzle-orm/d1'
+import { ulid } from 'ulid'
+import * as schema from '../src/db/schema.ts'
+
+export const db = drizzle(env.DB)
+
+const newId = (kind: string, time = Date.now()) => `${kind}_${ulid(time).toLowerCase()}`
+
+/** Adds a user straight to D1, and answers the row. */
+export async function addUser(values: Partial<typeof schema.users.$inferInsert> = {}) {
+  const id = values.id ?? newId('u')
+  const now = values.createdAt ?? Date.now()
+  const rows = await db
+    .insert(schema.users)
+    .values({
+      id,
+      username: id.slice(-20),
+      email: `${id}@example.test`,
+      passwordHash: 'scrypt$16384$8$5$$',
+      displayName: 'Somebody',
+      createdAt: now,
+      updatedAt: now,
+      ...values,
+    })
+    .returning()
+  return only(rows)
+}
+
+export async function addPost(values: Partial<typeof schema.posts.$inferInsert> & { authorId: string }) {
+  const now = values.createdAt ?? Date.now()
+  const rows = await db
+    .insert(schema.posts)
+    .values({ id: newId('p', now), text: 'Hello', createdAt: now, updatedAt: now, ...values })
+    .returning()
+  return only(rows)
+}
+
+export async function addComment(
+  values: Partial<typeof schema.comments.$inferInsert> & { postId: string; authorId: string },
+) {
+  const now = values.createdAt ?? Date.now()
+  const rows = await db
+    .insert(schema.comments)
+    .values({ id: newId('c', now), text: 'Well said', createdAt: now, ...values })
+    .returning()
+  return only(rows)
+}
+
+export async function addFollow(followerId: string, followedId: string, createdAt = Date.now()) {
+  const rows = await db
+    .insert(schema.follows)
+    .values({ id: newId('f', createdAt), followerId, followedId, createdAt })
+    .returning()
+  return only(rows)
+}
+
+function only<T>(rows: T[]): T {
+  const [row] = rows
+  if (row === undefined) throw new Error('nothing was inserted')
+  return row
+}
