@@ -62,6 +62,12 @@ const Variables = v.object({
   // Rate limits: requests in a window
   LIMIT_READS: number(1_200, 1, 1_000_000),
   LIMIT_READS_SECONDS: number(60, 1, 86_400),
+  /** Each kind of write has a window of its own. */
+  LIMIT_WRITES: number(100, 1, 1_000_000),
+  LIMIT_WRITES_SECONDS: number(3_600, 1, 86_400),
+  LIMIT_SIGN_IN: number(10, 1, 1_000_000),
+  LIMIT_SIGN_IN_ADDRESS: number(100, 1, 1_000_000),
+  LIMIT_SIGN_IN_SECONDS: number(900, 1, 86_400),
 
   // Requests
   MAX_BODY_BYTES: number(65_536, 1_000, 10_000_000),
@@ -80,7 +86,19 @@ export interface LimitPolicy {
 }
 
 /** Every limit, by the name that clients see. A route belongs to one. */
-export type LimitName = 'reads'
+export type LimitName =
+  | 'reads'
+  | 'sign-up'
+  | 'sign-in'
+  | 'sign-in-address'
+  | 'sessions'
+  | 'profile'
+  | 'follows'
+  | 'posts'
+  | 'comments'
+  | 'likes'
+  | 'views'
+  | 'presence'
 
 /**
  * Every tunable: the variables of `env`, or their defaults. Durations become ms where code compares them to the clock.
@@ -104,13 +122,31 @@ export function readConfig(env: object) {
     waitMs: set.LEASE_WAIT_MS,
     maxValueBytes: set.MAX_VALUE_BYTES,
   }
+  const write: LimitPolicy = {
+    limit: set.LIMIT_WRITES,
+    windowSeconds: set.LIMIT_WRITES_SECONDS,
+    isStrict: true,
+    onOutage: 'open',
+  }
+  const signIn: LimitPolicy = {
+    limit: set.LIMIT_SIGN_IN,
+    windowSeconds: set.LIMIT_SIGN_IN_SECONDS,
+    isStrict: true,
+    onOutage: 'closed', // without a count anyone could try passwords without end
+  }
   const limits: Record<LimitName, LimitPolicy> = {
-    reads: {
-      limit: set.LIMIT_READS,
-      windowSeconds: set.LIMIT_READS_SECONDS,
-      isStrict: false,
-      onOutage: 'open',
-    },
+    reads: { limit: set.LIMIT_READS, windowSeconds: set.LIMIT_READS_SECONDS, isStrict: false, onOutage: 'open' },
+    'sign-up': write,
+    'sign-in': signIn,
+    'sign-in-address': { ...signIn, limit: set.LIMIT_SIGN_IN_ADDRESS },
+    sessions: write,
+    profile: write,
+    follows: write,
+    posts: write,
+    comments: write,
+    likes: write,
+    views: { ...write, isStrict: false },
+    presence: { ...write, isStrict: false },
   }
   return {
     redis: {

@@ -16,13 +16,20 @@ export const migrate = () => applyD1Migrations(env.DB, env.MIGRATIONS)
 
 export type Edge = ReturnType<typeof newEdge>
 
+const NO_LIMITS = {
+  LIMIT_READS: '1000000',
+  LIMIT_WRITES: '1000000',
+  LIMIT_SIGN_IN: '1000000',
+  LIMIT_SIGN_IN_ADDRESS: '1000000',
+}
+
 /**
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
  * `variables` set over the defaults. Its limits are out of the way unless a test sets them.
  */
 export function newEdge(variables: Record<string, string> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
-  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, LIMIT_READS: '1000000', ...variables } as Env
+  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...NO_LIMITS, ...variables } as Env
   const pending: ExecutionContext[] = []
   return {
     token,

@@ -1,7 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
-// Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms.
+// Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. The counts of users, posts and comments, and
+// the revisions beside them, are kept by triggers (migrations/0002_count_triggers.sql): writers add and delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -20,6 +21,14 @@ export const users = sqliteTable(
     postsCount: integer('posts_count').notNull().default(0),
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),
+    /** Who may see whether this user is online. */
+    presenceVisibility: text('presence_visibility', { enum: ['everyone', 'followers', 'nobody'] })
+      .notNull()
+      .default('everyone'),
+    /** When last seen online; null: never, or not to be told. */
+    lastSeenAt: integer('last_seen_at'),
+    /** Rises when all sessions are revoked: those of an older epoch are over. */
+    sessionEpoch: integer('session_epoch').notNull().default(0),
     /** Rises when the profile is edited: what `If-Match` compares. */
     version: integer().notNull().default(1),
     /** Rises with every change of the row, counts included: what the cache compares. */
@@ -43,6 +52,10 @@ export const posts = sqliteTable(
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),
     version: integer().notNull().default(1),
+    /** The newest `changedAt` among its likes: which of the acknowledged likes have arrived here. */
+    likesChangedAt: integer('likes_changed_at').notNull().default(0),
+    /** Rises with every change of its counts. */
+    countsRevision: integer('counts_revision').notNull().default(0),
     /** The UTC day it was written on, in days since 1970: each day's best can be read off one index. */
     createdDay: integer('created_day')
       .notNull()
@@ -63,6 +76,8 @@ export const comments = sqliteTable(
       .references(() => users.id, { onDelete: 'cascade' }),
     text: text().notNull(),
     likesCount: integer('likes_count').notNull().default(0),
+    likesChangedAt: integer('likes_changed_at').notNull().default(0),
+    countsRevision: integer('counts_revision').notNull().default(0),
     createdAt: integer('created_at').notNull(),
   },
   (t) => [index('comments_post').on(t.postId, t.id), index('comments_author').on(t.authorId)],
@@ -119,3 +134,49 @@ export const commentLikes = sqliteTable(
   },
   (t) => [primaryKey({ columns: [t.commentId, t.userId] }), index('comment_likes_user').on(t.userId, t.commentId)],
 )
+
+export const sessions = sqliteTable(
+  'sessions',
+  {
+    /** `s_` + ULID. */
+    id: text().primaryKey(),
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** SHA-256 of the token's secret, base64url. */
+    secretHash: text('secret_hash').notNull(),
+    /** The user's `sessionEpoch` when it began. */
+    epoch: integer().notNull(),
+    /** What the device called itself, at most 200 characters. */
+    userAgent: text('user_agent').notNull(),
+    createdAt: integer('created_at').notNull(),
+    /** Written now and then, not with every request. */
+    lastSeenAt: integer('last_seen_at').notNull(),
+    /** The absolute end; idleness may end it sooner. */
+    expiresAt: integer('expires_at').notNull(),
+  },
+  (t) => [index('sessions_user').on(t.userId, t.id), index('sessions_expiry').on(t.expiresAt)],
+)
+
+/** Creates that carried an `Idempotency-Key`, and what they were answered. */
+export const idempotencyKeys = sqliteTable(
+  'idempotency_keys',
+  {
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    key: text().notNull(),
+    /** SHA-256 of method, path and body: the same key with another request is refused. */
+    fingerprint: text().notNull(),
+    /** The answer to repeat: null while the first request is under way. */
+    answer: text({ mode: 'json' }).$type<{ status: number; headers: Record<string, string>; body: string }>(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.userId, t.key] }), index('idempotency_keys_age').on(t.createdAt)],
+)
+
+/** The highest fencing token that has written under each lock: an older holder's write is refused. */
+export const fences = sqliteTable('fences', {
+  name: text().primaryKey(),
+  fence: integer().notNull(),
+})

@@ -11,6 +11,8 @@ export interface AppEnv {
     services: Services
     /** Also the `X-Request-Id` of the answer. */
     requestId: string
+    /** Who is signed in, where the route asks: see `http/admit`. */
+    userId?: string
     /** What this request has cost so far. */
     meter: Meter
     /** What happened in the caches so far. */
