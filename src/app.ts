@@ -17,6 +17,7 @@ import { rateLimit } from './rate-limit/routes.ts'
 import { type CacheEvent } from './redis/cache.ts'
 import { newMeter } from './redis/client.ts'
 import { createIsolate, createServices, type Isolate } from './services.ts'
+import { sessions } from './sessions/routes.ts'
 import { users } from './users/routes.ts'
 
 /** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
@@ -93,6 +94,7 @@ export function createApp() {
 
   app.route('/', readiness)
   app.route('/v1/users', users)
+  app.route('/v1/sessions', sessions)
   app.route('/v1/posts', posts)
   app.route('/v1/rate-limit', rateLimit)
   return app

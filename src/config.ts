@@ -30,6 +30,8 @@ const Variables = v.object({
   UPSTASH_REDIS_REST_TOKEN: v.pipe(v.string('the token of the Redis REST API'), v.minLength(1, 'not empty')),
   /** What back ends send as bearer token to the service routes. */
   SERVICE_TOKEN: v.pipe(v.string('a secret'), v.minLength(16, 'at least 16 characters')),
+  /** Authenticates session tokens. Without it the service token does, and changing that signs everyone out. */
+  SESSION_KEY: v.optional(v.pipe(v.string(), v.minLength(16, 'at least 16 characters'))),
   /** Origins of browsers that may call the API, separated by commas. */
   CORS_ORIGINS: v.optional(v.string(), ''),
 
@@ -55,6 +57,12 @@ const Variables = v.object({
   /** How long a reader waits for another's load. */
   LEASE_WAIT_MS: number(1_000, 0, 10_000),
   MAX_VALUE_BYTES: number(65_536, 1_000, 1_000_000),
+
+  // Sessions
+  SESSION_IDLE_SECONDS: number(3_600, 60, 2_592_000),
+  SESSION_ABSOLUTE_SECONDS: number(30 * 86_400, 60, 31_536_000),
+  /** A session seen again within this long is not written again. */
+  SESSION_TOUCH_SECONDS: number(300, 1, 3_600),
 
   // The hot feed
   HOT_DAYS: number(7, 1, 31),
@@ -158,6 +166,12 @@ export function readConfig(env: object) {
       breakerCoolDownMs: set.REDIS_BREAKER_SECONDS * 1_000,
     },
     serviceToken: set.SERVICE_TOKEN,
+    sessions: {
+      key: set.SESSION_KEY ?? set.SERVICE_TOKEN,
+      idleMs: set.SESSION_IDLE_SECONDS * 1_000,
+      absoluteMs: set.SESSION_ABSOLUTE_SECONDS * 1_000,
+      touchMs: set.SESSION_TOUCH_SECONDS * 1_000,
+    },
     corsOrigins: set.CORS_ORIGINS.split(',')
       .map((origin) => origin.trim())
       .filter(Boolean),

@@ -12,6 +12,10 @@ export const keys = {
   hotGeneration: 'generation:hot',
   /** String holding an integer: a count of a post or comment. Expires when idle; D1 holds it too. */
   count: (counter: Counter, contentId: string) => `count:${counter}:${contentId}`,
+  /** String of JSON: a session, without its secret. Expires when idle. */
+  session: (id: string) => `session:${id}`,
+  /** Integer: rises when all sessions of a user are ended. Expires after 30 days; D1 holds it too. */
+  epoch: (userId: string) => `epoch:${userId}`,
   /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
   rateLimit: (policy: string) => `limit:${policy}`,
 }

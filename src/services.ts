@@ -7,7 +7,10 @@ import { type CachedPost, createPosts } from './posts/posts.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter } from './redis/client.ts'
 import { createCounters } from './redis/counter.ts'
+import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
+import { createAccounts, createSessionSource } from './sessions/sessions.ts'
+import { createTokens } from './sessions/token.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 
 /** What an isolate keeps between requests. */
@@ -68,6 +71,9 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
   })
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
 
+  const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
+  const tokens = createTokens(config.sessions.key)
+
   const users = createUsers(db, usersById, idsByUsername)
   const posts = createPosts(db, postsById, hotPosts, counters, config.hotWindowMs)
   return {
@@ -76,6 +82,9 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
     posts,
     comments: createComments(db, counters),
     follows: createFollows(db),
+    sessions,
+    tokens,
+    accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs),
     rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
   }
 }

@@ -1,7 +1,11 @@
 import { applyD1Migrations, createExecutionContext, type D1Migration, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
+import { ulid } from 'ulid'
 import { createControl } from '../emulator/control.ts'
+import { sessions } from '../src/db/schema.ts'
 import { createWorker } from '../src/index.ts'
+import { createTokens } from '../src/sessions/token.ts'
+import { db } from './rows.ts'
 
 declare global {
   namespace Cloudflare {
@@ -16,7 +20,9 @@ export const migrate = () => applyD1Migrations(env.DB, env.MIGRATIONS)
 
 export type Edge = ReturnType<typeof newEdge>
 
-const NO_LIMITS = {
+/** Nothing is refused or given up that a test does not mean to: this machine may be busy. */
+const PATIENT = {
+  REDIS_READ_TIMEOUT_MS: '5000',
   LIMIT_READS: '1000000',
   LIMIT_WRITES: '1000000',
   LIMIT_SIGN_IN: '1000000',
@@ -29,12 +35,23 @@ const NO_LIMITS = {
  */
 export function newEdge(variables: Record<string, string> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
-  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...NO_LIMITS, ...variables } as Env
+  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...variables } as Env
   const pending: ExecutionContext[] = []
   return {
     token,
     /** The emulator's counts and faults for this keyspace. */
     redis: createControl(settings.UPSTASH_REDIS_REST_URL, token),
+
+    /** Sends one command to this keyspace. */
+    async command(...command: (string | number)[]): Promise<unknown> {
+      const headers = { Authorization: `Bearer ${token}` }
+      const response = await fetch(settings.UPSTASH_REDIS_REST_URL, {
+        method: 'POST',
+        headers,
+        body: JSON.stringify(command),
+      })
+      return (await response.json<{ result: unknown }>()).result
+    },
 
     /** Sends a request; what the Worker does after its answer may still be under way. */
     async fetch(path: string, init?: RequestInit<IncomingRequestCfProperties>): Promise<Response> {
@@ -42,6 +59,23 @@ export function newEdge(variables: Record<string, string> = {}, token = `test-${
       pending.push(context)
       const request = new Request<unknown, IncomingRequestCfProperties>(`https://edge.test${path}`, init)
       return worker.fetch(request, settings, context)
+    },
+
+    /** The headers of a request by this user: a session of theirs, begun without asking for a password. */
+    async signIn(user: { id: string; sessionEpoch: number }): Promise<{ Authorization: string }> {
+      const { token, claims } = createTokens(settings.SERVICE_TOKEN).issue(user.id, `s_${ulid().toLowerCase()}`)
+      const now = Date.now()
+      await db.insert(sessions).values({
+        id: claims.sessionId,
+        userId: user.id,
+        secretHash: claims.hash,
+        epoch: user.sessionEpoch,
+        userAgent: 'test',
+        createdAt: now,
+        lastSeenAt: now,
+        expiresAt: now + 3_600_000,
+      })
+      return { Authorization: `Bearer ${token}` }
     },
 
     /** Waits for all that was left to do after the answers. */

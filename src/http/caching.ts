@@ -7,11 +7,6 @@ import type { AppEnv } from './context.ts'
  */
 export function revalidate(c: Context<AppEnv>, ...parts: (number | string)[]): void {
   if (parts.length > 0) c.header('ETag', `"${parts.join('-')}"`)
-  c.header('Cache-Control', 'public, no-cache')
-}
-
-/** Lets anyone, shared caches included, reuse an answer for `seconds` without asking. */
-export function reuse(c: Context<AppEnv>, seconds: number, ...parts: (number | string)[]): void {
-  revalidate(c, ...parts)
-  c.header('Cache-Control', `public, max-age=${seconds}`)
+  c.header('Cache-Control', c.var.claims ? 'private, no-cache' : 'public, no-cache')
+  c.header('Vary', 'Authorization, Cookie', { append: true })
 }

@@ -1,6 +1,7 @@
 import type { Config } from '../config.ts'
 import type { CacheEvent } from '../redis/cache.ts'
 import type { Meter } from '../redis/client.ts'
+import type { Claims } from '../redis/session.ts'
 import type { Services } from '../services.ts'
 
 /** What handlers find in the context. */
@@ -13,6 +14,8 @@ export interface AppEnv {
     requestId: string
     /** Who is signed in, where the route asks: see `http/admit`. */
     userId?: string
+    /** What the token of the request claims, where it is genuine. Its session may be over. */
+    claims?: Claims
     /** What this request has cost so far. */
     meter: Meter
     /** What happened in the caches so far. */

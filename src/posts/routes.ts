@@ -1,10 +1,10 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import { Comment } from '../comments/routes.ts'
+import { admit } from '../http/admit.ts'
 import { revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { Count, id, idsQuery, limitOf, pageOf, pageQuery, Time } from '../http/input.ts'
-import { limit } from '../http/limit.ts'
 import { doc, valid } from '../http/openapi.ts'
 
 const tag = 'Posts'
@@ -36,7 +36,7 @@ export const posts = new Hono<AppEnv>()
       answer: pageOf(Post),
       problems: ['invalid-request'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('query', idsQuery('p')),
     async (c) => {
       const items = await c.var.services.posts.getMany(c.req.valid('query').ids)
@@ -53,7 +53,7 @@ export const posts = new Hono<AppEnv>()
       answer: pageOf(Post),
       problems: ['invalid-request'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('query', v.object({ limit: limitOf(20, 100) })),
     async (c) => {
       const items = await c.var.services.posts.hot(c.req.valid('query').limit)
@@ -64,7 +64,7 @@ export const posts = new Hono<AppEnv>()
   .get(
     '/:id',
     doc({ tag, summary: 'Read a post', answer: Post, problems: ['invalid-request', 'not-found'] }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('param', PostId),
     async (c) => {
       const post = await c.var.services.posts.get(c.req.valid('param').id)
@@ -80,7 +80,7 @@ export const posts = new Hono<AppEnv>()
       answer: pageOf(Comment),
       problems: ['invalid-request', 'not-found'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('param', PostId),
     valid('query', pageQuery('c')),
     async (c) => {

@@ -4,7 +4,7 @@ import type { LimitName } from '../config.ts'
 import { Problem } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
 import { Count, Time } from '../http/input.ts'
-import { subjectOf } from '../http/limit.ts'
+import { subjectOf } from '../http/admit.ts'
 import { doc } from '../http/openapi.ts'
 
 const Limits = v.object({

@@ -1,10 +1,10 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
+import { admit, isOwn } from '../http/admit.ts'
 import { revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { Count, id, idsQuery, pageOf, pageQuery, Time } from '../http/input.ts'
-import { limit } from '../http/limit.ts'
-import { doc, valid } from '../http/openapi.ts'
+import { doc, requireJson, valid } from '../http/openapi.ts'
 import { Post } from '../posts/routes.ts'
 
 const tag = 'Users'
@@ -24,12 +24,50 @@ const User = v.pipe(
   v.metadata({ ref: 'User' }),
 )
 
+/** As its owner sees it. */
+export const OwnUser = v.pipe(v.object({ ...User.entries, email: v.string() }), v.metadata({ ref: 'OwnUser' }))
+
+const Account = v.object({
+  username: v.pipe(
+    v.string(),
+    v.regex(/^\w{3,30}$/, 'must be 3 to 30 letters, digits or underscores'),
+    v.toLowerCase(),
+  ),
+  email: v.pipe(v.string(), v.trim(), v.email('must be an email address'), v.maxLength(254, 'is too long')),
+  password: v.pipe(
+    v.string(),
+    v.minLength(8, 'must have at least 8 characters'),
+    v.maxLength(200, 'must have at most 200 characters'),
+  ),
+  displayName: v.pipe(v.string(), v.trim(), v.minLength(1, 'must not be empty'), v.maxLength(50, 'is too long')),
+})
+
 const UserId = v.object({ id: id('u') })
 const Username = v.object({
   username: v.pipe(v.string(), v.regex(/^\w{1,30}$/, 'must be 1 to 30 letters, digits or underscores')),
 })
 
 export const users = new Hono<AppEnv>()
+  .post(
+    '/',
+    doc({
+      tag,
+      summary: 'Sign up',
+      answer: OwnUser,
+      status: 201,
+      problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'taken'],
+    }),
+    admit('sign-up', 'ignored'),
+    requireJson,
+    valid('json', Account),
+    async (c) => {
+      const { accounts, users } = c.var.services
+      const id = await accounts.signUp(c.req.valid('json'))
+      c.header('Location', `/v1/users/${id}`)
+      c.header('Cache-Control', 'no-store')
+      return c.json(await users.getOwn(id), 201)
+    },
+  )
   .get(
     '/',
     doc({
@@ -39,7 +77,7 @@ export const users = new Hono<AppEnv>()
       answer: pageOf(User),
       problems: ['invalid-request'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('query', idsQuery('u')),
     async (c) => {
       const items = await c.var.services.users.getMany(c.req.valid('query').ids)
@@ -56,7 +94,7 @@ export const users = new Hono<AppEnv>()
       answer: User,
       problems: ['invalid-request', 'not-found'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('param', Username),
     async (c) => {
       const user = await c.var.services.users.getByUsername(c.req.valid('param').username)
@@ -66,12 +104,21 @@ export const users = new Hono<AppEnv>()
   )
   .get(
     '/:id',
-    doc({ tag, summary: 'Read a user', answer: User, problems: ['invalid-request', 'not-found'] }),
-    limit('reads'),
+    doc({
+      tag,
+      summary: 'Read a user',
+      description: 'Its owner also sees `email`.',
+      answer: v.union([OwnUser, User]),
+      problems: ['invalid-request', 'not-found'],
+    }),
+    admit('reads', 'ignored'),
     valid('param', UserId),
     async (c) => {
-      const user = await c.var.services.users.get(c.req.valid('param').id)
-      revalidate(c, user.version, user.followersCount, user.followingsCount, user.postsCount)
+      const { id } = c.req.valid('param')
+      const { users } = c.var.services
+      const [anyones, isMine] = await Promise.all([users.get(id), isOwn(c, id)])
+      const user = isMine ? await users.getOwn(id) : anyones
+      revalidate(c, user.version, user.followersCount, user.followingsCount, user.postsCount, isMine ? 'own' : 'any')
       return c.json(user)
     },
   )
@@ -83,7 +130,7 @@ export const users = new Hono<AppEnv>()
       answer: pageOf(Post),
       problems: ['invalid-request', 'not-found'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('param', UserId),
     valid('query', pageQuery('p')),
     async (c) => {
@@ -103,7 +150,7 @@ export const users = new Hono<AppEnv>()
       answer: pageOf(User),
       problems: ['invalid-request', 'not-found'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('param', UserId),
     valid('query', pageQuery('f')),
     async (c) => {
@@ -123,7 +170,7 @@ export const users = new Hono<AppEnv>()
       answer: pageOf(User),
       problems: ['invalid-request', 'not-found'],
     }),
-    limit('reads'),
+    admit('reads', 'ignored'),
     valid('param', UserId),
     valid('query', pageQuery('f')),
     async (c) => {

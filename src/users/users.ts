@@ -46,6 +46,11 @@ export function toUser(user: CachedUser): User {
   return { id, username, displayName, bio, followersCount, followingsCount, postsCount, createdAt, version }
 }
 
+/** A profile as its owner sees it. */
+export interface OwnUser extends User {
+  email: string
+}
+
 export type Users = ReturnType<typeof createUsers>
 
 /** Profiles, cache-aside. Without Redis every read is answered from memory or D1. */
@@ -65,6 +70,15 @@ export function createUsers(db: DrizzleD1Database, byId: Cache<CachedUser>, idsB
   return {
     /** One profile. One round trip from Redis, none from memory. */
     get,
+
+    /** One profile with what only its owner sees, which no cache holds: D1, beside the round trip. */
+    async getOwn(id: string): Promise<OwnUser> {
+      const [user, [row]] = await Promise.all([
+        get(id),
+        db.select({ email: users.email }).from(users).where(eq(users.id, id)),
+      ])
+      return { ...user, email: row?.email ?? '' }
+    },
 
     /** Those of `ids` that exist, in that order. One `MGET`. At most 100: what D1 can bind. */
     async getMany(ids: string[]): Promise<User[]> {

@@ -1,0 +1,36 @@
+import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto'
+import type { Claims } from '../redis/session.ts'
+
+export type Tokens = ReturnType<typeof createTokens>
+
+/**
+ * Session tokens: `<user id>.<session id>.<secret>.<tag>`. The secret is 128 random bits; the tag authenticates the
+ * rest (HMAC-SHA-256 under a key derived from `key`, 128 bits; RFC 2104, RFC 5869). So a made-up token is refused
+ * without a round trip, and limits can count by user before the session is checked. The store keeps a hash alone.
+ */
+export function createTokens(key: string) {
+  const macKey = Buffer.from(hkdfSync('sha256', key, '', 'threads-edge session token', 32))
+  const tagOf = (text: string) =>
+    createHmac('sha256', macKey).update(text).digest().subarray(0, 16).toString('base64url')
+  const hashOf = (token: string) => createHash('sha256').update(token).digest('base64url')
+
+  return {
+    issue(userId: string, sessionId: string): { token: string; claims: Claims } {
+      const text = `${userId}.${sessionId}.${randomBytes(16).toString('base64url')}`
+      const token = `${text}.${tagOf(text)}`
+      return { token, claims: { userId, sessionId, hash: hashOf(token) } }
+    },
+
+    /** What a token claims, or undefined where it is not one of ours. */
+    read(token: string): Claims | undefined {
+      const match =
+        /^(?<text>(?<userId>u_[a-z0-9]{1,40})\.(?<sessionId>s_[a-z0-9]{1,40})\.[\w-]{22})\.(?<tag>[\w-]{22})$/.exec(
+          token,
+        )
+      const { text, userId, sessionId, tag } = match?.groups ?? {}
+      if (text === undefined || userId === undefined || sessionId === undefined || tag === undefined) return undefined
+      if (!timingSafeEqual(Buffer.from(tagOf(text)), Buffer.from(tag))) return undefined // both have 22 characters
+      return { userId, sessionId, hash: hashOf(token) }
+    },
+  }
+}

@@ -1,0 +1,228 @@
+import { eq } from 'drizzle-orm'
+import { beforeAll, expect, test } from 'vitest'
+import { sessions, users } from '../../src/db/schema.ts'
+import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
+import { addUser, db } from '../rows.ts'
+
+beforeAll(migrate)
+
+const json = (body: unknown, headers: Record<string, string> = {}) => ({
+  method: 'POST',
+  headers: { 'Content-Type': 'application/json', ...headers },
+  body: JSON.stringify(body),
+})
+
+/** Signs somebody up and in, over HTTP. */
+async function newMember(edge: Edge, username = `m${crypto.randomUUID().slice(0, 8)}`) {
+  const account = { username, email: `${username}@example.test`, password: 'correct horse', displayName: 'Member' }
+  const signedUp = await edge.fetch('/v1/users', json(account))
+  expect(signedUp.status).toBe(201)
+  const { id } = await signedUp.json<{ id: string }>()
+  return { id, ...account, signIn: () => signIn(edge, username) }
+}
+
+async function signIn(edge: Edge, login: string, headers: Record<string, string> = {}) {
+  const response = await edge.fetch('/v1/sessions', json({ login, password: 'correct horse' }, headers))
+  expect(response.status).toBe(201)
+  const { token } = await response.json<{ token: string }>()
+  return { token, response, headers: { Authorization: `Bearer ${token}` } }
+}
+
+const isSignedIn = async (edge: Edge, headers: Record<string, string>) =>
+  (await edge.fetch('/v1/sessions', { headers })).status === 200
+
+test('who signs up can sign in by username or email, and sees their own email', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  for (const login of [member.username, member.email, member.username.toUpperCase()]) {
+    const { response, headers } = await signIn(edge, login)
+    expect(response.headers.get('Set-Cookie')).toMatch(
+      /^__Host-session=u_\w+\.s_\w+\.[\w-]+\.[\w-]+; Path=\/; Expires=.*; HttpOnly; Secure; SameSite=Lax$/,
+    )
+    const own = await edge.fetch(`/v1/users/${member.id}`, { headers })
+    expect(await own.json()).toMatchObject({ id: member.id, email: member.email })
+    expect(own.headers.get('Cache-Control')).toBe('private, no-cache')
+  }
+  const anyones = await edge.fetch(`/v1/users/${member.id}`)
+  expect(await anyones.json()).not.toHaveProperty('email')
+})
+
+test('a cookie signs in as a bearer token does', async () => {
+  const edge = newEdge()
+  const { signIn } = await newMember(edge)
+  const { token } = await signIn()
+  expect(await isSignedIn(edge, { Cookie: `__Host-session=${token}` })).toBe(true)
+})
+
+test('neither D1 nor Redis holds a token or a password', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const { token } = await member.signIn()
+  await isSignedIn(edge, { Authorization: `Bearer ${token}` })
+  await edge.settle()
+
+  const secret = token.split('.')[2] ?? ''
+  const stored = JSON.stringify([
+    await db.select().from(sessions).where(eq(sessions.userId, member.id)),
+    await db.select().from(users).where(eq(users.id, member.id)),
+    await edge.command('GET', `session:${token.split('.')[1]}`),
+  ])
+  expect(stored).toContain('seenAt') // all three are there
+  expect(stored).not.toContain(secret)
+  expect(stored).not.toContain('correct horse')
+})
+
+test('a session check is one round trip, together with the limit, and none for a forged token', async () => {
+  const edge = newEdge()
+  const { signIn } = await newMember(edge)
+  const { token, headers } = await signIn()
+  await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: (await signIn()).headers })
+  await edge.settle()
+  await edge.redis.reset()
+
+  expect(roundTrips(await edge.fetch('/v1/sessions', { headers }))).toBe(1)
+  await edge.settle()
+  await edge.redis.reset()
+  const signedOut = await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers })
+  expect(signedOut.status).toBe(204)
+  expect(roundTrips(signedOut)).toBe(2) // limit and session in one, then the tombstone
+  expect((await edge.redis.counts()).byCommand).toEqual({ mget: 1, evalsha: 1, set: 1 })
+
+  await edge.redis.reset()
+  const forged = token.replace(/.$/, (last) => (last === 'A' ? 'B' : 'A'))
+  const refused = await edge.fetch('/v1/sessions', { headers: { Authorization: `Bearer ${forged}` } })
+  expect([refused.status, roundTrips(refused)]).toEqual([401, 0])
+})
+
+test.each(['nobody', 'known'])('signing in as %s with a wrong password is refused in the same words', async (who) => {
+  const edge = newEdge()
+  await addUser({ username: 'known', passwordHash: 'scrypt$16384$8$5$AAAA$AAAA' }).catch(() => {})
+  const response = await edge.fetch('/v1/sessions', json({ login: who, password: 'wrong' }))
+  expect(response.status).toBe(401)
+  expect(await response.json()).toEqual({
+    type: 'https://edge.test/problems/wrong-credentials',
+    title: 'Login or password is wrong',
+    status: 401,
+    detail: 'Login or password is wrong',
+    instance: '/v1/sessions',
+  })
+})
+
+test('guesses are limited per account, from wherever they come, and per address', async () => {
+  const edge = newEdge({ LIMIT_SIGN_IN: '2', LIMIT_SIGN_IN_ADDRESS: '4' })
+  const guess = async (login: string, address: string) =>
+    (await edge.fetch('/v1/sessions', json({ login, password: 'x' }, { 'CF-Connecting-IP': address }))).status
+  expect(await guess('ada', '192.0.2.1')).toBe(401)
+  expect(await guess('ADA', '192.0.2.2')).toBe(401)
+  expect(await guess('ada', '192.0.2.3')).toBe(429)
+  expect([await guess('b', '192.0.2.9'), await guess('c', '192.0.2.9'), await guess('d', '192.0.2.9')]).toEqual([
+    401, 401, 401,
+  ])
+  expect(await guess('e', '192.0.2.9')).toBe(401)
+  expect(await guess('f', '192.0.2.9')).toBe(429)
+})
+
+test('without Redis sessions go on, signing in is refused as unavailable', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const { headers } = await member.signIn()
+  await edge.redis.fault({ kind: 'refuse' })
+
+  expect(await isSignedIn(edge, headers)).toBe(true)
+  const refused = await edge.fetch('/v1/sessions', json({ login: member.username, password: 'correct horse' }))
+  expect(refused.status).toBe(503)
+  expect((await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers })).status).toBe(503)
+})
+
+test('a session survives the loss of all that Redis held', async () => {
+  const edge = newEdge()
+  const { headers } = await (await newMember(edge)).signIn()
+  await edge.command('FLUSHDB')
+  expect(await isSignedIn(edge, headers)).toBe(true)
+  await edge.settle()
+  expect(await edge.command('KEYS', 'session:*')).toHaveLength(1)
+})
+
+test('signing out ends this session only, everywhere ends all, and Redis lost does not bring them back', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const [phone, laptop, tablet] = [await member.signIn(), await member.signIn(), await member.signIn()]
+  const all = async () => Promise.all([phone, laptop, tablet].map(({ headers }) => isSignedIn(edge, headers)))
+
+  expect(await all()).toEqual([true, true, true])
+  await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: phone.headers })
+  expect(await all()).toEqual([false, true, true])
+  await edge.command('FLUSHDB')
+  expect(await all()).toEqual([false, true, true])
+
+  expect((await edge.fetch('/v1/sessions', { method: 'DELETE', headers: laptop.headers })).status).toBe(204)
+  expect(await all()).toEqual([false, false, false])
+  await edge.command('FLUSHDB')
+  expect(await all()).toEqual([false, false, false])
+  expect(await isSignedIn(edge, (await member.signIn()).headers)).toBe(true)
+})
+
+test('signing in again with a session ends that session', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const first = await member.signIn()
+  await signIn(edge, member.username, first.headers)
+  expect(await isSignedIn(edge, first.headers)).toBe(false)
+})
+
+test('the device list names each device and marks this one', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  await signIn(edge, member.username, { 'User-Agent': 'Phone' })
+  const { headers } = await signIn(edge, member.username, { 'User-Agent': 'x'.repeat(500) })
+  const { items } = await (await edge.fetch('/v1/sessions', { headers })).json<{ items: unknown[] }>()
+  expect(items).toMatchObject([
+    { userAgent: 'x'.repeat(200), isCurrent: true },
+    { userAgent: 'Phone', isCurrent: false },
+  ])
+})
+
+test('a username or email that is taken is a problem naming the field, and nothing is written', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const account = { username: 'fresh', email: 'fresh@example.test', password: 'correct horse', displayName: 'F' }
+  for (const [field, value] of [
+    ['username', member.username.toUpperCase()],
+    ['email', member.email.toUpperCase()],
+  ] as const) {
+    const response = await edge.fetch('/v1/users', json({ ...account, [field]: value }))
+    expect(response.status).toBe(409)
+    expect(await response.json()).toMatchObject({ errors: [{ in: 'body', field }] })
+  }
+  expect(await db.select().from(users).where(eq(users.username, 'fresh'))).toEqual([])
+})
+
+test.each([
+  ['/v1/users', {}, ['username', 'email', 'password', 'displayName']],
+  [
+    '/v1/users',
+    { username: 'a-b', email: 'x', password: 'short', displayName: ' ' },
+    ['username', 'email', 'password', 'displayName'],
+  ],
+  [
+    '/v1/users',
+    { username: 1, email: null, password: [], displayName: {} },
+    ['username', 'email', 'password', 'displayName'],
+  ],
+  ['/v1/sessions', {}, ['login', 'password']],
+  ['/v1/sessions', { login: '', password: '' }, ['login', 'password']],
+])('POST %s with %j is refused, naming %j', async (path, body, fields) => {
+  const response = await newEdge().fetch(path, json(body))
+  expect(response.status).toBe(400)
+  const { errors } = await response.json<{ errors: { in: string; field: string }[] }>()
+  expect(errors.map((error) => error.field)).toEqual(fields)
+  expect(errors.every((error) => error.in === 'body')).toBe(true)
+})
+
+test.each(['GET /v1/sessions', 'DELETE /v1/sessions', 'DELETE /v1/sessions/current'])(
+  '%s is refused to who is not signed in',
+  async (route) => {
+    const [method = '', path = ''] = route.split(' ')
+    expect((await newEdge().fetch(path, { method })).status).toBe(401)
+  },
+)
