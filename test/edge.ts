@@ -1,3 +1,4 @@
+import { Redis } from '@upstash/redis/cloudflare'
 import { applyD1Migrations, createExecutionContext, type D1Migration, waitOnExecutionContext } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { ulid } from 'ulid'
@@ -33,25 +34,16 @@ const PATIENT = {
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
  * `variables` set over the defaults. Its limits are out of the way unless a test sets them.
  */
-export function newEdge(variables: Record<string, string> = {}, token = `test-${crypto.randomUUID()}`) {
+export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
-  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...variables } as Env
+  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings } as Env
   const pending: ExecutionContext[] = []
   return {
     token,
     /** The emulator's counts and faults for this keyspace. */
-    redis: createControl(settings.UPSTASH_REDIS_REST_URL, token),
-
-    /** Sends one command to this keyspace. */
-    async command(...command: (string | number)[]): Promise<unknown> {
-      const headers = { Authorization: `Bearer ${token}` }
-      const response = await fetch(settings.UPSTASH_REDIS_REST_URL, {
-        method: 'POST',
-        headers,
-        body: JSON.stringify(command),
-      })
-      return (await response.json<{ result: unknown }>()).result
-    },
+    redis: createControl(env.UPSTASH_REDIS_REST_URL, token),
+    /** The SDK over this keyspace, as another back end would use it; it is counted too. */
+    sdk: new Redis({ url: env.UPSTASH_REDIS_REST_URL, token, enableTelemetry: false }),
 
     /** Sends a request; what the Worker does after its answer may still be under way. */
     async fetch(path: string, init?: RequestInit<IncomingRequestCfProperties>): Promise<Response> {

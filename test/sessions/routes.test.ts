@@ -65,7 +65,7 @@ test('neither D1 nor Redis holds a token or a password', async () => {
   const stored = JSON.stringify([
     await db.select().from(sessions).where(eq(sessions.userId, member.id)),
     await db.select().from(users).where(eq(users.id, member.id)),
-    await edge.command('GET', `session:${token.split('.')[1]}`),
+    await edge.sdk.get(`session:${token.split('.')[1]}`),
   ])
   expect(stored).toContain('seenAt') // all three are there
   expect(stored).not.toContain(secret)
@@ -137,10 +137,10 @@ test('without Redis sessions go on, signing in is refused as unavailable', async
 test('a session survives the loss of all that Redis held', async () => {
   const edge = newEdge()
   const { headers } = await (await newMember(edge)).signIn()
-  await edge.command('FLUSHDB')
+  await edge.sdk.flushdb()
   expect(await isSignedIn(edge, headers)).toBe(true)
   await edge.settle()
-  expect(await edge.command('KEYS', 'session:*')).toHaveLength(1)
+  expect(await edge.sdk.keys('session:*')).toHaveLength(1)
 })
 
 test('signing out ends this session only, everywhere ends all, and Redis lost does not bring them back', async () => {
@@ -152,12 +152,12 @@ test('signing out ends this session only, everywhere ends all, and Redis lost do
   expect(await all()).toEqual([true, true, true])
   await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: phone.headers })
   expect(await all()).toEqual([false, true, true])
-  await edge.command('FLUSHDB')
+  await edge.sdk.flushdb()
   expect(await all()).toEqual([false, true, true])
 
   expect((await edge.fetch('/v1/sessions', { method: 'DELETE', headers: laptop.headers })).status).toBe(204)
   expect(await all()).toEqual([false, false, false])
-  await edge.command('FLUSHDB')
+  await edge.sdk.flushdb()
   expect(await all()).toEqual([false, false, false])
   expect(await isSignedIn(edge, (await member.signIn()).headers)).toBe(true)
 })
