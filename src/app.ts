@@ -11,8 +11,10 @@ import { docs } from './docs/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
+import { locks } from './locks/routes.ts'
 import { health, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
+import { presence } from './presence/routes.ts'
 import { rateLimit } from './rate-limit/routes.ts'
 import { type CacheEvent } from './redis/cache.ts'
 import { newMeter } from './redis/client.ts'
@@ -96,6 +98,8 @@ export function createApp() {
   app.route('/v1/users', users)
   app.route('/v1/sessions', sessions)
   app.route('/v1/posts', posts)
+  app.route('/v1/presence', presence)
+  app.route('/v1/locks', locks)
   app.route('/v1/rate-limit', rateLimit)
   return app
 }

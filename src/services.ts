@@ -3,10 +3,14 @@ import { createComments } from './comments/comments.ts'
 import type { Config } from './config.ts'
 import { createFollows } from './users/follows.ts'
 import { keys } from './keys.ts'
+import { createFences } from './locks/fences.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
+import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter } from './redis/client.ts'
 import { createCounters } from './redis/counter.ts'
+import { createLocks } from './redis/lock.ts'
+import { createOnline } from './redis/presence.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
@@ -39,7 +43,7 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
   const { meter, defer, onCacheEvent } = invocation
   const db = drizzle(d1)
   const connect = createConnection(config.redis, isolate.breaker, meter)
-  const { readTimeoutMs } = config.redis
+  const { readTimeoutMs, writeTimeoutMs } = config.redis
   const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
   const once = connect({ timeoutMs: readTimeoutMs, isSafeTwice: false })
 
@@ -74,6 +78,9 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
 
+  // Nobody listens yet.
+  const onStatusChange = async (_changes: StatusChange[]) => {}
+
   const users = createUsers(db, usersById, idsByUsername)
   const posts = createPosts(db, postsById, hotPosts, counters, config.hotWindowMs)
   return {
@@ -85,6 +92,9 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
     sessions,
     tokens,
     accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs),
+    presence: createPresence(db, createOnline(redis, keys, config.presence), onStatusChange, defer),
+    locks: createLocks({ redis: connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }), keys }),
+    fences: createFences(db),
     rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
   }
 }
