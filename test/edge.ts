@@ -1,5 +1,13 @@
 import { Redis } from '@upstash/redis/cloudflare'
-import { applyD1Migrations, createExecutionContext, type D1Migration, waitOnExecutionContext } from 'cloudflare:test'
+import {
+  applyD1Migrations,
+  createExecutionContext,
+  createMessageBatch,
+  createScheduledController,
+  type D1Migration,
+  getQueueResult,
+  waitOnExecutionContext,
+} from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { ulid } from 'ulid'
 import { createControl } from '../emulator/control.ts'
@@ -68,6 +76,29 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
         expiresAt: now + 3_600_000,
       })
       return { Authorization: `Bearer ${token}` }
+    },
+
+    /** Delivers messages of the queue `likes`, as the platform would; answers what became of each. */
+    async deliver(bodies: unknown[]): Promise<{ acked: number[]; retried: number[] }> {
+      const context = createExecutionContext()
+      const now = new Date()
+      const batch = createMessageBatch(
+        'likes',
+        bodies.map((body, i) => ({ id: String(i), timestamp: now, attempts: 1, body })),
+      )
+      await worker.queue(batch, settings, context)
+      const result = await getQueueResult(batch, context)
+      return {
+        acked: result.explicitAcks.map(Number),
+        retried: result.retryMessages.map(({ msgId }) => Number(msgId)),
+      }
+    },
+
+    /** Runs the cron jobs of a minute. */
+    async cron(now = Date.now()): Promise<void> {
+      const context = createExecutionContext()
+      await worker.scheduled(createScheduledController({ scheduledTime: now, cron: '* * * * *' }), settings, context)
+      await waitOnExecutionContext(context)
     },
 
     /** Waits for all that was left to do after the answers. */
