@@ -12,6 +12,7 @@ import { env } from 'cloudflare:workers'
 import { ulid } from 'ulid'
 import { createControl } from '../emulator/control.ts'
 import { sessions } from '../src/db/schema.ts'
+import { createApp } from '../src/app.ts'
 import { createWorker } from '../src/index.ts'
 import { createTokens } from '../src/sessions/token.ts'
 import { db } from './rows.ts'
@@ -26,6 +27,12 @@ declare global {
 
 /** Brings the tables of this file's D1. Storage belongs to the file, not to the test: tests use ids of their own. */
 export const migrate = () => applyD1Migrations(env.DB, env.MIGRATIONS)
+
+/** The routes of the Worker, none of which is asked. */
+export const newRoutes = () =>
+  createApp(() => {
+    throw new Error('only its routes are wanted')
+  }).routes
 
 export type Edge = ReturnType<typeof newEdge>
 

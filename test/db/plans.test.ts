@@ -1,7 +1,6 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
-import { createApp } from '../../src/app.ts'
-import { migrate, newEdge } from '../edge.ts'
+import { migrate, newEdge, newRoutes } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser } from '../rows.ts'
 
 let queries: Query[] = []
@@ -111,7 +110,7 @@ async function costlyLines(queries: Query[]): Promise<string[]> {
 }
 
 test('every route that reads is asked here', async () => {
-  const reads = createApp().routes.filter(({ method, path }) => method === 'GET' && !path.endsWith('*'))
+  const reads = newRoutes().filter(({ method, path }) => method === 'GET' && !path.endsWith('*'))
   expect(Object.keys(await newRequests()).sort()).toEqual([...new Set(reads.map(({ path }) => path))].sort())
 })
 
