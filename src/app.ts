@@ -1,43 +1,47 @@
 import { Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { cors } from 'hono/cors'
-import { etag } from 'hono/etag'
+import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
 import { secureHeaders } from 'hono/secure-headers'
-import { type Config, readConfig } from './config.ts'
+import type { Config } from './config.ts'
 import { Problem } from './errors.ts'
 import { docs } from './docs/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
 import { locks } from './locks/routes.ts'
+import { likesOf } from './likes/routes.ts'
 import { health, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
 import { presence } from './presence/routes.ts'
 import { rateLimit } from './rate-limit/routes.ts'
 import { type CacheEvent } from './redis/cache.ts'
 import { newMeter } from './redis/client.ts'
-import { createIsolate, createServices, type Isolate } from './services.ts'
+import { createServices, type Isolate } from './services.ts'
 import { sessions } from './sessions/routes.ts'
 import { users } from './users/routes.ts'
 
-/** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
-export function createApp() {
-  // Made by the first request, because the configuration comes with it.
-  let state: { env: Env; config: Config; isolate: Isolate } | undefined
-  const stateOf = (env: Env) => {
-    if (state?.env === env) return state
-    const config = readConfig(env)
-    state = { env, config, isolate: createIsolate(config) }
-    return state
-  }
+/** What a 304 says too: without the first, a browser of another origin may not see it. */
+const OWN_HEADERS = [
+  'Access-Control-Allow-Origin',
+  'Access-Control-Allow-Credentials',
+  'Access-Control-Expose-Headers',
+  'X-Request-Id',
+  'RateLimit',
+  'RateLimit-Policy',
+  'Server-Timing',
+  'Cache-Status',
+]
 
+/** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
+export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isolate }) {
   const app = new Hono<AppEnv>()
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
-  app.use(requestId(), secureHeaders(), etag())
+  app.use(requestId(), secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
   app.use(
     methodNotAllowed({
       app,
@@ -86,7 +90,7 @@ export function createApp() {
     c.set('meter', meter)
     c.set('cacheEvents', cacheEvents)
     c.set('defer', defer)
-    c.set('services', createServices(config, c.env.DB, isolate, { meter, onCacheEvent, defer }))
+    c.set('services', createServices(config, c.env, isolate, { meter, onCacheEvent, defer }))
     await next()
     const works = waiting
     waiting = undefined
@@ -100,6 +104,8 @@ export function createApp() {
   app.route('/v1/posts', posts)
   app.route('/v1/presence', presence)
   app.route('/v1/locks', locks)
+  app.route('/v1/posts', likesOf('p'))
+  app.route('/v1/comments', likesOf('c'))
   app.route('/v1/rate-limit', rateLimit)
   return app
 }

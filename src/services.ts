@@ -4,6 +4,7 @@ import type { Config } from './config.ts'
 import { createFollows } from './users/follows.ts'
 import { keys } from './keys.ts'
 import { createFences } from './locks/fences.ts'
+import { createLikes, type LikeMessage } from './likes/likes.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
@@ -15,6 +16,7 @@ import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
+import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 
 /** What an isolate keeps between requests. */
@@ -36,15 +38,22 @@ export interface Invocation {
 /** Counts that nobody asked for in a day leave Redis; D1 holds them. */
 const COUNT_TTL_MS = 86_400_000
 
+/** What is bound to the Worker besides its configuration. */
+export interface Bindings {
+  DB: D1Database
+  LIKES: Queue<LikeMessage>
+}
+
 export type Services = ReturnType<typeof createServices>
 
 /** Builds the modules one invocation needs. */
-export function createServices(config: Config, d1: D1Database, isolate: Isolate, invocation: Invocation) {
+export function createServices(config: Config, bindings: Bindings, isolate: Isolate, invocation: Invocation) {
   const { meter, defer, onCacheEvent } = invocation
-  const db = drizzle(d1)
+  const db = drizzle(bindings.DB)
   const connect = createConnection(config.redis, isolate.breaker, meter)
   const { readTimeoutMs, writeTimeoutMs } = config.redis
   const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
+  const writes = connect({ timeoutMs: config.redis.writeTimeoutMs, isSafeTwice: true })
   const once = connect({ timeoutMs: readTimeoutMs, isSafeTwice: false })
 
   const cache = { redis, memory: isolate.memory, defer, onEvent: onCacheEvent }
@@ -74,6 +83,9 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
     generationKey: keys.hotGeneration,
   })
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
+  const likes = createLikes(db, counters, createCounters(writes, COUNT_TTL_MS, defer), (message) =>
+    bindings.LIKES.send(message),
+  )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
@@ -82,13 +94,22 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
   const onStatusChange = async (_changes: StatusChange[]) => {}
 
   const users = createUsers(db, usersById, idsByUsername)
-  const posts = createPosts(db, postsById, hotPosts, counters, config.hotWindowMs)
+  const posts = createPosts(
+    db,
+    postsById,
+    hotPosts,
+    counters,
+    (userId, ids) => likes.likedBy(userId, ids),
+    config.hotWindowMs,
+  )
   return {
     redis,
     users,
     posts,
     comments: createComments(db, counters),
     follows: createFollows(db),
+    likes,
+    views: createViews(db, createCounters(writes, COUNT_TTL_MS, defer)),
     sessions,
     tokens,
     accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs),

@@ -15,6 +15,15 @@ export interface Comment {
   likesCount: number
 }
 
+const content = {
+  id: comments.id,
+  postId: comments.postId,
+  authorId: comments.authorId,
+  text: comments.text,
+  createdAt: comments.createdAt,
+  likesCount: comments.likesCount,
+}
+
 export type Comments = ReturnType<typeof createComments>
 
 /** Comments: pages from D1, their likes fresh from Redis where it has them. */
@@ -23,7 +32,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters) {
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
     async ofPost(postId: string, limit: number, cursor?: string): Promise<Page<Comment>> {
       const rows = await db
-        .select()
+        .select(content)
         .from(comments)
         .where(and(eq(comments.postId, postId), cursor === undefined ? undefined : lt(comments.id, cursor)))
         .orderBy(desc(comments.id))

@@ -19,6 +19,8 @@ export interface Post {
   commentsCount: number
   /** Unique viewers, approximate. */
   viewsCount: number
+  /** Whether who is signed in likes it; absent for nobody. */
+  likedByMe?: boolean
 }
 
 /** A post as the cache holds it: without counts, which are read fresh. */
@@ -66,6 +68,7 @@ export function createPosts(
   byId: Cache<CachedPost>,
   hotIds: Cache<string[]>,
   counters: Counters,
+  likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>,
   hotWindowMs: number,
 ) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
@@ -88,18 +91,22 @@ export function createPosts(
     })
   }
 
-  /** Those of `ids` that exist, in that order. One round trip. At most 100: what D1 can bind. */
-  async function getMany(ids: string[]): Promise<Post[]> {
+  /**
+   * Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes.
+   * At most 100: what D1 can bind.
+   */
+  async function getMany(ids: string[], viewerId?: string): Promise<Post[]> {
     const finding = byId.getMany(ids, load)
     const counting = countsOf(ids, async (uncounted) => {
       const exists = new Set((await finding).map((post) => post?.id))
       const known = uncounted.filter((id) => exists.has(id))
       return known.length === 0 ? [] : db.select(counts).from(posts).where(inArray(posts.id, known))
     })
-    const [found, counted] = await Promise.all([finding, counting])
+    const liking = viewerId === undefined ? undefined : likedBy(viewerId, ids)
+    const [found, counted, liked] = await Promise.all([finding, counting, liking])
     return found.flatMap((post, i) => {
       const count = counted[i]
-      return post && count ? [toPost(post, count)] : []
+      return post && count ? [toPost(post, count, liked?.[i])] : []
     })
   }
 
@@ -107,14 +114,14 @@ export function createPosts(
     getMany,
 
     /** One post. One round trip. */
-    async get(id: string): Promise<Post> {
-      const [post] = await getMany([id])
+    async get(id: string, viewerId?: string): Promise<Post> {
+      const [post] = await getMany([id], viewerId)
       if (!post) throw new Problem('not-found', `There is no post ${id}`)
       return post
     },
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
-    async byAuthor(authorId: string, limit: number, cursor?: string): Promise<Page<Post>> {
+    async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
       const rows = await db
         .select({ ...content, likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount })
         .from(posts)
@@ -122,15 +129,16 @@ export function createPosts(
         .orderBy(desc(posts.id))
         .limit(limit + 1)
       const page = rows.slice(0, limit)
-      const counted = await countsOf(
-        page.map((row) => row.id),
-        async () => page,
-      )
+      const ids = page.map((row) => row.id)
+      const [counted, liked] = await Promise.all([
+        countsOf(ids, async () => page),
+        viewerId === undefined ? undefined : likedBy(viewerId, ids),
+      ])
       return pageOf(
         rows,
         limit,
         (row) => row.id,
-        (row, i) => toPost(row, counted[i] ?? row),
+        (row, i) => toPost(row, counted[i] ?? row, liked?.[i]),
       )
     },
 
@@ -138,7 +146,7 @@ export function createPosts(
      * The hot feed: the most liked posts of the last days. The list of ids is as old as its cache; texts and counts
      * are not, and the page is sorted by them. Two round trips from Redis, one when memory has the list.
      */
-    async hot(limit: number, now = Date.now()): Promise<Post[]> {
+    async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
       const ids = await hotIds.get('all', async () => {
         const since = now - hotWindowMs
         const days = []
@@ -155,13 +163,13 @@ export function createPosts(
         best.sort((a, b) => b.likes - a.likes || (a.id < b.id ? 1 : -1))
         return best.slice(0, HOT_SIZE).map((post) => post.id)
       })
-      const hot = await getMany((ids ?? []).slice(0, limit))
+      const hot = await getMany((ids ?? []).slice(0, limit), viewerId)
       return hot.sort((a, b) => b.likesCount - a.likesCount || (a.id < b.id ? 1 : -1))
     },
   }
 }
 
-function toPost(post: CachedPost, count: Omit<Counts, 'id'>): Post {
+function toPost(post: CachedPost, count: Omit<Counts, 'id'>, likedByMe: boolean | undefined): Post {
   const { id, authorId, text, version } = post
   return {
     id,
@@ -173,5 +181,6 @@ function toPost(post: CachedPost, count: Omit<Counts, 'id'>): Post {
     likesCount: count.likes,
     commentsCount: count.comments,
     viewsCount: count.views,
+    ...(likedByMe === undefined ? {} : { likedByMe }),
   }
 }

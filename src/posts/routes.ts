@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import { Comment } from '../comments/routes.ts'
-import { admit } from '../http/admit.ts'
+import { addressOf, admit, readAsViewer } from '../http/admit.ts'
 import { revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { Count, id, idsQuery, limitOf, pageOf, pageQuery, Time } from '../http/input.ts'
@@ -20,6 +20,7 @@ export const Post = v.pipe(
     likesCount: Count,
     commentsCount: Count,
     viewsCount: Count,
+    likedByMe: v.optional(v.boolean()),
   }),
   v.metadata({ ref: 'Post' }),
 )
@@ -39,7 +40,8 @@ export const posts = new Hono<AppEnv>()
     admit('reads', 'ignored'),
     valid('query', idsQuery('p')),
     async (c) => {
-      const items = await c.var.services.posts.getMany(c.req.valid('query').ids)
+      const { ids } = c.req.valid('query')
+      const items = await readAsViewer(c, (viewerId) => c.var.services.posts.getMany(ids, viewerId))
       revalidate(c)
       return c.json({ items, nextCursor: null })
     },
@@ -56,7 +58,8 @@ export const posts = new Hono<AppEnv>()
     admit('reads', 'ignored'),
     valid('query', v.object({ limit: limitOf(20, 100) })),
     async (c) => {
-      const items = await c.var.services.posts.hot(c.req.valid('query').limit)
+      const { limit } = c.req.valid('query')
+      const items = await readAsViewer(c, (viewerId) => c.var.services.posts.hot(limit, viewerId))
       revalidate(c)
       return c.json({ items, nextCursor: null })
     },
@@ -67,8 +70,10 @@ export const posts = new Hono<AppEnv>()
     admit('reads', 'ignored'),
     valid('param', PostId),
     async (c) => {
-      const post = await c.var.services.posts.get(c.req.valid('param').id)
-      revalidate(c, post.version, post.likesCount, post.commentsCount, post.viewsCount)
+      const { id } = c.req.valid('param')
+      const post = await readAsViewer(c, (viewerId) => c.var.services.posts.get(id, viewerId))
+      const mine = post.likedByMe === undefined ? 'any' : Number(post.likedByMe)
+      revalidate(c, post.version, post.likesCount, post.commentsCount, post.viewsCount, mine)
       return c.json(post)
     },
   )
@@ -90,5 +95,21 @@ export const posts = new Hono<AppEnv>()
       const [answer] = await Promise.all([comments.ofPost(post, page.limit, page.cursor), posts.get(post)])
       revalidate(c)
       return c.json(answer)
+    },
+  )
+  .post(
+    '/:id/views',
+    doc({
+      tag,
+      summary: 'Note that I saw a post',
+      description: 'Each user, or else address, counts once; the count is approximate. Without Redis: 503.',
+      answer: v.object({ views: Count }),
+      problems: ['invalid-request', 'not-found', 'unavailable'],
+    }),
+    admit('views', 'optional'),
+    valid('param', PostId),
+    async (c) => {
+      const viewer = c.var.userId ?? addressOf(c)
+      return c.json({ views: await c.var.services.views.add(c.req.valid('param').id, viewer) })
     },
   )

@@ -1,0 +1,142 @@
+import { env } from 'cloudflare:workers'
+import { beforeAll, expect, test } from 'vitest'
+import { migrate, newEdge, newRoutes } from '../edge.ts'
+import { addComment, addFollow, addPost, addUser } from '../rows.ts'
+
+let queries: Query[] = []
+
+beforeAll(async () => {
+  await migrate()
+  queries = await collectQueries()
+}, 60_000)
+
+interface Query {
+  sql: string
+  parameters: unknown[]
+}
+
+/** D1 itself, noting every statement it is given, with what was bound to it. */
+function recording(database: D1Database, sent: Query[]): D1Database {
+  return new Proxy(database, {
+    get(target, name) {
+      if (name !== 'prepare') {
+        const member: unknown = Reflect.get(target, name)
+        return typeof member === 'function' ? member.bind(target) : member
+      }
+      return (sql: string) => {
+        const query: Query = { sql, parameters: [] }
+        sent.push(query)
+        const statement = target.prepare(sql)
+        const bind = statement.bind.bind(statement)
+        statement.bind = (...parameters: unknown[]) => {
+          query.parameters = parameters
+          return bind(...parameters)
+        }
+        return statement
+      }
+    },
+  })
+}
+
+/** A path, and who asks for it. */
+type Signed = [path: string, headers: Record<string, string>]
+
+/** What each route that reads is asked, by its path in the app: with all it can be asked for, and for what is unknown. */
+async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
+  const [ada, bob] = [await addUser(), await addUser()]
+  const [post, other] = [await addPost({ authorId: ada.id }), await addPost({ authorId: ada.id })]
+  await addComment({ postId: post.id, authorId: bob.id })
+  await addFollow(ada.id, bob.id)
+  const pages = (path: string, kind: string) => [path, `${path}?limit=3&cursor=${kind}_zzz`]
+  return {
+    '/healthz': ['/healthz'],
+    '/openapi.json': ['/openapi.json'],
+    '/problems/:type': ['/problems/internal'],
+    '/readyz': ['/readyz'],
+    '/v1/rate-limit': ['/v1/rate-limit'],
+    '/v1/sessions': [['/v1/sessions', await newEdge().signIn(ada)]],
+    '/v1/users': [`/v1/users?ids=${ada.id}`, `/v1/users?ids=${ada.id},${bob.id},u_unknown`],
+    '/v1/users/by-username/:username': [`/v1/users/by-username/${ada.username}`, '/v1/users/by-username/nobody'],
+    '/v1/users/:id': [
+      `/v1/users/${ada.id}`,
+      '/v1/users/u_nobody',
+      [`/v1/users/${ada.id}`, await newEdge().signIn(ada)],
+    ],
+    '/v1/users/:id/posts': pages(`/v1/users/${ada.id}/posts`, 'p'),
+    '/v1/users/:id/followers': pages(`/v1/users/${bob.id}/followers`, 'f'),
+    '/v1/users/:id/followings': pages(`/v1/users/${ada.id}/followings`, 'f'),
+    '/v1/posts': [`/v1/posts?ids=${post.id}`, `/v1/posts?ids=${post.id},${other.id},p_unknown`],
+    '/v1/posts/hot': ['/v1/posts/hot'],
+    '/v1/posts/:id': [`/v1/posts/${post.id}`, '/v1/posts/p_nobody'],
+    '/v1/posts/:id/comments': pages(`/v1/posts/${post.id}/comments`, 'c'),
+  }
+}
+
+/** Every distinct statement that the routes send, cold and without Redis. */
+async function collectQueries(): Promise<Query[]> {
+  const sent: Query[] = []
+  for (const paths of Object.values(await newRequests())) {
+    for (const asked of paths) {
+      const [path, headers] = typeof asked === 'string' ? [asked, {}] : asked
+      for (const isRedisUp of [true, false]) {
+        const edge = newEdge({ DB: recording(env.DB, sent) })
+        if (!isRedisUp) await edge.redis.fault({ kind: 'refuse' })
+        expect((await edge.fetch(path, { headers })).status).not.toBe(500)
+        await edge.settle()
+      }
+    }
+  }
+  return [...new Map(sent.map((query) => [query.sql, query])).values()]
+}
+
+/** SQLite's plan for a statement, a line each. The comment keeps D1 from answering with a plan made before. */
+async function planOf({ sql, parameters }: Query): Promise<string[]> {
+  const { results } = await env.DB.prepare(`EXPLAIN QUERY PLAN ${sql} -- ${crypto.randomUUID()}`)
+    .bind(...parameters)
+    .all<{ detail: string }>()
+  return results.map(({ detail }) => detail)
+}
+
+/** A walk over a whole table or a whole index, or a sort. */
+const isCostly = (line: string) =>
+  (line.startsWith('SCAN ') && line !== 'SCAN CONSTANT ROW') || line.startsWith('USE TEMP B-TREE')
+
+async function costlyLines(queries: Query[]): Promise<string[]> {
+  const lines = []
+  for (const query of queries) {
+    for (const line of await planOf(query)) if (isCostly(line)) lines.push(`${line}: ${query.sql}`)
+  }
+  return lines
+}
+
+test('every route that reads is asked here', async () => {
+  const reads = newRoutes().filter(({ method, path }) => method === 'GET' && !path.endsWith('*'))
+  expect(Object.keys(await newRequests()).sort()).toEqual([...new Set(reads.map(({ path }) => path))].sort())
+})
+
+test('every query a read sends goes by an index and sorts nothing', async () => {
+  expect(await costlyLines(queries)).toEqual([])
+  const tables = queries.flatMap(({ sql }) => [...sql.matchAll(/(?:from|join) "(\w+)"/g)].map(([, name]) => name))
+  expect(new Set(tables)).toEqual(new Set(['users', 'posts', 'comments', 'follows', 'sessions']))
+})
+
+test.each([
+  'posts_hot',
+  'posts_author',
+  'comments_post',
+  'follows_followers',
+  'follows_followings',
+  'users_username',
+  'sessions_user',
+])('without the index %s a query would walk its table, or sort', async (index) => {
+  const definition = await env.DB.prepare('SELECT sql FROM sqlite_master WHERE name = ?')
+    .bind(index)
+    .first<string>('sql')
+  expect(definition).not.toBeNull()
+  await env.DB.exec(`DROP INDEX ${index}`)
+  const lines = await costlyLines(queries)
+  await env.DB.exec(String(definition))
+
+  expect(lines).not.toEqual([])
+  expect(await costlyLines(queries)).toEqual([])
+})
