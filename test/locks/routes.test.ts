@@ -95,7 +95,7 @@ test('each route is one round trip', async () => {
 test('locks of services never meet those of our jobs', async () => {
   const edge = newEdge()
   await edge.sdk.set('lock:presence', '1:a job', { px: 60_000 })
-  await acquire(edge, 'presence')
+  expect(await acquire(edge, 'presence')).toMatchObject({ name: 'presence' })
 })
 
 test.each([

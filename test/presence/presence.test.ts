@@ -1,3 +1,4 @@
+import { env } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { users } from '../../src/db/schema.ts'
@@ -17,7 +18,7 @@ const WINDOW_MS = 1_000
 function newPresence(keyspace = newKeyspace()) {
   const policy = { windowMs: WINDOW_MS, shards: 2, shardUsers: 1_000, maxDevices: 5 }
   const redis = keyspace.connect()
-  const { defer, settle } = newDeferral()
+  const deferral = newDeferral()
   const told: StatusChange[] = []
   const failures: Error[] = []
   const listener = async (changes: StatusChange[]) => {
@@ -25,18 +26,18 @@ function newPresence(keyspace = newKeyspace()) {
     if (failure) throw failure
     told.push(...changes)
   }
-  const presence = createPresence(db, createOnline(redis, keys, policy), listener, defer)
+  const presence = createPresence(db, createOnline(redis, keys, policy), listener, deferral.defer)
   return {
     keyspace,
     redis,
     presence,
-    settle,
+    settle: () => deferral.settle(),
     told,
     /** What the listener throws when told next. */
     failures,
-    async beat(userId: string, now: number, deviceId = 'phone') {
+    beat: async (userId: string, now: number, deviceId = 'phone') => {
       await presence.heartbeat(userId, deviceId, now)
-      await settle()
+      await deferral.settle()
     },
   }
 }
@@ -240,4 +241,14 @@ test('a beat of an account that is gone leaves nothing', async () => {
   const { beat, redis, told } = newPresence()
   await beat('u_gone', T)
   expect([told, await redis.keys('presence:[0-9]*')]).toEqual([[], []])
+})
+
+test('departures are stored by an index, not by a walk over all users', async () => {
+  const plan = await env.DB.prepare(
+    `EXPLAIN QUERY PLAN UPDATE users SET last_seen_at = seen.value ->> 1 FROM json_each(?) AS seen
+     WHERE users.id = seen.value ->> 0`,
+  )
+    .bind('[["u_a",1]]')
+    .all<{ detail: string }>()
+  expect(plan.results.map(({ detail }) => detail).join()).toMatch(/SCAN seen VIRTUAL TABLE.*SEARCH users USING INDEX/)
 })

@@ -214,3 +214,22 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)('what holds when Redis d
   await edge.redis.clearFaults()
   await edge.settle()
 })
+
+test('the cron takes offline who went silent, also when it runs twice, unless another is at it', async () => {
+  const edge = newEdge()
+  const ada = await newMember(edge)
+  await beat(edge, ada.headers)
+  const seenAt = (await read(edge, `?ids=${ada.id}`))[0]?.lastSeenAt
+  const later = Date.now() + 301_000
+
+  await edge.sdk.set('lock:cron:presence', '1:another', { px: 60_000 })
+  await edge.cron(later)
+  expect(await edge.sdk.zscore('presence:0', ada.id)).not.toBeNull()
+  await edge.sdk.del('lock:cron:presence')
+
+  await Promise.all([edge.cron(later), newEdge({}, edge.token).cron(later)])
+  expect(await edge.sdk.exists('presence:0', 'presence:0:leaving', 'lock:cron:presence')).toBe(0)
+  await edge.sdk.flushdb()
+  expect(await read(edge, `?ids=${ada.id}`)).toEqual([{ userId: ada.id, isOnline: false, lastSeenAt: seenAt }])
+  await edge.settle()
+})
