@@ -22,8 +22,8 @@ export interface StatusChange {
   visibility: Visibility
 }
 
-/** What the sweep takes from each shard at a time. */
-const SWEEP_BATCH = 500
+/** What the sweep takes at a time: as JSON it is a parameter of 100 KB. */
+const SWEEP_BATCH = 2_000
 /** A sweep that has not caught up after so many batches leaves the rest to the next. */
 const SWEEP_BATCHES = 20
 /** The list looks at most at so many pages of users for those that may be seen. */
@@ -127,8 +127,11 @@ export function createPresence(
       const outcome = await online.beat(beat, now).catch(unavailable)
       if (outcome !== 'joined' && outcome !== 'unknown') return
       defer(async () => {
-        const visibility = await visibilityOf(userId)
-        if (outcome === 'unknown' && (await online.beat(beat, now, visibility ?? 'nobody')) !== 'joined') return
+        let visibility = await visibilityOf(userId)
+        if (outcome === 'unknown') {
+          if ((await online.beat(beat, now, visibility ?? 'nobody')) !== 'joined') return
+          if (visibility === 'nobody') visibility = await visibilityOf(userId) // Redis heard of a change since
+        }
         await arrive({ userId, at: now }, visibility)
       })
     },

@@ -240,10 +240,11 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
     isOnline: (at: number | null, now: number): at is number => at !== null && at > now - windowMs,
 
     /**
-     * Takes those who fell silent out of presence, at most `perShard` of each shard, and departures whose taker never
-     * confirmed. `hasMore` when there may be others.
+     * Takes those who fell silent out of presence, about `count` at most, an equal share of each shard; and departures
+     * whose taker never confirmed. `hasMore` when there may be others.
      */
-    async takeSilent(perShard: number, now: number): Promise<{ gone: Gone[]; hasMore: boolean }> {
+    async takeSilent(count: number, now: number): Promise<{ gone: Gone[]; hasMore: boolean }> {
+      const perShard = Math.ceil(count / shards)
       const pipeline = redis.pipeline()
       const args = [now, now - windowMs, perShard, now + CLAIM_MS].map(String)
       for (const shard of allShards) {

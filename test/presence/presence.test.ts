@@ -85,12 +85,12 @@ test('who goes silent is swept: told once under concurrent sweeps, and last seen
   expect(await first.presence.sweep(T + 5_000)).toBe(0)
 })
 
-test('a sweep of hundreds is one query, and a sweep that finds nobody is one round trip', async () => {
+test('a sweep takes thousands, in batches, and a sweep that finds nobody is one round trip', async () => {
   const { keyspace, redis, presence, told } = newPresence()
   const user = await addUser()
-  const silent = Array.from({ length: 700 }, (_, i) => ({ score: T + i, member: `u_gone${i}` }))
+  const silent = Array.from({ length: 2_700 }, (_, i) => ({ score: T + i, member: `u_gone${i}` }))
   await redis.zadd(keys.presence(0), { score: T, member: user.id }, ...silent)
-  expect(await presence.sweep(T + 10_000)).toBeGreaterThanOrEqual(701)
+  expect(await presence.sweep(T + 10_000)).toBe(2_701)
   expect(told.map(({ userId }) => userId)).toEqual([user.id]) // the others have no account
   await keyspace.control.reset()
   await presence.sweep(T + 10_000)
@@ -240,4 +240,16 @@ test('a beat of an account that is gone leaves nothing', async () => {
   const { beat, redis, told } = newPresence()
   await beat('u_gone', T)
   expect([told, await redis.keys('presence:[0-9]*')]).toEqual([[], []])
+})
+
+test('who is shown again while a beat believes them hidden comes online all the same', async () => {
+  const { keyspace, presence, told, settle } = newPresence()
+  const ada = await addUser({ presenceVisibility: 'nobody' })
+  await keyspace.control.fault({ kind: 'delay', delayMs: 0, times: 1 })
+  await keyspace.control.fault({ kind: 'delay', delayMs: 1_000, times: 1, match: 'EVAL' })
+  await presence.heartbeat(ada.id, 'phone', T) // now asks D1, then Redis again, which takes its time
+  await new Promise((resolve) => setTimeout(resolve, 100))
+  await presence.setVisibility(ada.id, 'everyone', T + 1)
+  await settle()
+  expect(told).toMatchObject([{ isOnline: true, visibility: 'everyone' }])
 })
