@@ -79,7 +79,7 @@ test('who names its owner may ask again after a lost answer', async () => {
 
 test('a lock is waited for', async () => {
   const edge = newEdge()
-  const held = await acquire(edge, 'a', { ttlMs: 300 })
+  const held = await acquire(edge, 'a', { ttlMs: 1_500 })
   expect((await send(edge, 'POST', 'a', { waitMs: 50 })).status).toBe(409)
   expect((await acquire(edge, 'a', { waitMs: 5_000 })).fence).toBeGreaterThan(held.fence)
 })

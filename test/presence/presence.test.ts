@@ -14,8 +14,8 @@ const T = 1_800_000_000_000
 const WINDOW_MS = 1_000
 
 /** Presence as an invocation has it, with a listener that records. */
-function newPresence(keyspace = newKeyspace()) {
-  const policy = { windowMs: WINDOW_MS, shards: 2, shardUsers: 1_000, maxDevices: 5 }
+function newPresence(keyspace = newKeyspace(), shards = 2) {
+  const policy = { windowMs: WINDOW_MS, shards, shardUsers: 1_000, maxDevices: 5 }
   const redis = keyspace.connect()
   const deferral = newDeferral()
   const told: StatusChange[] = []
@@ -95,6 +95,22 @@ test('a sweep takes thousands, in batches, and a sweep that finds nobody is one 
   await keyspace.control.reset()
   await presence.sweep(T + 10_000)
   expect((await keyspace.control.counts()).requests).toBe(1)
+})
+
+test('with another number of shards nobody who is alive is told to be gone, and who is not, once', async () => {
+  const keyspace = newKeyspace()
+  const [before, after] = [newPresence(keyspace, 2), newPresence(keyspace, 5)]
+  const everyone = await Promise.all(Array.from({ length: 20 }, () => addUser()))
+  const alive = everyone.slice(0, 10)
+  for (const user of everyone) await before.beat(user.id, T)
+  for (const user of alive) await after.beat(user.id, T + 900)
+  await after.presence.sweep(T + 1_500)
+  const gone = after.told.filter(({ isOnline }) => !isOnline).map(({ userId }) => userId)
+  const silent = everyone.slice(10).map(({ id }) => id)
+  expect(gone.sort()).toEqual(silent.sort())
+  expect((await after.presence.latest(undefined, 100, T + 1_500)).map(({ userId }) => userId).sort()).toEqual(
+    alive.map(({ id }) => id).sort(),
+  )
 })
 
 test('an older last seen never replaces a newer one', async () => {

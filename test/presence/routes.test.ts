@@ -107,6 +107,19 @@ test('a beat is one round trip beside that of the session, a first one too; 500 
   await edge.settle()
 })
 
+test('above the configured size presence is spread over several keys', async () => {
+  const edge = newEdge({ PRESENCE_SHARD_USERS: '10000', PRESENCE_MAX_USERS: '25000' })
+  const members = await Promise.all(Array.from({ length: 20 }, () => newMember(edge)))
+  await Promise.all(members.map(({ headers }) => beat(edge, headers)))
+  await edge.settle()
+  expect((await edge.sdk.keys('presence:?')).sort()).toEqual(['presence:0', 'presence:1', 'presence:2'])
+  expect(await read(edge, '')).toHaveLength(20)
+
+  const unsharded = newEdge({ PRESENCE_SHARD_USERS: '1' })
+  const problem = await (await unsharded.fetch('/v1/presence')).json()
+  expect(problem).toMatchObject({ status: 503, variables: { PRESENCE_SHARD_USERS: 'expected at least 10000' } })
+})
+
 test('presence is seen by whom its owner lets see it', async () => {
   const edge = newEdge()
   const [ada, fan, stranger] = [await newMember(edge), await newMember(edge), await newMember(edge)]

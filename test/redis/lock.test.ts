@@ -65,12 +65,12 @@ test('one holds a lock, until it is released', async () => {
 
 test('only its owner extends a lock, and not after its end', async () => {
   const locks = newLocks()
-  const held = await mustAcquire(locks, 'a', 300)
+  const held = await mustAcquire(locks, 'a', 1_500)
   expect(await locks.extend('a', 'somebody else', 60_000)).toBeUndefined()
   const extended = await locks.extend('a', held.owner, 60_000)
   expect(extended).toMatchObject({ owner: held.owner, fence: held.fence })
   expect(extended?.expiresAt).toBeGreaterThan(held.expiresAt)
-  await sleep(400)
+  await sleep(1_600)
   expect(isHeld(await locks.acquire('a', { ttlMs: 1_000 }))).toBe(false)
 
   await locks.extend('a', held.owner, 1)
@@ -173,8 +173,8 @@ test('acquire, extend and release are one round trip each', async () => {
 test('withLock runs under the lock, extends it while it works, and gives it back', async () => {
   const keyspace = newKeyspace()
   const other = newLocks(keyspace)
-  const result = await newLocks(keyspace).withLock('a', { ttlMs: 300 }, async (signal, fence) => {
-    await sleep(900) // three times the TTL
+  const result = await newLocks(keyspace).withLock('a', { ttlMs: 1_000 }, async (signal, fence) => {
+    await sleep(2_500) // longer than the TTL
     expect(signal.aborted).toBe(false)
     expect(isHeld(await other.acquire('a', { ttlMs: 1_000 }))).toBe(false)
     expect(await other.withLock('a', { ttlMs: 1_000 }, async () => 'not run')).toBeUndefined()
@@ -210,9 +210,10 @@ test.each(['refuse', 'hang', 'delay-after'] as const)(
   'withLock aborts its work before another can hold the lock, when Redis does "%s"',
   async (kind) => {
     const keyspace = newKeyspace()
-    const working = newLocks(keyspace, 100).withLock('a', { ttlMs: 600 }, async (signal) => {
+    await keyspace.connect().ping() // the first command of a keyspace may take longer than we wait below
+    const working = newLocks(keyspace, 500).withLock('a', { ttlMs: 2_400 }, async (signal) => {
       // Before the first extension. One that was executed and not heard of only makes the hold longer.
-      await keyspace.control.fault({ kind, delayMs: 400 })
+      await keyspace.control.fault({ kind, delayMs: 1_500 })
       await new Promise((resolve) => signal.addEventListener('abort', resolve))
       const abortedAt = Date.now()
       await keyspace.control.clearFaults()
@@ -231,9 +232,9 @@ async function mustAcquireSoon(keyspace: ReturnType<typeof newKeyspace>, name: s
 
 test('a short outage that an extension survives does not end the work', async () => {
   const keyspace = newKeyspace()
-  const result = await newLocks(keyspace, 200).withLock('a', { ttlMs: 1_500 }, async (signal) => {
+  const result = await newLocks(keyspace).withLock('a', { ttlMs: 3_000 }, async (signal) => {
     await keyspace.control.fault({ kind: 'refuse', times: 2 }) // the first extension and its repetition
-    await sleep(1_800)
+    await sleep(3_500)
     return signal.aborted
   })
   expect(result).toBe(false)
