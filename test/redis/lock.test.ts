@@ -196,10 +196,12 @@ test('withLock aborts its work when the lock is taken away, and leaves the new h
   const redis = keyspace.connect()
   const other = newLocks(keyspace)
   let usurper: Held | undefined
-  const working = newLocks(keyspace).withLock('a', { ttlMs: 300 }, async (signal) => {
+  const startedAt = Date.now()
+  const working = newLocks(keyspace).withLock('a', { ttlMs: 4_500 }, async (signal) => {
     await redis.del(keys.lock('a'))
     usurper = await mustAcquire(other, 'a', 60_000)
     await new Promise((resolve) => signal.addEventListener('abort', resolve))
+    expect(Date.now() - startedAt).toBeLessThan(4_000) // told by the next extension, not by the end of the hold
     return 'takes no notice'
   })
   await expect(working).rejects.toThrow(LockLost)
