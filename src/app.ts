@@ -7,6 +7,7 @@ import { requestId } from 'hono/request-id'
 import { secureHeaders } from 'hono/secure-headers'
 import { type Config, readConfig } from './config.ts'
 import { Problem } from './errors.ts'
+import { comments } from './comments/routes.ts'
 import { docs } from './docs/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { measure } from './http/measure.ts'
@@ -60,7 +61,15 @@ export function createApp() {
     cors({
       origin: (origin, c) => (c.get('config').corsOrigins.includes(origin) ? origin : null),
       credentials: true,
-      exposeHeaders: ['ETag', 'RateLimit', 'RateLimit-Policy', 'Retry-After', 'X-Request-Id'],
+      exposeHeaders: [
+        'ETag',
+        'Idempotent-Replayed',
+        'Location',
+        'RateLimit',
+        'RateLimit-Policy',
+        'Retry-After',
+        'X-Request-Id',
+      ],
       maxAge: 600,
     }),
   )
@@ -96,6 +105,7 @@ export function createApp() {
   app.route('/v1/users', users)
   app.route('/v1/sessions', sessions)
   app.route('/v1/posts', posts)
+  app.route('/v1/comments', comments)
   app.route('/v1/rate-limit', rateLimit)
   return app
 }

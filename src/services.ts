@@ -2,6 +2,7 @@ import { drizzle } from 'drizzle-orm/d1'
 import { createComments } from './comments/comments.ts'
 import type { Config } from './config.ts'
 import { createFollows } from './users/follows.ts'
+import { createIdempotency } from './idempotency/idempotency.ts'
 import { keys } from './keys.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
@@ -9,6 +10,7 @@ import { createBreaker, createConnection, type Meter } from './redis/client.ts'
 import { createCounters } from './redis/counter.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
+import { createWriteThrough } from './redis/write-through.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
@@ -74,14 +76,30 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
 
-  const users = createUsers(db, usersById, idsByUsername)
-  const posts = createPosts(db, postsById, hotPosts, counters, config.hotWindowMs)
+  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
+  const forgetCounts = (counts: string[]) => redis.del(...counts)
+  // The next reader loads it from D1.
+  const settleComments = (postId: string, _count: number, _revision: number) =>
+    forgetCounts([keys.count('comments', postId)])
+
+  const users = createUsers(db, usersById, idsByUsername, writeThrough)
+  const posts = createPosts({
+    db,
+    byId: postsById,
+    hotIds: hotPosts,
+    counters,
+    forgetCounts,
+    authors: users,
+    writeThrough,
+    hotWindowMs: config.hotWindowMs,
+  })
   return {
     redis,
     users,
     posts,
-    comments: createComments(db, counters),
-    follows: createFollows(db),
+    comments: createComments({ db, counters, settleComments, forgetCounts, writeThrough }),
+    follows: createFollows(db, users, writeThrough),
+    idempotency: createIdempotency(db),
     sessions,
     tokens,
     accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs),
