@@ -9,6 +9,7 @@ import { type Config, readConfig } from './config.ts'
 import { Problem } from './errors.ts'
 import { comments } from './comments/routes.ts'
 import { docs } from './docs/routes.ts'
+import { feed } from './feed/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
@@ -106,6 +107,7 @@ export function createApp() {
   app.route('/v1/sessions', sessions)
   app.route('/v1/posts', posts)
   app.route('/v1/comments', comments)
+  app.route('/v1/feed', feed)
   app.route('/v1/rate-limit', rateLimit)
   return app
 }

@@ -1,6 +1,7 @@
 import { drizzle } from 'drizzle-orm/d1'
 import { createComments } from './comments/comments.ts'
 import type { Config } from './config.ts'
+import { createFeed } from './feed/feed.ts'
 import { createFollows } from './users/follows.ts'
 import { createIdempotency } from './idempotency/idempotency.ts'
 import { keys } from './keys.ts'
@@ -99,6 +100,7 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
     posts,
     comments: createComments({ db, counters, settleComments, forgetCounts, writeThrough }),
     follows: createFollows(db, users, writeThrough),
+    feed: createFeed(db, posts.withCounts),
     idempotency: createIdempotency(db),
     sessions,
     tokens,
