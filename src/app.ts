@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { cors } from 'hono/cors'
-import { etag } from 'hono/etag'
+import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
 import { secureHeaders } from 'hono/secure-headers'
@@ -22,6 +22,18 @@ import { createIsolate, createServices, type Isolate } from './services.ts'
 import { sessions } from './sessions/routes.ts'
 import { users } from './users/routes.ts'
 
+/** What a 304 says too: without the first, a browser of another origin may not see it. */
+const OWN_HEADERS = [
+  'Access-Control-Allow-Origin',
+  'Access-Control-Allow-Credentials',
+  'Access-Control-Expose-Headers',
+  'X-Request-Id',
+  'RateLimit',
+  'RateLimit-Policy',
+  'Server-Timing',
+  'Cache-Status',
+]
+
 /** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
 export function createApp() {
   // Made by the first request, because the configuration comes with it.
@@ -37,7 +49,7 @@ export function createApp() {
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
-  app.use(requestId(), secureHeaders(), etag())
+  app.use(requestId(), secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
   app.use(
     methodNotAllowed({
       app,

@@ -11,18 +11,24 @@ export class ConfigError extends Error {
   }
 }
 
-/** A number from a variable (those of wrangler are strings), or its default. */
+/** A number from a variable (those of wrangler are strings), or its default. An empty one is a mistake, not 0. */
 const number = (fallback: number, min: number, max: number) =>
   v.optional(
     v.pipe(
       v.union([v.string(), v.number()]),
-      v.transform(Number),
+      v.transform((given) => (String(given).trim() === '' ? NaN : Number(given))),
       v.number('a number'),
       v.minValue(min, `at least ${min}`),
       v.maxValue(max, `at most ${max}`),
     ),
     fallback,
   )
+
+/** The same without fractions: Redis and the rate limiter know none. */
+const whole = (fallback: number, min: number, max: number) =>
+  v.pipe(number(fallback, min, max), v.integer('a whole number'))
+
+const toMs = (seconds: number) => Math.round(seconds * 1_000)
 
 /** Every variable the Worker reads. What has no default must be set. */
 const Variables = v.object({
@@ -36,14 +42,14 @@ const Variables = v.object({
   CORS_ORIGINS: v.optional(v.string(), ''),
 
   // Redis
-  REDIS_READ_TIMEOUT_MS: number(250, 1, 10_000),
-  REDIS_SOFT_TIMEOUT_MS: number(60, 1, 10_000),
-  REDIS_WRITE_TIMEOUT_MS: number(1_000, 1, 10_000),
-  REDIS_BREAKER_FAILURES: number(5, 1, 1_000),
+  REDIS_READ_TIMEOUT_MS: whole(250, 1, 10_000),
+  REDIS_SOFT_TIMEOUT_MS: whole(60, 1, 10_000),
+  REDIS_WRITE_TIMEOUT_MS: whole(1_000, 1, 10_000),
+  REDIS_BREAKER_FAILURES: whole(5, 1, 1_000),
   REDIS_BREAKER_SECONDS: number(5, 0.05, 600),
 
   // Caches
-  MEMORY_MAX_BYTES: number(8_000_000, 10_000, 64_000_000),
+  MEMORY_MAX_BYTES: whole(8_000_000, 10_000, 64_000_000),
   MEMORY_SECONDS: number(5, 0, 60),
   USER_FRESH_SECONDS: number(300, 1, 86_400),
   POST_FRESH_SECONDS: number(300, 1, 86_400),
@@ -55,8 +61,8 @@ const Variables = v.object({
   STALE_IF_ERROR_SECONDS: number(3_600, 0, 604_800),
   LEASE_SECONDS: number(5, 0.05, 60),
   /** How long a reader waits for another's load. */
-  LEASE_WAIT_MS: number(1_000, 0, 10_000),
-  MAX_VALUE_BYTES: number(65_536, 1_000, 1_000_000),
+  LEASE_WAIT_MS: whole(1_000, 0, 10_000),
+  MAX_VALUE_BYTES: whole(65_536, 1_000, 1_000_000),
 
   // Sessions
   SESSION_IDLE_SECONDS: number(3_600, 60, 2_592_000),
@@ -65,25 +71,25 @@ const Variables = v.object({
   SESSION_TOUCH_SECONDS: number(300, 1, 3_600),
 
   // The hot feed
-  HOT_DAYS: number(7, 1, 31),
+  HOT_DAYS: whole(7, 1, 31),
 
   // Rate limits: requests in a window
-  LIMIT_READS: number(1_200, 1, 1_000_000),
-  LIMIT_READS_SECONDS: number(60, 1, 86_400),
+  LIMIT_READS: whole(1_200, 1, 1_000_000),
+  LIMIT_READS_SECONDS: whole(60, 1, 86_400),
   /** Each kind of write has a window of its own. */
-  LIMIT_WRITES: number(100, 1, 1_000_000),
-  LIMIT_WRITES_SECONDS: number(3_600, 1, 86_400),
-  LIMIT_SIGN_IN: number(10, 1, 1_000_000),
-  LIMIT_SIGN_IN_ADDRESS: number(100, 1, 1_000_000),
-  LIMIT_SIGN_IN_SECONDS: number(900, 1, 86_400),
+  LIMIT_WRITES: whole(100, 1, 1_000_000),
+  LIMIT_WRITES_SECONDS: whole(3_600, 1, 86_400),
+  LIMIT_SIGN_IN: whole(10, 1, 1_000_000),
+  LIMIT_SIGN_IN_ADDRESS: whole(100, 1, 1_000_000),
+  LIMIT_SIGN_IN_SECONDS: whole(900, 1, 86_400),
 
   // Requests
-  MAX_BODY_BYTES: number(65_536, 1_000, 10_000_000),
+  MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
 })
 
 export type Config = ReturnType<typeof readConfig>
 
-/** What a limit allows, and how strictly: see `http/limit`. */
+/** What a limit allows, and how strictly: see `http/admit`. */
 export interface LimitPolicy {
   limit: number
   windowSeconds: number
@@ -113,7 +119,7 @@ export type LimitName =
  * Throws `ConfigError` naming each variable that is missing or out of range.
  */
 export function readConfig(env: object) {
-  const parsed = v.safeParse(Variables, env)
+  const parsed = v.safeParse(Variables, env, { abortPipeEarly: true })
   if (!parsed.success) {
     throw new ConfigError(
       Object.fromEntries(parsed.issues.map((issue) => [String(issue.path?.[0].key), `expected ${issue.message}`])),
@@ -121,12 +127,12 @@ export function readConfig(env: object) {
   }
   const set = parsed.output
   const cache = {
-    staleMs: set.STALE_SECONDS * 1_000,
-    staleIfErrorMs: set.STALE_IF_ERROR_SECONDS * 1_000,
-    negativeMs: set.NEGATIVE_SECONDS * 1_000,
-    memoryMs: set.MEMORY_SECONDS * 1_000,
+    staleMs: toMs(set.STALE_SECONDS),
+    staleIfErrorMs: toMs(set.STALE_IF_ERROR_SECONDS),
+    negativeMs: toMs(set.NEGATIVE_SECONDS),
+    memoryMs: toMs(set.MEMORY_SECONDS),
     softTimeoutMs: set.REDIS_SOFT_TIMEOUT_MS,
-    leaseMs: set.LEASE_SECONDS * 1_000,
+    leaseMs: toMs(set.LEASE_SECONDS),
     waitMs: set.LEASE_WAIT_MS,
     maxValueBytes: set.MAX_VALUE_BYTES,
   }
@@ -163,14 +169,14 @@ export function readConfig(env: object) {
       readTimeoutMs: set.REDIS_READ_TIMEOUT_MS,
       writeTimeoutMs: set.REDIS_WRITE_TIMEOUT_MS,
       breakerFailures: set.REDIS_BREAKER_FAILURES,
-      breakerCoolDownMs: set.REDIS_BREAKER_SECONDS * 1_000,
+      breakerCoolDownMs: toMs(set.REDIS_BREAKER_SECONDS),
     },
     serviceToken: set.SERVICE_TOKEN,
     sessions: {
       key: set.SESSION_KEY ?? set.SERVICE_TOKEN,
-      idleMs: set.SESSION_IDLE_SECONDS * 1_000,
-      absoluteMs: set.SESSION_ABSOLUTE_SECONDS * 1_000,
-      touchMs: set.SESSION_TOUCH_SECONDS * 1_000,
+      idleMs: toMs(set.SESSION_IDLE_SECONDS),
+      absoluteMs: toMs(set.SESSION_ABSOLUTE_SECONDS),
+      touchMs: toMs(set.SESSION_TOUCH_SECONDS),
     },
     corsOrigins: set.CORS_ORIGINS.split(',')
       .map((origin) => origin.trim())
@@ -178,9 +184,9 @@ export function readConfig(env: object) {
     maxBodyBytes: set.MAX_BODY_BYTES,
     memoryMaxBytes: set.MEMORY_MAX_BYTES,
     caches: {
-      users: { ...cache, freshMs: set.USER_FRESH_SECONDS * 1_000 },
-      posts: { ...cache, freshMs: set.POST_FRESH_SECONDS * 1_000 },
-      hot: { ...cache, freshMs: set.HOT_FRESH_SECONDS * 1_000 },
+      users: { ...cache, freshMs: toMs(set.USER_FRESH_SECONDS) },
+      posts: { ...cache, freshMs: toMs(set.POST_FRESH_SECONDS) },
+      hot: { ...cache, freshMs: toMs(set.HOT_FRESH_SECONDS) },
     },
     hotWindowMs: set.HOT_DAYS * 86_400_000,
     limits,

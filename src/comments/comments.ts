@@ -19,9 +19,7 @@ export interface Comment {
   likesCount: number
 }
 
-export type Comments = ReturnType<typeof createComments>
-
-const columns = {
+const content = {
   id: comments.id,
   postId: comments.postId,
   authorId: comments.authorId,
@@ -29,6 +27,8 @@ const columns = {
   createdAt: comments.createdAt,
   likesCount: comments.likesCount,
 }
+
+export type Comments = ReturnType<typeof createComments>
 
 export interface CommentsDependencies {
   db: DrizzleD1Database
@@ -96,7 +96,7 @@ export function createComments({ db, counters, settleComments, forgetCounts, wri
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
     async ofPost(postId: string, limit: number, cursor?: string): Promise<Page<Comment>> {
       const rows = await db
-        .select(columns)
+        .select(content)
         .from(comments)
         .where(and(eq(comments.postId, postId), cursor === undefined ? undefined : lt(comments.id, cursor)))
         .orderBy(desc(comments.id))

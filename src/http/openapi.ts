@@ -44,13 +44,15 @@ export function doc(route: {
   const { summary, description, tag, answer, status = 200, headers = [] } = route
   const json = (schema: Schema) => ({ content: { 'application/json': { schema: resolver(schema) } } })
   const byStatus = Map.groupBy([...(route.problems ?? []), ...COMMON], (type) => problems[type].status)
-  const failures = [...byStatus].map(([failure, types]) => [
-    String(failure),
-    {
-      description: [...new Set(types)].map((type) => `\`${type}\`: ${problems[type].title}.`).join(' '),
-      content: { 'application/problem+json': { schema: resolver(ProblemDocument) } },
-    },
-  ])
+  const failures = Object.fromEntries(
+    [...byStatus].map(([failure, types]) => [
+      String(failure),
+      {
+        description: [...new Set(types)].map((type) => `\`${type}\`: ${problems[type].title}.`).join(' '),
+        content: { 'application/problem+json': { schema: resolver(ProblemDocument) } },
+      },
+    ]),
+  )
   return describeRoute({
     summary,
     ...(description === undefined ? {} : { description }),
@@ -67,13 +69,19 @@ export function doc(route: {
         description: 'Done',
         ...(answer ? json(answer) : {}),
       },
+      ...failures,
       ...Object.fromEntries(
-        Object.entries(route.answers ?? {}).map(([other, schema]) => [
-          other,
-          { description: 'Not done', ...json(schema) },
-        ]),
+        Object.entries(route.answers ?? {}).map(([other, schema]) => {
+          const failure = failures[other] // a problem with that status is possible too
+          return [
+            other,
+            {
+              description: ['Not done.', failure?.description].filter(Boolean).join(' '),
+              content: { ...failure?.content, ...json(schema).content },
+            },
+          ]
+        }),
       ),
-      ...Object.fromEntries(failures),
     },
   })
 }
@@ -96,6 +104,6 @@ export const valid = <T extends keyof typeof IN & keyof ValidationTargets, S ext
 /** Refuses a body that does not call itself JSON; a route that takes one has this before `valid('json', …)`. */
 export const requireJson = createMiddleware(async (c, next) => {
   const type = c.req.header('Content-Type') ?? ''
-  if (!/^application\/(.+\+)?json(;|$)/i.test(type)) throw new Problem('unsupported-media-type')
+  if (!/^application\/(.+\+)?json *(;|$)/i.test(type)) throw new Problem('unsupported-media-type')
   await next()
 })

@@ -13,8 +13,10 @@ export function renderError(error: unknown, c: Context): Response {
 /** One line of JSON about a failure. Messages quote commands and queries, with what was in them: only codes are kept. */
 export function logError(error: unknown, c: Context, during: 'request' | 'deferred'): void {
   const { name, code } =
-    error instanceof Error ? { name: error.name, code: /^[A-Z0-9_]+/.exec(error.message)?.[0] } : {}
-  const stack = error instanceof Error ? error.stack?.split('\n').slice(1, 6) : undefined
+    error instanceof Error ? { name: error.name, code: /^[A-Z][A-Z0-9_]{2,}\b/.exec(error.message)?.[0] } : {}
+  // A stack begins with the message, which may have several lines.
+  const places = error instanceof Error ? error.stack?.split('\n').filter((line) => /^\s+at /.test(line)) : undefined
+  const stack = places?.slice(0, 5)
   const line = { level: 'error', during, requestId: c.get('requestId'), method: c.req.method, name, code, stack }
   console.error(JSON.stringify(line))
 }

@@ -37,8 +37,8 @@ export const readiness = new Hono<AppEnv>().get(
   }),
   async (c) => {
     const [redis, d1] = await Promise.all([
-      check(() => c.var.services.redis.ping()),
-      check(() => c.env.DB.prepare('SELECT 1').first()),
+      check(async () => c.var.services.redis.ping()),
+      check(async () => c.env.DB.prepare('SELECT 1').first()),
     ])
     const isReady = redis.isUp && d1.isUp
     c.header('Cache-Control', 'no-store')

@@ -32,7 +32,10 @@ export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => 
         }
         if (fill.length() > 0) defer(() => fill.exec().catch(() => {})) // the next reader loads them again
       }
-      return keys.map((key, i) => held?.[i] ?? loaded.get(key) ?? 0)
+      return keys.map((key, i) => {
+        const count = held?.[i]
+        return typeof count === 'number' ? count : (loaded.get(key) ?? 0)
+      })
     },
   }
 }

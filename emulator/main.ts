@@ -1,0 +1,34 @@
+/** Runs the emulator by itself: `node emulator/main.ts`. */
+import { startEmulator } from './server.ts'
+
+const port = Number(process.env.PORT ?? process.env.EMULATOR_PORT ?? 8079)
+const redisUrl = process.env.REDIS_URL
+const token = process.env.UPSTASH_REDIS_REST_TOKEN
+
+if (redisUrl && !token) {
+  console.error(
+    'Upstash emulator: with REDIS_URL set UPSTASH_REDIS_REST_TOKEN too; accepting any token empties databases',
+  )
+  process.exit(1)
+}
+try {
+  const emulator = await startEmulator({
+    port,
+    ...(redisUrl ? { redisUrl } : {}),
+    ...(token ? { tokens: [token] } : { openTokens: true }),
+  })
+  console.log(
+    `Upstash emulator: ${emulator.url} over ${redisUrl ? 'REDIS_URL' : 'the embedded engine'}, ${token ? 'one token' : 'any token'}`,
+  )
+  const stop = (): void => void emulator.close().then(() => process.exit(0))
+  process.once('SIGINT', stop)
+  process.once('SIGTERM', stop)
+} catch (error) {
+  const cause = error as NodeJS.ErrnoException // what listening and connecting throw
+  console.error(
+    cause.code === 'EADDRINUSE'
+      ? `Upstash emulator: port ${port} is taken; free it or set EMULATOR_PORT`
+      : `Upstash emulator: ${cause.message}`,
+  )
+  process.exit(1)
+}

@@ -1,0 +1,311 @@
+import { Validator, type Schema } from '@cfworker/json-schema'
+import { beforeAll, expect, test } from 'vitest'
+import { createApp } from '../../src/app.ts'
+import { type Edge, migrate, newEdge } from '../edge.ts'
+import { addComment, addFollow, addPost, addUser } from '../rows.ts'
+
+beforeAll(migrate)
+
+interface Operation {
+  operationId: string
+  summary?: string
+  tags?: string[]
+  parameters?: { in: string; name: string; required?: boolean; schema: Record<string, unknown> }[]
+  requestBody?: unknown
+  responses: Record<string, { description: string; content?: Record<string, { schema: Schema }> }>
+}
+
+interface Document {
+  openapi: string
+  info: { title: string; version: string }
+  paths: Record<string, Record<string, Operation>>
+  components: { schemas: Record<string, Schema> }
+}
+
+const readDocument = async () => (await newEdge().fetch('/openapi.json')).json<Document>()
+
+/** Every operation by its name, `GET /v1/users/{id}`. */
+async function readOperations() {
+  const document = await readDocument()
+  const operations = new Map(
+    Object.entries(document.paths).flatMap(([path, methods]) =>
+      Object.entries(methods).map(([method, operation]): [string, Operation] => [
+        `${method.toUpperCase()} ${path}`,
+        operation,
+      ]),
+    ),
+  )
+  return { document, operations }
+}
+
+/**
+ * `schema` without room for what it does not describe: a field more than documented is an error. Problems may carry
+ * members of their own (RFC 9457 §3.2), and an object of which nothing is described may be any.
+ */
+function strict(schema: unknown, name?: string): unknown {
+  if (Array.isArray(schema)) return schema.map((part) => strict(part))
+  if (typeof schema !== 'object' || schema === null) return schema
+  const parts = Object.fromEntries(Object.entries(schema).map(([key, part]) => [key, strict(part)]))
+  const isDescribed = 'properties' in schema && Object.keys(schema.properties ?? {}).length > 0
+  const isClosed = isDescribed && !('additionalProperties' in schema) && name !== 'Problem'
+  return isClosed ? { ...parts, additionalProperties: false } : parts
+}
+
+/** Whether `value` is as `schema` of `document` says: an empty list, or what is wrong. */
+function errorsOf(document: Document, schema: Schema, value: unknown): string[] {
+  const schemas = Object.fromEntries(
+    Object.entries(document.components.schemas).map(([name, schema]) => [name, strict(schema, name)]),
+  )
+  const validator = new Validator(
+    { ...(strict(schema) as Schema), components: { schemas } }, // still a schema: only closed
+    '2020-12',
+    false,
+  )
+  return validator.validate(value).errors.map((error) => `${error.instanceLocation}: ${error.error}`)
+}
+
+/** The document's word on an answer: its status, its content type, and every field of its body. */
+async function errorsIn(document: Document, operation: Operation, response: Response): Promise<string[]> {
+  const type = response.headers.get('Content-Type')?.split(';')[0] ?? ''
+  const media = operation.responses[response.status]?.content?.[type]
+  if (!media) return [`${response.status} ${type} is not documented`]
+  return errorsOf(document, media.schema, await response.json())
+}
+
+interface Example {
+  /** A request answered 200, or others by their status. */
+  path: string
+  headers?: Record<string, string>
+  bindings?: Record<string, unknown>
+  before?: (edge: Edge) => Promise<unknown>
+}
+
+async function newData() {
+  const [author, fan] = [await addUser({ bio: 'Hello' }), await addUser()]
+  const [post, other] = [await addPost({ authorId: author.id }), await addPost({ authorId: author.id })]
+  for (let i = 0; i < 2; i += 1) await addComment({ postId: post.id, authorId: fan.id })
+  await addFollow(fan.id, author.id)
+  await addFollow(author.id, fan.id)
+  await addFollow((await addUser()).id, author.id)
+  return { author, fan, post, other, asAuthor: await newEdge().signIn(author) }
+}
+
+const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
+const spend = async (edge: Edge) => {
+  for (let i = 0; i < 2; i += 1) {
+    await edge.fetch('/v1/users/u_a')
+    await edge.settle()
+  }
+}
+
+/** Requests by operation and by the status they are answered with. A route that is not here fails a test below. */
+const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Record<number, Example[]>> = {
+  'GET /v1/sessions': ({ asAuthor }) => ({
+    200: [{ path: '/v1/sessions', headers: asAuthor }],
+    401: [{ path: '/v1/sessions' }, { path: '/v1/sessions', headers: { Authorization: 'Bearer forged' } }],
+  }),
+  'GET /healthz': () => ({ 200: [{ path: '/healthz' }] }),
+  'GET /readyz': () => ({
+    200: [{ path: '/readyz' }],
+    503: [{ path: '/readyz', before: redisGone }, misconfigured('/readyz')],
+  }),
+  'GET /openapi.json': () => ({ 200: [{ path: '/openapi.json' }] }),
+  'GET /problems/{type}': () => ({
+    200: [{ path: '/problems/internal' }],
+    404: [{ path: '/problems/nothing' }],
+  }),
+  'GET /v1/rate-limit': () => ({
+    200: [{ path: '/v1/rate-limit' }],
+    503: [{ path: '/v1/rate-limit', before: redisGone }, misconfigured('/v1/rate-limit')],
+  }),
+  'GET /v1/users': ({ author, fan }) => ({
+    200: [{ path: `/v1/users?ids=${author.id},${fan.id},u_unknown` }],
+    400: [{ path: '/v1/users' }, { path: '/v1/users?ids=x' }],
+    429: [limited(`/v1/users?ids=${author.id}`)],
+    503: [misconfigured('/v1/users?ids=u_a')],
+  }),
+  'GET /v1/users/by-username/{username}': ({ author }) => ({
+    200: [{ path: `/v1/users/by-username/${author.username}` }],
+    400: [{ path: '/v1/users/by-username/a-b' }],
+    404: [{ path: '/v1/users/by-username/nobody' }],
+    429: [limited('/v1/users/by-username/nobody')],
+  }),
+  'GET /v1/users/{id}': ({ author, asAuthor }) => ({
+    200: [{ path: `/v1/users/${author.id}` }, { path: `/v1/users/${author.id}`, headers: asAuthor }],
+    400: [{ path: '/v1/users/x' }],
+    404: [{ path: '/v1/users/u_nobody' }],
+    429: [limited('/v1/users/u_nobody')],
+  }),
+  'GET /v1/users/{id}/posts': ({ author }) => pages(`/v1/users/${author.id}/posts`, '/v1/users/u_nobody/posts'),
+  'GET /v1/users/{id}/followers': ({ author }) =>
+    pages(`/v1/users/${author.id}/followers`, '/v1/users/u_nobody/followers'),
+  'GET /v1/users/{id}/followings': ({ author }) =>
+    pages(`/v1/users/${author.id}/followings`, '/v1/users/u_nobody/followings'),
+  'GET /v1/posts': ({ post, other }) => ({
+    200: [{ path: `/v1/posts?ids=${post.id},${other.id},p_unknown` }],
+    400: [{ path: '/v1/posts?ids=x' }],
+    429: [limited(`/v1/posts?ids=${post.id}`)],
+  }),
+  'GET /v1/posts/hot': () => ({
+    200: [{ path: '/v1/posts/hot' }, { path: '/v1/posts/hot?limit=1' }, { path: '/v1/posts/hot', before: redisGone }],
+    400: [{ path: '/v1/posts/hot?limit=0' }],
+    429: [limited('/v1/posts/hot')],
+  }),
+  'GET /v1/posts/{id}': ({ post }) => ({
+    200: [{ path: `/v1/posts/${post.id}` }],
+    400: [{ path: '/v1/posts/x' }],
+    404: [{ path: '/v1/posts/p_nobody' }],
+    429: [limited(`/v1/posts/${post.id}`)],
+  }),
+  'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
+}
+
+const limited = (path: string): Example => ({ path, bindings: { LIMIT_READS: '1' }, before: spend })
+const misconfigured = (path: string): Example => ({ path, bindings: { SERVICE_TOKEN: undefined } })
+const pages = (path: string, unknown: string) => ({
+  200: [{ path }, { path: `${path}?limit=1` }, { path, before: redisGone }],
+  400: [{ path: `${path}?limit=0` }, { path: `${path}?cursor=x` }],
+  404: [{ path: unknown }],
+  429: [limited(path)],
+})
+
+test('the document is OpenAPI 3.1, the same each time, and may be kept for a while', async () => {
+  const edge = newEdge()
+  const [first, second] = [await edge.fetch('/openapi.json'), await edge.fetch('/openapi.json')]
+  expect(first.headers.get('Cache-Control')).toBe('public, max-age=300')
+  expect(first.headers.get('ETag')).toBe(second.headers.get('ETag'))
+  const document = await first.json<Document>()
+  expect(document).toMatchObject({ openapi: expect.stringMatching(/^3\.1\.\d$/), info: { title: 'threads-edge' } })
+  expect(document.info.version).toEqual(expect.any(String))
+})
+
+test('every route is documented, and what is documented is a route', async () => {
+  const { operations } = await readOperations()
+  const routed = createApp()
+    .routes.filter(({ method, path }) => method !== 'ALL' && !path.endsWith('*')) // the rest is middleware
+    .map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)/g, '{$1}')}`)
+  expect([...operations.keys()].sort()).toEqual([...new Set(routed)].sort())
+})
+
+test('every operation has a name of its own, a summary, a tag, and its problems', async () => {
+  const { operations } = await readOperations()
+  const ids = [...operations.values()].map(({ operationId }) => operationId)
+  expect(new Set(ids).size).toBe(ids.length)
+  for (const [name, operation] of operations) {
+    expect([name, operation.summary]).toEqual([name, expect.stringMatching(/^[A-Z]/)])
+    expect([name, operation.tags]).toEqual([name, [expect.any(String)]])
+    const expected = ['429', '500', '503']
+    const hasInput = operation.parameters?.some(({ in: where, schema }) => where === 'query' || 'pattern' in schema)
+    if (hasInput) expected.push('400')
+    if (/\{\w+\}/.test(name)) expected.push('404')
+    const documented = Object.entries(operation.responses).filter(
+      ([, { content }]) => content && 'application/problem+json' in content,
+    )
+    expect([name, documented.map(([status]) => status)]).toEqual([name, expect.arrayContaining(expected)])
+    for (const [, { description }] of documented) expect(description).toMatch(/`[a-z-]+`: [A-Z]/)
+  }
+})
+
+test('every reference in the document leads somewhere', async () => {
+  const document = await readDocument()
+  const referred = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
+    ([, name]) => name,
+  )
+  expect(new Set(referred)).toEqual(new Set(Object.keys(document.components.schemas)))
+})
+
+test('every parameter of a path is documented, is required, and says what it must be', async () => {
+  const { operations } = await readOperations()
+  for (const [name, { parameters = [] }] of operations) {
+    const inPath = [...name.matchAll(/\{(\w+)\}/g)].map(([, parameter]) => parameter)
+    const documented = parameters.filter((parameter) => parameter.in === 'path')
+    expect([name, documented.map((parameter) => parameter.name)]).toEqual([name, inPath])
+    for (const { required, schema, name: parameter } of documented) {
+      expect([name, required, schema.type]).toEqual([name, true, 'string'])
+      // What is no id or name may be anything, and is answered.
+      expect([name, parameter === 'type' ? '^' : schema.pattern]).toEqual([name, expect.stringContaining('^')])
+    }
+  }
+})
+
+test('the parameters of queries are documented with their constraints', async () => {
+  const { operations } = await readOperations()
+  const ofQuery = (name: string) =>
+    Object.fromEntries(
+      (operations.get(name)?.parameters ?? [])
+        .filter((parameter) => parameter.in === 'query')
+        .map(({ name: parameter, required = false, schema }) => [parameter, { required, schema }]),
+    )
+  const limit = { required: false, schema: { type: 'integer', minimum: 1, maximum: 100, default: 20 } }
+  const cursor = (kind: string) => ({
+    required: false,
+    schema: { type: 'string', pattern: `^${kind}_[a-z0-9]{1,40}$` },
+  })
+  expect(ofQuery('GET /v1/posts/hot')).toEqual({ limit })
+  expect(ofQuery('GET /v1/posts/{id}/comments')).toEqual({ limit, cursor: cursor('c') })
+  expect(ofQuery('GET /v1/users/{id}/posts')).toEqual({ limit, cursor: cursor('p') })
+  expect(ofQuery('GET /v1/users/{id}/followers')).toEqual({ limit, cursor: cursor('f') })
+
+  for (const [name, kind] of [
+    ['GET /v1/posts', 'p'],
+    ['GET /v1/users', 'u'],
+  ] as const) {
+    const { ids } = ofQuery(name)
+    expect(ids).toMatchObject({ required: true, schema: { type: 'string', pattern: expect.any(String) } })
+    const pattern = new RegExp(String(ids?.schema.pattern))
+    const many = (count: number) => Array.from({ length: count }, (_, i) => `${kind}_${i}`).join()
+    expect([many(1), many(2), many(100)].every((text) => pattern.test(text))).toBe(true)
+    expect(['', 'x', `${many(1)},`, `${many(1)},x`, many(101)].some((text) => pattern.test(text))).toBe(false)
+  }
+})
+
+test('every operation that reads has an example of each answer it documents but 500', async () => {
+  const { operations } = await readOperations()
+  const data = await newData()
+  const reads = [...operations.keys()].filter((name) => name.startsWith('GET '))
+  expect(Object.keys(examples).sort()).toEqual(reads.sort())
+  for (const [name, examplesOf] of Object.entries(examples)) {
+    const documented = Object.keys(operations.get(name)?.responses ?? {})
+    expect(documented).toEqual(expect.arrayContaining(Object.keys(examplesOf(data))))
+    const own = documented.filter((status) => !['429', '500', '503'].includes(status))
+    expect([name, Object.keys(examplesOf(data))]).toEqual([name, expect.arrayContaining(own)])
+  }
+})
+
+test.each(Object.entries(examples))(
+  '%s answers what the document says, and not a field more',
+  async (name, examplesOf) => {
+    const { document, operations } = await readOperations()
+    const operation = operations.get(name)
+    if (!operation) throw new Error(`${name} is not documented`)
+    const data = await newData()
+    for (const [status, requests] of Object.entries(examplesOf(data))) {
+      for (const { path, headers = {}, bindings, before } of requests) {
+        const edge = newEdge(bindings)
+        await before?.(edge)
+        const response = await edge.fetch(path, { headers })
+        expect([path, String(response.status)]).toEqual([path, status])
+        expect([path, status, await errorsIn(document, operation, response)]).toEqual([path, status, []])
+        await edge.settle()
+      }
+    }
+  },
+)
+
+test('an answer with a field more, a field less, or one of another kind is not what the document says', async () => {
+  const document = await readDocument()
+  const user = await (await newEdge().fetch(`/v1/users/${(await addUser()).id}`)).json<Record<string, unknown>>()
+  const schema = { $ref: '#/components/schemas/User' }
+  expect(errorsOf(document, schema, user)).toEqual([])
+  const { bio: _, ...less } = user
+  for (const wrong of [
+    { ...user, email: 'ada@example.test' },
+    less,
+    { ...user, followersCount: -1 },
+    { ...user, version: '1' },
+    { ...user, createdAt: 'today' },
+    null,
+  ]) {
+    expect(errorsOf(document, schema, wrong)).not.toEqual([])
+  }
+})

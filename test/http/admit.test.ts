@@ -1,0 +1,291 @@
+import { env } from 'cloudflare:workers'
+import { Hono } from 'hono'
+import { beforeAll, expect, test } from 'vitest'
+import { createControl } from '../../emulator/control.ts'
+import { type LimitPolicy, readConfig } from '../../src/config.ts'
+import type { AppEnv } from '../../src/http/context.ts'
+import { admit, networkOf } from '../../src/http/admit.ts'
+import { renderError } from '../../src/http/problem.ts'
+import { newMeter } from '../../src/redis/client.ts'
+import { createIsolate, createServices } from '../../src/services.ts'
+import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
+import { addUser } from '../rows.ts'
+
+beforeAll(migrate)
+
+const FROM = { headers: { 'CF-Connecting-IP': '192.0.2.1' } }
+const from = (address: string) => ({ headers: { 'CF-Connecting-IP': address } })
+
+/** Two reads an hour. */
+const newLimited = (bindings = {}, token?: string) =>
+  newEdge({ LIMIT_READS: '2', LIMIT_READS_SECONDS: '3600', ...bindings }, token)
+
+/** Sends one request after the other, each counted before the next. */
+async function statuses(edge: Edge, path: string, ...inits: RequestInit<IncomingRequestCfProperties>[]) {
+  const seen = []
+  for (const init of inits) {
+    seen.push((await edge.fetch(path, init)).status)
+    await edge.settle()
+  }
+  return seen
+}
+
+/**
+ * A Worker of one route, limited by `policy`, over modules made as the app makes them. `calls` counts its handler's.
+ */
+function newLimitedRoute(policy: Partial<LimitPolicy>) {
+  const token = `test-${crypto.randomUUID()}`
+  const defaults = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: token, REDIS_READ_TIMEOUT_MS: '100' })
+  const reads: LimitPolicy = { limit: 2, windowSeconds: 3_600, isStrict: true, onOutage: 'closed', ...policy }
+  const config = { ...defaults, limits: { ...defaults.limits, reads } }
+  const isolate = createIsolate(config)
+  const works: Promise<unknown>[] = []
+  const calls = { count: 0 }
+  const app = new Hono<AppEnv>()
+    .onError(renderError)
+    .use(async (c, next) => {
+      const defer = (work: () => Promise<unknown>) => void works.push(work())
+      c.set('config', config)
+      c.set('defer', defer)
+      c.set('services', createServices(config, env.DB, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer }))
+      await next()
+    })
+    .get('/', admit('reads', 'ignored'), (c) => {
+      calls.count += 1
+      return c.text('done')
+    })
+  return {
+    calls,
+    redis: createControl(env.UPSTASH_REDIS_REST_URL, token),
+    fetch: async (init: RequestInit = FROM) => app.request('/', init),
+    settle: () => Promise.all(works.splice(0)),
+  }
+}
+
+test('a caller over the quota is refused by a problem that says which, and when to try again', async () => {
+  const edge = newLimited()
+  const path = `/v1/users/${(await addUser()).id}`
+  expect(await statuses(edge, path, FROM, FROM, FROM)).toEqual([200, 200, 200]) // counted after the answer: one too many
+
+  const response = await edge.fetch(path, FROM)
+  expect(response.status).toBe(429)
+  expect(response.headers.get('Content-Type')).toBe('application/problem+json')
+  const problem = await response.json<{ retryAfter: number }>()
+  expect(problem).toEqual({
+    type: 'https://edge.test/problems/rate-limited',
+    title: 'Too many requests',
+    status: 429,
+    detail: `Try again in ${problem.retryAfter} s`,
+    instance: path,
+    retryAfter: expect.any(Number),
+    'violated-policies': ['reads'],
+  })
+  expect(response.headers.get('Retry-After')).toBe(String(problem.retryAfter))
+  expect(problem.retryAfter).toBeGreaterThan(0)
+  expect(problem.retryAfter).toBeLessThanOrEqual(3_600 + 1_800) // when half of the next window has come
+  expect(response.headers.get('RateLimit')).toBe(`"reads";r=0;t=${problem.retryAfter}`)
+})
+
+test('answers tell the policy always, and what remains as far as it is known', async () => {
+  const edge = newLimited()
+  const path = `/v1/users/${(await addUser()).id}`
+  const told = []
+  for (let i = 0; i < 3; i += 1) {
+    const { headers } = await edge.fetch(path, FROM)
+    await edge.settle()
+    expect(headers.get('RateLimit-Policy')).toBe('"reads";q=2;w=3600')
+    told.push(headers.get('RateLimit')?.replace(/t=\d+$/, 't='))
+  }
+  expect(told).toEqual([undefined, '"reads";r=1;t=', '"reads";r=0;t='])
+})
+
+test('the seconds told are those to the end of the window', async () => {
+  const edge = newLimited()
+  await statuses(edge, '/v1/users/u_a', FROM)
+  const { headers } = await edge.fetch('/v1/users/u_a', FROM)
+  const leftSeconds = 3_600 - ((Date.now() / 1_000) % 3_600)
+  const told = Number(/t=(\d+)$/.exec(headers.get('RateLimit') ?? '')?.[1])
+  expect(Math.abs(told - leftSeconds)).toBeLessThan(5)
+  await edge.settle()
+})
+
+test('a refused caller costs the isolate that knows it no round trip, and another isolate one', async () => {
+  const edge = newLimited()
+  const path = `/v1/users/${(await addUser()).id}`
+  await statuses(edge, path, FROM, FROM, FROM)
+  await edge.redis.reset()
+
+  expect(await statuses(edge, path, FROM, FROM, FROM)).toEqual([429, 429, 429])
+  expect(await edge.redis.counts()).toMatchObject({ requests: 0, commands: 0 })
+
+  const other = newLimited({}, edge.token)
+  expect(await statuses(other, path, FROM, FROM)).toEqual([200, 429])
+})
+
+test('a signed-in user has a quota of their own, wherever they come from, and when over it costs no round trip', async () => {
+  const edge = newLimited()
+  const user = await addUser()
+  const headers = await edge.signIn(user)
+  const asUser = (address: string) => ({ headers: { ...headers, 'CF-Connecting-IP': address } })
+  const everywhere = ['192.0.2.1', '192.0.2.2', '192.0.2.3', '192.0.2.4'].map(asUser)
+  expect(await statuses(edge, '/v1/sessions', ...everywhere)).toEqual([200, 200, 200, 429])
+
+  await edge.redis.reset()
+  expect(await statuses(edge, '/v1/sessions', ...everywhere)).toEqual([429, 429, 429, 429])
+  expect((await edge.redis.counts()).requests).toBe(0)
+  expect(await statuses(edge, '/v1/posts/hot', FROM)).toEqual([200])
+})
+
+test('each address has a quota of its own', async () => {
+  const edge = newLimited()
+  const path = `/v1/users/${(await addUser()).id}`
+  await statuses(edge, path, FROM, FROM, FROM)
+  expect(await statuses(edge, path, FROM, from('192.0.2.2'))).toEqual([429, 200])
+})
+
+test('an IPv6 /64 shares a quota, and so does an IPv4 address with its mapped form', async () => {
+  const edge = newLimited()
+  const path = `/v1/users/${(await addUser()).id}`
+  const neighbours = ['2001:db8::1', '2001:db8::2', '2001:db8:0:0:ffff::', '2001:db8::3', '2001:db8:0:1::1'].map(from)
+  expect(await statuses(edge, path, ...neighbours)).toEqual([200, 200, 200, 429, 200])
+
+  const forms = ['192.0.2.7', '::ffff:192.0.2.7', '::FFFF:192.0.2.7', '192.0.2.7', '192.0.2.8'].map(from)
+  expect(await statuses(edge, path, ...forms)).toEqual([200, 200, 200, 429, 200])
+})
+
+test.each([
+  ['192.0.2.1', '192.0.2.1'],
+  ['::ffff:192.0.2.1', '192.0.2.1'],
+  ['::FFFF:192.0.2.1', '192.0.2.1'],
+  ['2001:db8:1:2:3:4:5:6', '2001:db8:1:2::/64'],
+  ['2001:DB8:1:2::', '2001:db8:1:2::/64'],
+  ['2001:0db8:0001:0002:0003::1', '2001:db8:1:2::/64'],
+  ['2001:db8::1', '2001:db8:0:0::/64'],
+  ['2001:db8::1:2:3:4:5', '2001:db8:0:1::/64'],
+  ['::1', '0:0:0:0::/64'],
+  ['::', '0:0:0:0::/64'],
+  ['1::', '1:0:0:0::/64'],
+  ['1:2:3:4:5:6:7::', '1:2:3:4::/64'],
+  ['::2:3:4:5:6:7:8', '0:2:3:4::/64'],
+  ['0000:0000:0000:0000:0000:0000:0000:0001', '0:0:0:0::/64'],
+  ['unknown', 'unknown'],
+])('the network of %s is %s', (address, network) => {
+  expect(networkOf(address)).toBe(network)
+})
+
+test('an answer waits for no limit: it is counted afterwards', async () => {
+  const edge = newLimited({ REDIS_READ_TIMEOUT_MS: '2000' })
+  const path = `/v1/users/${(await addUser()).id}`
+  await statuses(edge, path, FROM)
+  await edge.redis.reset()
+  await edge.redis.latency(1_000)
+
+  const startedAt = Date.now()
+  const response = await edge.fetch(path, FROM)
+  expect(Date.now() - startedAt).toBeLessThan(800)
+  expect([response.status, roundTrips(response)]).toEqual([200, 0])
+  await edge.settle()
+  expect(await edge.redis.counts()).toMatchObject({ requests: 1, byCommand: { evalsha: 1 } })
+})
+
+test('a request that is refused as invalid, or finds nothing, is counted like any', async () => {
+  const edge = newLimited()
+  const paths = ['/v1/users/x', '/v1/users/u_nobody', '/v1/posts/hot?limit=0', '/v1/posts/hot']
+  const seen = []
+  for (const path of paths) seen.push(...(await statuses(edge, path, FROM)))
+  expect(seen).toEqual([400, 404, 400, 429])
+})
+
+test.each(['refuse', 'hang', 'cut', 'status'] as const)('reads stay open when Redis does "%s"', async (kind) => {
+  const edge = newLimited({ REDIS_READ_TIMEOUT_MS: '50' })
+  const path = `/v1/users/${(await addUser()).id}`
+  await edge.redis.fault({ kind })
+  expect(await statuses(edge, path, FROM, FROM, FROM, FROM, FROM)).toEqual([200, 200, 200, 200, 200])
+})
+
+test('a strict policy lets exactly the quota pass, however many ask at once, and its handler does not run', async () => {
+  const route = newLimitedRoute({ limit: 5 })
+  const responses = await Promise.all(Array.from({ length: 20 }, () => route.fetch()))
+  const seen = responses.map((response) => response.status)
+  expect(seen.filter((status) => status === 200)).toHaveLength(5)
+  expect(seen.filter((status) => status === 429)).toHaveLength(15)
+  expect(route.calls.count).toBe(5)
+})
+
+test('a strict policy counts before the work, and tells what remains with the first answer', async () => {
+  const route = newLimitedRoute({})
+  expect((await route.fetch()).headers.get('RateLimit')).toMatch(/^"reads";r=1;t=\d+$/)
+  expect((await route.fetch()).headers.get('RateLimit')).toMatch(/^"reads";r=0;t=\d+$/)
+  expect((await route.fetch()).status).toBe(429)
+  expect((await route.redis.counts()).requests).toBe(4) // three, and one for the script's first use
+  expect((await route.fetch()).status).toBe(429)
+  expect((await route.redis.counts()).requests).toBe(4)
+})
+
+test.each(['refuse', 'hang', 'cut', 'status'] as const)(
+  'a strict and closed policy answers 503, never 429, when Redis does "%s"',
+  async (kind) => {
+    const route = newLimitedRoute({ limit: 1 })
+    await route.redis.fault({ kind })
+    for (let i = 0; i < 7; i += 1) {
+      const response = await route.fetch()
+      expect(response.status).toBe(503)
+      expect(response.headers.get('Retry-After')).toBe('5')
+      expect(response.headers.has('RateLimit')).toBe(false)
+      expect(await response.json()).toMatchObject({ type: expect.stringMatching(/unavailable$/), retryAfter: 5 })
+    }
+    expect(route.calls.count).toBe(0)
+  },
+)
+
+test('a strict and open policy lets all pass when Redis is gone, and says nothing of what remains', async () => {
+  const route = newLimitedRoute({ limit: 1, onOutage: 'open' })
+  await route.redis.fault({ kind: 'refuse' })
+  for (let i = 0; i < 7; i += 1) {
+    const response = await route.fetch()
+    expect(response.status).toBe(200)
+    expect(response.headers.get('RateLimit-Policy')).toBe('"reads";q=1;w=3600')
+    expect(response.headers.has('RateLimit')).toBe(false)
+  }
+})
+
+interface Limits {
+  items: { policy: string; limit: number; windowSeconds: number; remaining: number; resetsAt: string }[]
+}
+
+test('what remains of my limits can be asked, which spends none', async () => {
+  const edge = newLimited()
+  const ask = async (init = FROM) => {
+    const response = await edge.fetch('/v1/rate-limit', init)
+    expect([response.status, response.headers.get('Cache-Control')]).toEqual([200, 'no-store'])
+    const { items } = await response.json<Limits>()
+    return items.find(({ policy }) => policy === 'reads')
+  }
+  expect(await ask()).toMatchObject({ limit: 2, windowSeconds: 3_600, remaining: 2 })
+  await statuses(edge, '/v1/users/u_a', FROM)
+  for (let i = 0; i < 4; i += 1) expect(await ask()).toMatchObject({ remaining: 1 })
+
+  await statuses(edge, '/v1/users/u_a', FROM, FROM, FROM)
+  const left = await ask() // not limited itself
+  expect(left?.remaining).toBe(0)
+  expect(Date.parse(left?.resetsAt ?? '')).toBeGreaterThan(Date.now())
+  expect(await ask(from('192.0.2.2'))).toMatchObject({ remaining: 2 })
+})
+
+test('every limit of the configuration is told, in one round trip', async () => {
+  const edge = newLimited()
+  await edge.fetch('/v1/rate-limit') // the server learns the script
+  const response = await edge.fetch('/v1/rate-limit')
+  const { items } = await response.json<Limits>()
+  expect(items.map(({ policy }) => policy)).toEqual(Object.keys(readConfig(env).limits))
+  expect(roundTrips(response)).toBe(1)
+})
+
+test('what remains is not told when Redis is gone: 503', async () => {
+  const edge = newLimited()
+  await edge.redis.fault({ kind: 'refuse' })
+  const response = await edge.fetch('/v1/rate-limit', FROM)
+  expect(response.status).toBe(503)
+  expect(response.headers.get('Retry-After')).toBe('5')
+  expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/unavailable', retryAfter: 5 })
+})

@@ -1,0 +1,114 @@
+import { beforeAll, expect, test } from 'vitest'
+import { cacheStatus } from '../../src/http/measure.ts'
+import type { CacheEvent } from '../../src/redis/cache.ts'
+import { migrate, newEdge } from '../edge.ts'
+import { addPost, addUser } from '../rows.ts'
+
+beforeAll(migrate)
+
+/** What an answer says it cost. */
+function costOf(response: Response) {
+  const told = /^redis;dur=([\d.]+);desc="(\d+) commands, (\d+) round trips"$/.exec(
+    response.headers.get('Server-Timing') ?? '',
+  )
+  return { ms: Number(told?.[1]), commands: Number(told?.[2]), requests: Number(told?.[3]) }
+}
+
+const event = (told: string, ttlMs?: number): CacheEvent => {
+  const [layer, outcome] = told.split(' ') as [CacheEvent['layer'], CacheEvent['outcome']] // as the table writes them
+  return { cache: 'thing', layer, outcome, ...(ttlMs === undefined ? {} : { ttlMs }) }
+}
+
+test.each<[string, CacheEvent[]]>([
+  ['', []],
+  ['memory; hit; ttl=12', [event('memory hit', 12_900)]],
+  ['redis; hit; ttl=300, memory; fwd=uri-miss', [event('memory miss'), event('redis hit', 300_000)]],
+  ['redis; hit; ttl=-2, memory; fwd=uri-miss', [event('memory miss'), event('redis stale', -1_500)]],
+  ['redis; hit; ttl=30, memory; fwd=uri-miss', [event('memory miss'), event('redis negative', 30_000)]],
+  [
+    'redis; fwd=uri-miss, memory; fwd=uri-miss',
+    [event('memory miss'), event('redis miss'), event('loader load'), event('redis store')],
+  ],
+  [
+    'redis; fwd=partial, memory; fwd=uri-miss',
+    [event('memory miss'), event('memory miss'), event('redis hit', 5_000), event('redis miss')],
+  ],
+  [
+    'redis; hit; ttl=9, memory; fwd=partial',
+    [event('memory hit', 5_000), event('memory miss'), event('redis hit', 9_000)],
+  ],
+  ['memory; hit; ttl=3', [event('memory hit', 5_000), event('memory hit', 3_000), event('memory hit', 9_000)]],
+  ['redis; fwd=bypass; detail=error, memory; fwd=uri-miss', [event('memory miss'), event('redis error')]],
+  [
+    'redis; fwd=bypass; detail=error, memory; fwd=uri-miss',
+    [event('memory miss'), event('redis miss'), event('redis error'), event('loader load')],
+  ],
+])('Cache-Status is "%s" for what happened', (status, events) => {
+  expect(cacheStatus(events)).toBe(status)
+})
+
+test('an answer tells the commands and round trips that Redis saw before it', async () => {
+  const author = await addUser()
+  const ids = []
+  for (let i = 0; i < 3; i += 1) ids.push((await addPost({ authorId: author.id })).id)
+  const first = newEdge()
+  await first.fetch(`/v1/posts/hot`)
+  await first.settle()
+
+  for (const path of [
+    `/v1/posts/${ids[0]}`,
+    `/v1/posts?ids=${ids.join()}`,
+    `/v1/posts/hot?limit=2`,
+    `/v1/users/${author.id}/posts`,
+    `/v1/users/${author.id}`,
+  ]) {
+    await first.fetch(path)
+    await first.settle()
+    const second = newEdge({}, first.token)
+    await second.redis.reset()
+    const cost = costOf(await second.fetch(path))
+    await second.settle()
+    const seen = await second.redis.counts()
+    // After the answer comes one request with one command: the limit.
+    expect([path, cost.requests + 1, cost.commands + 1]).toEqual([path, seen.requests, seen.commands])
+  }
+})
+
+test('an answer that leaves nothing to do afterwards tells exactly what Redis saw', async () => {
+  const edge = newEdge()
+  for (const path of ['/readyz', '/v1/rate-limit']) {
+    await edge.fetch(path)
+    await edge.redis.reset()
+    const cost = costOf(await edge.fetch(path))
+    await edge.settle()
+    expect(await edge.redis.counts()).toMatchObject({ requests: cost.requests, commands: cost.commands })
+    expect(cost.requests).toBe(1)
+  }
+})
+
+test('a request that was sent twice is counted twice', async () => {
+  const edge = newEdge()
+  await edge.redis.fault({ kind: 'cut', times: 1 })
+  const response = await edge.fetch('/readyz')
+  expect(response.status).toBe(200)
+  expect(costOf(response)).toMatchObject({ commands: 2, requests: 2 })
+  expect(await edge.redis.counts()).toMatchObject({ commands: 2, requests: 2 })
+})
+
+test('the milliseconds told are those waited for Redis', async () => {
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '2000' })
+  await edge.redis.latency(200)
+  const { ms } = costOf(await edge.fetch('/readyz'))
+  expect(ms).toBeGreaterThanOrEqual(190)
+  expect(ms).toBeLessThan(1_000)
+})
+
+test('a problem tells its cost too, and an answer from memory costs nothing', async () => {
+  const edge = newEdge()
+  const miss = await edge.fetch('/v1/users/u_nobody')
+  expect([miss.status, costOf(miss).requests]).toEqual([404, 2])
+  await edge.settle()
+  const known = await edge.fetch('/v1/users/u_nobody')
+  expect([known.status, costOf(known).requests, costOf(known).commands]).toEqual([404, 0, 0])
+  expect(known.headers.get('Cache-Status')).toMatch(/^memory; hit; ttl=[12]\d$/)
+})

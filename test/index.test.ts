@@ -1,0 +1,36 @@
+import { env, exports } from 'cloudflare:workers'
+import { beforeAll, expect, test } from 'vitest'
+import { migrate } from './edge.ts'
+import { addPost, addUser } from './rows.ts'
+
+beforeAll(migrate)
+
+test('the Worker answers as it is deployed', async () => {
+  const user = await addUser({ displayName: 'Ada' })
+  const post = await addPost({ authorId: user.id, likesCount: 4 })
+  const read = async (path: string) => {
+    const response = await exports.default.fetch(`https://edge.test${path}`)
+    expect([path, response.status]).toEqual([path, 200])
+    return response.json()
+  }
+  expect(await read('/healthz')).toEqual({ status: 'alive' })
+  expect(await read('/readyz')).toMatchObject({ isReady: true })
+  expect(await read('/openapi.json')).toMatchObject({ openapi: '3.1.0' })
+  expect(await read(`/v1/users/${user.id}`)).toMatchObject({ displayName: 'Ada' })
+  expect(await read('/v1/posts/hot')).toMatchObject({ items: [{ id: post.id, likesCount: 4 }] })
+
+  const [first, second] = [await read(`/v1/users/${user.id}`), await read(`/v1/users/${user.id}`)]
+  expect(second).toEqual(first)
+  expect(env.UPSTASH_REDIS_REST_URL).toContain('127.0.0.1')
+})
+
+test('what it has learned serves its next request: the isolate is one', async () => {
+  const { id } = await addUser()
+  await (await exports.default.fetch(`https://edge.test/v1/users/${id}`)).text()
+  const statusOf = async () => {
+    const response = await exports.default.fetch(`https://edge.test/v1/users/${id}`)
+    await response.text()
+    return response.headers.get('Cache-Status') ?? ''
+  }
+  await expect.poll(statusOf).toMatch(/^memory; hit/)
+})

@@ -1,0 +1,189 @@
+import { env } from 'cloudflare:workers'
+import { eq, inArray } from 'drizzle-orm'
+import { beforeAll, expect, test } from 'vitest'
+import { readConfig } from '../../src/config.ts'
+import * as schema from '../../src/db/schema.ts'
+import { keys } from '../../src/keys.ts'
+import { newMeter } from '../../src/redis/client.ts'
+import { createIsolate, createServices } from '../../src/services.ts'
+import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
+import { addPost, addUser, db } from '../rows.ts'
+
+beforeAll(migrate)
+
+const DAY_MS = 86_400_000
+
+/** The hot feed is about every post there is: takes those of other tests away, and answers an author for new ones. */
+async function newAuthor() {
+  await db.delete(schema.posts)
+  return (await addUser()).id
+}
+
+async function readHot(edge: Edge, query = '') {
+  const response = await edge.fetch(`/v1/posts/hot${query}`)
+  expect(response.status).toBe(200)
+  const { items } = await response.json<{ items: { id: string; text: string; likesCount: number }[] }>()
+  return { response, items, ids: items.map((post) => post.id) }
+}
+
+/** The ids of the hot feed at `now`, as a new isolate over an empty Redis has them. */
+async function hotAt(now: number, variables: Record<string, string> = {}) {
+  const config = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: `test-${crypto.randomUUID()}`, ...variables })
+  const works: Promise<unknown>[] = []
+  const { posts } = createServices(config, env.DB, createIsolate(config), {
+    meter: newMeter(),
+    onCacheEvent: () => {},
+    defer: (work) => void works.push(work()),
+  })
+  const hot = await posts.hot(100, now)
+  await Promise.all(works)
+  return hot.map((post) => post.id)
+}
+
+test('the hot feed is the most liked posts of the last 7 days; an older one is out however liked', async () => {
+  const authorId = await newAuthor()
+  const now = Date.now()
+  const few = await addPost({ authorId, likesCount: 1, createdAt: now - 1_000 })
+  const many = await addPost({ authorId, likesCount: 9, createdAt: now - 7 * DAY_MS + 60_000 })
+  const some = await addPost({ authorId, likesCount: 5, createdAt: now - 3 * DAY_MS })
+  await addPost({ authorId, likesCount: 1_000_000, createdAt: now - 7 * DAY_MS - 60_000 })
+
+  const { items, response } = await readHot(newEdge())
+  expect(items.map(({ id, likesCount }) => [id, likesCount])).toEqual([
+    [many.id, 9],
+    [some.id, 5],
+    [few.id, 1],
+  ])
+  expect(response.headers.get('Cache-Control')).toBe('public, no-cache')
+})
+
+test('a changed count is seen at once, and so is the order it makes, while texts and the list are cached', async () => {
+  const authorId = await newAuthor()
+  const edge = newEdge()
+  const [first, second] = [
+    await addPost({ authorId, likesCount: 10, text: 'First' }),
+    await addPost({ authorId, likesCount: 5, text: 'Second' }),
+  ]
+  expect((await readHot(edge)).ids).toEqual([first.id, second.id])
+  await edge.settle()
+
+  await db.update(schema.posts).set({ text: 'Changed', likesCount: 0 }).where(eq(schema.posts.id, second.id))
+  await edge.sdk.set(keys.count('likes', second.id), 11)
+  for (const reader of [edge, newEdge({}, edge.token)]) {
+    const { items } = await readHot(reader)
+    expect(items).toMatchObject([
+      { id: second.id, text: 'Second', likesCount: 11 },
+      { id: first.id, text: 'First', likesCount: 10 },
+    ])
+  }
+})
+
+test('of posts with as many likes the newest comes first', async () => {
+  const authorId = await newAuthor()
+  const now = Date.now()
+  const ids: string[] = []
+  // Days apart: each day is read by itself.
+  for (const daysAgo of [5, 3, 3, 1, 0]) {
+    const createdAt = now - daysAgo * DAY_MS - 1_000 + ids.length
+    ids.unshift((await addPost({ authorId, likesCount: 4, createdAt })).id)
+  }
+  expect((await readHot(newEdge())).ids).toEqual(ids)
+})
+
+test('the feed has 20 posts, or as many as asked up to 100, and those are the best', async () => {
+  const authorId = await newAuthor()
+  const now = Date.now()
+  const ids = []
+  for (let i = 0; i < 105; i += 1) {
+    const post = await addPost({ authorId, likesCount: 1_000 - i, createdAt: now - (i % 7) * DAY_MS - 1_000 })
+    ids.push(post.id)
+  }
+  const edge = newEdge()
+  expect((await readHot(edge)).ids).toEqual(ids.slice(0, 20))
+  expect((await readHot(edge, '?limit=3')).ids).toEqual(ids.slice(0, 3))
+  expect((await readHot(edge, '?limit=100')).ids).toEqual(ids.slice(0, 100))
+})
+
+test('a feed without posts is empty', async () => {
+  await newAuthor()
+  const edge = newEdge()
+  expect((await readHot(edge)).ids).toEqual([])
+  await edge.settle()
+  expect((await readHot(edge)).ids).toEqual([])
+})
+
+test('a deleted post leaves the feed with its cache entry, though the list still has it', async () => {
+  const authorId = await newAuthor()
+  const edge = newEdge()
+  const [gone, kept] = [await addPost({ authorId, likesCount: 2 }), await addPost({ authorId, likesCount: 1 })]
+  await readHot(edge)
+  await edge.settle()
+  await db.delete(schema.posts).where(inArray(schema.posts.id, [gone.id]))
+  await edge.sdk.del(keys.post(gone.id))
+
+  const other = newEdge({}, edge.token)
+  const { ids, response } = await readHot(other)
+  expect(ids).toEqual([kept.id])
+  expect(response.headers.get('Cache-Status')).toContain('redis; fwd=partial')
+})
+
+test('a hot feed of 20 is 2 round trips from Redis, and 1 when memory has the list', async () => {
+  const authorId = await newAuthor()
+  for (let i = 0; i < 20; i += 1) await addPost({ authorId, likesCount: i })
+  const first = newEdge()
+  await readHot(first)
+  await first.settle()
+
+  const second = newEdge({}, first.token)
+  await second.redis.reset()
+  const { response, ids } = await readHot(second)
+  await second.settle()
+  expect(ids).toHaveLength(20)
+  expect(roundTrips(response)).toBe(2)
+  // List and generation; texts; counts; the limit, counted after the answer.
+  expect(await second.redis.counts()).toMatchObject({ requests: 3, byCommand: { mget: 3, evalsha: 1 } })
+
+  await second.redis.reset()
+  const again = await readHot(second)
+  await second.settle()
+  expect(again.ids).toEqual(ids)
+  expect(roundTrips(again.response)).toBe(1)
+  expect(await second.redis.counts()).toMatchObject({ requests: 2, byCommand: { mget: 1, evalsha: 1 } })
+})
+
+test.each([
+  ['midnight', '2026-03-10T00:00:00.000Z'],
+  ['the last moment of a day', '2026-03-10T23:59:59.999Z'],
+  ['noon', '2026-03-10T12:00:00.000Z'],
+])('at %s the feed reaches back 7 days to the millisecond', async (_, time) => {
+  const authorId = await newAuthor()
+  const now = Date.parse(time)
+  await addPost({ authorId, likesCount: 9, createdAt: now - 7 * DAY_MS })
+  const oldest = await addPost({ authorId, likesCount: 5, createdAt: now - 7 * DAY_MS + 1 })
+  const midnight = await addPost({ authorId, likesCount: 4, createdAt: Date.parse('2026-03-08T00:00:00.000Z') })
+  const lastMoment = await addPost({ authorId, likesCount: 3, createdAt: Date.parse('2026-03-07T23:59:59.999Z') })
+  const newest = await addPost({ authorId, likesCount: 2, createdAt: now })
+  expect(await hotAt(now)).toEqual([oldest.id, midnight.id, lastMoment.id, newest.id])
+})
+
+test('the window is as many days as configured', async () => {
+  const authorId = await newAuthor()
+  const now = Date.parse('2026-03-10T12:00:00.000Z')
+  const today = await addPost({ authorId, createdAt: now - DAY_MS + 1 })
+  const lastMonth = await addPost({ authorId, createdAt: now - 31 * DAY_MS + 1 })
+  expect(await hotAt(now, { HOT_DAYS: '1' })).toEqual([today.id])
+  expect(await hotAt(now, { HOT_DAYS: '31' })).toEqual([today.id, lastMonth.id])
+})
+
+test('raising the generation renews every hot feed at once', async () => {
+  const authorId = await newAuthor()
+  const edge = newEdge({ MEMORY_SECONDS: '0' })
+  const old = await addPost({ authorId, likesCount: 1 })
+  await readHot(edge)
+  await edge.settle()
+  const added = await addPost({ authorId, likesCount: 2 })
+  expect((await readHot(edge)).ids).toEqual([old.id])
+  await edge.settle()
+  await edge.sdk.incr(keys.hotGeneration)
+  expect((await readHot(edge)).ids).toEqual([added.id, old.id])
+})
