@@ -22,5 +22,6 @@ export default defineConfig({
     exclude: ['test/emulator/**', 'test/scripts/**'],
     globalSetup: './test/emulator.setup.ts',
     maxWorkers: 4,
+    testTimeout: 30_000, // scrypt, 1 000 readers, and machines that are busy
   },
 })

@@ -5,5 +5,6 @@ export default defineConfig({
   test: {
     include: ['test/emulator/**/*.test.ts', 'test/scripts/**/*.test.ts'],
     maxWorkers: 2,
+    testTimeout: 30_000,
   },
 })

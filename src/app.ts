@@ -5,7 +5,7 @@ import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
 import { secureHeaders } from 'hono/secure-headers'
-import { type Config, readConfig } from './config.ts'
+import type { Config } from './config.ts'
 import { Problem } from './errors.ts'
 import { comments } from './comments/routes.ts'
 import { docs } from './docs/routes.ts'
@@ -13,12 +13,13 @@ import { feed } from './feed/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
+import { likesOf } from './likes/routes.ts'
 import { health, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
 import { rateLimit } from './rate-limit/routes.ts'
 import { type CacheEvent } from './redis/cache.ts'
 import { newMeter } from './redis/client.ts'
-import { createIsolate, createServices, type Isolate } from './services.ts'
+import { createServices, type Isolate } from './services.ts'
 import { sessions } from './sessions/routes.ts'
 import { users } from './users/routes.ts'
 
@@ -35,16 +36,7 @@ const OWN_HEADERS = [
 ]
 
 /** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
-export function createApp() {
-  // Made by the first request, because the configuration comes with it.
-  let state: { env: Env; config: Config; isolate: Isolate } | undefined
-  const stateOf = (env: Env) => {
-    if (state?.env === env) return state
-    const config = readConfig(env)
-    state = { env, config, isolate: createIsolate(config) }
-    return state
-  }
-
+export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isolate }) {
   const app = new Hono<AppEnv>()
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
@@ -106,7 +98,7 @@ export function createApp() {
     c.set('meter', meter)
     c.set('cacheEvents', cacheEvents)
     c.set('defer', defer)
-    c.set('services', createServices(config, c.env.DB, isolate, { meter, onCacheEvent, defer }))
+    c.set('services', createServices(config, c.env, isolate, { meter, onCacheEvent, defer }))
     await next()
     const works = waiting
     waiting = undefined
@@ -119,6 +111,8 @@ export function createApp() {
   app.route('/v1/sessions', sessions)
   app.route('/v1/posts', posts)
   app.route('/v1/comments', comments)
+  app.route('/v1/posts', likesOf('p'))
+  app.route('/v1/comments', likesOf('c'))
   app.route('/v1/feed', feed)
   app.route('/v1/rate-limit', rateLimit)
   return app

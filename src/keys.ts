@@ -12,6 +12,16 @@ export const keys = {
   hotGeneration: 'generation:hot',
   /** String holding an integer: a count of a post or comment. Expires when idle; D1 holds it too. */
   count: (counter: Counter, contentId: string) => `count:${counter}:${contentId}`,
+  /** Hash beside the counts of a content: when they last changed here, and the revisions they were settled at. */
+  countsMeta: (contentId: string) => `counts:${contentId}`,
+  /** Hash of a member: content id → whether they like it and since when. Expires when idle; D1 holds it too. */
+  likedBy: (userId: string) => `liked:${userId}`,
+  /** HyperLogLog: who viewed a post. Expires 30 days after the last view. */
+  viewers: (postId: string) => `viewers:${postId}`,
+  /** Integer: the views a post had before its viewers were noted. Expires with them. */
+  viewsBase: (postId: string) => `views-base:${postId}`,
+  /** Set of post ids whose views are still to be written to D1. No expiry; emptied by the cron. */
+  viewsDirty: 'views-dirty',
   /** String of JSON: a session, without its secret. Expires when idle. */
   session: (id: string) => `session:${id}`,
   /** Integer: rises when all sessions of a user are ended. Expires after 30 days; D1 holds it too. */

@@ -5,6 +5,7 @@ import { createFeed } from './feed/feed.ts'
 import { createFollows } from './users/follows.ts'
 import { createIdempotency } from './idempotency/idempotency.ts'
 import { keys } from './keys.ts'
+import { createLikes, type LikeMessage } from './likes/likes.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter } from './redis/client.ts'
@@ -14,6 +15,7 @@ import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
+import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 
 /** What an isolate keeps between requests. */
@@ -35,15 +37,22 @@ export interface Invocation {
 /** Counts that nobody asked for in a day leave Redis; D1 holds them. */
 const COUNT_TTL_MS = 86_400_000
 
+/** What is bound to the Worker besides its configuration. */
+export interface Bindings {
+  DB: D1Database
+  LIKES: Queue<LikeMessage>
+}
+
 export type Services = ReturnType<typeof createServices>
 
 /** Builds the modules one invocation needs. */
-export function createServices(config: Config, d1: D1Database, isolate: Isolate, invocation: Invocation) {
+export function createServices(config: Config, bindings: Bindings, isolate: Isolate, invocation: Invocation) {
   const { meter, defer, onCacheEvent } = invocation
-  const db = drizzle(d1)
+  const db = drizzle(bindings.DB)
   const connect = createConnection(config.redis, isolate.breaker, meter)
   const { readTimeoutMs } = config.redis
   const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
+  const writes = connect({ timeoutMs: config.redis.writeTimeoutMs, isSafeTwice: true })
   const once = connect({ timeoutMs: readTimeoutMs, isSafeTwice: false })
 
   const cache = { redis, memory: isolate.memory, defer, onEvent: onCacheEvent }
@@ -73,15 +82,14 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
     generationKey: keys.hotGeneration,
   })
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
+  const likes = createLikes(db, counters, createCounters(writes, COUNT_TTL_MS, defer), (message) =>
+    bindings.LIKES.send(message),
+  )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
 
   const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
-  const forgetCounts = (counts: string[]) => redis.del(...counts)
-  // The next reader loads it from D1.
-  const settleComments = (postId: string, _count: number, _revision: number) =>
-    forgetCounts([keys.count('comments', postId)])
 
   const users = createUsers(db, usersById, idsByUsername, writeThrough)
   const posts = createPosts({
@@ -89,7 +97,7 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
     byId: postsById,
     hotIds: hotPosts,
     counters,
-    forgetCounts,
+    likedBy: (userId, ids) => likes.likedBy(userId, ids),
     authors: users,
     writeThrough,
     hotWindowMs: config.hotWindowMs,
@@ -98,10 +106,12 @@ export function createServices(config: Config, d1: D1Database, isolate: Isolate,
     redis,
     users,
     posts,
-    comments: createComments({ db, counters, settleComments, forgetCounts, writeThrough }),
+    comments: createComments(db, counters, writeThrough),
     follows: createFollows(db, users, writeThrough),
     feed: createFeed(db, posts.withCounts),
     idempotency: createIdempotency(db),
+    likes,
+    views: createViews(db, createCounters(writes, COUNT_TTL_MS, defer)),
     sessions,
     tokens,
     accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs),

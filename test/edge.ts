@@ -1,9 +1,18 @@
 import { Redis } from '@upstash/redis/cloudflare'
-import { applyD1Migrations, createExecutionContext, type D1Migration, waitOnExecutionContext } from 'cloudflare:test'
+import {
+  applyD1Migrations,
+  createExecutionContext,
+  createMessageBatch,
+  createScheduledController,
+  type D1Migration,
+  getQueueResult,
+  waitOnExecutionContext,
+} from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { ulid } from 'ulid'
 import { createControl } from '../emulator/control.ts'
 import { sessions } from '../src/db/schema.ts'
+import { createApp } from '../src/app.ts'
 import { createWorker } from '../src/index.ts'
 import { createTokens } from '../src/sessions/token.ts'
 import { db } from './rows.ts'
@@ -18,6 +27,12 @@ declare global {
 
 /** Brings the tables of this file's D1. Storage belongs to the file, not to the test: tests use ids of their own. */
 export const migrate = () => applyD1Migrations(env.DB, env.MIGRATIONS)
+
+/** The routes of the Worker, none of which is asked. */
+export const newRoutes = () =>
+  createApp(() => {
+    throw new Error('only its routes are wanted')
+  }).routes
 
 export type Edge = ReturnType<typeof newEdge>
 
@@ -68,6 +83,29 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
         expiresAt: now + 3_600_000,
       })
       return { Authorization: `Bearer ${token}` }
+    },
+
+    /** Delivers messages of the queue `likes`, as the platform would; answers what became of each. */
+    async deliver(bodies: unknown[]): Promise<{ acked: number[]; retried: number[] }> {
+      const context = createExecutionContext()
+      const now = new Date()
+      const batch = createMessageBatch(
+        'likes',
+        bodies.map((body, i) => ({ id: String(i), timestamp: now, attempts: 1, body })),
+      )
+      await worker.queue(batch, settings, context)
+      const result = await getQueueResult(batch, context)
+      return {
+        acked: result.explicitAcks.map(Number),
+        retried: result.retryMessages.map(({ msgId }) => Number(msgId)),
+      }
+    },
+
+    /** Runs the cron jobs of a minute. */
+    async cron(now = Date.now()): Promise<void> {
+      const context = createExecutionContext()
+      await worker.scheduled(createScheduledController({ scheduledTime: now, cron: '* * * * *' }), settings, context)
+      await waitOnExecutionContext(context)
     },
 
     /** Waits for all that was left to do after the answers. */

@@ -30,23 +30,25 @@ const content = {
 
 export type Comments = ReturnType<typeof createComments>
 
-export interface CommentsDependencies {
-  db: DrizzleD1Database
-  counters: Counters
-  /** Brings the count of a post's comments to Redis: what D1 had at that revision of its counts. */
-  settleComments: (postId: string, count: number, revision: number) => Promise<unknown>
-  /** Takes counts out of Redis, by their keys. */
-  forgetCounts: (keys: string[]) => Promise<unknown>
-  writeThrough: WriteThrough
-}
-
 /**
  * Comments: pages from D1, their likes fresh from Redis where it has them.
  * Without Redis everything works; the counts of comments follow later.
  */
-export function createComments({ db, counters, settleComments, forgetCounts, writeThrough }: CommentsDependencies) {
+export function createComments(db: DrizzleD1Database, counters: Counters, writeThrough: WriteThrough) {
   const countOf = (postId: string) =>
-    db.select({ count: posts.commentsCount, revision: posts.countsRevision }).from(posts).where(eq(posts.id, postId))
+    db.select({ value: posts.commentsCount, revision: posts.countsRevision }).from(posts).where(eq(posts.id, postId))
+
+  /** Brings the count of a post's comments to Redis, as D1 had it at that revision. One round trip. */
+  const settle = (postId: string, counted: { value: number; revision: number }) =>
+    counters.settle([
+      {
+        count: keys.count('comments', postId),
+        meta: keys.countsMeta(postId),
+        field: 'comments',
+        changedAt: 0, // comments are in D1 before Redis hears of them
+        ...counted,
+      },
+    ])
 
   return {
     /** Writes a comment. `alongside` joins the batch that does. One D1 round trip, then one for the count. */
@@ -66,10 +68,8 @@ export function createComments({ db, counters, settleComments, forgetCounts, wri
           if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
           throw error
         })
-      if (counted) {
-        const settle = () => [settleComments(postId, counted.count, counted.revision)]
-        await writeThrough(settle, settle)
-      }
+      const tell = () => (counted ? [settle(postId, counted)] : []) // else the post is gone again
+      await writeThrough(tell, tell)
       return created
     },
 
@@ -86,11 +86,11 @@ export function createComments({ db, counters, settleComments, forgetCounts, wri
         throw new Problem('not-yours', 'Only its author, or that of the post, may do this')
       }
       const [, [counted]] = await db.batch([db.delete(comments).where(eq(comments.id, id)), countOf(postId)])
-      const settle = () => [
-        forgetCounts([keys.count('likes', id)]),
-        ...(counted ? [settleComments(postId, counted.count, counted.revision)] : []), // else the post went too
+      const tell = () => [
+        counters.forget([keys.count('likes', id), keys.countsMeta(id)]),
+        ...(counted ? [settle(postId, counted)] : []),
       ]
-      await writeThrough(settle, settle)
+      await writeThrough(tell, tell)
     },
 
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */

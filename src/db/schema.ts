@@ -61,7 +61,11 @@ export const posts = sqliteTable(
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
   },
-  (t) => [index('posts_author').on(t.authorId, t.id), index('posts_hot').on(t.createdDay, t.likesCount, t.id)],
+  (t) => [
+    index('posts_author').on(t.authorId, t.id),
+    index('posts_hot').on(t.createdDay, t.likesCount, t.id),
+    index('posts_liked').on(t.likesChangedAt),
+  ],
 )
 
 export const comments = sqliteTable(
@@ -80,7 +84,11 @@ export const comments = sqliteTable(
     countsRevision: integer('counts_revision').notNull().default(0),
     createdAt: integer('created_at').notNull(),
   },
-  (t) => [index('comments_post').on(t.postId, t.id), index('comments_author').on(t.authorId)],
+  (t) => [
+    index('comments_post').on(t.postId, t.id),
+    index('comments_author').on(t.authorId),
+    index('comments_liked').on(t.likesChangedAt),
+  ],
 )
 
 export const follows = sqliteTable(

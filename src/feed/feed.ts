@@ -21,7 +21,7 @@ const LATEST = 'p_~'
  *
  * One D1 round trip, then one for the counts. Without Redis the counts are those of D1.
  */
-export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[]) => Promise<Post[]>) {
+export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[], viewerId: string) => Promise<Post[]>) {
   return {
     /** The page of `userId`'s feed after `cursor`. */
     async page(userId: string, limit: number, cursor: string = LATEST): Promise<Page<Post>> {
@@ -32,7 +32,7 @@ export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[]) 
         (row) => row.id,
         (row) => row,
       )
-      return { ...page, items: await withCounts(page.items) }
+      return { ...page, items: await withCounts(page.items, userId) }
     },
   }
 }

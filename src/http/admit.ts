@@ -47,6 +47,17 @@ export const admit = (name: LimitName, user: 'required' | 'optional' | 'ignored'
     }
   })
 
+/**
+ * Reads for whoever the token claims to be while the session is checked in the same round trip; if that is over, reads
+ * again for nobody.
+ */
+export async function readAsViewer<T>(c: Context<AppEnv>, read: (viewerId?: string) => Promise<T>): Promise<T> {
+  const claims = readClaims(c)
+  if (!claims) return read()
+  const [answer, isLive] = await Promise.all([read(claims.userId), c.var.services.sessions.check(claims)])
+  return isLive ? answer : read()
+}
+
 /** Who is signed in, on a route that requires it. */
 export function requireUserId(c: Context<AppEnv>): string {
   const { userId } = c.var

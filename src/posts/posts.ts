@@ -23,6 +23,8 @@ export interface Post {
   commentsCount: number
   /** Unique viewers, approximate. */
   viewsCount: number
+  /** Whether who is signed in likes it; absent for nobody. */
+  likedByMe?: boolean
 }
 
 /** A post as the cache holds it: without counts, which are read fresh. */
@@ -74,8 +76,7 @@ export interface PostsDependencies {
   byId: Cache<CachedPost>
   hotIds: Cache<string[]>
   counters: Counters
-  /** Takes counts out of Redis, by their keys. */
-  forgetCounts: (keys: string[]) => Promise<unknown>
+  likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>
   authors: Users
   writeThrough: WriteThrough
   hotWindowMs: number
@@ -92,7 +93,7 @@ export function createPosts({
   byId,
   hotIds,
   counters,
-  forgetCounts,
+  likedBy,
   authors,
   writeThrough,
   hotWindowMs,
@@ -117,28 +118,33 @@ export function createPosts({
     })
   }
 
-  /** Those of `ids` that exist, in that order. One round trip. At most 100: what D1 can bind. */
-  async function getMany(ids: string[]): Promise<Post[]> {
+  /**
+   * Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes.
+   * At most 100: what D1 can bind.
+   */
+  async function getMany(ids: string[], viewerId?: string): Promise<Post[]> {
     const finding = byId.getMany(ids, load)
     const counting = countsOf(ids, async (uncounted) => {
       const exists = new Set((await finding).map((post) => post?.id))
       const known = uncounted.filter((id) => exists.has(id))
       return known.length === 0 ? [] : db.select(counts).from(posts).where(inArray(posts.id, known))
     })
-    const [found, counted] = await Promise.all([finding, counting])
+    const liking = viewerId === undefined ? undefined : likedBy(viewerId, ids)
+    const [found, counted, liked] = await Promise.all([finding, counting, liking])
     return found.flatMap((post, i) => {
       const count = counted[i]
-      return post && count ? [toPost(post, count)] : []
+      return post && count ? [toPost(post, count, liked?.[i])] : []
     })
   }
 
-  /** What D1 read, with its counts fresh. One round trip. */
-  async function withCounts(rows: PostRow[]): Promise<Post[]> {
-    const counted = await countsOf(
-      rows.map((row) => row.id),
-      async () => rows,
-    )
-    return rows.map((row, i) => toPost(row, counted[i] ?? row))
+  /** What D1 read, as `viewerId` sees it, with its counts fresh. One round trip. */
+  async function withCounts(rows: PostRow[], viewerId?: string): Promise<Post[]> {
+    const ids = rows.map((row) => row.id)
+    const [counted, liked] = await Promise.all([
+      countsOf(ids, async () => rows),
+      viewerId === undefined ? undefined : likedBy(viewerId, ids),
+    ])
+    return rows.map((row, i) => toPost(row, counted[i] ?? row, liked?.[i]))
   }
 
   const ownership = (id: string) =>
@@ -149,14 +155,14 @@ export function createPosts({
     withCounts,
 
     /** One post. One round trip. */
-    async get(id: string): Promise<Post> {
-      const [post] = await getMany([id])
+    async get(id: string, viewerId?: string): Promise<Post> {
+      const [post] = await getMany([id], viewerId)
       if (!post) throw new Problem('not-found', `There is no post ${id}`)
       return post
     },
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
-    async byAuthor(authorId: string, limit: number, cursor?: string): Promise<Page<Post>> {
+    async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
       const rows = await db
         .select(columns)
         .from(posts)
@@ -169,14 +175,14 @@ export function createPosts({
         (row) => row.id,
         (row) => row,
       )
-      return { ...page, items: await withCounts(page.items) }
+      return { ...page, items: await withCounts(page.items, viewerId) }
     },
 
     /**
      * The hot feed: the most liked posts of the last days. The list of ids is as old as its cache; texts and counts
      * are not, and the page is sorted by them. Two round trips from Redis, one when memory has the list.
      */
-    async hot(limit: number, now = Date.now()): Promise<Post[]> {
+    async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
       const ids = await hotIds.get('all', async () => {
         const since = now - hotWindowMs
         const days = []
@@ -193,7 +199,7 @@ export function createPosts({
         best.sort((a, b) => b.likes - a.likes || (a.id < b.id ? 1 : -1))
         return best.slice(0, HOT_SIZE).map((post) => post.id)
       })
-      const hot = await getMany((ids ?? []).slice(0, limit))
+      const hot = await getMany((ids ?? []).slice(0, limit), viewerId)
       return hot.sort((a, b) => b.likesCount - a.likesCount || (a.id < b.id ? 1 : -1))
     },
 
@@ -209,7 +215,7 @@ export function createPosts({
     ): Promise<Post> {
       const id = `p_${ulid(now).toLowerCase()}`
       const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
-      const created = toPost(post, { likes: 0, comments: 0, views: 0 })
+      const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
       const [, rows] = await db.batch([db.insert(posts).values(post), authors.select(authorId), ...alongside(created)])
       await writeThrough(
         () => [byId.put(id, post), ...authors.tell(rows)],
@@ -233,15 +239,15 @@ export function createPosts({
         ownership(id),
       ])
       if (!row) throw refusal(id, authorId, found)
-      const { likes, comments, views, ...post } = row
-      const [[updated = toPost(post, { likes, comments, views })]] = await Promise.all([
-        withCounts([row]),
+      const { likes: _likes, comments: _comments, views: _views, ...post } = row
+      const [[updated]] = await Promise.all([
+        withCounts([row], authorId),
         writeThrough(
           () => [byId.put(id, post)],
           () => [byId.invalidate([id])],
         ),
       ])
-      return updated
+      return updated ?? toPost(row, row, undefined)
     },
 
     /**
@@ -264,11 +270,14 @@ export function createPosts({
       if (!removed) throw refusal(id, authorId, found)
       const counted = [
         ...COUNTERS.map((counter) => keys.count(counter, id)),
-        ...commented.map((comment) => keys.count('likes', comment.id)),
+        keys.viewers(id),
+        keys.viewsBase(id),
+        keys.countsMeta(id),
+        ...commented.flatMap((comment) => [keys.count('likes', comment.id), keys.countsMeta(comment.id)]),
       ]
       const forget = () => [
         byId.invalidate([id]),
-        forgetCounts(counted),
+        counters.forget(counted),
         ...(removed.createdAt > now - hotWindowMs ? [hotIds.expireAll()] : []), // older ones are in no hot feed
       ]
       await writeThrough(
@@ -286,7 +295,7 @@ function refusal(id: string, authorId: string, found: { authorId: string; versio
   return new Problem('version-changed', `The post is at version ${found.version}`)
 }
 
-function toPost(post: CachedPost, count: Omit<Counts, 'id'>): Post {
+function toPost(post: CachedPost, count: Omit<Counts, 'id'>, likedByMe: boolean | undefined): Post {
   const { id, authorId, text, version } = post
   return {
     id,
@@ -298,5 +307,6 @@ function toPost(post: CachedPost, count: Omit<Counts, 'id'>): Post {
     likesCount: count.likes,
     commentsCount: count.comments,
     viewsCount: count.views,
+    ...(likedByMe === undefined ? {} : { likedByMe }),
   }
 }

@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import { Comment } from '../comments/routes.ts'
-import { admit, requireUserId } from '../http/admit.ts'
+import { addressOf, admit, readAsViewer, requireUserId } from '../http/admit.ts'
 import { allowedVersions, etagOf, revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { createOnce } from '../http/idempotency.ts'
@@ -21,6 +21,7 @@ export const Post = v.pipe(
     likesCount: Count,
     commentsCount: Count,
     viewsCount: Count,
+    likedByMe: v.optional(v.boolean()),
   }),
   v.metadata({ ref: 'Post' }),
 )
@@ -28,12 +29,18 @@ export const Post = v.pipe(
 const PostId = v.object({ id: id('p') })
 const Writing = v.strictObject({ text: written({ max: 500, isLong: true }) })
 
-const etagOfPost = (post: v.InferOutput<typeof Post>) =>
-  etagOf(post.version, post.likesCount, post.commentsCount, post.viewsCount)
+/** The parts of its entity tag: whatever can change of it. */
+const partsOf = (post: v.InferOutput<typeof Post>) => [
+  post.version,
+  post.likesCount,
+  post.commentsCount,
+  post.viewsCount,
+  post.likedByMe === undefined ? 'any' : Number(post.likedByMe),
+]
 
 const describePost = (post: v.InferOutput<typeof Post>) => ({
   location: `/v1/posts/${post.id}`,
-  etag: etagOfPost(post),
+  etag: etagOf(...partsOf(post)),
 })
 const describeComment = (comment: v.InferOutput<typeof Comment>) => ({ location: `/v1/comments/${comment.id}` })
 
@@ -76,7 +83,8 @@ export const posts = new Hono<AppEnv>()
     admit('reads', 'ignored'),
     valid('query', idsQuery('p')),
     async (c) => {
-      const items = await c.var.services.posts.getMany(c.req.valid('query').ids)
+      const { ids } = c.req.valid('query')
+      const items = await readAsViewer(c, (viewerId) => c.var.services.posts.getMany(ids, viewerId))
       revalidate(c)
       return c.json({ items, nextCursor: null })
     },
@@ -93,7 +101,8 @@ export const posts = new Hono<AppEnv>()
     admit('reads', 'ignored'),
     valid('query', v.object({ limit: limitOf(20, 100) })),
     async (c) => {
-      const items = await c.var.services.posts.hot(c.req.valid('query').limit)
+      const { limit } = c.req.valid('query')
+      const items = await readAsViewer(c, (viewerId) => c.var.services.posts.hot(limit, viewerId))
       revalidate(c)
       return c.json({ items, nextCursor: null })
     },
@@ -104,8 +113,9 @@ export const posts = new Hono<AppEnv>()
     admit('reads', 'ignored'),
     valid('param', PostId),
     async (c) => {
-      const post = await c.var.services.posts.get(c.req.valid('param').id)
-      revalidate(c, post.version, post.likesCount, post.commentsCount, post.viewsCount)
+      const { id } = c.req.valid('param')
+      const post = await readAsViewer(c, (viewerId) => c.var.services.posts.get(id, viewerId))
+      revalidate(c, ...partsOf(post))
       return c.json(post)
     },
   )
@@ -135,7 +145,7 @@ export const posts = new Hono<AppEnv>()
       const { id } = c.req.valid('param')
       const { text } = c.req.valid('json')
       const post = await c.var.services.posts.update(id, requireUserId(c), text, allowedVersions(c))
-      c.header('ETag', etagOfPost(post))
+      c.header('ETag', etagOf(...partsOf(post)))
       return c.json(post)
     },
   )
@@ -209,5 +219,21 @@ export const posts = new Hono<AppEnv>()
         (alongside) => c.var.services.comments.create(id, requireUserId(c), text, alongside),
         describeComment,
       )
+    },
+  )
+  .post(
+    '/:id/views',
+    doc({
+      tag,
+      summary: 'Note that I saw a post',
+      description: 'Each user, or else address, counts once; the count is approximate. Without Redis: 503.',
+      answer: v.object({ views: Count }),
+      problems: ['invalid-request', 'not-found', 'unavailable'],
+    }),
+    admit('views', 'optional'),
+    valid('param', PostId),
+    async (c) => {
+      const viewer = c.var.userId ?? addressOf(c)
+      return c.json({ views: await c.var.services.views.add(c.req.valid('param').id, viewer) })
     },
   )

@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
-import { admit, isOwn, requireUserId } from '../http/admit.ts'
+import { admit, isOwn, readAsViewer, requireUserId } from '../http/admit.ts'
 import { allowedVersions, etagOf, revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { Count, id, idsQuery, pageOf, pageQuery, Time, written } from '../http/input.ts'
@@ -207,7 +207,8 @@ export const users = new Hono<AppEnv>()
       const author = c.req.valid('param').id
       const page = c.req.valid('query')
       const { users, posts } = c.var.services
-      const [answer] = await Promise.all([posts.byAuthor(author, page.limit, page.cursor), users.get(author)])
+      const reading = readAsViewer(c, (viewerId) => posts.byAuthor(author, page.limit, page.cursor, viewerId))
+      const [answer] = await Promise.all([reading, users.get(author)])
       revalidate(c)
       return c.json(answer)
     },

@@ -1,7 +1,6 @@
 import { Validator, type Schema } from '@cfworker/json-schema'
 import { beforeAll, expect, test } from 'vitest'
-import { createApp } from '../../src/app.ts'
-import { type Edge, migrate, newEdge } from '../edge.ts'
+import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser } from '../rows.ts'
 
 beforeAll(migrate)
@@ -87,13 +86,13 @@ async function newData() {
   await addFollow(fan.id, author.id)
   await addFollow(author.id, fan.id)
   await addFollow((await addUser()).id, author.id)
-  return { author, fan, post, other, asAuthor: await newEdge().signIn(author) }
+  return { author, fan, post, other, asAuthor: await newEdge().signIn(author), asFan: await newEdge().signIn(fan) }
 }
 
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
-const spend = async (edge: Edge) => {
+const spend = async (edge: Edge, headers: Record<string, string> = {}) => {
   for (let i = 0; i < 2; i += 1) {
-    await edge.fetch('/v1/users/u_a')
+    await edge.fetch('/v1/users/u_a', { headers })
     await edge.settle()
   }
 }
@@ -146,6 +145,15 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/posts?ids=x' }],
     429: [limited(`/v1/posts?ids=${post.id}`)],
   }),
+  'GET /v1/feed': ({ asFan }) => ({
+    200: [
+      { path: '/v1/feed', headers: asFan },
+      { path: '/v1/feed?limit=1', headers: asFan, before: redisGone },
+    ],
+    400: [{ path: '/v1/feed?limit=0', headers: asFan }],
+    401: [{ path: '/v1/feed' }],
+    429: [{ ...limited('/v1/feed'), headers: asFan, before: (edge) => spend(edge, asFan) }],
+  }),
   'GET /v1/posts/hot': () => ({
     200: [{ path: '/v1/posts/hot' }, { path: '/v1/posts/hot?limit=1' }, { path: '/v1/posts/hot', before: redisGone }],
     400: [{ path: '/v1/posts/hot?limit=0' }],
@@ -160,7 +168,11 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
 }
 
-const limited = (path: string): Example => ({ path, bindings: { LIMIT_READS: '1' }, before: spend })
+const limited = (path: string): Example => ({
+  path,
+  bindings: { LIMIT_READS: '1' },
+  before: (edge) => spend(edge),
+})
 const misconfigured = (path: string): Example => ({ path, bindings: { SERVICE_TOKEN: undefined } })
 const pages = (path: string, unknown: string) => ({
   200: [{ path }, { path: `${path}?limit=1` }, { path, before: redisGone }],
@@ -181,8 +193,8 @@ test('the document is OpenAPI 3.1, the same each time, and may be kept for a whi
 
 test('every route is documented, and what is documented is a route', async () => {
   const { operations } = await readOperations()
-  const routed = createApp()
-    .routes.filter(({ method, path }) => method !== 'ALL' && !path.endsWith('*')) // the rest is middleware
+  const routed = newRoutes()
+    .filter(({ method, path }) => method !== 'ALL' && !path.endsWith('*')) // the rest is middleware
     .map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)/g, '{$1}')}`)
   expect([...operations.keys()].sort()).toEqual([...new Set(routed)].sort())
 })

@@ -47,7 +47,7 @@ function newLimitedRoute(policy: Partial<LimitPolicy>) {
       const defer = (work: () => Promise<unknown>) => void works.push(work())
       c.set('config', config)
       c.set('defer', defer)
-      c.set('services', createServices(config, env.DB, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer }))
+      c.set('services', createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer }))
       await next()
     })
     .get('/', admit('reads', 'ignored'), (c) => {

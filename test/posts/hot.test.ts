@@ -30,12 +30,12 @@ async function readHot(edge: Edge, query = '') {
 async function hotAt(now: number, variables: Record<string, string> = {}) {
   const config = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: `test-${crypto.randomUUID()}`, ...variables })
   const works: Promise<unknown>[] = []
-  const { posts } = createServices(config, env.DB, createIsolate(config), {
+  const { posts } = createServices(config, env, createIsolate(config), {
     meter: newMeter(),
     onCacheEvent: () => {},
     defer: (work) => void works.push(work()),
   })
-  const hot = await posts.hot(100, now)
+  const hot = await posts.hot(100, undefined, now)
   await Promise.all(works)
   return hot.map((post) => post.id)
 }

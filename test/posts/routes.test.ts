@@ -233,7 +233,7 @@ test('an unchanged post is 304 to who has its ETag, until a count changes', asyn
   const post = await addPost({ authorId: (await addUser()).id, likesCount: 3 })
   const path = `/v1/posts/${post.id}`
   const etag = (await edge.fetch(path)).headers.get('ETag') ?? ''
-  expect(etag).toBe('"1-3-0-0"')
+  expect(etag).toBe('"1-3-0-0-any"')
   await edge.settle()
 
   const same = await edge.fetch(path, { headers: { 'If-None-Match': etag } })

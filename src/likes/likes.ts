@@ -1,0 +1,190 @@
+import { and, eq, gt, inArray, sql } from 'drizzle-orm'
+import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
+import { keys } from '../keys.ts'
+import type { Counters, LikeState, Settlement } from '../redis/counter.ts'
+
+/** What can be liked. */
+export type LikedKind = 'post' | 'comment'
+
+/** The newest thought of a member about a content, on its way to D1. */
+export interface LikeMessage {
+  kind: LikedKind
+  contentId: string
+  userId: string
+  isLiked: boolean
+  /** Unix ms; of two for the same member and content the higher wins. */
+  changedAt: number
+}
+
+const contents = {
+  post: { rows: posts, likes: postLikes, contentId: postLikes.postId, userId: postLikes.userId },
+  comment: { rows: comments, likes: commentLikes, contentId: commentLikes.commentId, userId: commentLikes.userId },
+} as const
+
+const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? 'comment' : 'post')
+
+export type Likes = ReturnType<typeof createLikes>
+
+/**
+ * Likes: counted in Redis at once, written behind to D1 through a queue.
+ *
+ * A like is acknowledged when Redis has counted it and the queue has it: one round trip. D1 gets the newest state of
+ * each member and content in whatever order messages arrive, and twice is once; its triggers keep the count. When a
+ * message has been applied, the count and the state in Redis are settled from D1 unless a newer change is on its way,
+ * so after the queue has drained both agree, even if Redis lost everything in between.
+ *
+ * Without Redis a like is refused as unavailable (it could not be counted exactly); reading falls back to D1.
+ */
+export function createLikes(
+  db: DrizzleD1Database,
+  reads: Counters,
+  counters: Counters,
+  send: (message: LikeMessage) => Promise<unknown>,
+) {
+  /** The state of one member and the count, or null where there is no such content. */
+  async function load(kind: LikedKind, id: string, userId: string) {
+    const { rows, likes, contentId, userId: memberId } = contents[kind]
+    const [[content], [like]] = await db.batch([
+      db.select({ count: rows.likesCount }).from(rows).where(eq(rows.id, id)),
+      db
+        .select({ isLiked: likes.isLiked, changedAt: likes.changedAt })
+        .from(likes)
+        .where(and(eq(contentId, id), eq(memberId, userId))),
+    ])
+    return content ? { count: content.count, state: like ?? { isLiked: false, changedAt: 0 } } : null
+  }
+
+  /** Writes states to D1, each where it is newer; leaves out contents and members that are gone. */
+  async function write(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
+    if (messages.length === 0) return
+    const { rows, likes, contentId } = contents[kind]
+    const column = sql.identifier(contentId.name)
+    await db.run(sql`
+      INSERT INTO ${likes} (${column}, user_id, is_liked, changed_at)
+      SELECT value->>'contentId', value->>'userId', value->>'isLiked', value->>'changedAt'
+      FROM json_each(${JSON.stringify(messages)})
+      WHERE EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
+        AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId')
+      ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at
+      WHERE excluded.changed_at > changed_at`)
+  }
+
+  /** What D1 has now of the counts of `ids`. */
+  async function settlements(kind: LikedKind, ids: string[]): Promise<Settlement[]> {
+    if (ids.length === 0) return []
+    const { rows } = contents[kind]
+    const found = await db
+      .select({
+        id: rows.id,
+        value: rows.likesCount,
+        revision: rows.countsRevision,
+        changedAt: rows.likesChangedAt,
+      })
+      .from(rows)
+      .where(sql`${rows.id} IN (SELECT value FROM json_each(${JSON.stringify(ids)}))`)
+    return found.map(({ id, value, revision, changedAt }) => ({
+      count: keys.count('likes', id),
+      meta: keys.countsMeta(id),
+      field: 'likes',
+      value,
+      revision,
+      changedAt,
+    }))
+  }
+
+  async function settle(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
+    const ids = [...new Set(messages.map((message) => message.contentId))]
+    await counters.settle(
+      await settlements(kind, ids),
+      messages.map((message) => ({ key: keys.likedBy(message.userId), contentId: message.contentId, state: message })),
+    )
+  }
+
+  const unavailable = (cause: unknown) => {
+    throw new Problem('unavailable', 'Likes cannot be counted right now', { retryAfter: 5 }, { cause })
+  }
+
+  return {
+    /** Sets whether `userId` likes a content; answers as asked, with the exact count. One round trip. */
+    async set(contentId: string, userId: string, isLiked: boolean): Promise<{ liked: boolean; likes: number }> {
+      const kind = kindOf(contentId)
+      const like = {
+        count: keys.count('likes', contentId),
+        meta: keys.countsMeta(contentId),
+        states: keys.likedBy(userId),
+      }
+      const counted = await counters
+        .like(like, contentId, isLiked, () => load(kind, contentId, userId))
+        .catch(unavailable)
+      if (!counted) throw new Problem('not-found', `There is no ${kind} ${contentId}`)
+      await send({ kind, contentId, userId, isLiked, changedAt: counted.changedAt }).catch(async (cause: unknown) => {
+        await counters.forget(Object.values(like)).catch(() => {}) // D1 will not hear of it: count from there again
+        unavailable(cause)
+      })
+      return { liked: isLiked, likes: counted.count }
+    },
+
+    /** Which of `postIds` the member likes. One round trip, beside those of the posts themselves. */
+    async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {
+      const states = await reads.states(keys.likedBy(userId), postIds, async (missing) => {
+        const rows = await db
+          .select({ id: postLikes.postId, isLiked: postLikes.isLiked, changedAt: postLikes.changedAt })
+          .from(postLikes)
+          .where(and(eq(postLikes.userId, userId), inArray(postLikes.postId, missing)))
+        return new Map<string, LikeState>(rows.map((row) => [row.id, row]))
+      })
+      return states.map((state) => state.isLiked)
+    },
+
+    /**
+     * Applies messages of the queue to D1 and settles Redis. Answers which failed (`undefined`: all went well): one
+     * that D1 will not take fails alone. Redis may be down meanwhile: then the cron settles.
+     */
+    async apply(messages: LikeMessage[]): Promise<Set<LikeMessage>> {
+      const failed = new Set<LikeMessage>()
+      for (const kind of ['post', 'comment'] as const) {
+        const ofKind = messages.filter((message) => message.kind === kind)
+        try {
+          await write(kind, ofKind)
+        } catch {
+          for (const message of ofKind) await write(kind, [message]).catch(() => failed.add(message))
+        }
+        const applied = ofKind.filter((message) => !failed.has(message))
+        await settle(kind, applied).catch(() => {}) // `reconcile` makes up for it
+      }
+      return failed
+    },
+
+    /**
+     * Counts the rows of what was liked since `since` (Unix ms) again, and settles Redis. At most `most` of each
+     * kind, the latest changes first; answers how many counts in D1 were wrong (triggers keep them: it should be 0).
+     */
+    async reconcile(since: number, most: number): Promise<number> {
+      let wrong = 0
+      for (const kind of ['post', 'comment'] as const) {
+        const { rows, likes, contentId } = contents[kind]
+        const recent = await db
+          .select({ id: rows.id })
+          .from(rows)
+          .where(gt(rows.likesChangedAt, since))
+          .orderBy(sql`${rows.likesChangedAt} DESC`)
+          .limit(most)
+        const ids = recent.map((row) => row.id)
+        if (ids.length === 0) continue
+        const counted = sql`(SELECT count(*) FROM ${likes} WHERE ${contentId} = ${rows.id} AND ${likes.isLiked})`
+        const mended = await db
+          .update(rows)
+          .set({ likesCount: counted, countsRevision: sql`${rows.countsRevision} + 1` })
+          .where(
+            sql`${rows.id} IN (SELECT value FROM json_each(${JSON.stringify(ids)})) AND ${rows.likesCount} <> ${counted}`,
+          )
+          .returning({ id: rows.id })
+        wrong += mended.length
+        await counters.settle(await settlements(kind, ids))
+      }
+      return wrong
+    },
+  }
+}
