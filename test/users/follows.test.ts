@@ -82,6 +82,25 @@ test('counts stay right when one pair is followed and unfollowed fifty times at 
   expect(await profileOf(reader, ada.id)).toMatchObject({ followingsCount: rows.length })
 })
 
+test('a write-through that comes late does not bring an old count back', async () => {
+  const edge = newEdge()
+  const [ada, bob, star] = [await newMember(edge), await newMember(edge), await addUser()]
+  await ada.unfollow(star.id)
+  await edge.redis.fault({ kind: 'delay', delayMs: 500, times: 1, match: 'EVAL' })
+  const late = ada.follow(star.id)
+  await expect
+    .poll(() => db.select({ id: follows.id }).from(follows).where(eq(follows.followedId, star.id)))
+    .toHaveLength(1)
+  await expect.poll(async () => (await edge.redis.counts()).faults).toEqual([])
+  expect(await (await bob.follow(star.id)).json()).toMatchObject({ followersCount: 2 })
+  expect(await (await late).json()).toMatchObject({ followersCount: 1 })
+  for (const reader of [edge, newEdge({}, edge.token)]) {
+    const read = await reader.fetch(`/v1/users/${star.id}`)
+    expect(read.headers.get('Cache-Status')).toContain('hit')
+    expect(await read.json()).toMatchObject({ followersCount: 2 })
+  }
+})
+
 test('the followers of one are counted right when they come all at once', async () => {
   const edge = newEdge()
   const star = await addUser()
