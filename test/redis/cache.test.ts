@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type CacheEvent, type CacheKind, createCache, createMemory } from '../../src/redis/cache.ts'
+import { type Cache, type CacheEvent, type CacheKind, createCache, createMemory } from '../../src/redis/cache.ts'
 import { newDeferral, newKeyspace } from './setup.ts'
 
 interface Thing {
@@ -51,6 +51,18 @@ function newWorld() {
 
 const ada: Thing = { name: 'Ada', version: 1 }
 const adaNow: Thing = { name: 'Ada L.', version: 2 }
+/** Starts a read whose load has begun, and ends when `loaded` is called. */
+async function beginRead(cache: Cache<Thing>, id: string) {
+  const loading = Promise.withResolvers<Thing>()
+  const began = Promise.withResolvers<void>()
+  const reading = cache.get(id, () => {
+    began.resolve()
+    return loading.promise
+  })
+  await began.promise
+  return { reading, loaded: loading.resolve }
+}
+
 const never = async () => {
   throw new Error('the loader must not run')
 }
@@ -105,16 +117,10 @@ test('1 000 concurrent cold readers with caches of their own run one load', asyn
 test('an invalidation during a load is never overwritten by the old value', async () => {
   const world = newWorld()
   const slow = world.newCache()
-  const loading = Promise.withResolvers<Thing>()
-  const began = Promise.withResolvers<void>()
-  const reading = slow.get('a', () => {
-    began.resolve()
-    return loading.promise
-  })
-  await began.promise
+  const { reading, loaded } = await beginRead(slow, 'a')
 
   await world.newCache().invalidate(['a'])
-  loading.resolve(ada) // read before the change
+  loaded(ada) // read before the change
   await reading
   await world.settle()
 
@@ -126,16 +132,10 @@ test('an invalidation during a load is never overwritten by the old value', asyn
 test('a write-through during a load is never overwritten by the old value', async () => {
   const world = newWorld()
   const slow = world.newCache()
-  const loading = Promise.withResolvers<Thing>()
-  const began = Promise.withResolvers<void>()
-  const reading = slow.get('a', () => {
-    began.resolve()
-    return loading.promise
-  })
-  await began.promise
+  const { reading, loaded } = await beginRead(slow, 'a')
 
   await world.newCache().put('a', adaNow)
-  loading.resolve(ada)
+  loaded(ada)
   await reading
   await world.settle()
 
@@ -165,15 +165,9 @@ test('a late write-through does not undo an invalidation', async () => {
 test('a late write-through ends the load that began before it, though it is not stored itself', async () => {
   const world = newWorld()
   await world.newCache().invalidate(['a'])
-  const loading = Promise.withResolvers<Thing>()
-  const began = Promise.withResolvers<void>()
-  const reading = world.newCache().get('a', () => {
-    began.resolve()
-    return loading.promise
-  })
-  await began.promise
+  const { reading, loaded } = await beginRead(world.newCache(), 'a')
   await world.newCache().put('a', adaNow)
-  loading.resolve(ada)
+  loaded(ada)
   await reading
   await world.settle()
 
@@ -284,18 +278,12 @@ test('raising the generation expires every entry of the kind, and a load under w
   const cache = world.newCache(generations)
   await cache.getMany(['a', 'b'], async () => [ada, ada])
   await world.settle()
-  const loading = Promise.withResolvers<Thing>()
-  const began = Promise.withResolvers<void>()
-  const reading = other.get('c', () => {
-    began.resolve()
-    return loading.promise
-  })
-  await began.promise
+  const { reading, loaded } = await beginRead(other, 'c')
 
   await world.control.reset()
   await cache.expireAll()
   expect((await world.control.counts()).commands).toBe(1)
-  loading.resolve(ada)
+  loaded(ada)
   await reading
   await world.settle()
 
