@@ -50,7 +50,7 @@ export function createWorker() {
 
     /** Every minute. */
     async scheduled(controller, env, context) {
-      const { accounts, likes, views } = servicesFor(env, context)
+      const { accounts, idempotency, likes, views } = servicesFor(env, context)
       const now = controller.scheduledTime
       const jobs = [
         async () => {
@@ -59,6 +59,7 @@ export function createWorker() {
         },
         () => likes.reconcile(now - 5 * 60_000, 500),
         () => accounts.purge(1_000, now),
+        () => idempotency.purge(1_000, now),
       ]
       const results = await Promise.allSettled(jobs.map((job) => job()))
       const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []))

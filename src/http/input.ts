@@ -77,6 +77,9 @@ export const written = ({ max, isLong = false, isOptional = false }: Writing) =>
       (text) => text.length <= max * MAX_UNITS && Array.from(graphemes.segment(text)).length <= max,
       `must have at most ${max} characters`,
     ),
+    v.description(
+      `${isOptional ? 0 : 1} to ${max} characters as people count them; ${isLong ? 'lines are fine' : 'one line'}`,
+    ),
   )
 }
 

@@ -26,8 +26,6 @@ export interface Claim {
 const ATTEMPT_MS = 60_000
 /** How long an answer is repeated. */
 const KEEP_MS = 86_400_000
-/** How many keys one purge removes at most. */
-const PURGE_SIZE = 5_000
 
 export type Idempotency = ReturnType<typeof createIdempotency>
 
@@ -85,13 +83,13 @@ export function createIdempotency(db: DrizzleD1Database) {
       }
     },
 
-    /** Removes keys older than a day, at most 5 000 in one D1 query, and answers how many: more, if that many. */
-    async purge(now = Date.now()): Promise<number> {
+    /** Removes up to `most` keys older than a day, and answers how many. One D1 query, for the cron. */
+    async purge(most: number, now = Date.now()): Promise<number> {
       const old = db
         .select({ rowid: sql`rowid` })
         .from(idempotencyKeys)
         .where(lt(createdAt, now - KEEP_MS))
-        .limit(PURGE_SIZE)
+        .limit(most)
       const purged = await db.run(sql`DELETE FROM ${idempotencyKeys} WHERE rowid IN ${old}`)
       return purged.meta.changes
     },

@@ -58,7 +58,7 @@ test('every statement of the writes and the feed finds its rows by an index, in 
   await send('GET', '/v1/feed?cursor=p_1')
   await send('DELETE', `/v1/posts/${id}`)
   await send('DELETE', `/v1/users/${bob.id}/follow`)
-  await createIdempotency(drizzle(DB)).purge()
+  await createIdempotency(drizzle(DB)).purge(10)
   await edge.settle()
 
   expect(statements.size).toBeGreaterThan(15)

@@ -2,7 +2,7 @@ import { and, eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { idempotencyKeys, posts } from '../../src/db/schema.ts'
 import { type Claim, createIdempotency } from '../../src/idempotency/idempotency.ts'
-import { migrate } from '../edge.ts'
+import { migrate, newEdge } from '../edge.ts'
 import { addUser, db } from '../rows.ts'
 
 beforeAll(migrate)
@@ -108,7 +108,9 @@ test('keys older than a day are purged', async () => {
   await db.delete(idempotencyKeys)
   await create(await claim(id, 0), id)
   await idempotency.begin(id, 'newer', 'print', 2)
-  expect(await idempotency.purge(DAY)).toBe(0)
-  expect(await idempotency.purge(DAY + 1)).toBe(1)
+  expect(await idempotency.purge(10, DAY)).toBe(0)
+  expect(await idempotency.purge(10, DAY + 1)).toBe(1)
   expect(await db.select({ key: idempotencyKeys.key }).from(idempotencyKeys)).toEqual([{ key: 'newer' }])
+  await newEdge().cron(DAY + 3)
+  expect(await db.select({ key: idempotencyKeys.key }).from(idempotencyKeys)).toEqual([])
 })
