@@ -7,7 +7,9 @@ import { requestId } from 'hono/request-id'
 import { secureHeaders } from 'hono/secure-headers'
 import type { Config } from './config.ts'
 import { Problem } from './errors.ts'
+import { comments } from './comments/routes.ts'
 import { docs } from './docs/routes.ts'
+import { feed } from './feed/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
@@ -66,7 +68,15 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
     cors({
       origin: (origin, c) => (c.get('config').corsOrigins.includes(origin) ? origin : null),
       credentials: true,
-      exposeHeaders: ['ETag', 'RateLimit', 'RateLimit-Policy', 'Retry-After', 'X-Request-Id'],
+      exposeHeaders: [
+        'ETag',
+        'Idempotent-Replayed',
+        'Location',
+        'RateLimit',
+        'RateLimit-Policy',
+        'Retry-After',
+        'X-Request-Id',
+      ],
       maxAge: 600,
     }),
   )
@@ -104,8 +114,10 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/posts', posts)
   app.route('/v1/presence', presence)
   app.route('/v1/locks', locks)
+  app.route('/v1/comments', comments)
   app.route('/v1/posts', likesOf('p'))
   app.route('/v1/comments', likesOf('c'))
+  app.route('/v1/feed', feed)
   app.route('/v1/rate-limit', rateLimit)
   return app
 }

@@ -50,7 +50,7 @@ export function createWorker() {
 
     /** Every minute. */
     async scheduled(controller, env, context) {
-      const { accounts, likes, locks, presence, views } = servicesFor(env, context)
+      const { accounts, idempotency, likes, locks, presence, views } = servicesFor(env, context)
       const ttlMs = stateOf(env).config.lockTtlMs
       const now = controller.scheduledTime
       /** One at a time across the world; who comes second leaves the work to the first. */
@@ -64,6 +64,7 @@ export function createWorker() {
         alone('likes', () => likes.reconcile(now - 5 * 60_000, 500)),
         alone('presence', (signal) => presence.sweep(now, signal)),
         () => accounts.purge(1_000, now),
+        () => idempotency.purge(1_000, now),
       ]
       const results = await Promise.allSettled(jobs.map((job) => job()))
       const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []))

@@ -1,7 +1,9 @@
 import { drizzle } from 'drizzle-orm/d1'
 import { createComments } from './comments/comments.ts'
 import type { Config } from './config.ts'
+import { createFeed } from './feed/feed.ts'
 import { createFollows } from './users/follows.ts'
+import { createIdempotency } from './idempotency/idempotency.ts'
 import { keys } from './keys.ts'
 import { createFences } from './locks/fences.ts'
 import { createLikes, type LikeMessage } from './likes/likes.ts'
@@ -14,6 +16,7 @@ import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
+import { createWriteThrough } from './redis/write-through.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
 import { createViews } from './posts/views.ts'
@@ -93,21 +96,27 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   // Nobody listens yet.
   const onStatusChange = async (_changes: StatusChange[]) => {}
 
-  const users = createUsers(db, usersById, idsByUsername)
-  const posts = createPosts(
+  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
+
+  const users = createUsers(db, usersById, idsByUsername, writeThrough)
+  const posts = createPosts({
     db,
-    postsById,
-    hotPosts,
+    byId: postsById,
+    hotIds: hotPosts,
     counters,
-    (userId, ids) => likes.likedBy(userId, ids),
-    config.hotWindowMs,
-  )
+    likedBy: (userId, ids) => likes.likedBy(userId, ids),
+    authors: users,
+    writeThrough,
+    hotWindowMs: config.hotWindowMs,
+  })
   return {
     redis,
     users,
     posts,
-    comments: createComments(db, counters),
-    follows: createFollows(db),
+    comments: createComments(db, counters, writeThrough),
+    follows: createFollows(db, users, writeThrough),
+    feed: createFeed(db, posts.withCounts),
+    idempotency: createIdempotency(db),
     likes,
     views: createViews(db, createCounters(writes, COUNT_TTL_MS, defer)),
     sessions,

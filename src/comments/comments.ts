@@ -1,9 +1,13 @@
 import { and, desc, eq, lt } from 'drizzle-orm'
+import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { comments } from '../db/schema.ts'
+import { ulid } from 'ulid'
+import { comments, posts } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
 import { keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Counters } from '../redis/counter.ts'
+import type { WriteThrough } from '../redis/write-through.ts'
 
 /** A comment on a post. `createdAt` is RFC 3339. */
 export interface Comment {
@@ -26,9 +30,69 @@ const content = {
 
 export type Comments = ReturnType<typeof createComments>
 
-/** Comments: pages from D1, their likes fresh from Redis where it has them. */
-export function createComments(db: DrizzleD1Database, counters: Counters) {
+/**
+ * Comments: pages from D1, their likes fresh from Redis where it has them.
+ * Without Redis everything works; the counts of comments follow later.
+ */
+export function createComments(db: DrizzleD1Database, counters: Counters, writeThrough: WriteThrough) {
+  const countOf = (postId: string) =>
+    db.select({ value: posts.commentsCount, revision: posts.countsRevision }).from(posts).where(eq(posts.id, postId))
+
+  /** Brings the count of a post's comments to Redis, as D1 had it at that revision. One round trip. */
+  const settle = (postId: string, counted: { value: number; revision: number }) =>
+    counters.settle([
+      {
+        count: keys.count('comments', postId),
+        meta: keys.countsMeta(postId),
+        field: 'comments',
+        changedAt: 0, // comments are in D1 before Redis hears of them
+        ...counted,
+      },
+    ])
+
   return {
+    /** Writes a comment. `alongside` joins the batch that does. One D1 round trip, then one for the count. */
+    async create(
+      postId: string,
+      authorId: string,
+      text: string,
+      alongside: (created: Comment) => BatchItem<'sqlite'>[] = () => [],
+      now = Date.now(),
+    ): Promise<Comment> {
+      const comment = { id: `c_${ulid(now).toLowerCase()}`, postId, authorId, text, createdAt: now }
+      const created = { ...comment, createdAt: new Date(now).toISOString(), likesCount: 0 }
+      const [, [counted]] = await db
+        .batch([db.insert(comments).values(comment), countOf(postId), ...alongside(created)])
+        .catch((error: unknown) => {
+          // The batch is undone as a whole, the record of an idempotency key too: nothing was answered yet.
+          if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
+          throw error
+        })
+      const tell = () => (counted ? [settle(postId, counted)] : []) // else the post is gone again
+      await writeThrough(tell, tell)
+      return created
+    },
+
+    /** Removes a comment, if it or its post is `userId`'s. Two D1 round trips, then one for the counts. */
+    async remove(id: string, userId: string): Promise<void> {
+      const [found] = await db
+        .select({ postId: comments.postId, authorId: comments.authorId, postAuthorId: posts.authorId })
+        .from(comments)
+        .innerJoin(posts, eq(posts.id, comments.postId))
+        .where(eq(comments.id, id))
+      if (!found) throw new Problem('not-found', `There is no comment ${id}`)
+      const { postId, authorId, postAuthorId } = found // which never change
+      if (userId !== authorId && userId !== postAuthorId) {
+        throw new Problem('not-yours', 'Only its author, or that of the post, may do this')
+      }
+      const [, [counted]] = await db.batch([db.delete(comments).where(eq(comments.id, id)), countOf(postId)])
+      const tell = () => [
+        counters.forget([keys.count('likes', id), keys.countsMeta(id)]),
+        ...(counted ? [settle(postId, counted)] : []),
+      ]
+      await writeThrough(tell, tell)
+    },
+
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
     async ofPost(postId: string, limit: number, cursor?: string): Promise<Page<Comment>> {
       const rows = await db
@@ -56,3 +120,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters) {
     },
   }
 }
+
+/** Whether D1 refused a row because what it refers to is not there. */
+const isForeignKeyFailure = (error: unknown) =>
+  error instanceof Error && `${error.message} ${String(error.cause)}`.includes('FOREIGN KEY constraint failed')

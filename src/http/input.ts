@@ -52,3 +52,41 @@ export const Time = v.pipe(v.string(), v.isoTimestamp())
 
 /** A count, version or number of seconds. */
 export const Count = v.pipe(v.number(), v.integer(), v.minValue(0))
+
+/** Characters as people count them: a family emoji is one, and so is a letter with its accents. */
+const graphemes = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
+
+/** UTF-16 units that a character may take on average: the largest emoji take 14, without end are only jokes. */
+const MAX_UNITS = 16
+
+/**
+ * Text that people write: in NFC, with the space around it cut off and lines ended by `\n`; 1 to `max` characters, 0
+ * allowed with `isOptional`. Refused are control characters (line ends too, unless `isLong`), broken Unicode, and what
+ * nobody could see.
+ */
+export const written = ({ max, isLong = false, isOptional = false }: Writing) => {
+  const control = isLong ? /[^\P{Cc}\n]/u : /[\p{Cc}\u2028\u2029]/u
+  return v.pipe(
+    v.string('must be text'),
+    v.check((text) => text.isWellFormed(), 'must be well-formed Unicode: it has half a surrogate pair'),
+    v.transform((text) => text.replaceAll('\r\n', '\n').trim().normalize('NFC')),
+    v.check((text) => !control.test(text), `must have no control characters${isLong ? ' but line ends' : ''}`),
+    v.check((text) => isOptional || text !== '', 'must not be empty'),
+    v.check((text) => text === '' || /[^\s\p{Default_Ignorable_Code_Point}]/u.test(text), 'must be visible'),
+    v.check(
+      (text) => text.length <= max * MAX_UNITS && Array.from(graphemes.segment(text)).length <= max,
+      `must have at most ${max} characters`,
+    ),
+    v.description(
+      `${isOptional ? 0 : 1} to ${max} characters as people count them; ${isLong ? 'lines are fine' : 'one line'}`,
+    ),
+  )
+}
+
+interface Writing {
+  /** In graphemes. */
+  max: number
+  /** Whether it may have lines. */
+  isLong?: boolean
+  isOptional?: boolean
+}

@@ -22,6 +22,12 @@ const ProblemDocument = v.pipe(
   v.metadata({ ref: 'Problem' }),
 )
 
+const HEADERS = {
+  'Idempotency-Key':
+    'Of your choice, 1 to 255 characters. Sent again with it within a day, the request is answered again.',
+  'If-Match': 'An `ETag`, or its version: the change is made only if nobody made another since.',
+}
+
 /** Describes a route: what it does, what it answers, and which problems are its own. */
 export function doc(route: {
   summary: string
@@ -32,8 +38,10 @@ export function doc(route: {
   /** Answers with another status than `status`, that are not problems. */
   answers?: Record<number, Schema>
   problems?: ProblemType[]
+  /** Optional headers of the request that mean something to it. */
+  headers?: (keyof typeof HEADERS)[]
 }) {
-  const { summary, description, tag, answer, status = 200 } = route
+  const { summary, description, tag, answer, status = 200, headers = [] } = route
   const json = (schema: Schema) => ({ content: { 'application/json': { schema: resolver(schema) } } })
   const byStatus = Map.groupBy([...(route.problems ?? []), ...COMMON], (type) => problems[type].status)
   const failures = Object.fromEntries(
@@ -49,6 +57,13 @@ export function doc(route: {
     summary,
     ...(description === undefined ? {} : { description }),
     tags: [tag],
+    parameters: headers.map((name) => ({
+      in: 'header',
+      name,
+      required: false,
+      description: HEADERS[name],
+      schema: { type: 'string' },
+    })),
     responses: {
       [status]: {
         description: 'Done',

@@ -1,11 +1,15 @@
-import { and, desc, eq, gt, inArray, lt } from 'drizzle-orm'
+import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
+import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { posts } from '../db/schema.ts'
+import { ulid } from 'ulid'
+import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { type Counter, keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { Counters } from '../redis/counter.ts'
+import type { WriteThrough } from '../redis/write-through.ts'
+import type { Users } from '../users/users.ts'
 
 /** A post as anyone sees it. Times are RFC 3339. */
 export interface Post {
@@ -42,6 +46,7 @@ const content = {
   updatedAt: posts.updatedAt,
   version: posts.version,
 }
+const columns = { ...content, likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount }
 const counts = { id: posts.id, likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount }
 
 interface Counts {
@@ -51,26 +56,48 @@ interface Counts {
   views: number
 }
 
+/** A post as D1 holds it. */
+export type PostRow = CachedPost & Omit<Counts, 'id'>
+
 const COUNTERS: Counter[] = ['likes', 'comments', 'views']
 const DAY_MS = 86_400_000
 
 /** How many ids a hot feed keeps: the largest page. */
 const HOT_SIZE = 100
 
+/**
+ * Of how many comments a deleted post takes the counts out of Redis: the newest, which were read last. Those of the
+ * rest are asked for by nobody, and expire.
+ */
+const FORGOTTEN_COMMENTS = 500
+
+export interface PostsDependencies {
+  db: DrizzleD1Database
+  byId: Cache<CachedPost>
+  hotIds: Cache<string[]>
+  counters: Counters
+  likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>
+  authors: Users
+  writeThrough: WriteThrough
+  hotWindowMs: number
+}
+
 export type Posts = ReturnType<typeof createPosts>
 
 /**
  * Posts: the text cache-aside, the counts fresh from Redis beside it, in the same round trip.
- * Without Redis both come from D1, where counts are a little behind.
+ * Without Redis both come from D1, where counts are a little behind; writes are done, and reach the caches later.
  */
-export function createPosts(
-  db: DrizzleD1Database,
-  byId: Cache<CachedPost>,
-  hotIds: Cache<string[]>,
-  counters: Counters,
-  likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>,
-  hotWindowMs: number,
-) {
+export function createPosts({
+  db,
+  byId,
+  hotIds,
+  counters,
+  likedBy,
+  authors,
+  writeThrough,
+  hotWindowMs,
+}: PostsDependencies) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
     const rows = await db.select(content).from(posts).where(inArray(posts.id, ids))
     const found = new Map(rows.map((row) => [row.id, row]))
@@ -110,8 +137,22 @@ export function createPosts(
     })
   }
 
+  /** What D1 read, as `viewerId` sees it, with its counts fresh. One round trip. */
+  async function withCounts(rows: PostRow[], viewerId?: string): Promise<Post[]> {
+    const ids = rows.map((row) => row.id)
+    const [counted, liked] = await Promise.all([
+      countsOf(ids, async () => rows),
+      viewerId === undefined ? undefined : likedBy(viewerId, ids),
+    ])
+    return rows.map((row, i) => toPost(row, counted[i] ?? row, liked?.[i]))
+  }
+
+  const ownership = (id: string) =>
+    db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
+
   return {
     getMany,
+    withCounts,
 
     /** One post. One round trip. */
     async get(id: string, viewerId?: string): Promise<Post> {
@@ -123,23 +164,18 @@ export function createPosts(
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
     async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
       const rows = await db
-        .select({ ...content, likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount })
+        .select(columns)
         .from(posts)
         .where(and(eq(posts.authorId, authorId), cursor === undefined ? undefined : lt(posts.id, cursor)))
         .orderBy(desc(posts.id))
         .limit(limit + 1)
-      const page = rows.slice(0, limit)
-      const ids = page.map((row) => row.id)
-      const [counted, liked] = await Promise.all([
-        countsOf(ids, async () => page),
-        viewerId === undefined ? undefined : likedBy(viewerId, ids),
-      ])
-      return pageOf(
+      const page = pageOf(
         rows,
         limit,
         (row) => row.id,
-        (row, i) => toPost(row, counted[i] ?? row, liked?.[i]),
+        (row) => row,
       )
+      return { ...page, items: await withCounts(page.items, viewerId) }
     },
 
     /**
@@ -166,7 +202,97 @@ export function createPosts(
       const hot = await getMany((ids ?? []).slice(0, limit), viewerId)
       return hot.sort((a, b) => b.likesCount - a.likesCount || (a.id < b.id ? 1 : -1))
     },
+
+    /**
+     * Writes a post. `alongside` joins the batch that does. One D1 round trip, then one for the caches of the post and
+     * of its author.
+     */
+    async create(
+      authorId: string,
+      text: string,
+      alongside: (created: Post) => BatchItem<'sqlite'>[] = () => [],
+      now = Date.now(),
+    ): Promise<Post> {
+      const id = `p_${ulid(now).toLowerCase()}`
+      const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
+      const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
+      const [, rows] = await db.batch([db.insert(posts).values(post), authors.select(authorId), ...alongside(created)])
+      await writeThrough(
+        () => [byId.put(id, post), ...authors.tell(rows)],
+        () => [byId.invalidate([id]), authors.forget([authorId])],
+      )
+      return created
+    },
+
+    /**
+     * Changes the text of a post, if it is `authorId`'s and at one of `versions`. One D1 round trip, then one for its
+     * cache and its counts.
+     */
+    async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Post> {
+      const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
+      const [[row], [found]] = await db.batch([
+        db
+          .update(posts)
+          .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
+          .where(isMeant)
+          .returning(columns),
+        ownership(id),
+      ])
+      if (!row) throw refusal(id, authorId, found)
+      const { likes: _likes, comments: _comments, views: _views, ...post } = row
+      const [[updated]] = await Promise.all([
+        withCounts([row], authorId),
+        writeThrough(
+          () => [byId.put(id, post)],
+          () => [byId.invalidate([id])],
+        ),
+      ])
+      return updated ?? toPost(row, row, undefined)
+    },
+
+    /**
+     * Removes a post, if it is `authorId`'s and at one of `versions`, and with it its likes, comments, counts, and
+     * places in caches and feeds. One D1 round trip, then one for the caches.
+     */
+    async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
+      const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
+      const [commented, [found], [removed], rows] = await db.batch([
+        db
+          .select({ id: comments.id })
+          .from(comments)
+          .where(eq(comments.postId, id))
+          .orderBy(desc(comments.id))
+          .limit(FORGOTTEN_COMMENTS),
+        ownership(id),
+        db.delete(posts).where(isMeant).returning({ createdAt: posts.createdAt }),
+        authors.select(authorId),
+      ])
+      if (!removed) throw refusal(id, authorId, found)
+      const counted = [
+        ...COUNTERS.map((counter) => keys.count(counter, id)),
+        keys.viewers(id),
+        keys.viewsBase(id),
+        keys.countsMeta(id),
+        ...commented.flatMap((comment) => [keys.count('likes', comment.id), keys.countsMeta(comment.id)]),
+      ]
+      const forget = () => [
+        byId.invalidate([id]),
+        counters.forget(counted),
+        ...(removed.createdAt > now - hotWindowMs ? [hotIds.expireAll()] : []), // older ones are in no hot feed
+      ]
+      await writeThrough(
+        () => [...forget(), ...authors.tell(rows)],
+        () => [...forget(), authors.forget([authorId])],
+      )
+    },
   }
+}
+
+/** Why `authorId` could not change the post, of which `found` was there. */
+function refusal(id: string, authorId: string, found: { authorId: string; version: number } | undefined): Problem {
+  if (!found) return new Problem('not-found', `There is no post ${id}`)
+  if (found.authorId !== authorId) return new Problem('not-yours')
+  return new Problem('version-changed', `The post is at version ${found.version}`)
 }
 
 function toPost(post: CachedPost, count: Omit<Counts, 'id'>, likedByMe: boolean | undefined): Post {

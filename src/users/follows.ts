@@ -1,13 +1,26 @@
-import { and, desc, eq, lt } from 'drizzle-orm'
+import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { ulid } from 'ulid'
 import { follows, users } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
 import { type Page, pageOf } from '../page.ts'
-import { profile, toUser, type User } from './users.ts'
+import type { WriteThrough } from '../redis/write-through.ts'
+import { type CachedUser, profile, toUser, type User, type Users } from './users.ts'
+
+/** Whether one now follows another, and how many do. */
+export interface Following {
+  isFollowing: boolean
+  followersCount: number
+}
 
 export type Follows = ReturnType<typeof createFollows>
 
-/** Who follows whom. D1 alone: pages differ by viewer and cursor too much to be worth caching. */
-export function createFollows(db: DrizzleD1Database) {
+/**
+ * Who follows whom. D1 alone: pages differ by viewer and cursor too much to be worth caching. The row of a pair is
+ * there or not, and its triggers count: repeated and concurrent changes of one pair cannot miscount.
+ * Without Redis follows work the same; the counts in cached profiles follow later.
+ */
+export function createFollows(db: DrizzleD1Database, profiles: Users, writeThrough: WriteThrough) {
   const { followerId, followedId, id: position } = follows
 
   /** A page of the users at one end of the follows whose other end is `userId`, latest first. */
@@ -33,7 +46,59 @@ export function createFollows(db: DrizzleD1Database) {
     )
   }
 
+  /** The answer to a change, once both profiles are written through. One round trip. */
+  async function changed(isFollowing: boolean, followed: string, rows: CachedUser[]): Promise<Following> {
+    const user = rows.find((row) => row.id === followed)
+    if (!user) throw new Problem('not-found', `There is no user ${followed}`)
+    await writeThrough(
+      () => profiles.tell(rows),
+      () => [profiles.forget(rows.map((row) => row.id))],
+    )
+    return { isFollowing, followersCount: user.followersCount }
+  }
+
+  function refuseOneself(follower: string, followed: string): void {
+    if (follower !== followed) return
+    const message = 'must be somebody else'
+    throw new Problem('invalid-request', 'One does not follow oneself', {
+      errors: [{ in: 'path', field: 'id', message }],
+    })
+  }
+
   return {
+    /** Makes `follower` follow `followed`, if not yet. One D1 round trip, then one for the cache. */
+    async follow(follower: string, followed: string, now = Date.now()): Promise<Following> {
+      refuseOneself(follower, followed)
+      const [, rows] = await db.batch([
+        db
+          .insert(follows)
+          .select(
+            db
+              .select({
+                followerId: sql<string>`${follower}`.as('follower_id'),
+                followedId: users.id,
+                id: sql<string>`${`f_${ulid(now).toLowerCase()}`}`.as('position'),
+                createdAt: sql<number>`${now}`.as('followed_at'),
+              })
+              .from(users)
+              .where(eq(users.id, followed)), // nobody: nothing is inserted
+          )
+          .onConflictDoNothing(),
+        profiles.select(follower, followed),
+      ])
+      return changed(true, followed, rows)
+    },
+
+    /** Makes `follower` not follow `followed` any more, if they do. One D1 round trip, then one for the cache. */
+    async unfollow(follower: string, followed: string): Promise<Following> {
+      refuseOneself(follower, followed)
+      const [, rows] = await db.batch([
+        db.delete(follows).where(and(eq(followerId, follower), eq(followedId, followed))),
+        profiles.select(follower, followed),
+      ])
+      return changed(false, followed, rows)
+    },
+
     /** Those who follow `userId`. */
     followers: (userId: string, limit: number, cursor?: string) => page(followedId, followerId, userId, limit, cursor),
     /** Those whom `userId` follows. */

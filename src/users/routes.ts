@@ -1,9 +1,9 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
-import { admit, isOwn, readAsViewer } from '../http/admit.ts'
-import { revalidate } from '../http/caching.ts'
+import { admit, isOwn, readAsViewer, requireUserId } from '../http/admit.ts'
+import { allowedVersions, etagOf, revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
-import { Count, id, idsQuery, pageOf, pageQuery, Time } from '../http/input.ts'
+import { Count, id, idsQuery, pageOf, pageQuery, Time, written } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import { Post } from '../posts/routes.ts'
 
@@ -27,6 +27,8 @@ const User = v.pipe(
 /** As its owner sees it. */
 export const OwnUser = v.pipe(v.object({ ...User.entries, email: v.string() }), v.metadata({ ref: 'OwnUser' }))
 
+const DisplayName = written({ max: 50 })
+
 const Account = v.object({
   username: v.pipe(
     v.string(),
@@ -39,8 +41,21 @@ const Account = v.object({
     v.minLength(8, 'must have at least 8 characters'),
     v.maxLength(200, 'must have at most 200 characters'),
   ),
-  displayName: v.pipe(v.string(), v.trim(), v.minLength(1, 'must not be empty'), v.maxLength(50, 'is too long')),
+  displayName: DisplayName,
 })
+
+const ProfileChanges = v.pipe(
+  v.strictObject({
+    displayName: v.exactOptional(DisplayName),
+    bio: v.exactOptional(written({ max: 160, isLong: true, isOptional: true })),
+  }),
+  v.forward(
+    v.check((changes) => Object.keys(changes).length > 0, 'must be given, or bio'),
+    ['displayName'],
+  ),
+)
+
+const Following = v.object({ isFollowing: v.boolean(), followersCount: Count })
 
 const UserId = v.object({ id: id('u') })
 const Username = v.object({
@@ -121,6 +136,61 @@ export const users = new Hono<AppEnv>()
       revalidate(c, user.version, user.followersCount, user.followingsCount, user.postsCount, isMine ? 'own' : 'any')
       return c.json(user)
     },
+  )
+  .patch(
+    '/me',
+    doc({
+      tag,
+      summary: 'Change my profile',
+      description:
+        'Without Redis it is changed all the same, and caches follow: the old one may be read for some minutes.',
+      answer: OwnUser,
+      headers: ['If-Match'],
+      problems: [
+        'invalid-request',
+        'malformed-json',
+        'not-signed-in',
+        'not-found',
+        'version-changed',
+        'unsupported-media-type',
+      ],
+    }),
+    admit('profile', 'required'),
+    requireJson,
+    valid('json', ProfileChanges),
+    async (c) => {
+      const user = await c.var.services.users.update(requireUserId(c), c.req.valid('json'), allowedVersions(c))
+      c.header('ETag', etagOf(user.version, user.followersCount, user.followingsCount, user.postsCount, 'own'))
+      c.header('Cache-Control', 'no-store')
+      return c.json(user)
+    },
+  )
+  .put(
+    '/:id/follow',
+    doc({
+      tag,
+      summary: 'Follow a user',
+      description:
+        'As often as you like: it counts once. Without Redis it works all the same, and cached counts follow.',
+      answer: Following,
+      problems: ['invalid-request', 'not-signed-in', 'not-found'],
+    }),
+    admit('follows', 'required'),
+    valid('param', UserId),
+    async (c) => c.json(await c.var.services.follows.follow(requireUserId(c), c.req.valid('param').id)),
+  )
+  .delete(
+    '/:id/follow',
+    doc({
+      tag,
+      summary: 'Follow a user no more',
+      description: 'Whether I did or not. Without Redis it works all the same, and cached counts follow.',
+      answer: Following,
+      problems: ['invalid-request', 'not-signed-in', 'not-found'],
+    }),
+    admit('follows', 'required'),
+    valid('param', UserId),
+    async (c) => c.json(await c.var.services.follows.unfollow(requireUserId(c), c.req.valid('param').id)),
   )
   .get(
     '/:id/posts',

@@ -1,8 +1,9 @@
-import { eq, inArray } from 'drizzle-orm'
+import { and, eq, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Cache } from '../redis/cache.ts'
+import type { WriteThrough } from '../redis/write-through.ts'
 
 /** A profile as anyone sees it. Times are RFC 3339. */
 export interface User {
@@ -51,10 +52,20 @@ export interface OwnUser extends User {
   email: string
 }
 
+export interface ProfileChanges {
+  displayName?: string
+  bio?: string
+}
+
 export type Users = ReturnType<typeof createUsers>
 
-/** Profiles, cache-aside. Without Redis every read is answered from memory or D1. */
-export function createUsers(db: DrizzleD1Database, byId: Cache<CachedUser>, idsByUsername: Cache<string>) {
+/** Profiles, cache-aside. Without Redis every read is answered from memory or D1, and writes reach the cache later. */
+export function createUsers(
+  db: DrizzleD1Database,
+  byId: Cache<CachedUser>,
+  idsByUsername: Cache<string>,
+  writeThrough: WriteThrough,
+) {
   async function load(ids: string[]): Promise<(CachedUser | null)[]> {
     const rows = await db.select(profile).from(users).where(inArray(users.id, ids))
     const found = new Map(rows.map((row) => [row.id, row]))
@@ -66,6 +77,8 @@ export function createUsers(db: DrizzleD1Database, byId: Cache<CachedUser>, idsB
     if (!user) throw new Problem('not-found', `There is no user ${id}`)
     return toUser(user)
   }
+
+  const tell = (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row))
 
   return {
     /** One profile. One round trip from Redis, none from memory. */
@@ -96,5 +109,40 @@ export function createUsers(db: DrizzleD1Database, byId: Cache<CachedUser>, idsB
       if (id === null) throw new Problem('not-found', `There is no user named ${name}`)
       return get(id)
     },
+
+    /** Changes a profile, if it is at one of `versions`. D1, then one round trip for the cache. */
+    async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
+      const isMeant = and(eq(users.id, id), versions && inArray(users.version, versions))
+      const [[row], [found]] = await db.batch([
+        db
+          .update(users)
+          .set({
+            ...changes,
+            updatedAt: now,
+            version: sql`${users.version} + 1`,
+            revision: sql`${users.revision} + 1`,
+          })
+          .where(isMeant)
+          .returning({ ...profile, email: users.email }),
+        db.select({ version: users.version }).from(users).where(eq(users.id, id)),
+      ])
+      if (!found) throw new Problem('not-found', `There is no user ${id}`)
+      if (!row) throw new Problem('version-changed', `The profile is at version ${found.version}`)
+      const { email, ...user } = row
+      await writeThrough(
+        () => tell([user]),
+        () => [byId.invalidate([id])],
+      )
+      return { ...toUser(user), email }
+    },
+
+    /** For the end of a batch that changes the counts of `ids`: their profiles, for `tell`. */
+    select: (...ids: string[]) => db.select(profile).from(users).where(inArray(users.id, ids)),
+
+    /** Write-through of what `select` read. One round trip. */
+    tell,
+
+    /** The second try of `tell`. One round trip. */
+    forget: (ids: string[]) => byId.invalidate(ids),
   }
 }

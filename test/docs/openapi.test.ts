@@ -86,7 +86,7 @@ async function newData() {
   await addFollow(fan.id, author.id)
   await addFollow(author.id, fan.id)
   await addFollow((await addUser()).id, author.id)
-  return { author, fan, post, other, asAuthor: await newEdge().signIn(author) }
+  return { author, fan, post, other, asAuthor: await newEdge().signIn(author), asFan: await newEdge().signIn(fan) }
 }
 
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
@@ -94,9 +94,9 @@ const beat = async (edge: Edge, headers: Record<string, string>) => {
   await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers })
   await edge.settle()
 }
-const spend = async (edge: Edge) => {
+const spend = async (edge: Edge, headers: Record<string, string> = {}) => {
   for (let i = 0; i < 2; i += 1) {
-    await edge.fetch('/v1/users/u_a')
+    await edge.fetch('/v1/users/u_a', { headers })
     await edge.settle()
   }
 }
@@ -158,6 +158,15 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/posts?ids=x' }],
     429: [limited(`/v1/posts?ids=${post.id}`)],
   }),
+  'GET /v1/feed': ({ asFan }) => ({
+    200: [
+      { path: '/v1/feed', headers: asFan },
+      { path: '/v1/feed?limit=1', headers: asFan, before: redisGone },
+    ],
+    400: [{ path: '/v1/feed?limit=0', headers: asFan }],
+    401: [{ path: '/v1/feed' }],
+    429: [{ ...limited('/v1/feed'), headers: asFan, before: (edge) => spend(edge, asFan) }],
+  }),
   'GET /v1/posts/hot': () => ({
     200: [{ path: '/v1/posts/hot' }, { path: '/v1/posts/hot?limit=1' }, { path: '/v1/posts/hot', before: redisGone }],
     400: [{ path: '/v1/posts/hot?limit=0' }],
@@ -172,7 +181,11 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
 }
 
-const limited = (path: string): Example => ({ path, bindings: { LIMIT_READS: '1' }, before: spend })
+const limited = (path: string): Example => ({
+  path,
+  bindings: { LIMIT_READS: '1' },
+  before: (edge) => spend(edge),
+})
 const misconfigured = (path: string): Example => ({ path, bindings: { SERVICE_TOKEN: undefined } })
 const pages = (path: string, unknown: string) => ({
   200: [{ path }, { path: `${path}?limit=1` }, { path, before: redisGone }],

@@ -1,0 +1,95 @@
+import { eq } from 'drizzle-orm'
+import { beforeAll, expect, test } from 'vitest'
+import { users } from '../../src/db/schema.ts'
+import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
+import { addFollow, addUser, db } from '../rows.ts'
+
+beforeAll(migrate)
+
+async function newMember(edge: Edge) {
+  const user = await addUser({ displayName: 'Ada', bio: 'First' })
+  const headers = await edge.signIn(user)
+  const patch = (body: unknown, more: Record<string, string> = {}) =>
+    edge.fetch('/v1/users/me', {
+      method: 'PATCH',
+      headers: { ...headers, 'Content-Type': 'application/json', ...more },
+      body: JSON.stringify(body),
+    })
+  return { ...user, headers, patch }
+}
+
+test('a profile is changed, field by field, and written through', async () => {
+  const edge = newEdge()
+  const ada = await newMember(edge)
+  const path = `/v1/users/${ada.id}`
+  expect(await (await edge.fetch(path)).json()).toMatchObject({ displayName: 'Ada' })
+  await edge.settle()
+
+  const response = await ada.patch({ displayName: ' Ada L. 🦆 ' })
+  expect(response.status).toBe(200)
+  expect(roundTrips(response)).toBe(2)
+  expect(await response.json()).toMatchObject({ displayName: 'Ada L. 🦆', bio: 'First', version: 2, email: ada.email })
+  expect(response.headers.get('ETag')).toBe((await edge.fetch(path, { headers: ada.headers })).headers.get('ETag'))
+  for (const reader of [edge, newEdge({}, edge.token)]) {
+    const read = await reader.fetch(path)
+    expect(read.headers.get('Cache-Status')).toContain('hit')
+    expect(await read.json()).toMatchObject({ displayName: 'Ada L. 🦆', version: 2 })
+  }
+  expect(await (await ada.patch({ bio: '' })).json()).toMatchObject({ displayName: 'Ada L. 🦆', bio: '', version: 3 })
+})
+
+test.each([
+  ['nothing', {}, 'displayName'],
+  ['an empty name', { displayName: ' ' }, 'displayName'],
+  ['a name of 51 characters', { displayName: 'é'.repeat(51) }, 'displayName'],
+  ['a name of two lines', { displayName: 'Ada\nL' }, 'displayName'],
+  ['a bio of 161 characters', { bio: 'é'.repeat(161) }, 'bio'],
+  ['no bio at all', { bio: null }, 'bio'],
+  ['a count', { bio: 'Rich', followersCount: 1_000_000 }, 'followersCount'],
+])('%s is no change of a profile, and the field is named', async (_, body, field) => {
+  const ada = await newMember(newEdge())
+  const response = await ada.patch(body)
+  expect(response.status).toBe(400)
+  expect(await response.json()).toMatchObject({ errors: [{ in: 'body', field }] })
+})
+
+test('only who is signed in has a profile to change', async () => {
+  const init = { method: 'PATCH', headers: { 'Content-Type': 'application/json' }, body: '{"bio":"Hi"}' }
+  expect((await newEdge().fetch('/v1/users/me', init)).status).toBe(401)
+})
+
+test('followers do not get in the way of If-Match, another edit does', async () => {
+  const edge = newEdge()
+  const ada = await newMember(edge)
+  const etag = (await edge.fetch(`/v1/users/${ada.id}`)).headers.get('ETag') ?? ''
+  await addFollow((await addUser()).id, ada.id)
+  expect((await ada.patch({ bio: 'Second' }, { 'If-Match': etag })).status).toBe(200)
+  const late = await ada.patch({ bio: 'Third' }, { 'If-Match': etag })
+  expect(late.status).toBe(412)
+  expect(await late.json()).toMatchObject({ type: 'https://edge.test/problems/version-changed' })
+  expect((await ada.patch({ bio: 'Third' }, { 'If-Match': 'what' })).status).toBe(400)
+})
+
+test('of two changes at once of one version, one is made', async () => {
+  for (let round = 0; round < 10; round += 1) {
+    const edge = newEdge()
+    const ada = await newMember(edge)
+    const both = await Promise.all(['one', 'two'].map((bio) => ada.patch({ bio }, { 'If-Match': '"1-0-0-0"' })))
+    expect(new Set(both.map(({ status }) => status))).toEqual(new Set([200, 412]))
+    const [row] = await db.select().from(users).where(eq(users.id, ada.id))
+    const won = both[0]?.status === 200 ? 'one' : 'two'
+    expect(row).toMatchObject({ bio: won, version: 2 })
+    expect(await (await edge.fetch(`/v1/users/${ada.id}`)).json()).toMatchObject({ bio: won })
+  }
+})
+
+test.each(['refuse', 'hang', 'cut', 'status'] as const)('profiles are changed when Redis does "%s"', async (kind) => {
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50', REDIS_BREAKER_SECONDS: '0.05' })
+  const ada = await newMember(edge)
+  await edge.fetch(`/v1/users/${ada.id}`)
+  await edge.settle()
+  await edge.redis.fault({ kind })
+  expect((await ada.patch({ bio: 'Second' })).status).toBe(200)
+  expect(await (await edge.fetch(`/v1/users/${ada.id}`)).json()).toMatchObject({ bio: 'Second' })
+  await edge.settle()
+})
