@@ -82,6 +82,8 @@ export interface LockDependencies {
   keys: LockKeys
   now?: () => number
   random?: () => number
+  /** Waits, no longer than until `signal` aborts. */
+  pause?: (ms: number, signal?: AbortSignal) => Promise<void>
 }
 
 export type Locks = ReturnType<typeof createLocks>
@@ -104,7 +106,9 @@ export type Locks = ReturnType<typeof createLocks>
  * Sources: Redis, SET ("Patterns"); M. Kleppmann, How to do distributed locking (2016), on fencing; M. Brooker,
  * Exponential Backoff and Jitter (AWS Architecture Blog, 2015).
  */
-export function createLocks({ redis, keys, now = Date.now, random = Math.random }: LockDependencies) {
+export function createLocks(dependencies: LockDependencies) {
+  const { redis, keys, now = Date.now, random = Math.random, pause = pauseFor } = dependencies
+
   async function attempt(name: string, owner: string, ttlMs: number): Promise<Held | Refused> {
     const askedAt = now()
     const [isOurs, value] = await redis.eval<string[], [number, number]>(
@@ -207,8 +211,7 @@ export function createLocks({ redis, keys, now = Date.now, random = Math.random 
 
 export const isHeld = (outcome: Held | Refused): outcome is Held => 'fence' in outcome
 
-/** Waits, no longer than until `signal` aborts. */
-function pause(ms: number, signal?: AbortSignal): Promise<void> {
+function pauseFor(ms: number, signal?: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>()
   const timer = setTimeout(resolve, ms)
   signal?.addEventListener(

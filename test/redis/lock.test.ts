@@ -133,22 +133,28 @@ test('who waits pauses at random up to a doubling bound, and gives up at the dea
   const keyspace = newKeyspace()
   await mustAcquire(newLocks(keyspace), 'a')
   await keyspace.control.reset()
-  const drawn: number[] = []
-  const random = () => {
-    drawn.push(1)
-    return 1
+  let clock = 1_000
+  const pauses: number[] = []
+  const waiting = (share: number, waitMs: number) => {
+    pauses.length = 0
+    return createLocks({
+      redis: keyspace.connect(),
+      keys,
+      now: () => clock,
+      random: () => share,
+      pause: async (ms) => {
+        pauses.push(ms)
+        clock += ms
+      },
+    }).acquire('a', { ttlMs: 1_000, waitMs })
   }
-  const startedAt = Date.now()
-  const outcome = await createLocks({ redis: keyspace.connect(), keys, random }).acquire('a', {
-    ttlMs: 1_000,
-    waitMs: 400,
-  })
-  expect(isHeld(outcome)).toBe(false)
-  expect(Date.now() - startedAt).toBeGreaterThanOrEqual(399)
-  expect(Date.now() - startedAt).toBeLessThan(2_000)
-  // Pauses of 25, 50, 100, 200 ms and the 25 ms left, at most: six attempts.
-  expect(drawn.length).toBeLessThanOrEqual(5)
-  expect((await keyspace.control.counts()).requests).toBe(drawn.length + 1)
+  expect(isHeld(await waiting(1, 400))).toBe(false)
+  expect(pauses).toEqual([25, 50, 100, 200, 25]) // the last is what was left
+  expect((await keyspace.control.counts()).requests).toBe(6)
+
+  await waiting(0.5, 10_000)
+  expect(pauses.slice(0, 8)).toEqual([12.5, 25, 50, 100, 200, 400, 500, 500]) // a share of the bound, which is capped
+  expect(pauses.reduce((sum, ms) => sum + ms)).toBe(10_000)
 })
 
 test('who waits gets the lock when it is released', async () => {
