@@ -1,5 +1,5 @@
 import type { Redis } from '@upstash/redis/cloudflare'
-import { LRUCache } from 'lru-cache'
+import { type BoundedMap, createBoundedMap } from './bounded-map.ts'
 
 /** One cached value. `d` is `null` for what is known not to exist. Times are Unix ms; names are short to save bytes. */
 interface Entry<T> {
@@ -15,10 +15,10 @@ interface Entry<T> {
 }
 
 /** What an isolate remembers between requests: entries, with the moment Redis must be asked again. */
-export type Memory = LRUCache<string, { entry: Entry<unknown>; until: number; sizeBytes: number }>
+export type Memory = BoundedMap<{ entry: Entry<unknown>; until: number }>
 
 export const createMemory = (maxBytes: number): Memory =>
-  new LRUCache({ maxSize: maxBytes, sizeCalculation: ({ sizeBytes }) => sizeBytes })
+  createBoundedMap(maxBytes, ({ entry }, key) => 2 * (JSON.stringify(entry).length + key.length) + 200) // UTF-16
 
 /** Something that happened in a cache, for statistics and `Cache-Status`. */
 export interface CacheEvent {
@@ -170,7 +170,7 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
   function remember(key: string, entry: Entry<T>): void {
     // A stale one is kept for a second, so that not every reader of this isolate tries to refresh it.
     const until = now() + Math.min(kind.memoryMs, isFresh(entry) ? entry.f - now() : 1_000)
-    memory.set(key, { entry, until, sizeBytes: 2 * JSON.stringify(entry).length + 200 }) // UTF-16, and its objects
+    memory.set(key, { entry, until })
   }
 
   const withGeneration = (keys: string[]) => (generationKey === undefined ? keys : [...keys, generationKey])

@@ -1,6 +1,6 @@
 import { Ratelimit } from '@upstash/ratelimit'
 import type { Redis } from '@upstash/redis/cloudflare'
-import { LRUCache } from 'lru-cache'
+import { type BoundedMap, createBoundedMap } from './bounded-map.ts'
 
 /** A quota: `limit` requests in any `windowSeconds`. */
 export interface Quota {
@@ -18,9 +18,9 @@ export interface Allowance {
 }
 
 /** What an isolate knows of recent subjects: who is blocked needs no round trip. Bounded by count, oldest out. */
-export type KnownAllowances = LRUCache<string, Allowance>
+export type KnownAllowances = BoundedMap<Allowance>
 
-export const createKnownAllowances = (maxEntries: number): KnownAllowances => new LRUCache({ max: maxEntries })
+export const createKnownAllowances = (maxEntries: number): KnownAllowances => createBoundedMap(maxEntries, () => 1)
 
 export type RateLimit<Policy extends string> = ReturnType<typeof createRateLimit<Policy>>
 

@@ -179,8 +179,8 @@ test('acquire, extend and release are one round trip each', async () => {
 test('withLock runs under the lock, extends it while it works, and gives it back', async () => {
   const keyspace = newKeyspace()
   const other = newLocks(keyspace)
-  const result = await newLocks(keyspace).withLock('a', { ttlMs: 1_000 }, async (signal, fence) => {
-    await sleep(2_500) // longer than the TTL
+  const result = await newLocks(keyspace).withLock('a', { ttlMs: 3_000 }, async (signal, fence) => {
+    await sleep(4_000) // longer than the TTL
     expect(signal.aborted).toBe(false)
     expect(isHeld(await other.acquire('a', { ttlMs: 1_000 }))).toBe(false)
     expect(await other.withLock('a', { ttlMs: 1_000 }, async () => 'not run')).toBeUndefined()
@@ -188,7 +188,7 @@ test('withLock runs under the lock, extends it while it works, and gives it back
   })
   expect(result).toBeGreaterThan(0)
   expect(isHeld(await other.acquire('a', { ttlMs: 1_000 }))).toBe(true)
-})
+}, 20_000)
 
 test('withLock gives the lock back when the work fails, with the error of the work', async () => {
   const keyspace = newKeyspace()
@@ -212,7 +212,7 @@ test('withLock aborts its work when the lock is taken away, and leaves the new h
   })
   await expect(working).rejects.toThrow(LockLost)
   expect(await other.extend('a', usurper?.owner ?? '', 60_000)).toMatchObject({ fence: usurper?.fence })
-})
+}, 20_000)
 
 test.each(['refuse', 'hang', 'delay-after'] as const)(
   'withLock aborts its work before another can hold the lock, when Redis does "%s"',
@@ -240,13 +240,13 @@ async function mustAcquireSoon(keyspace: ReturnType<typeof newKeyspace>, name: s
 
 test('a short outage that an extension survives does not end the work', async () => {
   const keyspace = newKeyspace()
-  const result = await newLocks(keyspace).withLock('a', { ttlMs: 3_000 }, async (signal) => {
+  const result = await newLocks(keyspace).withLock('a', { ttlMs: 4_500 }, async (signal) => {
     await keyspace.control.fault({ kind: 'refuse', times: 2 }) // the first extension and its repetition
-    await sleep(3_500)
+    await sleep(5_000)
     return signal.aborted
   })
   expect(result).toBe(false)
-})
+}, 20_000)
 
 test('D1 takes nothing from a holder before the one that has written, and all from the present one', async () => {
   const name = crypto.randomUUID()

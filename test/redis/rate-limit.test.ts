@@ -52,7 +52,7 @@ test('what an isolate knows is bounded', async () => {
   const known = createKnownAllowances(5)
   const limits = newLimits(newKeyspace(), known)
   for (let i = 0; i < 20; i += 1) await limits.take('reads', `ip:192.0.2.${i}`)
-  expect(known.size).toBe(5)
+  expect(known.size()).toBe(5)
 })
 
 test('a failure of Redis is thrown: the route says what it means', async () => {

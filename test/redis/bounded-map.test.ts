@@ -1,0 +1,25 @@
+import { expect, test } from 'vitest'
+import { createBoundedMap } from '../../src/redis/bounded-map.ts'
+
+test('what was used least recently is forgotten first, until the sizes fit', () => {
+  const map = createBoundedMap<string>(10, (value) => value.length)
+  map.set('a', 'aaaa')
+  map.set('b', 'bbbb')
+  map.get('a')
+  map.set('c', 'cccc')
+  expect([...map.keys()]).toEqual(['a', 'c'])
+  map.set('a', 'a') // replaced, and smaller
+  map.set('d', 'dddd')
+  expect([...map.keys()]).toEqual(['c', 'a', 'd'])
+  expect(map.size()).toBe(9)
+  map.delete('c')
+  map.delete('unknown')
+  expect(map.size()).toBe(5)
+})
+
+test('a value larger than the bound is not kept, nor what it replaces', () => {
+  const map = createBoundedMap<string>(3, (value) => value.length)
+  map.set('a', 'aa')
+  map.set('a', 'aaaa')
+  expect([map.get('a'), map.size()]).toEqual([undefined, 0])
+})
