@@ -30,7 +30,7 @@ export const keys = {
   presence: (shard: number) => `presence:${shard}`,
   /** Sorted set: departures still to be told about, by until when they are claimed. Expires as above. */
   presenceLeaving: (shard: number) => `presence:${shard}:leaving`,
-  /** Sorted set: the devices of a user, by when last seen. Bounded; expires with the presence window. */
+  /** Sorted set: the devices of a user, by when last seen. Bounded; expires a minute after the presence window. */
   presenceDevices: (userId: string) => `presence:devices:${userId}`,
   /** String: who may see a user. Expires after a day, `nobody` with the presence window; D1 holds it. */
   presenceVisibility: (userId: string) => `presence:visibility:${userId}`,

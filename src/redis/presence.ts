@@ -56,7 +56,7 @@ const SHARD_MS = 86_400_000
 
 /**
  * KEYS: shard, leaving, devices, visibility, join.
- * ARGV: user, device, beat id, now, window, devices at most, users at most, visibility if known, its TTL.
+ * ARGV: user, device, beat id, now, TTL of devices, devices at most, users at most, visibility if known, its TTL.
  * Most beats end at the first command: it raises the score of who is there and does nothing for who is not.
  */
 const BEAT = `#!lua flags=allow-key-locking
@@ -130,7 +130,7 @@ export type Online = ReturnType<typeof createOnline>
  *
  * Redis types. `presence`: a sorted set per shard, member = user, score = last seen; whoever is in it has been told
  * about as online. `presenceLeaving`: a sorted set per shard, member = `<last seen>:<user>`, score = claimed until:
- * departures still to be told about. `presenceDevices`: a sorted set per user, expiring with the window.
+ * departures still to be told about. `presenceDevices`: a sorted set per user, expiring soon after the window.
  * `presenceVisibility` and `presenceJoin`: strings per user, expiring. A user's shard is a hash of the id; a shard
  * holds at most `shardUsers`, and so do its departures: no key grows without bound.
  *
@@ -185,7 +185,8 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
           userId,
           deviceId,
           beatId,
-          ...[now, windowMs, policy.maxDevices, policy.shardUsers].map(String),
+          // Older ones are not counted anyway; the slack is for clocks that differ.
+          ...[now, windowMs + REPEAT_MS, policy.maxDevices, policy.shardUsers].map(String),
           visibility ?? '',
           String(visibilityMs(visibility)),
         ],
