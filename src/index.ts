@@ -50,7 +50,7 @@ export function createWorker() {
 
     /** Every minute. */
     async scheduled(controller, env, context) {
-      const { accounts, idempotency, likes, views } = servicesFor(env, context)
+      const { accounts, comments, idempotency, likes, views } = servicesFor(env, context)
       const now = controller.scheduledTime
       const jobs = [
         async () => {
@@ -58,6 +58,7 @@ export function createWorker() {
           for (let round = 0; round < 50 && (await views.flush(1_000)) > 0; round += 1);
         },
         () => likes.reconcile(now - 5 * 60_000, 500),
+        () => comments.reconcile(now - 5 * 60_000, 500),
         () => accounts.purge(1_000, now),
         () => idempotency.purge(1_000, now),
       ]

@@ -114,7 +114,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     views: createViews(db, createCounters(writes, COUNT_TTL_MS, defer)),
     sessions,
     tokens,
-    accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs),
+    accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
+      users.forgetUsername(username),
+    ),
     rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
   }
 }
