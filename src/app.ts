@@ -13,9 +13,11 @@ import { feed } from './feed/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
+import { locks } from './locks/routes.ts'
 import { likesOf } from './likes/routes.ts'
 import { health, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
+import { presence } from './presence/routes.ts'
 import { rateLimit } from './rate-limit/routes.ts'
 import { type CacheEvent } from './redis/cache.ts'
 import { newMeter } from './redis/client.ts'
@@ -110,6 +112,8 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/users', users)
   app.route('/v1/sessions', sessions)
   app.route('/v1/posts', posts)
+  app.route('/v1/presence', presence)
+  app.route('/v1/locks', locks)
   app.route('/v1/comments', comments)
   app.route('/v1/posts', likesOf('p'))
   app.route('/v1/comments', likesOf('c'))

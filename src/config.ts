@@ -70,6 +70,17 @@ const Variables = v.object({
   /** A session seen again within this long is not written again. */
   SESSION_TOUCH_SECONDS: number(300, 1, 3_600),
 
+  // Presence
+  PRESENCE_SECONDS: number(300, 5, 86_400),
+  /** How many users one key holds: above that, presence is spread over several. */
+  PRESENCE_SHARD_USERS: number(50_000, 10_000, 1_000_000),
+  /** How many users may be online at once: as many shards as that takes. */
+  PRESENCE_MAX_USERS: number(50_000, 1, 10_000_000),
+  PRESENCE_MAX_DEVICES: number(20, 1, 1_000),
+
+  // Locks
+  LOCK_SECONDS: number(10, 0.1, 600),
+
   // The hot feed
   HOT_DAYS: whole(7, 1, 31),
 
@@ -178,6 +189,13 @@ export function readConfig(env: object) {
       absoluteMs: toMs(set.SESSION_ABSOLUTE_SECONDS),
       touchMs: toMs(set.SESSION_TOUCH_SECONDS),
     },
+    presence: {
+      windowMs: set.PRESENCE_SECONDS * 1_000,
+      shardUsers: set.PRESENCE_SHARD_USERS,
+      shards: Math.ceil(set.PRESENCE_MAX_USERS / set.PRESENCE_SHARD_USERS),
+      maxDevices: set.PRESENCE_MAX_DEVICES,
+    },
+    lockTtlMs: set.LOCK_SECONDS * 1_000,
     corsOrigins: set.CORS_ORIGINS.split(',')
       .map((origin) => origin.trim())
       .filter(Boolean),

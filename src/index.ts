@@ -50,15 +50,20 @@ export function createWorker() {
 
     /** Every minute. */
     async scheduled(controller, env, context) {
-      const { accounts, comments, idempotency, likes, views } = servicesFor(env, context)
+      const { accounts, comments, idempotency, likes, locks, presence, views } = servicesFor(env, context)
+      const ttlMs = stateOf(env).config.lockTtlMs
       const now = controller.scheduledTime
+      /** One at a time across the world; who comes second leaves the work to the first. */
+      const alone = (name: string, job: (signal: AbortSignal) => Promise<unknown>) => () =>
+        locks.withLock(`cron:${name}`, { ttlMs }, job)
       const jobs = [
-        async () => {
+        alone('views', async (signal) => {
           // Bounded: what a minute brings beyond this is written in the next.
-          for (let round = 0; round < 50 && (await views.flush(1_000)) > 0; round += 1);
-        },
-        () => likes.reconcile(now - 5 * 60_000, 500),
-        () => comments.reconcile(now - 5 * 60_000, 500),
+          for (let round = 0; round < 50 && (await views.flush(1_000)) > 0; round += 1) signal.throwIfAborted()
+        }),
+        alone('likes', () => likes.reconcile(now - 5 * 60_000, 500)),
+        alone('comments', () => comments.reconcile(now - 5 * 60_000, 500)),
+        alone('presence', (signal) => presence.sweep(now, signal)),
         () => accounts.purge(1_000, now),
         () => idempotency.purge(1_000, now),
       ]

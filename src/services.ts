@@ -5,11 +5,15 @@ import { createFeed } from './feed/feed.ts'
 import { createFollows } from './users/follows.ts'
 import { createIdempotency } from './idempotency/idempotency.ts'
 import { keys } from './keys.ts'
+import { createFences } from './locks/fences.ts'
 import { createLikes, type LikeMessage } from './likes/likes.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
+import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter } from './redis/client.ts'
 import { createCounters } from './redis/counter.ts'
+import { createLocks } from './redis/lock.ts'
+import { createOnline } from './redis/presence.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
@@ -50,7 +54,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const { meter, defer, onCacheEvent } = invocation
   const db = drizzle(bindings.DB)
   const connect = createConnection(config.redis, isolate.breaker, meter)
-  const { readTimeoutMs } = config.redis
+  const { readTimeoutMs, writeTimeoutMs } = config.redis
   const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
   const writes = connect({ timeoutMs: config.redis.writeTimeoutMs, isSafeTwice: true })
   const once = connect({ timeoutMs: readTimeoutMs, isSafeTwice: false })
@@ -89,6 +93,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
 
+  // Nobody listens yet.
+  const onStatusChange = async (_changes: StatusChange[]) => {}
+
   const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
 
   const users = createUsers(db, usersById, idsByUsername, writeThrough)
@@ -117,6 +124,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
       users.forgetUsername(username),
     ),
+    presence: createPresence(db, createOnline(redis, keys, config.presence), onStatusChange, defer),
+    locks: createLocks({ redis: connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }), keys }),
+    fences: createFences(db),
     rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
   }
 }

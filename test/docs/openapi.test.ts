@@ -90,6 +90,10 @@ async function newData() {
 }
 
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
+const beat = async (edge: Edge, headers: Record<string, string>) => {
+  await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers })
+  await edge.settle()
+}
 const spend = async (edge: Edge, headers: Record<string, string> = {}) => {
   for (let i = 0; i < 2; i += 1) {
     await edge.fetch('/v1/users/u_a', { headers })
@@ -112,6 +116,15 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   'GET /problems/{type}': () => ({
     200: [{ path: '/problems/internal' }],
     404: [{ path: '/problems/nothing' }],
+  }),
+  'GET /v1/presence': ({ author, fan, asAuthor }) => ({
+    200: [
+      { path: '/v1/presence', before: (edge) => beat(edge, asAuthor) },
+      { path: `/v1/presence?ids=${author.id},${fan.id}`, before: (edge) => beat(edge, asAuthor) },
+      { path: '/v1/presence', before: redisGone },
+    ],
+    400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
+    429: [limited('/v1/presence')],
   }),
   'GET /v1/rate-limit': () => ({
     200: [{ path: '/v1/rate-limit' }],
@@ -209,7 +222,8 @@ test('every operation has a name of its own, a summary, a tag, and its problems'
     const expected = ['429', '500', '503']
     const hasInput = operation.parameters?.some(({ in: where, schema }) => where === 'query' || 'pattern' in schema)
     if (hasInput) expected.push('400')
-    if (/\{\w+\}/.test(name)) expected.push('404')
+    // A lock comes to be by being asked for.
+    if (/\{\w+\}/.test(name) && !name.includes('/locks/')) expected.push('404')
     const documented = Object.entries(operation.responses).filter(
       ([, { content }]) => content && 'application/problem+json' in content,
     )

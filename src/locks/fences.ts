@@ -1,0 +1,44 @@
+import { sql } from 'drizzle-orm'
+import type { BatchItem } from 'drizzle-orm/batch'
+import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { fences } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
+
+export type Fences = ReturnType<typeof createFences>
+
+/** Makes D1 writes conditional on a fencing token: who held a lock before its present holder writes nothing. */
+export function createFences(db: DrizzleD1Database) {
+  return {
+    /**
+     * Runs `statements` as one D1 batch, unless a higher fence has written under `name`: then nothing is written and
+     * it throws `lock-lost`. The same fence may write again. One D1 request, and one row kept per name.
+     *
+     * The first statement of the batch raises the fence; where it would lower it, it violates NOT NULL instead, and
+     * with it the whole batch is rolled back (D1 batches are transactions).
+     */
+    async batch<T extends BatchItem<'sqlite'>[]>(name: string, fence: number, statements: [...T]) {
+      const raise = db
+        .insert(fences)
+        .values({ name, fence })
+        .onConflictDoUpdate({
+          target: fences.name,
+          set: { fence: sql`CASE WHEN excluded.fence >= ${fences.fence} THEN excluded.fence END` },
+        })
+      try {
+        const [, ...answers] = await db.batch([raise, ...statements])
+        return answers
+      } catch (cause) {
+        if (!isFenced(cause)) throw cause
+        throw new Problem('lock-lost', `A later holder of ${name} has written`, {}, { cause })
+      }
+    },
+  }
+}
+
+/** Drizzle wraps what D1 throws. */
+function isFenced(error: unknown): boolean {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if (cause.message.includes('NOT NULL constraint failed: fences.fence')) return true
+  }
+  return false
+}

@@ -1,0 +1,281 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { keys } from '../../src/keys.ts'
+import { CLAIM_MS, createOnline, type Gone, type OnlinePolicy } from '../../src/redis/presence.ts'
+import { newKeyspace } from './setup.ts'
+
+const T = 1_800_000_000_000
+const POLICY: OnlinePolicy = { windowMs: 1_000, shards: 4, shardUsers: 1_000, maxDevices: 3 }
+
+function newOnline(policy: Partial<OnlinePolicy> = {}, keyspace = newKeyspace()) {
+  const redis = keyspace.connect()
+  const online = createOnline(redis, keys, { ...POLICY, ...policy })
+  return {
+    ...online,
+    keyspace,
+    redis,
+    /** A beat of a user whom everyone may see. */
+    seen: (userId: string, now: number, deviceId = 'phone') =>
+      online.beat({ userId, deviceId, beatId: crypto.randomUUID() }, now, 'everyone'),
+  }
+}
+
+const ids = (people: { userId: string }[]) => people.map(({ userId }) => userId).sort()
+
+test('a user is online until the window after the last beat, and joins once', async () => {
+  const online = newOnline()
+  expect(await online.seen('u_ada', T)).toBe('joined')
+  expect(await online.seen('u_ada', T + 500)).toBe('online')
+
+  const [ada = null, bob = null] = await online.lastSeen(['u_ada', 'u_bob'])
+  expect([ada, bob]).toEqual([T + 500, null])
+  expect([online.isOnline(ada, T + 1_499), online.isOnline(ada, T + 1_500), online.isOnline(bob, T)]).toEqual([
+    true,
+    false,
+    false,
+  ])
+})
+
+test('a beat that arrives late does not turn the clock back', async () => {
+  const online = newOnline()
+  await online.seen('u_ada', T + 500)
+  expect(await online.seen('u_ada', T, 'tablet')).toBe('online')
+  expect(await online.lastSeen(['u_ada'])).toEqual([T + 500])
+})
+
+test('of many beats at once exactly one joins', async () => {
+  const keyspace = newKeyspace()
+  const outcomes = await Promise.all(Array.from({ length: 40 }, (_, i) => newOnline({}, keyspace).seen('u_ada', T + i)))
+  expect(outcomes.filter((outcome) => outcome === 'joined')).toHaveLength(1)
+})
+
+test('a join whose reply is lost is told again to the same beat, and to no other', async () => {
+  const online = newOnline()
+  await online.keyspace.control.fault({ kind: 'cut', times: 1, match: 'EVAL' }) // executed; the client repeats it
+  expect(await online.seen('u_ada', T)).toBe('joined')
+  expect(await online.seen('u_ada', T)).toBe('online') // another beat in the same millisecond
+  await online.keyspace.control.fault({ kind: 'cut', times: 1, match: 'EVAL' })
+  expect(await online.seen('u_ada', T + 1)).toBe('online') // a repeated beat that is no join
+})
+
+test('nobody is written while it is not known who may see them, nor when nobody may', async () => {
+  const online = newOnline()
+  const ada = { userId: 'u_ada', deviceId: 'phone', beatId: 'b' }
+  expect(await online.beat(ada, T)).toBe('unknown')
+  expect(await online.redis.keys('*')).toEqual([])
+
+  expect(await online.beat(ada, T, 'nobody')).toBe('hidden')
+  expect(await online.beat(ada, T)).toBe('hidden') // remembered
+  expect(await online.redis.keys('*')).toEqual([keys.presenceVisibility('u_ada')])
+  expect(await online.redis.pttl(keys.presenceVisibility('u_ada'))).toBeLessThanOrEqual(POLICY.windowMs)
+
+  await online.show('u_ada', 'followers')
+  expect(await online.beat(ada, T)).toBe('joined')
+  expect(await online.hide('u_ada', T + 10)).toMatchObject({ userId: 'u_ada', at: T + 10 })
+  expect(await online.lastSeen(['u_ada'])).toEqual([null])
+  // A beat that was admitted before does not bring them back.
+  expect(await online.beat(ada, T + 11, 'everyone')).toBe('hidden')
+})
+
+test('a user goes offline with the last of their devices', async () => {
+  const online = newOnline()
+  await online.seen('u_ada', T, 'phone')
+  await online.seen('u_ada', T + 10, 'laptop')
+  expect(await online.leave('u_ada', 'phone', T + 20)).toBeUndefined()
+  expect(await online.lastSeen(['u_ada'])).toEqual([T + 10])
+  expect(await online.leave('u_ada', 'laptop', T + 30)).toMatchObject({ userId: 'u_ada', at: T + 30 })
+  expect(await online.lastSeen(['u_ada'])).toEqual([null])
+  expect(await online.seen('u_ada', T + 40, 'phone')).toBe('joined')
+})
+
+test('a device that fell silent does not keep its user online', async () => {
+  const online = newOnline()
+  await online.seen('u_ada', T, 'phone')
+  await online.seen('u_ada', T + 900, 'laptop')
+  expect(await online.leave('u_ada', 'laptop', T + 1_000)).toMatchObject({ userId: 'u_ada' })
+})
+
+test('the devices of a user are bounded, the longest silent forgotten first', async () => {
+  const online = newOnline({ maxDevices: 3 })
+  for (let i = 0; i < 10; i += 1) await online.seen('u_ada', T + i, `device-${i}`)
+  expect(await online.redis.zrange(keys.presenceDevices('u_ada'), 0, -1)).toEqual(['device-7', 'device-8', 'device-9'])
+})
+
+test('users are spread over the shards, found there, and listed latest first', async () => {
+  const online = newOnline()
+  const everyone = Array.from({ length: 60 }, (_, i) => `u_${i}`)
+  for (const [i, userId] of everyone.entries()) await online.seen(userId, T + i)
+  for (let shard = 0; shard < 4; shard += 1) {
+    expect(await online.redis.zcard(keys.presence(shard))).toBeGreaterThan(5)
+  }
+  expect(await online.lastSeen(everyone)).toEqual(everyone.map((_, i) => T + i))
+  expect(ids(await online.latest(100, T + 1_029))).toEqual(everyone.slice(30).sort()) // the others are out of the window
+  expect((await online.latest(3, T + 60)).map(({ userId }) => userId)).toEqual(['u_59', 'u_58', 'u_57'])
+  expect((await online.latest(2, T + 60, T + 57)).map(({ userId }) => userId)).toEqual(['u_57', 'u_56'])
+})
+
+test('a beat, a departure, the list, a sweep and 500 users are one round trip each', async () => {
+  const online = newOnline()
+  await online.seen('u_ada', T)
+  const { control } = online.keyspace
+  const cost = async (work: () => Promise<unknown>) => {
+    await control.reset()
+    await work()
+    return (await control.counts()).requests
+  }
+  const many = Array.from({ length: 500 }, (_, i) => `u_${i}`)
+  expect(await cost(() => online.seen('u_ada', T + 1))).toBe(1)
+  expect(await cost(() => online.seen('u_new', T + 1))).toBe(1)
+  expect(await cost(() => online.lastSeen(many))).toBe(1)
+  expect((await control.counts()).commands).toBe(4) // one of each shard
+  expect(await cost(() => online.latest(100, T + 1))).toBe(1)
+  expect(await cost(() => online.leave('u_ada', 'phone', T + 2))).toBe(1)
+  const { gone } = await online.takeSilent(100, T + 10_000)
+  expect(await cost(() => online.takeSilent(100, T + 10_000))).toBe(1)
+  expect(await cost(() => online.confirm(gone))).toBe(1)
+  expect(await cost(() => online.lastSeen([]))).toBe(0)
+})
+
+test('a shard never holds more than its bound; who is displaced is handed to the sweep', async () => {
+  const online = newOnline({ shards: 1, shardUsers: 5 })
+  for (let i = 0; i < 8; i += 1) await online.seen(`u_${i}`, T + i)
+  expect(await online.redis.zcard(keys.presence(0))).toBe(5)
+  expect(ids(await online.latest(10, T + 8))).toEqual(['u_3', 'u_4', 'u_5', 'u_6', 'u_7'])
+  const { gone } = await online.takeSilent(10, T + 9)
+  expect(gone).toEqual([0, 1, 2].map((i) => ({ userId: `u_${i}`, at: T + i, shard: 0 })))
+
+  for (let i = 8; i < 30; i += 1) await online.seen(`u_${i}`, T + i) // and nobody sweeps
+  expect(await online.redis.zcard(keys.presenceLeaving(0))).toBe(5)
+})
+
+test('a sweep takes the silent and leaves the others', async () => {
+  const online = newOnline()
+  await online.seen('u_silent', T)
+  await online.seen('u_ada', T + 1)
+  expect((await online.takeSilent(10, T + 999)).gone).toEqual([])
+  expect((await online.takeSilent(10, T + 1_000)).gone).toMatchObject([{ userId: 'u_silent', at: T }])
+  expect(ids(await online.latest(10, T + 1_000))).toEqual(['u_ada'])
+})
+
+test('concurrent sweeps in small batches hand out each departure exactly once', async () => {
+  const keyspace = newKeyspace()
+  const online = newOnline({}, keyspace)
+  const everyone = Array.from({ length: 300 }, (_, i) => `u_${i}`)
+  await Promise.all(everyone.map((userId, i) => online.seen(userId, T + (i % 7)))) // many in the same millisecond
+  const sweep = async () => {
+    const online = newOnline({}, keyspace)
+    const all: Gone[] = []
+    for (let hasMore = true; hasMore;) {
+      const taken = await online.takeSilent(10, T + 5_000)
+      all.push(...taken.gone)
+      await online.confirm(taken.gone)
+      hasMore = taken.hasMore
+    }
+    return all
+  }
+  const gone = (await Promise.all(Array.from({ length: 5 }, sweep))).flat()
+  expect(ids(gone)).toEqual(everyone.sort())
+  expect(await keyspace.connect().keys('presence:[0-9]*')).toEqual([])
+})
+
+test('a departure that nobody confirmed is handed out again once its claim has lapsed', async () => {
+  const online = newOnline()
+  await online.seen('u_ada', T)
+  await online.seen('u_bob', T)
+  await online.leave('u_bob', 'phone', T + 1) // and its caller dies
+  const first = await online.takeSilent(10, T + 2_000)
+  expect(ids(first.gone)).toEqual(['u_ada'])
+
+  const second = await online.takeSilent(10, T + 1 + CLAIM_MS)
+  expect(second.gone).toMatchObject([{ userId: 'u_bob', at: T + 1 }])
+  await online.confirm(second.gone)
+  const third = await online.takeSilent(10, T + 2_000 + CLAIM_MS)
+  expect(third.gone).toEqual(first.gone)
+  await online.confirm(third.gone)
+  expect((await online.takeSilent(10, T + 10 * CLAIM_MS)).gone).toEqual([])
+})
+
+test('a departure whose reply is lost is not lost: of leave, and of a sweep', async () => {
+  const online = newOnline({ shards: 1 })
+  await online.seen('u_ada', T)
+  await online.seen('u_bob', T)
+  await online.keyspace.control.fault({ kind: 'cut', times: 1 })
+  await online.leave('u_ada', 'phone', T + 1)
+  await online.keyspace.control.fault({ kind: 'cut', times: 1 })
+  const repeated = await online.takeSilent(10, T + 2_000)
+  const later = await online.takeSilent(10, T + 3_000 + CLAIM_MS)
+  expect(ids([...repeated.gone, ...later.gone])).toEqual(['u_ada', 'u_bob'])
+})
+
+test('with another number of shards, who is alive in one is not gone from another', async () => {
+  const keyspace = newKeyspace()
+  const before = newOnline({ shards: 2 }, keyspace)
+  const after = newOnline({ shards: 3 }, keyspace)
+  const everyone = Array.from({ length: 30 }, (_, i) => `u_${i}`)
+  for (const userId of everyone) await before.seen(userId, T)
+  for (const userId of everyone) await after.seen(userId, T + 900)
+  const listed = await after.latest(100, T + 901)
+  expect(ids(listed)).toEqual([...everyone].sort()) // each once
+  expect(listed.every(({ at }) => at === T + 900)).toBe(true)
+
+  const { gone } = await after.takeSilent(100, T + 1_500)
+  expect(gone.length).toBeGreaterThan(0)
+  expect(gone.every((who) => after.isMisplaced(who))).toBe(true)
+  expect(await after.lastSeen(ids(gone))).toEqual(gone.map(() => T + 900))
+})
+
+test('every key of presence expires once it is swept', async () => {
+  const online = newOnline()
+  await online.seen('u_ada', T)
+  await online.seen('u_bob', T + 10_000)
+  await online.takeSilent(10, T + 10_000)
+  for (const key of await online.redis.keys('*')) expect([key, (await online.redis.pttl(key)) > 0]).toEqual([key, true])
+})
+
+test('whatever devices do, comings and goings alternate and agree with a model', async () => {
+  const step = fc.record({
+    user: fc.constantFrom('u_ada', 'u_bob'),
+    device: fc.constantFrom('phone', 'laptop'),
+    act: fc.constantFrom('beat', 'beat', 'leave', 'sweep'),
+    after: fc.integer({ min: 1, max: 700 }),
+  })
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 25 }), async (steps) => {
+      const online = newOnline({ shards: 2 })
+      const told: string[] = []
+      const expected: string[] = []
+      const devicesOf = new Map<string, Map<string, number>>() // of those told to be online
+      const lastBeat = new Map<string, number>()
+      let now = T
+      const isSilent = (at: number) => at <= now - POLICY.windowMs
+      for (const { user, device, act, after } of steps) {
+        now += after
+        const devices = devicesOf.get(user)
+        if (act === 'beat') {
+          if ((await online.seen(user, now, device)) === 'joined') told.push(`${user} on`)
+          if (!devices) expected.push(`${user} on`)
+          devicesOf.set(user, (devices ?? new Map<string, number>()).set(device, now))
+          lastBeat.set(user, now)
+        } else if (act === 'leave') {
+          if (await online.leave(user, device, now)) told.push(`${user} off`)
+          devices?.delete(device)
+          if (devices && [...devices.values()].every(isSilent)) {
+            devicesOf.delete(user)
+            expected.push(`${user} off`)
+          }
+        } else {
+          const { gone } = await online.takeSilent(10, now)
+          await online.confirm(gone)
+          told.push(...ids(gone).map((userId) => `${userId} off`))
+          for (const userId of [...devicesOf.keys()].sort()) {
+            if (!isSilent(lastBeat.get(userId) ?? 0)) continue
+            devicesOf.delete(userId)
+            expected.push(`${userId} off`)
+          }
+        }
+      }
+      expect(told).toEqual(expected)
+    }),
+    { numRuns: 40 },
+  )
+})
