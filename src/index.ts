@@ -50,7 +50,7 @@ export function createWorker() {
 
     /** Every minute. */
     async scheduled(controller, env, context) {
-      const { accounts, idempotency, likes, locks, presence, views } = servicesFor(env, context)
+      const { accounts, comments, idempotency, likes, locks, presence, views } = servicesFor(env, context)
       const ttlMs = stateOf(env).config.lockTtlMs
       const now = controller.scheduledTime
       /** One at a time across the world; who comes second leaves the work to the first. */
@@ -62,6 +62,7 @@ export function createWorker() {
           for (let round = 0; round < 50 && (await views.flush(1_000)) > 0; round += 1) signal.throwIfAborted()
         }),
         alone('likes', () => likes.reconcile(now - 5 * 60_000, 500)),
+        alone('comments', () => comments.reconcile(now - 5 * 60_000, 500)),
         alone('presence', (signal) => presence.sweep(now, signal)),
         () => accounts.purge(1_000, now),
         () => idempotency.purge(1_000, now),

@@ -121,7 +121,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     views: createViews(db, createCounters(writes, COUNT_TTL_MS, defer)),
     sessions,
     tokens,
-    accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs),
+    accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
+      users.forgetUsername(username),
+    ),
     presence: createPresence(db, createOnline(redis, keys, config.presence), onStatusChange, defer),
     locks: createLocks({ redis: connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }), keys }),
     fences: createFences(db),

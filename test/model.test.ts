@@ -17,7 +17,7 @@ type Step =
   | { do: 'follow' | 'unfollow'; by: number; whom: number }
   | { do: 'flush' | 'deliver' | 'cron' }
 
-const MEMBERS = 4
+const MEMBERS = 3
 const by = fc.nat(MEMBERS - 1)
 const any = fc.nat(7)
 const on = <T extends string>(...names: T[]) => fc.constantFrom(...names)
@@ -32,7 +32,7 @@ const story = fc.array(
     { weight: 4, arbitrary: fc.record({ do: on('follow', 'unfollow'), by, whom: by }) },
     { weight: 1, arbitrary: fc.record({ do: on('flush', 'deliver', 'cron') }) },
   ),
-  { minLength: 5, maxLength: 40 },
+  { minLength: 1, maxLength: 60, size: 'max' },
 ) as fc.Arbitrary<Step[]> // the records above are the steps
 
 interface ModelComment {
@@ -106,7 +106,7 @@ async function play(steps: Step[]): Promise<void> {
         const liked = step.do === 'like'
         const answering = ask(step.by, liked ? 'PUT' : 'DELETE', `/v1/posts/${post.id}/like`)
         post.likes[liked ? 'add' : 'delete'](step.by)
-        expect(await answerOf(answering, 200)).toMatchObject({ liked })
+        expect(await answerOf(answering, 200)).toEqual({ liked, likes: post.likes.size })
         break
       }
       case 'comment': {
@@ -134,8 +134,9 @@ async function play(steps: Step[]): Promise<void> {
         } else {
           const liked = step.do === 'likeComment'
           const path = `/v1/comments/${comment.id}/like`
-          await answerOf(ask(step.by, liked ? 'PUT' : 'DELETE', path), isThere ? 200 : 404)
           comment.likes[liked ? 'add' : 'delete'](step.by)
+          const answer = await answerOf(ask(step.by, liked ? 'PUT' : 'DELETE', path), isThere ? 200 : 404)
+          if (isThere) expect(answer).toEqual({ liked, likes: comment.likes.size })
         }
         break
       }
@@ -150,8 +151,8 @@ async function play(steps: Step[]): Promise<void> {
         else if (!follows.has(key)) follows.set(key, { by: step.by, whom: step.whom })
         break
       }
-      case 'flush':
-        await edge.settle()
+      case 'flush': // with nothing on its way, so that every count stays exact; see the likes for the other case
+        await edge.deliver(sent.splice(0).toReversed())
         await edge.sdk.flushdb()
         break
       case 'deliver':
@@ -224,5 +225,5 @@ async function play(steps: Step[]): Promise<void> {
 }
 
 test('whatever members do, every count and page is that of a plain model', async () => {
-  await fc.assert(fc.asyncProperty(story, play), { numRuns: 15, endOnFailure: false })
+  await fc.assert(fc.asyncProperty(story, play), { numRuns: 12, endOnFailure: false })
 }, 180_000)

@@ -1,4 +1,4 @@
-import { and, desc, eq, lt } from 'drizzle-orm'
+import { and, desc, eq, gt, lt } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
@@ -6,7 +6,7 @@ import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
-import type { Counters } from '../redis/counter.ts'
+import type { Counters, Settlement } from '../redis/counter.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 
 /** A comment on a post. `createdAt` is RFC 3339. */
@@ -36,19 +36,19 @@ export type Comments = ReturnType<typeof createComments>
  */
 export function createComments(db: DrizzleD1Database, counters: Counters, writeThrough: WriteThrough) {
   const countOf = (postId: string) =>
-    db.select({ value: posts.commentsCount, revision: posts.countsRevision }).from(posts).where(eq(posts.id, postId))
+    db
+      .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
+      .from(posts)
+      .where(eq(posts.id, postId))
 
-  /** Brings the count of a post's comments to Redis, as D1 had it at that revision. One round trip. */
-  const settle = (postId: string, counted: { value: number; revision: number }) =>
-    counters.settle([
-      {
-        count: keys.count('comments', postId),
-        meta: keys.countsMeta(postId),
-        field: 'comments',
-        changedAt: 0, // comments are in D1 before Redis hears of them
-        ...counted,
-      },
-    ])
+  const settlement = ({ id, value, revision }: { id: string; value: number; revision: number }): Settlement => ({
+    count: keys.count('comments', id),
+    meta: keys.countsMeta(id),
+    field: 'comments',
+    value,
+    revision,
+    changedAt: 0, // comments are in D1 before Redis hears of them
+  })
 
   return {
     /** Writes a comment. `alongside` joins the batch that does. One D1 round trip, then one for the count. */
@@ -68,7 +68,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
           if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
           throw error
         })
-      const tell = () => (counted ? [settle(postId, counted)] : []) // else the post is gone again
+      const tell = () => (counted ? [counters.settle([settlement(counted)])] : []) // else the post is gone again
       await writeThrough(tell, tell)
       return created
     },
@@ -88,9 +88,20 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
       const [, [counted]] = await db.batch([db.delete(comments).where(eq(comments.id, id)), countOf(postId)])
       const tell = () => [
         counters.forget([keys.count('likes', id), keys.countsMeta(id)]),
-        ...(counted ? [settle(postId, counted)] : []),
+        ...(counted ? [counters.settle([settlement(counted)])] : []),
       ]
       await writeThrough(tell, tell)
+    },
+
+    /** Brings Redis to the counts of at most `most` posts commented on since `since` (Unix ms), where it missed one. */
+    async reconcile(since: number, most: number): Promise<void> {
+      const counted = await db
+        .selectDistinct({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
+        .from(comments)
+        .innerJoin(posts, eq(posts.id, comments.postId))
+        .where(gt(comments.id, `c_${ulid(since).slice(0, 10).toLowerCase()}`)) // ids begin with their time
+        .limit(most)
+      await counters.settle(counted.map(settlement))
     },
 
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */

@@ -53,7 +53,13 @@ export type Accounts = ReturnType<typeof createAccounts>
  * Accounts: signing up, in and out. D1 has every session; Redis answers the checks.
  * Without Redis one can sign up and in; ending sessions is refused, because Redis could not be told.
  */
-export function createAccounts(db: DrizzleD1Database, live: LiveSessions, tokens: Tokens, absoluteMs: number) {
+export function createAccounts(
+  db: DrizzleD1Database,
+  live: LiveSessions,
+  tokens: Tokens,
+  absoluteMs: number,
+  onSignUp: (username: string) => Promise<void>,
+) {
   const told = (work: Promise<void>) =>
     work.catch((cause: unknown) => {
       throw new Problem('unavailable', 'Sessions cannot be ended right now: try again', { retryAfter: 5 }, { cause })
@@ -71,7 +77,10 @@ export function createAccounts(db: DrizzleD1Database, live: LiveSessions, tokens
         .values({ id, username: name, email: address, passwordHash, displayName, createdAt: now, updatedAt: now })
         .onConflictDoNothing()
         .returning({ id: users.id })
-      if (added.length > 0) return id
+      if (added.length > 0) {
+        await onSignUp(name)
+        return id
+      }
       const [same] = await db.select({ id: users.id }).from(users).where(eq(users.username, name))
       const field = same ? 'username' : 'email'
       const errors = [{ in: 'body', field, message: 'is taken' }]

@@ -62,6 +62,24 @@ const Username = v.object({
   username: v.pipe(v.string(), v.regex(/^\w{1,30}$/, 'must be 1 to 30 letters, digits or underscores')),
 })
 
+/** The users at one end of the follows of a user. */
+const follows = (list: 'followers' | 'followings', summary: string) =>
+  new Hono<AppEnv>().get(
+    `/:id/${list}`,
+    doc({ tag, summary, answer: pageOf(User), problems: ['invalid-request', 'not-found'] }),
+    admit('reads', 'ignored'),
+    valid('param', UserId),
+    valid('query', pageQuery('f')),
+    async (c) => {
+      const user = c.req.valid('param').id
+      const page = c.req.valid('query')
+      const { users, follows } = c.var.services
+      const [answer] = await Promise.all([follows[list](user, page.limit, page.cursor), users.get(user)])
+      revalidate(c)
+      return c.json(answer)
+    },
+  )
+
 export const users = new Hono<AppEnv>()
   .post(
     '/',
@@ -213,43 +231,5 @@ export const users = new Hono<AppEnv>()
       return c.json(answer)
     },
   )
-  .get(
-    '/:id/followers',
-    doc({
-      tag,
-      summary: 'Read who follows a user, latest first',
-      answer: pageOf(User),
-      problems: ['invalid-request', 'not-found'],
-    }),
-    admit('reads', 'ignored'),
-    valid('param', UserId),
-    valid('query', pageQuery('f')),
-    async (c) => {
-      const user = c.req.valid('param').id
-      const page = c.req.valid('query')
-      const { users, follows } = c.var.services
-      const [answer] = await Promise.all([follows.followers(user, page.limit, page.cursor), users.get(user)])
-      revalidate(c)
-      return c.json(answer)
-    },
-  )
-  .get(
-    '/:id/followings',
-    doc({
-      tag,
-      summary: 'Read whom a user follows, latest first',
-      answer: pageOf(User),
-      problems: ['invalid-request', 'not-found'],
-    }),
-    admit('reads', 'ignored'),
-    valid('param', UserId),
-    valid('query', pageQuery('f')),
-    async (c) => {
-      const user = c.req.valid('param').id
-      const page = c.req.valid('query')
-      const { users, follows } = c.var.services
-      const [answer] = await Promise.all([follows.followings(user, page.limit, page.cursor), users.get(user)])
-      revalidate(c)
-      return c.json(answer)
-    },
-  )
+  .route('/', follows('followers', 'Read who follows a user, latest first'))
+  .route('/', follows('followings', 'Read whom a user follows, latest first'))

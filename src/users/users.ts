@@ -93,6 +93,12 @@ export function createUsers(
       return { ...user, email: row?.email ?? '' }
     },
 
+    /** A username is taken now: it is no longer known as nobody's. One round trip. */
+    async forgetUsername(username: string): Promise<void> {
+      const forget = () => [idsByUsername.invalidate([username.toLowerCase()])]
+      await writeThrough(forget, forget)
+    },
+
     /** Those of `ids` that exist, in that order. One `MGET`. At most 100: what D1 can bind. */
     async getMany(ids: string[]): Promise<User[]> {
       const found = await byId.getMany(ids, load)

@@ -109,3 +109,15 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)('comments are written wh
   expect(await countOf(edge, post.id)).toBe(0)
   await edge.settle()
 })
+
+test('the cron settles a count of comments that Redis missed', async () => {
+  const edge = newEdge()
+  const ada = await addUser()
+  const post = await addPost({ authorId: ada.id })
+  const key = `count:comments:${post.id}`
+  await edge.sdk.set(key, 0)
+  await addComment({ postId: post.id, authorId: ada.id }) // straight to D1: nobody told Redis
+  expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ commentsCount: 0 })
+  await edge.cron()
+  expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ commentsCount: 1 })
+})

@@ -183,7 +183,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
 
 const limited = (path: string): Example => ({
   path,
-  bindings: { LIMIT_READS: '1' },
+  bindings: { LIMIT_READS: '1', LIMIT_READS_SECONDS: '86400' },
   before: (edge) => spend(edge),
 })
 const misconfigured = (path: string): Example => ({ path, bindings: { SERVICE_TOKEN: undefined } })

@@ -47,6 +47,15 @@ test('who signs up can sign in by username or email, and sees their own email', 
   expect(await anyones.json()).not.toHaveProperty('email')
 })
 
+test('who signs up is found by username at once, though somebody looked for the name before', async () => {
+  const edge = newEdge()
+  expect((await edge.fetch('/v1/users/by-username/newcomer')).status).toBe(404)
+  await edge.settle()
+  await newMember(edge, 'newcomer')
+  expect((await edge.fetch('/v1/users/by-username/newcomer')).status).toBe(200)
+  expect((await newEdge({}, edge.token).fetch('/v1/users/by-username/newcomer')).status).toBe(200)
+})
+
 test('a cookie signs in as a bearer token does', async () => {
   const edge = newEdge()
   const { signIn } = await newMember(edge)
@@ -109,7 +118,7 @@ test.each(['nobody', 'known'])('signing in as %s with a wrong password is refuse
 })
 
 test('guesses are limited per account, from wherever they come, and per address', async () => {
-  const edge = newEdge({ LIMIT_SIGN_IN: '2', LIMIT_SIGN_IN_ADDRESS: '4' })
+  const edge = newEdge({ LIMIT_SIGN_IN: '2', LIMIT_SIGN_IN_ADDRESS: '4', LIMIT_SIGN_IN_SECONDS: '86400' })
   const guess = async (login: string, address: string) =>
     (await edge.fetch('/v1/sessions', json({ login, password: 'x' }, { 'CF-Connecting-IP': address }))).status
   expect(await guess('ada', '192.0.2.1')).toBe(401)
