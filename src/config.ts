@@ -90,6 +90,8 @@ const Variables = v.object({
   /** Each kind of write has a window of its own. */
   LIMIT_WRITES: whole(100, 1, 1_000_000),
   LIMIT_WRITES_SECONDS: whole(3_600, 1, 86_400),
+  /** Signs of life come more often: every minute from ten devices. */
+  LIMIT_PRESENCE: whole(600, 1, 1_000_000),
   LIMIT_SIGN_IN: whole(10, 1, 1_000_000),
   LIMIT_SIGN_IN_ADDRESS: whole(100, 1, 1_000_000),
   LIMIT_SIGN_IN_SECONDS: whole(900, 1, 86_400),
@@ -171,7 +173,7 @@ export function readConfig(env: object) {
     comments: write,
     likes: write,
     views: { ...write, isStrict: false },
-    presence: { ...write, isStrict: false },
+    presence: { ...write, limit: set.LIMIT_PRESENCE, isStrict: false },
   }
   return {
     redis: {

@@ -1,4 +1,4 @@
-import { and, desc, eq, gt, lt } from 'drizzle-orm'
+import { and, desc, eq, gt, inArray, lt } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
@@ -95,11 +95,12 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
 
     /** Brings Redis to the counts of at most `most` posts commented on since `since` (Unix ms), where it missed one. */
     async reconcile(since: number, most: number): Promise<void> {
+      const first = `c_${ulid(since).slice(0, 10).toLowerCase()}` // ids begin with their time
+      const commentedOn = db.select({ id: comments.postId }).from(comments).where(gt(comments.id, first))
       const counted = await db
-        .selectDistinct({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
-        .from(comments)
-        .innerJoin(posts, eq(posts.id, comments.postId))
-        .where(gt(comments.id, `c_${ulid(since).slice(0, 10).toLowerCase()}`)) // ids begin with their time
+        .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
+        .from(posts)
+        .where(inArray(posts.id, commentedOn))
         .limit(most)
       await counters.settle(counted.map(settlement))
     },

@@ -1,3 +1,4 @@
+import { env } from 'cloudflare:workers'
 import { Validator, type Schema } from '@cfworker/json-schema'
 import { beforeAll, expect, test } from 'vitest'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
@@ -317,6 +318,70 @@ test.each(Object.entries(examples))(
     }
   },
 )
+
+test('every write answers what the document says, and not a field more', async () => {
+  const { document, operations } = await readOperations()
+  const { author, fan, post, asAuthor } = await newData()
+  const edge = newEdge()
+  const asked = new Set<string>()
+  /** Sends one write, and answers its body. */
+  async function send(
+    name: string,
+    path: string,
+    body?: object,
+    headers: Record<string, string> = asAuthor,
+  ): Promise<Record<string, string>> {
+    const operation = operations.get(name)
+    if (!operation) throw new Error(`${name} is not documented`)
+    asked.add(name)
+    const init = body ? { body: JSON.stringify(body) } : {}
+    const type = { 'Content-Type': 'application/json' }
+    const response = await edge.fetch(path, {
+      method: name.split(' ')[0] ?? '',
+      headers: { ...headers, ...type },
+      ...init,
+    })
+    expect([name, response.ok]).toEqual([name, true])
+    if (response.status === 204) {
+      expect([name, Object.keys(operation.responses)]).toEqual([name, expect.arrayContaining(['204'])])
+      return {}
+    }
+    const answer = await response.clone().json<Record<string, string>>()
+    expect([name, await errorsIn(document, operation, response)]).toEqual([name, []])
+    return answer
+  }
+  const account = { username: 'contract', email: 'c@example.test', password: 'correct horse', displayName: 'C' }
+  await send('POST /v1/users', '/v1/users', account, {})
+  await send('PATCH /v1/users/me', '/v1/users/me', { bio: 'Hello' })
+  await send('PUT /v1/users/{id}/follow', `/v1/users/${fan.id}/follow`)
+  await send('DELETE /v1/users/{id}/follow', `/v1/users/${fan.id}/follow`)
+  const written = await send('POST /v1/posts', '/v1/posts', { text: 'Hello' })
+  await send('PATCH /v1/posts/{id}', `/v1/posts/${written['id']}`, { text: 'Hello!' })
+  await send('DELETE /v1/posts/{id}', `/v1/posts/${written['id']}`)
+  const said = await send('POST /v1/posts/{id}/comments', `/v1/posts/${post.id}/comments`, { text: 'Hello' })
+  for (const [content, id] of [
+    ['posts', post.id],
+    ['comments', said['id']],
+  ]) {
+    await send(`PUT /v1/${content}/{id}/like`, `/v1/${content}/${id}/like`)
+    await send(`DELETE /v1/${content}/{id}/like`, `/v1/${content}/${id}/like`)
+  }
+  await send('DELETE /v1/comments/{id}', `/v1/comments/${said['id']}`)
+  await send('POST /v1/posts/{id}/views', `/v1/posts/${post.id}/views`)
+  await send('POST /v1/presence/heartbeat', '/v1/presence/heartbeat')
+  await send('PATCH /v1/presence', '/v1/presence', { visibility: 'followers' })
+  await send('DELETE /v1/presence', '/v1/presence')
+  const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+  const { owner = '' } = await send('POST /v1/locks/{name}', '/v1/locks/contract', { ttlMs: 5_000 }, service)
+  await send('PATCH /v1/locks/{name}', '/v1/locks/contract', { owner, ttlMs: 5_000 }, service)
+  await send('DELETE /v1/locks/{name}', `/v1/locks/contract?owner=${owner}`, undefined, service)
+  const credentials = { login: account.username, password: account.password }
+  await send('POST /v1/sessions', '/v1/sessions', credentials, {})
+  await send('DELETE /v1/sessions/current', '/v1/sessions/current')
+  await send('DELETE /v1/sessions', '/v1/sessions', undefined, await edge.signIn(author))
+
+  expect([...asked].sort()).toEqual([...operations.keys()].filter((name) => !name.startsWith('GET ')).sort())
+})
 
 test('an answer with a field more, a field less, or one of another kind is not what the document says', async () => {
   const document = await readDocument()

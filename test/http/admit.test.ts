@@ -18,7 +18,7 @@ const from = (address: string) => ({ headers: { 'CF-Connecting-IP': address } })
 
 /** Two reads an hour. */
 const newLimited = (bindings = {}, token?: string) =>
-  newEdge({ LIMIT_READS: '2', LIMIT_READS_SECONDS: '3600', ...bindings }, token)
+  newEdge({ LIMIT_READS: '2', LIMIT_READS_SECONDS: '86400', ...bindings }, token)
 
 /** Sends one request after the other, each counted before the next. */
 async function statuses(edge: Edge, path: string, ...inits: RequestInit<IncomingRequestCfProperties>[]) {
@@ -36,7 +36,7 @@ async function statuses(edge: Edge, path: string, ...inits: RequestInit<Incoming
 function newLimitedRoute(policy: Partial<LimitPolicy>) {
   const token = `test-${crypto.randomUUID()}`
   const defaults = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: token, REDIS_READ_TIMEOUT_MS: '100' })
-  const reads: LimitPolicy = { limit: 2, windowSeconds: 3_600, isStrict: true, onOutage: 'closed', ...policy }
+  const reads: LimitPolicy = { limit: 2, windowSeconds: 86_400, isStrict: true, onOutage: 'closed', ...policy }
   const config = { ...defaults, limits: { ...defaults.limits, reads } }
   const isolate = createIsolate(config)
   const works: Promise<unknown>[] = []
@@ -82,7 +82,7 @@ test('a caller over the quota is refused by a problem that says which, and when 
   })
   expect(response.headers.get('Retry-After')).toBe(String(problem.retryAfter))
   expect(problem.retryAfter).toBeGreaterThan(0)
-  expect(problem.retryAfter).toBeLessThanOrEqual(3_600 + 1_800) // when half of the next window has come
+  expect(problem.retryAfter).toBeLessThanOrEqual(86_400 + 43_200) // when half of the next window has come
   expect(response.headers.get('RateLimit')).toBe(`"reads";r=0;t=${problem.retryAfter}`)
 })
 
@@ -93,7 +93,7 @@ test('answers tell the policy always, and what remains as far as it is known', a
   for (let i = 0; i < 3; i += 1) {
     const { headers } = await edge.fetch(path, FROM)
     await edge.settle()
-    expect(headers.get('RateLimit-Policy')).toBe('"reads";q=2;w=3600')
+    expect(headers.get('RateLimit-Policy')).toBe('"reads";q=2;w=86400')
     told.push(headers.get('RateLimit')?.replace(/t=\d+$/, 't='))
   }
   expect(told).toEqual([undefined, '"reads";r=1;t=', '"reads";r=0;t='])
@@ -103,7 +103,7 @@ test('the seconds told are those to the end of the window', async () => {
   const edge = newLimited()
   await statuses(edge, '/v1/users/u_a', FROM)
   const { headers } = await edge.fetch('/v1/users/u_a', FROM)
-  const leftSeconds = 3_600 - ((Date.now() / 1_000) % 3_600)
+  const leftSeconds = 86_400 - ((Date.now() / 1_000) % 86_400)
   const told = Number(/t=(\d+)$/.exec(headers.get('RateLimit') ?? '')?.[1])
   expect(Math.abs(told - leftSeconds)).toBeLessThan(5)
   await edge.settle()
@@ -244,7 +244,7 @@ test('a strict and open policy lets all pass when Redis is gone, and says nothin
   for (let i = 0; i < 7; i += 1) {
     const response = await route.fetch()
     expect(response.status).toBe(200)
-    expect(response.headers.get('RateLimit-Policy')).toBe('"reads";q=1;w=3600')
+    expect(response.headers.get('RateLimit-Policy')).toBe('"reads";q=1;w=86400')
     expect(response.headers.has('RateLimit')).toBe(false)
   }
 })
@@ -261,7 +261,7 @@ test('what remains of my limits can be asked, which spends none', async () => {
     const { items } = await response.json<Limits>()
     return items.find(({ policy }) => policy === 'reads')
   }
-  expect(await ask()).toMatchObject({ limit: 2, windowSeconds: 3_600, remaining: 2 })
+  expect(await ask()).toMatchObject({ limit: 2, windowSeconds: 86_400, remaining: 2 })
   await statuses(edge, '/v1/users/u_a', FROM)
   for (let i = 0; i < 4; i += 1) expect(await ask()).toMatchObject({ remaining: 1 })
 
