@@ -10,6 +10,7 @@ import {
 } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { ulid } from 'ulid'
+import { expect } from 'vitest'
 import { createControl } from '../emulator/control.ts'
 import { sessions } from '../src/db/schema.ts'
 import { createApp } from '../src/app.ts'
@@ -119,4 +120,13 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
 /** Round trips to Redis before the answer, as the answer itself says; `edge.redis` has those after it too. */
 export function roundTrips(response: Response): number {
   return Number(/(\d+) round trips/.exec(response.headers.get('Server-Timing') ?? '')?.[1])
+}
+
+/** Expects a 400 that names the field at fault, and where it was. */
+export async function expectRefused(answering: Promise<Response>, where: string, field: string): Promise<void> {
+  const response = await answering
+  expect(response.status).toBe(400)
+  const problem = await response.json<{ type: string; errors: { in: string; field: string; message: string }[] }>()
+  expect(problem.type).toBe('https://edge.test/problems/invalid-request')
+  expect(problem.errors).toContainEqual({ in: where, field, message: expect.any(String) })
 }
