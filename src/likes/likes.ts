@@ -3,7 +3,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { keys } from '../keys.ts'
-import type { Counters, LikeState, Settlement } from '../redis/counter.ts'
+import type { Counters, Settlement } from '../redis/counter.ts'
 
 /** What can be liked. */
 export type LikedKind = 'post' | 'comment'
@@ -130,10 +130,13 @@ export function createLikes(
     async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {
       const states = await reads.states(keys.likedBy(userId), postIds, async (missing) => {
         const rows = await db
-          .select({ id: postLikes.postId, isLiked: postLikes.isLiked, changedAt: postLikes.changedAt })
-          .from(postLikes)
-          .where(and(eq(postLikes.userId, userId), inArray(postLikes.postId, missing)))
-        return new Map<string, LikeState>(rows.map((row) => [row.id, row]))
+          .select({ id: posts.id, isLiked: postLikes.isLiked, changedAt: postLikes.changedAt })
+          .from(posts)
+          .leftJoin(postLikes, and(eq(postLikes.postId, posts.id), eq(postLikes.userId, userId)))
+          .where(inArray(posts.id, missing))
+        return new Map(
+          rows.map(({ id, isLiked, changedAt }) => [id, { isLiked: isLiked ?? false, changedAt: changedAt ?? 0 }]),
+        )
       })
       return states.map((state) => state.isLiked)
     },

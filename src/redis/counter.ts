@@ -143,7 +143,7 @@ export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => 
       })
     },
 
-    /** What the member of `statesKey` thinks of each of `ids`; `load` answers those that Redis lacks. */
+    /** What the member of `statesKey` thinks of each of `ids`; `load` answers those that Redis lacks and that exist. */
     async states(
       statesKey: string,
       ids: string[],
@@ -161,9 +161,9 @@ export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => 
       const stateOf = (id: string) => loaded.get(id) ?? { isLiked: false, changedAt: 0 }
       if (held !== undefined && missing.length > 0) {
         const fill = redis.pipeline()
-        for (const id of missing) fill.hsetnx(statesKey, id, written(stateOf(id)))
+        for (const [id, state] of loaded) fill.hsetnx(statesKey, id, written(state)) // of what exists, no more
         fill.pexpire(statesKey, ttlMs)
-        defer(() => fill.exec().catch(() => {}))
+        if (loaded.size > 0) defer(() => fill.exec().catch(() => {}))
       }
       return ids.map((id) => {
         const text = held?.[id]

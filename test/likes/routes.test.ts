@@ -236,6 +236,16 @@ test('without Redis a like is refused as unavailable, and nothing is written', a
   expect(sent).toEqual([])
 })
 
+test('asking for posts that are not there leaves nothing in Redis of who asked', async () => {
+  const { edge } = newWorld()
+  const ada = await addUser()
+  const post = await addPost({ authorId: ada.id })
+  const headers = await edge.signIn(ada)
+  await edge.fetch(`/v1/posts?ids=p_1,${post.id},p_2`, { headers })
+  await edge.settle()
+  expect(await edge.sdk.hgetall(`liked:${ada.id}`)).toEqual({ [post.id]: '0:0' })
+})
+
 test('likes are for members, of what exists', async () => {
   const { edge, like } = newWorld()
   const headers = await edge.signIn(await addUser())
