@@ -61,8 +61,8 @@ export function createWorker() {
           // Bounded: what a minute brings beyond this is written in the next.
           for (let round = 0; round < 50 && (await views.flush(1_000)) > 0; round += 1) signal.throwIfAborted()
         }),
-        alone('likes', () => likes.reconcile(now - 5 * 60_000, 500)),
-        alone('comments', () => comments.reconcile(now - 5 * 60_000, 500)),
+        alone('likes', (signal) => likes.reconcile(now - 5 * 60_000, 500, signal)),
+        alone('comments', (signal) => comments.reconcile(now - 5 * 60_000, 500, signal)),
         alone('presence', (signal) => presence.sweep(now, signal)),
         () => accounts.purge(1_000, now),
         () => idempotency.purge(1_000, now),

@@ -94,7 +94,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
     },
 
     /** Brings Redis to the counts of at most `most` posts commented on since `since` (Unix ms), where it missed one. */
-    async reconcile(since: number, most: number): Promise<void> {
+    async reconcile(since: number, most: number, signal: AbortSignal): Promise<void> {
       const first = `c_${ulid(since).slice(0, 10).toLowerCase()}` // ids begin with their time
       const commentedOn = db.select({ id: comments.postId }).from(comments).where(gt(comments.id, first))
       const counted = await db
@@ -102,6 +102,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
         .from(posts)
         .where(inArray(posts.id, commentedOn))
         .limit(most)
+      signal.throwIfAborted()
       await counters.settle(counted.map(settlement))
     },
 

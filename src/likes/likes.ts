@@ -163,10 +163,12 @@ export function createLikes(
     /**
      * Counts the rows of what was liked since `since` (Unix ms) again, and settles Redis. At most `most` of each
      * kind, the latest changes first; answers how many counts in D1 were wrong (triggers keep them: it should be 0).
+     * Stops between steps when `signal` aborts: what it did is right by itself.
      */
-    async reconcile(since: number, most: number): Promise<number> {
+    async reconcile(since: number, most: number, signal: AbortSignal): Promise<number> {
       let wrong = 0
       for (const kind of ['post', 'comment'] as const) {
+        signal.throwIfAborted()
         const { rows, likes, contentId } = contents[kind]
         const recent = await db
           .select({ id: rows.id })
@@ -185,6 +187,7 @@ export function createLikes(
           )
           .returning({ id: rows.id })
         wrong += mended.length
+        signal.throwIfAborted()
         await counters.settle(await settlements(kind, ids))
       }
       return wrong
