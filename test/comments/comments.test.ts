@@ -97,7 +97,7 @@ test('twenty comments at once are counted, and twenty with one key are one', asy
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)('comments are written when Redis does "%s"', async (kind) => {
-  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50', REDIS_BREAKER_SECONDS: '0.05' })
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250', REDIS_BREAKER_SECONDS: '0.05' })
   const ada = await newMember(edge)
   const post = await addPost({ authorId: ada.id })
   await edge.redis.fault({ kind })

@@ -92,7 +92,7 @@ test('the feed is mine: signed in, and asked for as documented', async () => {
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)('the feed is read when Redis does "%s"', async (kind) => {
-  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50', REDIS_BREAKER_SECONDS: '0.05' })
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250', REDIS_BREAKER_SECONDS: '0.05' })
   const ada = await newMember(edge)
   const expected = await addAuthors(ada.id, 2, 3)
   await edge.redis.fault({ kind })

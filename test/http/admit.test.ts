@@ -33,9 +33,9 @@ async function statuses(edge: Edge, path: string, ...inits: RequestInit<Incoming
 /**
  * A Worker of one route, limited by `policy`, over modules made as the app makes them. `calls` counts its handler's.
  */
-function newLimitedRoute(policy: Partial<LimitPolicy>) {
+function newLimitedRoute(policy: Partial<LimitPolicy>, readTimeoutMs = 5_000) {
   const token = `test-${crypto.randomUUID()}`
-  const defaults = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: token, REDIS_READ_TIMEOUT_MS: '100' })
+  const defaults = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: token, REDIS_READ_TIMEOUT_MS: readTimeoutMs })
   const reads: LimitPolicy = { limit: 2, windowSeconds: 86_400, isStrict: true, onOutage: 'closed', ...policy }
   const config = { ...defaults, limits: { ...defaults.limits, reads } }
   const isolate = createIsolate(config)
@@ -197,7 +197,7 @@ test('a request that is refused as invalid, or finds nothing, is counted like an
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)('reads stay open when Redis does "%s"', async (kind) => {
-  const edge = newLimited({ REDIS_READ_TIMEOUT_MS: '50' })
+  const edge = newLimited({ REDIS_READ_TIMEOUT_MS: '250' })
   const path = `/v1/users/${(await addUser()).id}`
   await edge.redis.fault({ kind })
   expect(await statuses(edge, path, FROM, FROM, FROM, FROM, FROM)).toEqual([200, 200, 200, 200, 200])
@@ -225,7 +225,7 @@ test('a strict policy counts before the work, and tells what remains with the fi
 test.each(['refuse', 'hang', 'cut', 'status'] as const)(
   'a strict and closed policy answers 503, never 429, when Redis does "%s"',
   async (kind) => {
-    const route = newLimitedRoute({ limit: 1 })
+    const route = newLimitedRoute({ limit: 1 }, 100)
     await route.redis.fault({ kind })
     for (let i = 0; i < 7; i += 1) {
       const response = await route.fetch()

@@ -150,7 +150,7 @@ test.each([{}, { Authorization: 'Bearer a-wrong-token' }, { Authorization: 'Basi
 )
 
 test.each(['refuse', 'hang', 'status'] as const)('without Redis (%s) locks answer 503', async (kind) => {
-  const edge = newEdge({ REDIS_WRITE_TIMEOUT_MS: '50' })
+  const edge = newEdge({ REDIS_WRITE_TIMEOUT_MS: '250' })
   await edge.redis.fault({ kind })
   for (const response of [
     await send(edge, 'POST', 'a', {}),

@@ -22,7 +22,7 @@ test('a Worker whose Redis and D1 are up is ready', async () => {
 test.each(['refuse', 'hang', 'cut', 'status'] as const)(
   'it is alive but not ready when Redis does "%s"',
   async (kind) => {
-    const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50' })
+    const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250' })
     await edge.redis.fault({ kind })
     const response = await edge.fetch('/readyz')
     expect(response.status).toBe(503)

@@ -289,7 +289,7 @@ test.each([
 test.each(['refuse', 'hang', 'cut', 'cut-mid', 'status', 'delay'] as const)(
   'posts are read, with the counts of D1, when Redis does "%s"',
   async (kind) => {
-    const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50' })
+    const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250' })
     const author = await addUser()
     const post = await addPost({ authorId: author.id, likesCount: 1_000_000 })
     const comment = await addComment({ postId: post.id, authorId: author.id, likesCount: 8 })

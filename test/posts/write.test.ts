@@ -368,7 +368,7 @@ test('a post whose answer was lost is not written again', async () => {
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)('posts are written when Redis does "%s"', async (kind) => {
-  const variables = { REDIS_READ_TIMEOUT_MS: '50', REDIS_BREAKER_SECONDS: '0.05' }
+  const variables = { REDIS_READ_TIMEOUT_MS: '250', REDIS_BREAKER_SECONDS: '0.05' }
   const edge = newEdge(variables)
   const ada = await newMember(edge)
   const { id: old } = await (await ada.post('Before')).json<Post>()

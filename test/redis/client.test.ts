@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { createBreaker, createConnection, newMeter, RedisUnavailable } from '../../src/redis/client.ts'
+import { type Breaker, createBreaker, createConnection, newMeter, RedisUnavailable } from '../../src/redis/client.ts'
 import { newKeyspace } from './setup.ts'
 
 test('commands of one turn travel in one request, whichever clients they come from', async () => {
@@ -75,7 +75,13 @@ test('a request is given up after its timeout, and not repeated', async () => {
 
 test('the breaker opens after failures in a row, lets one probe through, and closes when it succeeds', async () => {
   const { connect, control } = newKeyspace()
-  const breaker = createBreaker(3, 100)
+  const clock = { aheadMs: 0 } // the test owns it: this machine may be busy for longer than any cool-down
+  const real = createBreaker(3, 60_000)
+  const breaker: Breaker = {
+    ...real,
+    admits: (now) => real.admits(now + clock.aheadMs),
+    failed: (now) => real.failed(now + clock.aheadMs),
+  }
   const ask = () => connect({ isSafeTwice: false }, breaker).get('a')
   await control.fault({ kind: 'refuse', times: 4 })
   for (let i = 0; i < 3; i += 1) await expect(ask()).rejects.toThrow('did not answer')
@@ -83,16 +89,16 @@ test('the breaker opens after failures in a row, lets one probe through, and clo
   await expect(ask()).rejects.toThrow('the circuit is open')
   expect((await control.counts()).requests).toBe(3)
 
-  await new Promise((resolve) => setTimeout(resolve, 120))
+  clock.aheadMs += 60_001
   const probes = await Promise.allSettled([1, 2, 3].map(ask))
   expect(probes.map((probe) => probe.status)).toEqual(['rejected', 'rejected', 'rejected'])
   expect((await control.counts()).requests).toBe(4) // one probe of three, and it failed
   await expect(ask()).rejects.toThrow('the circuit is open')
 
-  await new Promise((resolve) => setTimeout(resolve, 120))
+  clock.aheadMs += 60_001
   await expect(ask()).resolves.toBeNull()
   await expect(ask()).resolves.toBeNull()
-  expect(breaker.state(Date.now())).toBe('closed')
+  expect(real.state(Date.now() + clock.aheadMs)).toBe('closed')
 })
 
 test('an error that Redis answers does not open the breaker, a 5xx does', async () => {

@@ -111,7 +111,7 @@ test('the followers of one are counted right when they come all at once', async 
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)('one follows when Redis does "%s"', async (kind) => {
-  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50', REDIS_BREAKER_SECONDS: '0.05' })
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250', REDIS_BREAKER_SECONDS: '0.05' })
   const [ada, bob] = [await newMember(edge), await newMember(edge)]
   await profileOf(edge, bob.id)
   await edge.settle()

@@ -144,7 +144,7 @@ test('an unchanged user is 304 to who has its ETag', async () => {
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)('users are read when Redis does "%s"', async (kind) => {
-  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50' })
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250' })
   const [ada, bob] = [await addUser(), await addUser({ username: `bob_${kind}` })]
   await addFollow(ada.id, bob.id)
   await edge.redis.fault({ kind })

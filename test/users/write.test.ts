@@ -84,7 +84,7 @@ test('of two changes at once of one version, one is made', async () => {
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)('profiles are changed when Redis does "%s"', async (kind) => {
-  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '50', REDIS_BREAKER_SECONDS: '0.05' })
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250', REDIS_BREAKER_SECONDS: '0.05' })
   const ada = await newMember(edge)
   await edge.fetch(`/v1/users/${ada.id}`)
   await edge.settle()
