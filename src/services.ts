@@ -56,7 +56,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const connect = createConnection(config.redis, isolate.breaker, meter)
   const { readTimeoutMs, writeTimeoutMs } = config.redis
   const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
-  const writes = connect({ timeoutMs: config.redis.writeTimeoutMs, isSafeTwice: true })
+  const writes = connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true })
   const once = connect({ timeoutMs: readTimeoutMs, isSafeTwice: false })
 
   const cache = { redis, memory: isolate.memory, defer, onEvent: onCacheEvent }
@@ -86,9 +86,8 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     generationKey: keys.hotGeneration,
   })
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
-  const likes = createLikes(db, counters, createCounters(writes, COUNT_TTL_MS, defer), (message) =>
-    bindings.LIKES.send(message),
-  )
+  const patientCounters = createCounters(writes, COUNT_TTL_MS, defer)
+  const likes = createLikes(db, counters, patientCounters, (message) => bindings.LIKES.send(message))
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
@@ -118,14 +117,14 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     feed: createFeed(db, posts.withCounts),
     idempotency: createIdempotency(db),
     likes,
-    views: createViews(db, createCounters(writes, COUNT_TTL_MS, defer)),
+    views: createViews(db, patientCounters),
     sessions,
     tokens,
     accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
       users.forgetUsername(username),
     ),
     presence: createPresence(db, createOnline(redis, keys, config.presence), onStatusChange, defer),
-    locks: createLocks({ redis: connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }), keys }),
+    locks: createLocks({ redis: writes, keys }),
     fences: createFences(db),
     rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
   }
