@@ -98,6 +98,18 @@ const Variables = v.object({
 
   // Requests
   MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
+
+  // Monitoring
+  /** How often an isolate reports its figures, one command each time. 0: never, then each knows itself alone. */
+  STATS_FLUSH_SECONDS: number(10, 0, 25), // the platform ends work 30 s after the answer
+  /** A round trip to Redis that takes longer is listed. */
+  SLOW_COMMAND_MS: whole(100, 1, 10_000),
+  /** What 100 000 commands cost, in dollars. */
+  COMMANDS_USD: number(0.2, 0, 1_000),
+  /** How many commands a minute the walk over all keys may send. 0: no walk. */
+  SCAN_COMMANDS: whole(100, 0, 10_000),
+  /** One line of JSON for every request, for those answered 500 and above, or for none. */
+  LOG_REQUESTS: v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all'),
 })
 
 export type Config = ReturnType<typeof readConfig>
@@ -202,6 +214,13 @@ export function readConfig(env: object) {
       .map((origin) => origin.trim())
       .filter(Boolean),
     maxBodyBytes: set.MAX_BODY_BYTES,
+    monitoring: {
+      flushMs: toMs(set.STATS_FLUSH_SECONDS),
+      slowMs: set.SLOW_COMMAND_MS,
+      usdPerCommand: set.COMMANDS_USD / 100_000,
+      scanCommands: set.SCAN_COMMANDS,
+    },
+    logRequests: set.LOG_REQUESTS,
     memoryMaxBytes: set.MEMORY_MAX_BYTES,
     caches: {
       users: { ...cache, freshMs: toMs(set.USER_FRESH_SECONDS) },

@@ -1,6 +1,7 @@
 import * as v from 'valibot'
 import { createApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
+import { costOf, log } from './http/log.ts'
 import type { LikeMessage } from './likes/likes.ts'
 import { newMeter } from './redis/client.ts'
 import { createIsolate, createServices, type Isolate } from './services.ts'
@@ -23,10 +24,32 @@ export function createWorker() {
     return made
   }
 
-  function servicesFor(env: Env, context: ExecutionContext) {
+  /** What no request asked for: its services, and `end`, which counts and logs it with what `line` adds. */
+  function begin(env: Env, context: ExecutionContext, route: string) {
     const { config, isolate } = stateOf(env)
-    const defer = (work: () => Promise<unknown>) => context.waitUntil(work())
-    return createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer })
+    const startedAt = performance.now()
+    const meter = newMeter()
+    const watch = isolate.recorder.watch()
+    const works: Promise<unknown>[] = []
+    const defer = (work: () => Promise<unknown>) => {
+      const done = work()
+      works.push(done)
+      context.waitUntil(done)
+    }
+    const { onCacheEvent, onSent } = watch
+    const services = createServices(config, env, isolate, { meter, onCacheEvent, onSent, defer })
+    const end = (line: { level: 'info' | 'error' } & Record<string, unknown>): void => {
+      const ms = performance.now() - startedAt
+      const count = async () => {
+        await Promise.allSettled(works)
+        watch.end({ route, ms, meter })
+        services.stats.reportSoon()
+      }
+      context.waitUntil(count())
+      if (config.logRequests === 'none' || (config.logRequests === 'failed' && line.level === 'info')) return
+      log({ ...line, route, durationMs: Number(ms.toFixed(1)), redis: costOf(meter) })
+    }
+    return { config, services, end }
   }
 
   const app = createApp(stateOf)
@@ -41,17 +64,24 @@ export function createWorker() {
         if (parsed.success) likes.set(parsed.output, message)
         else message.retry()
       }
-      const failed = await servicesFor(env, context).likes.apply([...likes.keys()])
+      const { services, end } = begin(env, context, `QUEUE ${batch.queue}`)
+      const failed = await services.likes.apply([...likes.keys()])
       for (const [like, message] of likes) {
         if (failed.has(like)) message.retry()
         else message.ack()
       }
+      const retried = batch.messages.length - likes.size + failed.size
+      const traceparents = [...likes.keys()].flatMap(({ traceparent }) => traceparent ?? [])
+      const traceIds = [...new Set(traceparents.map((traceparent) => traceparent.split('-')[1]))].slice(0, 10)
+      const level = retried > 0 ? 'error' : 'info'
+      end({ level, message: 'queue', messages: batch.messages.length, retried, traceIds })
     },
 
     /** Every minute. */
     async scheduled(controller, env, context) {
-      const { accounts, comments, idempotency, likes, locks, presence, views } = servicesFor(env, context)
-      const ttlMs = stateOf(env).config.lockTtlMs
+      const { config, services, end } = begin(env, context, 'CRON')
+      const { comments, likes, locks, maintenance, presence, scan, stats, views } = services
+      const ttlMs = config.lockTtlMs
       const now = controller.scheduledTime
       /** One at a time across the world; who comes second leaves the work to the first. */
       const alone = (name: string, job: (signal: AbortSignal) => Promise<unknown>) => () =>
@@ -64,11 +94,21 @@ export function createWorker() {
         alone('likes', (signal) => likes.reconcile(now - 5 * 60_000, 500, signal)),
         alone('comments', (signal) => comments.reconcile(now - 5 * 60_000, 500, signal)),
         alone('presence', (signal) => presence.sweep(now, signal)),
-        () => accounts.purge(1_000, now),
-        () => idempotency.purge(1_000, now),
+        async () => {
+          const purged = Object.values(await maintenance(1_000, now))
+          const errors = purged.flatMap((outcome) => ('error' in outcome ? [outcome.error] : []))
+          if (errors.length > 0) throw new AggregateError(errors, `${errors.length} purges failed`)
+        },
+        async () => scan.tick(await stats.fold(now), now),
       ]
       const results = await Promise.allSettled(jobs.map((job) => job()))
       const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []))
+      end({
+        level: failures.length > 0 ? 'error' : 'info',
+        message: 'cron',
+        jobs: jobs.length,
+        failures: failures.map((failure) => (failure instanceof Error ? failure.name : typeof failure)),
+      })
       if (failures.length > 0) throw new AggregateError(failures, `${failures.length} of ${jobs.length} jobs failed`)
     },
   } satisfies ExportedHandler<Env>
@@ -80,6 +120,7 @@ const LikeBody = v.object({
   userId: v.string(),
   isLiked: v.boolean(),
   changedAt: v.pipe(v.number(), v.integer()),
+  traceparent: v.exactOptional(v.string()),
 })
 
 export default createWorker()

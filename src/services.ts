@@ -7,10 +7,14 @@ import { createIdempotency } from './idempotency/idempotency.ts'
 import { keys } from './keys.ts'
 import { createFences } from './locks/fences.ts'
 import { createLikes, type LikeMessage } from './likes/likes.ts'
+import { createMaintenance } from './monitoring/maintenance.ts'
+import { createRecorder } from './monitoring/recorder.ts'
+import { createScan } from './monitoring/scan.ts'
+import { createStats } from './monitoring/stats.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
-import { createBreaker, createConnection, type Meter } from './redis/client.ts'
+import { createBreaker, createConnection, type Meter, type Sent } from './redis/client.ts'
 import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
@@ -29,13 +33,17 @@ export const createIsolate = (config: Config) => ({
   memory: createMemory(config.memoryMaxBytes),
   breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
   allowances: createKnownAllowances(10_000),
+  recorder: createRecorder(config.monitoring.slowMs),
 })
 
 /** Of one invocation: where its costs are noted, and how it works on after the answer. */
 export interface Invocation {
   meter: Meter
   onCacheEvent: (event: CacheEvent) => void
+  onSent?: (sent: Sent) => void
   defer: (work: () => Promise<unknown>) => void
+  /** For whatever goes out on behalf of this invocation (W3C Trace Context); absent where nobody asked. */
+  traceparent?: string
 }
 
 /** Counts that nobody asked for in a day leave Redis; D1 holds them. */
@@ -51,9 +59,9 @@ export type Services = ReturnType<typeof createServices>
 
 /** Builds the modules one invocation needs. */
 export function createServices(config: Config, bindings: Bindings, isolate: Isolate, invocation: Invocation) {
-  const { meter, defer, onCacheEvent } = invocation
+  const { meter, defer, onCacheEvent, onSent, traceparent } = invocation
   const db = drizzle(bindings.DB)
-  const connect = createConnection(config.redis, isolate.breaker, meter)
+  const connect = createConnection(config.redis, isolate.breaker, meter, onSent)
   const { readTimeoutMs, writeTimeoutMs } = config.redis
   const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
   const writes = connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true })
@@ -87,7 +95,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   })
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
   const patientCounters = createCounters(writes, COUNT_TTL_MS, defer)
-  const likes = createLikes(db, counters, patientCounters, (message) => bindings.LIKES.send(message))
+  const likes = createLikes(db, counters, patientCounters, (message) =>
+    bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+  )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
@@ -108,24 +118,59 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     writeThrough,
     hotWindowMs: config.hotWindowMs,
   })
+  const accounts = createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
+    users.forgetUsername(username),
+  )
+  const idempotency = createIdempotency(db)
+  const online = createOnline(redis, keys, config.presence)
+  const scan = createScan(writes, config.monitoring.scanCommands)
+  const stats = createStats({
+    redis,
+    once,
+    db,
+    recorder: isolate.recorder,
+    scan,
+    breakerState: () => isolate.breaker.state(Date.now()),
+    sources: {
+      queues: async () => [{ queue: 'likes', ...backlogOf(await bindings.LIKES.metrics()) }],
+      online: () => online.count(Date.now()),
+    },
+    policy: config.monitoring,
+    defer,
+  })
+  const maintenance = createMaintenance({
+    sessions: (most, now) => accounts.purge(most, now),
+    idempotencyKeys: (most, now) => idempotency.purge(most, now),
+    hotFeeds: () => posts.purgeHot(),
+  })
   return {
     redis,
+    stats,
+    scan,
+    maintenance,
     users,
     posts,
     comments: createComments(db, counters, writeThrough),
     follows: createFollows(db, users, writeThrough),
     feed: createFeed(db, posts.withCounts),
-    idempotency: createIdempotency(db),
+    idempotency,
     likes,
     views: createViews(db, patientCounters),
     sessions,
     tokens,
-    accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
-      users.forgetUsername(username),
-    ),
-    presence: createPresence(db, createOnline(redis, keys, config.presence), onStatusChange, defer),
+    accounts,
+    presence: createPresence(db, online, onStatusChange, defer),
     locks: createLocks({ redis: writes, keys }),
     fences: createFences(db),
     rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
   }
 }
+
+/** What a queue says of itself, in our units. */
+const backlogOf = ({ backlogCount, backlogBytes, oldestMessageTimestamp }: QueueMetrics) => ({
+  backlog: backlogCount,
+  backlogBytes,
+  oldestAgeSeconds: oldestMessageTimestamp
+    ? Math.max(0, (Date.now() - oldestMessageTimestamp.getTime()) / 1_000)
+    : null,
+})

@@ -106,6 +106,16 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
       await counters.settle(counted.map(settlement))
     },
 
+    /** Brings the counts of `postIds` to what D1 has. D1, then one round trip. */
+    async recount(postIds: string[]): Promise<void> {
+      if (postIds.length === 0) return
+      const counted = await db
+        .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
+        .from(posts)
+        .where(inArray(posts.id, postIds))
+      await counters.settle(counted.map(settlement))
+    },
+
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
     async ofPost(postId: string, limit: number, cursor?: string): Promise<Page<Comment>> {
       const rows = await db

@@ -2,6 +2,7 @@ import type { Context } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import { ConfigError } from '../config.ts'
 import { Problem, problems } from '../errors.ts'
+import type { AppEnv } from './context.ts'
 
 /** Turns whatever was thrown into an RFC 9457 problem document. What is not for the client is logged, not shown. */
 export function renderError(error: unknown, c: Context): Response {
@@ -17,7 +18,8 @@ export function logError(error: unknown, c: Context, during: 'request' | 'deferr
   // A stack begins with the message, which may have several lines.
   const places = error instanceof Error ? error.stack?.split('\n').filter((line) => /^\s+at /.test(line)) : undefined
   const stack = places?.slice(0, 5)
-  const line = { level: 'error', during, requestId: c.get('requestId'), method: c.req.method, name, code, stack }
+  const { requestId, trace } = c.var as Partial<AppEnv['Variables']>
+  const line = { level: 'error', during, requestId, traceId: trace?.traceId, method: c.req.method, name, code, stack }
   console.error(JSON.stringify(line))
 }
 

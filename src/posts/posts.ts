@@ -62,6 +62,9 @@ export type PostRow = CachedPost & Omit<Counts, 'id'>
 const COUNTERS: Counter[] = ['likes', 'comments', 'views']
 const DAY_MS = 86_400_000
 
+/** The one hot feed there is. */
+const HOT = 'all'
+
 /** How many ids a hot feed keeps: the largest page. */
 const HOT_SIZE = 100
 
@@ -183,7 +186,7 @@ export function createPosts({
      * are not, and the page is sorted by them. Two round trips from Redis, one when memory has the list.
      */
     async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
-      const ids = await hotIds.get('all', async () => {
+      const ids = await hotIds.get(HOT, async () => {
         const since = now - hotWindowMs
         const days = []
         for (let day = Math.floor(since / DAY_MS); day <= now / DAY_MS; day += 1) days.push(day)
@@ -249,6 +252,15 @@ export function createPosts({
       ])
       return updated ?? toPost(row, row, undefined)
     },
+
+    /** Forgets the texts of posts that somebody else wrote in D1. One round trip. */
+    invalidate: (ids: string[]) => byId.invalidate(ids),
+
+    /** Lets every hot feed be put together again. One command. */
+    expireHot: () => hotIds.expireAll(),
+
+    /** Removes what is left of hot feeds that have expired so; answers how many. One script. */
+    purgeHot: () => hotIds.purge([HOT]),
 
     /**
      * Removes a post, if it is `authorId`'s and at one of `versions`, and with it its likes, comments, counts, and

@@ -142,6 +142,13 @@ export function createUsers(
       return { ...toUser(user), email }
     },
 
+    /** Forgets profiles that somebody else wrote in D1, and whose their names are. D1, then one round trip. */
+    async invalidate(ids: string[]): Promise<void> {
+      if (ids.length === 0) return
+      const rows = await db.select({ username: users.username }).from(users).where(inArray(users.id, ids))
+      await Promise.all([byId.invalidate(ids), idsByUsername.invalidate(rows.map(({ username }) => username))])
+    },
+
     /** For the end of a batch that changes the counts of `ids`: their profiles, for `tell`. */
     select: (...ids: string[]) => db.select(profile).from(users).where(inArray(users.id, ids)),
 
