@@ -44,15 +44,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
-  /** What is not configured is logged: it is told nowhere else. */
-  const logged = (env: Env) => {
-    try {
-      return stateOf(env).config.logRequests
-    } catch {
-      return 'all'
-    }
-  }
-  app.use(requestId(), follow(logged))
+  app.use(requestId(), follow)
   app.use(secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
   app.use(
     methodNotAllowed({
@@ -119,6 +111,9 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
     c.set('defer', defer)
     c.set('services', services)
     c.set('onAnswered', (outcome) => {
+      const deferred = waiting ?? []
+      waiting = undefined
+      for (const work of deferred) run(work)
       const count = async () => {
         for (const work of works) await work // and whatever they defer in turn: it is on the bill too
         watch.end({ ...outcome, meter })
@@ -127,9 +122,6 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
       c.executionCtx.waitUntil(count())
     })
     await next()
-    const deferred = waiting
-    waiting = undefined
-    for (const work of deferred) run(work)
   })
   app.use(measure)
 

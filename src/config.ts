@@ -30,6 +30,12 @@ const whole = (fallback: number, min: number, max: number) =>
 
 const toMs = (seconds: number) => Math.round(seconds * 1_000)
 
+const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all')
+
+/** Which requests are logged. Known however little else is configured: what is not configured is told in the log too. */
+export const readLogRequests = (env: object) =>
+  v.parse(v.object({ LOG_REQUESTS: v.fallback(LogRequests, 'all') }), env).LOG_REQUESTS
+
 /** Every variable the Worker reads. What has no default must be set. */
 const Variables = v.object({
   UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
@@ -109,7 +115,7 @@ const Variables = v.object({
   /** How many commands a minute the walk over all keys may send. 0: no walk. */
   SCAN_COMMANDS: whole(100, 0, 10_000),
   /** One line of JSON for every request, for those answered 500 and above, or for none. */
-  LOG_REQUESTS: v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all'),
+  LOG_REQUESTS: LogRequests,
 })
 
 export type Config = ReturnType<typeof readConfig>

@@ -123,7 +123,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   )
   const idempotency = createIdempotency(db)
   const online = createOnline(redis, keys, config.presence)
-  const scan = createScan(writes, config.monitoring.scanCommands)
+  const scan = createScan(redis, config.monitoring.scanCommands)
   const stats = createStats({
     redis,
     once,

@@ -22,7 +22,7 @@ export interface AppEnv {
     /** What happened in the caches so far. */
     cacheEvents: readonly CacheEvent[]
     trace: Trace
-    /** Counts the request, when its answer is known; set as soon as there are services. */
+    /** Begins what was deferred, and counts the request. Set as soon as there are services. */
     onAnswered?: (outcome: { route: string; status: number; ms: number }) => void
     /** Runs work after the answer, all of it at once: its commands share round trips. A failure is logged. */
     defer: (work: () => Promise<unknown>) => void

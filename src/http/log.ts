@@ -1,6 +1,7 @@
 import type { Context } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { matchedRoutes } from 'hono/route'
+import { readLogRequests } from '../config.ts'
 import type { AppEnv } from './context.ts'
 
 /** Where a request stands in a trace (W3C Trace Context). */
@@ -36,9 +37,9 @@ export function joinTrace(header: string | undefined): Trace {
 /** What whoever is called on behalf of a request gets, to go on with its trace. */
 export const traceparentOf = ({ traceId, spanId, flags }: Trace) => `00-${traceId}-${spanId}-${flags}`
 
-/** The route that was asked for, by its pattern, without what was in its place: `GET /v1/users/:id`; or `unmatched`. */
+/** The route that answered or refused, by its pattern: `GET /v1/users/:id`; or `unmatched`. To be asked after `next`. */
 export function routeOf(c: Context): string {
-  const route = matchedRoutes(c).at(-1)
+  const route = matchedRoutes(c)[c.req.routeIndex] // the last handler that ran
   return route === undefined || route.method === 'ALL' ? 'unmatched' : `${route.method} ${route.path}` // ALL: middleware
 }
 
@@ -51,34 +52,32 @@ export const log = (line: Record<string, unknown>): void => console.log(JSON.str
  *
  * The line has patterns, numbers and ids that were made for the request: no path, query, header, body, name or address.
  */
-export const follow = (logged: (env: Env) => 'all' | 'failed' | 'none') =>
-  createMiddleware<AppEnv>(async (c, next) => {
-    const startedAt = performance.now()
-    const trace = joinTrace(c.req.header('traceparent'))
-    c.set('trace', trace)
-    await next()
-    const route = routeOf(c)
-    const { status } = c.res
-    const ms = performance.now() - startedAt
-    c.header('Traceresponse', traceparentOf(trace))
-    c.get('onAnswered')?.({ route, status, ms })
+export const follow = createMiddleware<AppEnv>(async (c, next) => {
+  const startedAt = performance.now()
+  const trace = joinTrace(c.req.header('traceparent'))
+  c.set('trace', trace)
+  await next()
+  const answer = { route: routeOf(c), status: c.res.status, ms: performance.now() - startedAt }
+  c.header('Traceresponse', traceparentOf(trace))
 
-    const which = logged(c.env)
-    if (which === 'none' || (which === 'failed' && status < 500)) return
-    const meter = c.get('meter')
+  const which = readLogRequests(c.env)
+  const isFailure = answer.status >= 500
+  if (which === 'all' || (which === 'failed' && isFailure)) {
     log({
-      level: status >= 500 ? 'error' : 'info',
+      level: isFailure ? 'error' : 'info',
       message: 'request',
       method: c.req.method,
-      route,
-      status,
-      durationMs: Number(ms.toFixed(1)),
-      redis: costOf(meter),
+      route: answer.route,
+      status: answer.status,
+      durationMs: Number(answer.ms.toFixed(1)),
+      redis: costOf(c.get('meter')),
       requestId: c.get('requestId'),
       traceId: trace.traceId,
       spanId: trace.spanId,
     })
-  })
+  }
+  c.get('onAnswered')?.(answer) // last: what it begins is not part of the answer
+})
 
 /** What Redis was asked for until now, for a line of the log. */
 export const costOf = (meter: { commands: number; roundTrips: number; waitedMs: number } | undefined) =>

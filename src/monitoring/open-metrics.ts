@@ -46,7 +46,7 @@ function createExposition() {
     counter: (name: string, help: string, samples: [Labels, Value][]) => simple('counter', { name, help, samples }),
 
     /** Latencies in the buckets of the recorder. */
-    histogram(name: string, help: string, samples: [Labels, { histogram: number[]; totalMs: number }][]): void {
+    histogram: (name: string, help: string, samples: [Labels, { histogram: number[]; totalMs: number }][]): void => {
       if (samples.length === 0) return
       lines.push(...head('histogram', { name, help, samples }))
       for (const [labels, { histogram, totalMs }] of samples) {

@@ -163,7 +163,7 @@ export function createRecorder(slowMs: number) {
         cacheEvents: events as readonly CacheEvent[],
         onCacheEvent: (event: CacheEvent) => void events.push(event),
 
-        onSent(sent: Sent): void {
+        onSent: (sent: Sent): void => {
           countKeys(sent)
           if (sent.ms < slowMs) return
           slow.push({
@@ -209,7 +209,7 @@ export function createRecorder(slowMs: number) {
               OUTCOMES.map((name) => Number(name === outcome)),
             )
           }
-          held.slow = slowest([...held.slow, ...slow.map((trip) => ({ ...trip, route }))])
+          held.slow = slowest([...held.slow, ...slow.map((trip) => Object.assign(trip, { route }))])
         },
       }
     },
@@ -219,8 +219,8 @@ export function createRecorder(slowMs: number) {
       addStep(now, isSuccess ? { deliveriesSucceeded: 1 } : { deliveriesFailed: 1 })
     },
 
-    /** Whether somebody is about to report. */
-    isReporting: false,
+    /** When somebody is going to report (Unix ms); 0: nobody is. */
+    reportDueAt: 0,
 
     /** What has not been reported yet. */
     held: (): Tally => held,

@@ -173,11 +173,11 @@ export const monitoring = new Hono<AppEnv>()
       const purged = await c.var.services.maintenance(PURGED_AT_ONCE)
       for (const outcome of Object.values(purged)) if ('error' in outcome) logError(outcome.error, c, 'request')
       return c.json({
-        purged: Object.entries(purged).map(([name, outcome]) => ({
-          name,
-          isDone: !('error' in outcome),
-          ...('error' in outcome ? { removed: 0, hasMore: false } : outcome),
-        })),
+        purged: Object.entries(purged).map(([name, outcome]) =>
+          'error' in outcome
+            ? { name, isDone: false, removed: 0, hasMore: false }
+            : { name, isDone: true, removed: outcome.removed, hasMore: outcome.hasMore },
+        ),
       })
     },
   )

@@ -28,8 +28,8 @@ interface Weighed {
 type Patterns = Record<string, [keys: number, sizeBytes: number]>
 
 interface Walk {
-  /** Where Redis goes on; '0' before the first page and after the last. */
-  cursor: string
+  /** Where Redis goes on; null: the last page has come. */
+  cursor: string | null
   /** Of the last page: what there was no budget for. */
   rest: string[]
   startedAt: number
@@ -72,6 +72,11 @@ const ELEMENT_BYTES = 64
 const weightOf = ({ sizeBytes, length, type }: Pick<Found, 'sizeBytes' | 'length' | 'type'>) =>
   sizeBytes ?? (length ?? 0) * (type === 'string' ? 1 : ELEMENT_BYTES)
 const heaviest = (found: Found[]) => found.sort((a, b) => weightOf(b) - weightOf(a)).slice(0, BIG_KEYS)
+
+const toBigKey = (found: Found): Answer['bigKeys'][number] => ({
+  ...found,
+  seenAt: new Date(found.seenAt).toISOString(),
+})
 
 const newWalk = (now: number): Walk => ({ cursor: '0', rest: [], startedAt: now, scanned: 0, big: [], patterns: {} })
 
@@ -148,12 +153,11 @@ export function createScan(redis: Redis, budget: number) {
     const most = (left: number) => Math.max(0, Math.floor((left * 3) / 4 / perKey)) // the rest is for the large ones
     let left = commands
     const names = walk.rest
-    while (names.length < most(left - 1)) {
+    while (walk.cursor !== null && names.length < most(left - 1)) {
       const [cursor, page] = await redis.scan(walk.cursor, { count: PAGE })
       left -= 1
-      walk.cursor = String(cursor)
+      walk.cursor = cursor === '0' ? null : cursor
       names.push(...page.map(String))
-      if (walk.cursor === '0') break
     }
     const share = names.slice(0, most(left))
     walk.rest = names.slice(share.length)
@@ -172,8 +176,9 @@ export function createScan(redis: Redis, budget: number) {
       .sort((a, b) => b.weight - a.weight)
       .slice(0, Math.max(0, Math.floor(left / LOOK_UP_COMMANDS)))
     const found = await lookUp(large, now)
-    walk.big = heaviest([...walk.big, ...found.map((each) => ({ ...each, key: shownKey(each.key) ?? '' }))])
-    if (walk.cursor !== '0' || walk.rest.length > 0) return
+    for (const each of found) each.key = shownKey(each.key) ?? '' // it has one: see above
+    walk.big = heaviest([...walk.big, ...found])
+    if (walk.cursor !== null || walk.rest.length > 0) return
     state.whole = { completedAt: now, big: walk.big, patterns: walk.patterns }
     state.walk = newWalk(now)
   }
@@ -187,7 +192,7 @@ export function createScan(redis: Redis, budget: number) {
       if (budget === 0) return
       const state = (await read()) ?? { walk: newWalk(now), hasMemory: null, whole: null, looked: {} }
       const perKey = costOf(state) + LOOK_UP_COMMANDS
-      const isDue = (key: string) => !key.includes('*') && (state.looked[key]?.seenAt ?? 0) < now - LOOKED_UP_MS
+      const isDue = (key: string) => !key.includes('*') && (state.looked[key]?.seenAt ?? -Infinity) < now - LOOKED_UP_MS
       const due = asked.filter(isDue).slice(0, Math.min(LOOKED_UP, Math.floor(budget / 4 / perKey)))
       const looked = await lookUp(await weigh(state, due), now)
       const kept = asked.flatMap((key) => state.looked[key] ?? [])
@@ -196,12 +201,10 @@ export function createScan(redis: Redis, budget: number) {
       await redis.set(keys.statsScan, state, { px: KEEP_MS })
     },
 
-    /** What is known of a key that is asked for. */
-    figuresOf(state: State | null | undefined, key: string) {
-      const found = state?.looked[key]
-      return found
-        ? { key, type: found.type, ttlSeconds: found.ttlSeconds, sizeBytes: found.sizeBytes, length: found.length }
-        : { key, type: null, ttlSeconds: null, sizeBytes: null, length: null }
+    /** What is known of a key that is asked for so often. */
+    figuresOf(state: State | null | undefined, key: string, asked: number): Answer['topKeys'][number] {
+      const { type = null, ttlSeconds = null, sizeBytes = null, length = null } = state?.looked[key] ?? {}
+      return { key, type, ttlSeconds, sizeBytes, length, asked }
     },
 
     /** The largest keys: of the last whole walk, and of the one under way. */
@@ -211,10 +214,7 @@ export function createScan(redis: Redis, budget: number) {
         const other = latest.get(found.key)
         if (!other || other.seenAt < found.seenAt) latest.set(found.key, found)
       }
-      return heaviest([...latest.values()]).map((found) => ({
-        ...found,
-        seenAt: new Date(found.seenAt).toISOString(),
-      }))
+      return heaviest([...latest.values()]).map(toBigKey)
     },
 
     progress({ walk, whole, hasMemory }: State): NonNullable<Answer['scan']> {
