@@ -100,9 +100,10 @@ export function createStats(dependencies: {
 
   /** What Redis has: the folded figures as they are, and the reports since. One round trip. */
   async function load(): Promise<Found> {
-    const [held, found] = await Promise.all([
-      redis.get<Folded>(keys.stats),
+    // In this order: what is folded between the two is seen twice, and told by its id, not lost.
+    const [found, held] = await Promise.all([
       redis.xrange<{ r: Report }>(keys.statsReports, '-', '+', REPORTS_AT_ONCE),
+      redis.get<Folded>(keys.stats),
     ])
     const folded = held ?? emptyFolded()
     const reports = Object.entries(found)

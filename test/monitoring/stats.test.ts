@@ -26,6 +26,15 @@ async function readStats(edge: Edge, query = ''): Promise<Stats> {
   return response.json<Stats>()
 }
 
+/** The module of another isolate over the keyspace of `edge`. */
+function newModule(edge: Edge, defer: (work: () => Promise<unknown>) => void = () => {}) {
+  const variables = { UPSTASH_REDIS_REST_TOKEN: edge.token, STATS_FLUSH_SECONDS: '0.05', REDIS_READ_TIMEOUT_MS: '5000' }
+  const config = readConfig({ ...env, ...variables })
+  const isolate = createIsolate(config)
+  const { stats } = createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer })
+  return { stats, isolate }
+}
+
 const routeIn = (stats: Stats, route: string) => stats.routes.find((each) => each.route === route)
 const sum = (column: number[]) => column.reduce((total, value) => total + value, 0)
 
@@ -133,6 +142,37 @@ test('what isolates report adds up, before it is folded and after, whoever folds
   expect((await readStats(second)).window.requests).toBe(0) // another keyspace
 })
 
+test('who folds late replaces nothing that another has folded since', async () => {
+  const edge = newReporter()
+  const report = async () => {
+    await edge.fetch('/v1/posts/hot')
+    await edge.settle()
+  }
+  await report()
+  await edge.redis.fault({ kind: 'delay', delayMs: 1_000, match: 'EVAL', times: 1 })
+  const late = newModule(edge).stats.fold()
+  await expect.poll(async () => (await edge.redis.counts()).faults.length).toBe(0) // it has begun to write
+  await report()
+  await newModule(edge).stats.fold()
+  await late
+  expect(routeIn(await readStats(newEdge({}, edge.token)), 'GET /v1/posts/hot')?.requests).toBe(2)
+})
+
+test('a report that has been folded is not counted again, though it was still there when it was read', async () => {
+  const edge = newReporter()
+  for (let i = 0; i < 2; i += 1) {
+    await edge.fetch('/v1/posts/hot')
+    await edge.settle()
+  }
+  const ids = Object.keys(await edge.sdk.xrange(keys.statsReports, '-', '+'))
+  const empty = { totals: { all: [], routes: {}, caches: {} }, slices: {}, steps: {}, online: {}, slow: [] }
+  const readHot = async () => routeIn(await readStats(newEdge({}, edge.token)), 'GET /v1/posts/hot')?.requests
+  for (const [i, expected] of [1, undefined].entries()) {
+    await edge.sdk.set(keys.stats, { upTo: ids[i], ...empty })
+    expect(await readHot()).toBe(expected)
+  }
+})
+
 test('a reader that finds many reports folds them', async () => {
   const edge = newReporter()
   const reporter = newReporter({}, edge.token)
@@ -166,10 +206,7 @@ test('what could not be reported goes with the next report', async () => {
 test('when the platform has ended the invocation that was to report, another reports', async () => {
   const waiting: (() => Promise<unknown>)[] = []
   const edge = newReporter()
-  const config = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: edge.token, STATS_FLUSH_SECONDS: '0.05' })
-  const isolate = createIsolate(config)
-  const defer = (work: () => Promise<unknown>) => void waiting.push(work)
-  const { stats } = createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer })
+  const { stats, isolate } = newModule(edge, (work) => void waiting.push(work))
   isolate.recorder.watch().end({ route: 'GET /', status: 200, ms: 1, meter: newMeter() })
   stats.reportSoon(10_000)
   stats.reportSoon(10_040)
