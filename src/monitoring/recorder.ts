@@ -52,6 +52,13 @@ const OUTCOMES = ['hit', 'stale', 'negative', 'miss', 'error', 'load', 'store', 
 /** Upper bounds of the latency histogram (ms, inclusive); one more bucket holds what took longer. */
 export const BOUNDS_MS = [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1_200, 2_000, 5_000, 10_000]
 
+/** How many buckets that are. */
+const BUCKETS = BOUNDS_MS.length + 1
+
+const LIKE = /^PUT .*\/like$/
+/** The column of a status. */
+const classOf = (status: number) => (['2xx', '3xx', '4xx', '5xx'] as const)[Math.floor(status / 100) - 2] ?? '5xx'
+
 type Columns<Name extends string> = Record<Name, number>
 
 const named = <Name extends string>(names: readonly Name[], sums: number[] = []) =>
@@ -110,15 +117,24 @@ export function quantile(histogram: number[], q: number): number | null {
   return null
 }
 
-const histogramOf = (ms: number) => {
+/** Which bucket of a histogram a latency belongs to. */
+function bucketOf(ms: number): number {
   const bucket = BOUNDS_MS.findIndex((bound) => ms <= bound)
-  return Array.from({ length: BOUNDS_MS.length + 1 }, (_, i) =>
-    Number(i === (bucket === -1 ? BOUNDS_MS.length : bucket)),
-  )
+  return bucket === -1 ? BOUNDS_MS.length : bucket
 }
 
+/** The columns of `name`, zeros at first. */
+const rowOf = (sums: Sums, name: string, length: number) => (sums[name] ??= Array<number>(length).fill(0))
+
+function bump(row: number[], column: number, by = 1): void {
+  row[column] = (row[column] ?? 0) + by
+}
+
+const isHit = (outcome: CacheEvent['outcome']) => outcome === 'hit' || outcome === 'stale' || outcome === 'negative'
+const isMiss = (outcome: CacheEvent['outcome']) => outcome === 'miss' || outcome === 'error'
+
 /** How many keys an isolate counts at once; when there are more, those asked for least are forgotten. */
-const MAX_KEYS = 400
+const MAX_KEYS = 2_000
 /** How many of them it tells. */
 const TOLD_KEYS = 20
 
@@ -142,16 +158,30 @@ export type Recorder = ReturnType<typeof createRecorder>
  */
 export function createRecorder(slowMs: number) {
   let held = emptyTally()
-  const stepAt = (now: number) => String(Math.floor(now / (STEP_SECONDS * 1_000)))
-  const addStep = (now: number, columns: Partial<Columns<(typeof STEP_COLUMNS)[number]>>, histogram: number[] = []) =>
-    add(held.steps, stepAt(now), [...STEP_COLUMNS.map((name) => columns[name] ?? 0), ...histogram])
+  /** How often Redis was asked for each key. What may not be shown is masked when it is told, not for every request. */
+  let asked = new Map<string, number>()
+
+  const stepAt = (now: number) =>
+    rowOf(held.steps, String(Math.floor(now / (STEP_SECONDS * 1_000))), STEP_COLUMNS.length + BUCKETS)
+  const bumpStep = (step: number[], column: (typeof STEP_COLUMNS)[number], by = 1) =>
+    bump(step, STEP_COLUMNS.indexOf(column), by)
 
   function countKeys({ commands }: Sent): void {
-    for (const key of commands.flatMap(keysOf)) {
-      const shown = shownKey(key)
-      if (shown !== undefined) add(held.keys, shown, [1])
+    for (const command of commands) {
+      for (const key of keysOf(command)) asked.set(key, (asked.get(key) ?? 0) + 1)
     }
-    if (Object.keys(held.keys).length > MAX_KEYS) held.keys = largest(held.keys, MAX_KEYS / 2)
+    if (asked.size <= MAX_KEYS) return
+    asked = new Map([...asked].sort(([, a], [, b]) => b - a).slice(0, MAX_KEYS / 2))
+  }
+
+  /** What was counted, with the keys asked for most. */
+  function told(): Tally {
+    const keys: Sums = {}
+    for (const [key, count] of asked) {
+      const shown = shownKey(key)
+      if (shown !== undefined) add(keys, shown, [count])
+    }
+    return { ...held, keys: largest(keys, TOLD_KEYS) }
   }
 
   return {
@@ -176,38 +206,34 @@ export function createRecorder(slowMs: number) {
         },
 
         end({ route, status, ms, meter }: Outcome, now = Date.now()): void {
-          const histogram = histogramOf(ms)
           const rounded = Number(ms.toFixed(1)) // for the bytes of a report
-          const hits = (layer: CacheEvent['layer'], ...outcomes: CacheEvent['outcome'][]) =>
-            events.filter((event) => event.layer === layer && outcomes.includes(event.outcome)).length
-          const cost = {
-            commands: meter.commands,
-            roundTrips: meter.roundTrips,
-            memoryHits: hits('memory', 'hit', 'stale', 'negative'),
-            memoryMisses: hits('memory', 'miss', 'error'),
-            redisHits: hits('redis', 'hit', 'stale', 'negative'),
-            redisMisses: hits('redis', 'miss', 'error'),
+          const bucket = bucketOf(ms)
+          const step = stepAt(now)
+          bumpStep(step, 'commands', meter.commands)
+          bumpStep(step, 'roundTrips', meter.roundTrips)
+          if (status !== undefined) {
+            bumpStep(step, 'requests')
+            if (status >= 500) bumpStep(step, 'errors')
+            if (status === 429) bumpStep(step, 'limited')
+            if (status === 200 && LIKE.test(route)) bumpStep(step, 'likes')
+            bumpStep(step, 'totalMs', rounded)
+            bump(step, STEP_COLUMNS.length + bucket)
           }
-          const request = {
-            requests: 1,
-            errors: Number(status !== undefined && status >= 500),
-            limited: Number(status === 429),
-            likes: Number(/^PUT .*\/like$/.test(route) && status === 200),
-            totalMs: rounded,
-          }
-          if (status === undefined) addStep(now, cost)
-          else addStep(now, { ...cost, ...request }, histogram)
 
-          const classes = [2, 3, 4, 5].map((digit) =>
-            Number(status !== undefined && Math.floor(status / 100) === digit),
-          )
-          add(held.routes, route, [1, ...classes, meter.commands, meter.roundTrips, rounded, ...histogram])
+          const row = rowOf(held.routes, route, ROUTE_COLUMNS.length + BUCKETS)
+          const count = (column: (typeof ROUTE_COLUMNS)[number], by = 1) => bump(row, ROUTE_COLUMNS.indexOf(column), by)
+          count('requests')
+          if (status !== undefined && status >= 200) count(classOf(status))
+          count('commands', meter.commands)
+          count('roundTrips', meter.roundTrips)
+          count('totalMs', rounded)
+          bump(row, ROUTE_COLUMNS.length + bucket)
+
           for (const { cache, layer, outcome } of events) {
-            add(
-              held.caches,
-              `${cache} ${layer}`,
-              OUTCOMES.map((name) => Number(name === outcome)),
-            )
+            bump(rowOf(held.caches, `${cache} ${layer}`, OUTCOMES.length), OUTCOMES.indexOf(outcome))
+            if (layer === 'loader') continue
+            if (isHit(outcome)) bumpStep(step, `${layer}Hits`)
+            if (isMiss(outcome)) bumpStep(step, `${layer}Misses`)
           }
           held.slow = slowest([...held.slow, ...slow.map((trip) => Object.assign(trip, { route }))])
         },
@@ -215,26 +241,27 @@ export function createRecorder(slowMs: number) {
     },
 
     /** Counts an attempt to deliver to a webhook. */
-    delivered(isSuccess: boolean, now = Date.now()): void {
-      addStep(now, isSuccess ? { deliveriesSucceeded: 1 } : { deliveriesFailed: 1 })
-    },
+    delivered: (isSuccess: boolean, now = Date.now()): void =>
+      bumpStep(stepAt(now), isSuccess ? 'deliveriesSucceeded' : 'deliveriesFailed'),
 
     /** When somebody is going to report (Unix ms); 0: nobody is. */
     reportDueAt: 0,
 
     /** What has not been reported yet. */
-    held: (): Tally => held,
+    held: told,
 
     /** Takes it, to be reported. */
     take(): Tally {
-      const taken = held
+      const taken = told()
       held = emptyTally()
-      return { ...taken, keys: largest(taken.keys, TOLD_KEYS) }
+      asked = new Map()
+      return taken
     },
 
     /** Puts back what could not be reported. */
-    putBack(taken: Tally): void {
-      merge(held, taken)
+    putBack({ keys, ...taken }: Tally): void {
+      merge(held, { ...taken, keys: {} })
+      for (const [key, [count = 0]] of Object.entries(keys)) asked.set(key, (asked.get(key) ?? 0) + count)
     },
   }
 }

@@ -3,7 +3,7 @@ import * as v from 'valibot'
 import { Problem } from '../errors.ts'
 import { requireService } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
-import { Count, id } from '../http/input.ts'
+import { Count, id, limitOf } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import { logError } from '../http/problem.ts'
 import { OPEN_METRICS, render } from './open-metrics.ts'
@@ -52,21 +52,7 @@ export const readiness = new Hono<AppEnv>().get(
   },
 )
 
-const Minutes = v.object({
-  minutes: v.pipe(
-    v.optional(
-      v.pipe(
-        v.string(),
-        v.regex(/^\d{1,2}$/, 'must be a whole number'),
-        v.transform(Number),
-        v.minValue(1, 'must be at least 1'),
-        v.maxValue(60, 'must be at most 60'),
-      ),
-      '60',
-    ),
-    v.metadata({ type: 'integer', pattern: undefined, minimum: 1, maximum: 60, default: 60 }),
-  ),
-})
+const Minutes = v.object({ minutes: limitOf(60, 60) })
 
 const some = <T extends v.GenericSchema>(item: T) =>
   v.optional(v.pipe(v.array(item), v.maxLength(100, 'must be at most 100 ids')), [])
