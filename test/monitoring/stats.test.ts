@@ -31,7 +31,12 @@ function newModule(edge: Edge, defer: (work: () => Promise<unknown>) => void = (
   const variables = { UPSTASH_REDIS_REST_TOKEN: edge.token, STATS_FLUSH_SECONDS: '0.05', REDIS_READ_TIMEOUT_MS: '5000' }
   const config = readConfig({ ...env, ...variables })
   const isolate = createIsolate(config)
-  const { stats } = createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer })
+  const { stats } = createServices(config, env, isolate, {
+    meter: newMeter(),
+    onCacheEvent: () => {},
+    onFailure: () => {},
+    defer,
+  })
   return { stats, isolate }
 }
 
