@@ -49,11 +49,12 @@ const PATIENT = {
 
 /**
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
- * `variables` set over the defaults. Its limits are out of the way unless a test sets them.
+ * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test sets them.
  */
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
-  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings } as Env
+  const all = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings }
+  const settings = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as unknown as Env
   const pending: ExecutionContext[] = []
   return {
     token,
@@ -87,12 +88,12 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
       return { Authorization: `Bearer ${token}` }
     },
 
-    /** Delivers messages of the queue `likes`, as the platform would; answers what became of each. */
-    async deliver(bodies: unknown[]): Promise<{ acked: number[]; retried: number[] }> {
+    /** Delivers messages of a queue, as the platform would; answers what became of each. */
+    async deliver(bodies: unknown[], queue = 'likes'): Promise<{ acked: number[]; retried: number[] }> {
       const context = createExecutionContext()
       const now = new Date()
       const batch = createMessageBatch(
-        'likes',
+        queue,
         bodies.map((body, i) => ({ id: String(i), timestamp: now, attempts: 1, body })),
       )
       await worker.queue(batch, settings, context)
