@@ -9,6 +9,7 @@ import type { Config } from './config.ts'
 import { Problem } from './errors.ts'
 import { comments } from './comments/routes.ts'
 import { docs } from './docs/routes.ts'
+import { events, listeners } from './events/routes.ts'
 import { feed } from './feed/routes.ts'
 import type { AppEnv } from './http/context.ts'
 import { follow, traceparentOf } from './http/log.ts'
@@ -105,7 +106,15 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
     const defer = (work: () => Promise<unknown>) => (waiting ? void waiting.push(work) : run(work))
     const { onCacheEvent, onSent } = watch
     const traceparent = traceparentOf(c.var.trace)
-    const services = createServices(config, c.env, isolate, { meter, onCacheEvent, onSent, defer, traceparent })
+    const onFailure = (of: string, error: unknown) => logError(error, c, of)
+    const services = createServices(config, c.env, isolate, {
+      meter,
+      onCacheEvent,
+      onSent,
+      onFailure,
+      defer,
+      traceparent,
+    })
     c.set('meter', meter)
     c.set('cacheEvents', watch.cacheEvents)
     c.set('defer', defer)
@@ -137,5 +146,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/comments', likesOf('c'))
   app.route('/v1/feed', feed)
   app.route('/v1/rate-limit', rateLimit)
+  app.route('/v1/events', events)
+  app.route('/v1/listeners', listeners)
   return app
 }

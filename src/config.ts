@@ -44,6 +44,7 @@ export const readLogRequests = (env: object) =>
 const Variables = v.object({
   DB: bound('a D1 database'),
   LIKES: bound('a queue'),
+  EVENTS: bound('a queue'),
   UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
   UPSTASH_REDIS_REST_TOKEN: v.pipe(v.string('the token of the Redis REST API'), v.minLength(1, 'not empty')),
   /** What back ends send as bearer token to the service routes. */
@@ -107,6 +108,12 @@ const Variables = v.object({
   LIMIT_SIGN_IN: whole(10, 1, 1_000_000),
   LIMIT_SIGN_IN_ADDRESS: whole(100, 1, 1_000_000),
   LIMIT_SIGN_IN_SECONDS: whole(900, 1, 86_400),
+
+  // Events
+  /** The CloudEvents `source` of ours: a URI reference. */
+  EVENT_SOURCE: v.optional(v.pipe(v.string(), v.minLength(1, 'not empty'), v.maxLength(200)), '/threads-edge'),
+  /** How long dispatched events are kept, for replays. */
+  EVENT_DAYS: number(7, 1, 90),
 
   // Requests
   MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
@@ -242,6 +249,7 @@ export function readConfig(env: object) {
       posts: { ...cache, freshMs: toMs(set.POST_FRESH_SECONDS) },
       hot: { ...cache, freshMs: toMs(set.HOT_FRESH_SECONDS) },
     },
+    events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
     hotWindowMs: set.HOT_DAYS * 86_400_000,
     limits,
   }

@@ -1,6 +1,9 @@
 import { drizzle } from 'drizzle-orm/d1'
 import { createComments } from './comments/comments.ts'
 import type { Config } from './config.ts'
+import { createDispatch, type Listener } from './events/consume.ts'
+import { createCounterUpdates } from './events/counters.ts'
+import { createOutbox, type EventMessage } from './events/outbox.ts'
 import { createFeed } from './feed/feed.ts'
 import { createFollows } from './users/follows.ts'
 import { createIdempotency } from './idempotency/idempotency.ts'
@@ -41,6 +44,8 @@ export interface Invocation {
   meter: Meter
   onCacheEvent: (event: CacheEvent) => void
   onSent?: (sent: Sent) => void
+  /** Is told of a failure that is made up for later: whose it is, and what was thrown. */
+  onFailure: (of: string, error: unknown) => void
   defer: (work: () => Promise<unknown>) => void
   /** For whatever goes out on behalf of this invocation (W3C Trace Context); absent where nobody asked. */
   traceparent?: string
@@ -53,13 +58,14 @@ const COUNT_TTL_MS = 86_400_000
 export interface Bindings {
   DB: D1Database
   LIKES: Queue<LikeMessage>
+  EVENTS: Queue<EventMessage>
 }
 
 export type Services = ReturnType<typeof createServices>
 
 /** Builds the modules one invocation needs. */
 export function createServices(config: Config, bindings: Bindings, isolate: Isolate, invocation: Invocation) {
-  const { meter, defer, onCacheEvent, onSent, traceparent } = invocation
+  const { meter, defer, onCacheEvent, onSent, onFailure, traceparent } = invocation
   const db = drizzle(bindings.DB)
   const connect = createConnection(config.redis, isolate.breaker, meter, onSent)
   const { readTimeoutMs, writeTimeoutMs } = config.redis
@@ -102,12 +108,20 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
 
-  // Nobody listens yet.
-  const onStatusChange = async (_changes: StatusChange[]) => {}
+  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer)
+  const counterUpdates = createCounterUpdates(db, outbox)
+  const onStatusChange = (changes: StatusChange[]) =>
+    outbox.emit(
+      changes.map(({ userId, isOnline, at, visibility }) => ({
+        type: 'user_status_change',
+        data: { userId, status: isOnline ? 'online' : 'offline', at: new Date(at).toISOString() },
+        audience: visibility === 'everyone' ? 'everyone' : 'followers',
+      })),
+    )
 
   const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
 
-  const users = createUsers(db, usersById, idsByUsername, writeThrough)
+  const users = createUsers(db, usersById, idsByUsername, outbox, writeThrough)
   const posts = createPosts({
     db,
     byId: postsById,
@@ -115,10 +129,11 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     counters,
     likedBy: (userId, ids) => likes.likedBy(userId, ids),
     authors: users,
+    outbox,
     writeThrough,
     hotWindowMs: config.hotWindowMs,
   })
-  const accounts = createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
+  const accounts = createAccounts(db, sessions, tokens, config.sessions.absoluteMs, outbox, (username) =>
     users.forgetUsername(username),
   )
   const idempotency = createIdempotency(db)
@@ -132,8 +147,14 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     scan,
     breakerState: () => isolate.breaker.state(Date.now()),
     sources: {
-      queues: async () => [{ queue: 'likes', ...backlogOf(await bindings.LIKES.metrics()) }],
+      queues: () =>
+        Promise.all(
+          Object.entries({ likes: bindings.LIKES, events: bindings.EVENTS }).map(async ([queue, binding]) =>
+            backlogOf(queue, await binding.metrics()),
+          ),
+        ),
       online: () => online.count(Date.now()),
+      outbox: () => outbox.backlog(Date.now()),
     },
     policy: config.monitoring,
     defer,
@@ -142,16 +163,28 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     sessions: (most, now) => accounts.purge(most, now),
     idempotencyKeys: (most, now) => idempotency.purge(most, now),
     hotFeeds: () => posts.purgeHot(),
+    events: (most, now) => outbox.purge(most, now - config.events.keptMs),
+  })
+  /** Who is told of events: one line each. */
+  const listeners: Listener[] = []
+  const dispatch = createDispatch({
+    db,
+    listeners,
+    counterUpdates,
+    send: (message, options) => bindings.EVENTS.send(message, options),
+    onFailure,
   })
   return {
     redis,
+    outbox,
+    dispatch,
     stats,
     scan,
     maintenance,
     users,
     posts,
-    comments: createComments(db, counters, writeThrough),
-    follows: createFollows(db, users, writeThrough),
+    comments: createComments(db, counters, outbox, writeThrough),
+    follows: createFollows(db, users, outbox, writeThrough),
     feed: createFeed(db, posts.withCounts),
     idempotency,
     likes,
@@ -166,8 +199,16 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   }
 }
 
+/** A queue takes a hundred messages at a time. */
+async function sendAll<T>(queue: Queue<T>, messages: T[]): Promise<void> {
+  for (let sent = 0; sent < messages.length; sent += 100) {
+    await queue.sendBatch(messages.slice(sent, sent + 100).map((body) => ({ body })))
+  }
+}
+
 /** What a queue says of itself, in our units. */
-const backlogOf = ({ backlogCount, backlogBytes, oldestMessageTimestamp }: QueueMetrics) => ({
+const backlogOf = (queue: string, { backlogCount, backlogBytes, oldestMessageTimestamp }: QueueMetrics) => ({
+  queue,
   backlog: backlogCount,
   backlogBytes,
   oldestAgeSeconds: oldestMessageTimestamp

@@ -70,7 +70,8 @@ export interface Use {
 
 /**
  * The way to Redis of one Worker invocation: one place that knows about timeouts, the retry, the breaker and the
- * meter, and tells `onSent` of each request that ended; the SDK's own HTTP client does the protocol. The answer makes SDK clients, one for each `Use`.
+ * meter, and tells `onSent` of each request that ended; the SDK's own HTTP client does the protocol. The answer makes
+ * SDK clients, one for each `Use`.
  *
  * Commands and pipelines issued in the same turn of the event loop travel in one HTTP request, whichever modules
  * and clients they come from. Such a request waits as long as its most patient part, and is sent again only if
