@@ -62,9 +62,12 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
     return failed
   }
 
-  /** Answers which of the events `ids` must be told again. Those that are gone or dispatched need not. */
-  async function dispatch(ids: string[]): Promise<Set<string>> {
-    if (ids.length === 0) return new Set()
+  /**
+   * Tells of the events `ids`; answers how many of them there were, and which must be told again. Those that are gone or
+   * dispatched need not, nor those of a batch that failed, which never were.
+   */
+  async function dispatch(ids: string[]): Promise<{ found: number; failed: Set<string> }> {
+    if (ids.length === 0) return { found: 0, failed: new Set() }
     const found = await db
       .select({ event: events, place: sql<number>`rowid` })
       .from(events)
@@ -73,7 +76,7 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
     const failed = new Set((await Promise.all(listeners.map((listener) => tell(listener, happened)))).flat())
     const done = happened.map((event) => event.id).filter((id) => !failed.has(id))
     if (done.length > 0) await db.update(events).set({ dueAt: null }).where(isOneOf(done))
-    return failed
+    return { found: found.length, failed }
   }
 
   async function rebuild(name: string, cursor: string | null): Promise<void> {
@@ -93,8 +96,8 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
     /** Takes messages of the queue; answers which failed. */
     async consume(messages: EventMessage[]): Promise<Set<EventMessage>> {
       const ids = messages.flatMap((message) => (message.kind === 'event' ? [message.id] : []))
-      const again = await dispatch([...new Set(ids)])
-      const failed = new Set(messages.filter((message) => message.kind === 'event' && again.has(message.id)))
+      const told = await dispatch([...new Set(ids)])
+      const failed = new Set(messages.filter((message) => message.kind === 'event' && told.failed.has(message.id)))
       for (const message of messages) {
         if (message.kind !== 'rebuild') continue
         await rebuild(message.listener, message.cursor).catch((error: unknown) => {
@@ -102,7 +105,9 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
           failed.add(message)
         })
       }
-      if (messages.length > 0) await tellCounts().catch((error: unknown) => onFailure('counters', error)) // the cron does
+      if (told.found > 0 || messages.some((message) => message.kind === 'counters')) {
+        await tellCounts().catch((error: unknown) => onFailure('counters', error)) // the cron does
+      }
       return failed
     },
 

@@ -61,13 +61,17 @@ export function createOutbox(
     now: number,
   ) {
     const set = computed.map(([field, value]) => sql`, ${`$.${field}`}, ${value}`)
-    return db.run(sql`
-      INSERT INTO ${events} (id, channel, type, subject, data, audience, created_at, due_at)
-      SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject',
-        json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}
-      FROM json_each(${JSON.stringify(rows)})
-      WHERE ${when}
-      ON CONFLICT DO NOTHING`)
+    // In the order of the table. A trigger numbers it.
+    return db
+      .insert(events)
+      .select(
+        sql`
+          SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
+            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0
+          FROM json_each(${JSON.stringify(rows)})
+          WHERE ${when}`,
+      )
+      .onConflictDoNothing()
   }
 
   const announce = (ids: string[]) => defer(() => send(ids.map((id) => ({ kind: 'event', id }))))

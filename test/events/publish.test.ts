@@ -61,7 +61,7 @@ test('every change of the write side has its event, numbered per subject, and a 
   }
   const { id } = await (await send('POST', '/v1/posts', { text: 'One' })).json<{ id: string }>()
   await send('PATCH', `/v1/posts/${id}`, { text: 'Two' })
-  expect((await send('PATCH', `/v1/posts/${id}`, { text: 'Three' }, { 'If-Match': '"1"' })).status).toBe(412)
+  expect((await send('PATCH', `/v1/posts/${id}`, { text: 'Three' }, { 'If-Match': '"1-0-0-0"' })).status).toBe(412)
   await send('DELETE', `/v1/posts/${id}`)
   expect((await send('DELETE', `/v1/posts/${id}`)).status).toBe(404)
   expect(
@@ -108,7 +108,7 @@ test('every change of the write side has its event, numbered per subject, and a 
   expect(await about('u_nobody')).toEqual([])
 
   await send('PATCH', '/v1/users/me', { bio: 'Hi' })
-  expect((await send('PATCH', '/v1/users/me', { bio: 'Ho' }, { 'If-Match': '"1"' })).status).toBe(412)
+  expect((await send('PATCH', '/v1/users/me', { bio: 'Ho' }, { 'If-Match': '"1-0-0-0"' })).status).toBe(412)
   const [updated, ...none] = await about(ada.id)
   expect(none).toEqual([])
   expect(updated?.data).toEqual({
