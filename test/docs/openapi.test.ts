@@ -132,7 +132,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     200: [
       { path: '/v1/stats', headers: service, before: busy },
       { path: '/v1/stats?minutes=1', headers: service, before: redisGone },
-      { path: '/v1/stats', headers: service, bindings: { DB: undefined, LIKES: undefined } },
+      { path: '/v1/stats', headers: service, bindings: { DB: {}, LIKES: {} } },
     ],
     400: [{ path: '/v1/stats?minutes=0', headers: service }],
     401: [{ path: '/v1/stats' }],

@@ -302,8 +302,8 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)(
   },
 )
 
-test('without its database or queue it tells the rest', async () => {
-  const stats = await readStats(newEdge({ DB: undefined, LIKES: undefined }))
+test('when its database and queue fail it tells the rest', async () => {
+  const stats = await readStats(newEdge({ DB: {}, LIKES: {} }))
   expect(stats.dependencies.d1.isUp).toBe(false)
   expect(stats.unavailable.toSorted()).toEqual(['d1', 'outbox', 'queues'])
   expect(stats.queues).toBeNull()
