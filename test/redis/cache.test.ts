@@ -16,7 +16,7 @@ const kind: CacheKind<Thing> = {
   staleIfErrorMs: 60_000,
   negativeMs: 1_000,
   memoryMs: 2_000,
-  softTimeoutMs: 50,
+  softTimeoutMs: 2_000,
   leaseMs: 5_000,
   waitMs: 20_000,
   maxValueBytes: 1_000,
@@ -364,7 +364,7 @@ test.each(['hang', 'cut', 'status', 'delay'] as const)(
 
 test('a servable value in memory is not kept waiting by a slow Redis', async () => {
   const world = newWorld()
-  const cache = world.newCache()
+  const cache = world.newCache({ softTimeoutMs: 50 })
   await cache.get('a', async () => ada)
   await world.settle()
   await world.newCache().put('a', adaNow)
