@@ -108,7 +108,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
 
-  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer)
+  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer, traceparent)
   const counterUpdates = createCounterUpdates(db, outbox)
   const onStatusChange = (changes: StatusChange[]) =>
     outbox.emit(

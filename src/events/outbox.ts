@@ -50,6 +50,7 @@ export function createOutbox(
   db: DrizzleD1Database,
   send: (messages: EventMessage[]) => Promise<unknown>,
   defer: (work: () => Promise<unknown>) => void,
+  traceparent?: string,
 ) {
   const recorded: string[] = []
 
@@ -67,7 +68,8 @@ export function createOutbox(
       .select(
         sql`
           SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
-            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0
+            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0,
+            ${traceparent ?? null}
           FROM json_each(${JSON.stringify(rows)})
           WHERE ${when}`,
       )
