@@ -29,6 +29,7 @@ export const createIsolate = (config: Config) => ({
   memory: createMemory(config.memoryMaxBytes),
   breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
   allowances: createKnownAllowances(10_000),
+  tokens: createTokens(config.sessions.key),
 })
 
 /** Of one invocation: where its costs are noted, and how it works on after the answer. */
@@ -90,7 +91,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const likes = createLikes(db, counters, patientCounters, (message) => bindings.LIKES.send(message))
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
-  const tokens = createTokens(config.sessions.key)
+  const { tokens } = isolate
 
   // Nobody listens yet.
   const onStatusChange = async (_changes: StatusChange[]) => {}
