@@ -30,7 +30,7 @@ const FULL: Settings = {
   roundMs: 1_000,
   warmUpMs: 300,
   connections: 32,
-  alone: 50,
+  alone: 25,
   readers: 1_000,
   isolates: 8,
   stampedes: 5,

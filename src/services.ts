@@ -1,6 +1,6 @@
 import { drizzle } from 'drizzle-orm/d1'
 import { createComments } from './comments/comments.ts'
-import type { Config } from './config.ts'
+import type { Config, LimitName } from './config.ts'
 import { createFeed } from './feed/feed.ts'
 import { createFollows } from './users/follows.ts'
 import { createIdempotency } from './idempotency/idempotency.ts'
@@ -15,7 +15,7 @@ import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
 import { createSessions } from './redis/session.ts'
-import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
+import { createKnownAllowances, createRateLimit, createUncounted } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
@@ -29,6 +29,7 @@ export const createIsolate = (config: Config) => ({
   memory: createMemory(config.memoryMaxBytes),
   breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
   allowances: createKnownAllowances(10_000),
+  uncounted: createUncounted<LimitName>(),
   tokens: createTokens(config.sessions.key),
 })
 
@@ -127,6 +128,6 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     presence: createPresence(db, createOnline(redis, keys, config.presence), onStatusChange, defer),
     locks: createLocks({ redis: writes, keys }),
     fences: createFences(db),
-    rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
+    rateLimit: createRateLimit(once, isolate.allowances, isolate.uncounted, config.limits, keys.rateLimit),
   }
 }
