@@ -64,7 +64,7 @@ const settings: Settings = {
   isolates: Number(args.isolates ?? chosen.isolates),
 }
 
-const loadBefore = loadavg()
+const machine = await describeMachine()
 const startedAt = performance.now()
 const progress = (text: string) =>
   process.stderr.write(`${((performance.now() - startedAt) / 1_000).toFixed(0).padStart(4)} s  ${text}\n`)
@@ -85,7 +85,7 @@ const stampede = await measureStampede(run)
 await load.close()
 
 const results: Results = {
-  machine: await describeMachine(),
+  machine: { ...machine, loadAfter: Number(loadavg()[0]?.toFixed(2)) },
   settings,
   bundles: bundles.map(({ name, bytes, gzipBytes }) => ({
     contender: name,
@@ -102,7 +102,7 @@ if (args.out !== undefined) {
   await mkdir(dirname(file), { recursive: true })
   await writeFile(file, `${JSON.stringify(results, null, 2)}\n`)
 }
-const failures = rows.reduce((sum, row) => sum + row.failures, 0)
+const failures = [...rows, ...stampede].reduce((sum, row) => sum + row.failures, 0)
 if (failures > 0) {
   progress(`${failures} requests failed: the figures are not to be trusted`)
   process.exitCode = 1
@@ -127,9 +127,8 @@ async function describeMachine() {
     node: process.version,
     workerd: await versionOf('workerd'),
     wrangler: await versionOf('wrangler'),
-    /** Of the last minute before the run and its last: the run itself keeps both processors busy. */
-    loadBefore: Number(loadBefore[0]?.toFixed(2)),
-    loadAfter: Number(loadavg()[0]?.toFixed(2)),
+    /** Of the last minute before the run; of its own last minute, `loadAfter`. */
+    loadBefore: Number(loadavg()[0]?.toFixed(2)),
     sharedBy:
       'workerd, the emulator and the load generator, each a process or thread of its own, on the same processors',
   }

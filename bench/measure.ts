@@ -80,15 +80,8 @@ const SAME_ANSWERS = 20
 type Round = Omit<Row, 'scenario' | 'latencyMs' | 'contender' | 'times' | 'alone'>
 
 /** Every scenario at every latency, for every contender. Throws when a peer does not answer as we do. */
-export async function compare({
-  bundles,
-  emulator,
-  databaseFolder,
-  town,
-  load,
-  settings,
-  progress,
-}: Run): Promise<Row[]> {
+export async function compare(run: Run): Promise<Row[]> {
+  const { bundles, emulator, databaseFolder, town, load, settings, progress } = run
   const contenders: Contender[] = []
   try {
     for (const bundle of bundles) contenders.push(await startWorkers(bundle, emulator, databaseFolder))

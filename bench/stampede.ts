@@ -9,37 +9,30 @@ export interface Stampede {
   contender: string
   readers: number
   isolates: number
-  /** Queries of D1 for the one key, in each run. */
+  /** Queries of D1 for the one key, in each round, each with another key. */
   loads: number[]
-  /** How long all but the slowest hundredth of the readers waited: the median of the runs. */
+  /** How long all but the slowest hundredth of the readers waited: the median of the rounds. */
   p99Ms: number
   failures: number
 }
 
-export async function measureStampede({
-  bundles,
-  emulator,
-  databaseFolder,
-  town,
-  load,
-  settings,
-  progress,
-}: Run): Promise<Stampede[]> {
-  const { readers, isolates, stampedes } = settings
+export async function measureStampede(run: Run): Promise<Stampede[]> {
+  const { town, load } = run
+  const { readers, isolates, stampedes } = run.settings
   const results: Stampede[] = []
-  for (const bundle of bundles.filter(({ name }) => name !== 'bare')) {
-    progress(`Stampede: ${bundle.name}`)
-    const contender = await startWorkers(bundle, emulator, databaseFolder, isolates)
+  for (const bundle of run.bundles.filter(({ name }) => name !== 'bare')) {
+    run.progress(`Stampede: ${bundle.name}`)
+    const contender = await startWorkers(bundle, run.emulator, run.databaseFolder, isolates)
     try {
       await contender.control.latency(LATENCY_MS)
       const askFor = (user: { id: string } | undefined) => {
         const { headers } = town.scenarios['hot profile']()
         return { method: 'GET' as const, path: `/v1/users/${user?.id}`, headers }
       }
-      const runs = []
-      for (let run = 0; run < stampedes; run += 1) {
+      const rounds = []
+      for (let round = 0; round < stampedes; round += 1) {
         const known = askFor(town.demo.users[0])
-        const cold = askFor(town.demo.users[run + 1])
+        const cold = askFor(town.demo.users[round + 1])
         const { urls: origins } = contender
         await load.run({ origins, asks: [known], connections: isolates, requests: 4 * isolates })
         await settle(contender, LATENCY_MS)
@@ -54,7 +47,7 @@ export async function measureStampede({
         })
         await settle(contender, LATENCY_MS)
         const after = await countsOf(contender)
-        runs.push({
+        rounds.push({
           loads: after.queries - before.queries,
           p99Ms: measured.p99Ms,
           failures: Object.values(measured.failures).reduce((sum, count) => sum + count, 0),
@@ -64,9 +57,9 @@ export async function measureStampede({
         contender: bundle.name,
         readers,
         isolates,
-        loads: runs.map(({ loads }) => loads),
-        p99Ms: median(runs.map(({ p99Ms }) => p99Ms)),
-        failures: runs.reduce((sum, { failures }) => sum + failures, 0),
+        loads: rounds.map(({ loads }) => loads),
+        p99Ms: median(rounds.map(({ p99Ms }) => p99Ms)),
+        failures: rounds.reduce((sum, { failures }) => sum + failures, 0),
       })
     } finally {
       await contender.close()

@@ -6,6 +6,7 @@ import { Ratelimit } from '@upstash/ratelimit'
 import { Redis } from '@upstash/redis/cloudflare'
 import { type Context, Hono } from 'hono'
 import { HTTPException } from 'hono/http-exception'
+import type { Post } from '../../src/posts/posts.ts'
 import * as db from './database.ts'
 
 export interface PeerEnv {
@@ -95,7 +96,7 @@ async function requireUser(c: AppContext): Promise<string> {
 }
 
 /** Posts with their counts, and with `likedByMe` for who is signed in. Asked together, the SDK pipelines the three. */
-async function readPosts(c: AppContext, ids: string[], viewerId: string | null): Promise<db.Post[]> {
+async function readPosts(c: AppContext, ids: string[], viewerId: string | null): Promise<Post[]> {
   const { cache } = c.var
   const [posts, counts, liked] = await Promise.all([
     cache.many(keysOf(ids, postKey), POST_SECONDS, (missing) => db.loadPosts(c.env.DB, missing)),

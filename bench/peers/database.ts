@@ -1,33 +1,10 @@
-/** The queries of the peers: plain D1, by the same indexes as ours. */
+/** The queries of the peers: plain D1, by the same indexes as ours, for answers of the same types. */
+import type { Post } from '../../src/posts/posts.ts'
+import type { User } from '../../src/users/users.ts'
 
-export interface User {
-  id: string
-  username: string
-  displayName: string
-  bio: string
-  followersCount: number
-  followingsCount: number
-  postsCount: number
-  createdAt: string
-  version: number
-}
-
-export interface PostText {
-  id: string
-  authorId: string
-  text: string
-  createdAt: string
-  updatedAt: string
-  version: number
-}
-
-export interface Counts {
-  likesCount: number
-  commentsCount: number
-  viewsCount: number
-}
-
-export type Post = PostText & Counts & { likedByMe?: boolean }
+/** A post without what changes all the time. */
+export type PostText = Omit<Post, keyof Counts | 'likedByMe'>
+export type Counts = Pick<Post, 'likesCount' | 'commentsCount' | 'viewsCount'>
 
 export interface Session {
   userId: string
