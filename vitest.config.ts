@@ -12,6 +12,10 @@ export default defineConfig({
           UPSTASH_REDIS_REST_URL: inject('emulatorUrl'),
           UPSTASH_REDIS_REST_TOKEN: 'test',
           SERVICE_TOKEN: 'a-service-token-for-tests',
+          // Tests count commands, and read what they print: those of monitoring turn it on.
+          STATS_FLUSH_SECONDS: '0',
+          SCAN_COMMANDS: '0',
+          LOG_REQUESTS: 'none',
           MIGRATIONS: await readD1Migrations('./migrations'),
         },
       },

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 
 /** What the Worker may weigh, minified and gzipped. */
-const BUDGET_KIB = 110
+const BUDGET_KIB = 160
 
 const folder = mkdtempSync(join(tmpdir(), 'threads-edge-'))
 try {

@@ -9,17 +9,18 @@ import type { Config } from './config.ts'
 import { Problem } from './errors.ts'
 import { comments } from './comments/routes.ts'
 import { docs } from './docs/routes.ts'
+import { events, listeners } from './events/routes.ts'
 import { feed } from './feed/routes.ts'
 import type { AppEnv } from './http/context.ts'
+import { follow, traceparentOf } from './http/log.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
 import { locks } from './locks/routes.ts'
 import { likesOf } from './likes/routes.ts'
-import { health, readiness } from './monitoring/routes.ts'
+import { health, monitoring, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
 import { presence } from './presence/routes.ts'
 import { rateLimit } from './rate-limit/routes.ts'
-import { type CacheEvent } from './redis/cache.ts'
 import { newMeter } from './redis/client.ts'
 import { createServices, type Isolate } from './services.ts'
 import { sessions } from './sessions/routes.ts'
@@ -35,6 +36,7 @@ const OWN_HEADERS = [
   'RateLimit-Policy',
   'Server-Timing',
   'Cache-Status',
+  'Traceresponse',
 ]
 
 /** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
@@ -43,7 +45,8 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
-  app.use(requestId(), secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
+  app.use(requestId(), follow)
+  app.use(secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
   app.use(
     methodNotAllowed({
       app,
@@ -75,6 +78,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
         'RateLimit',
         'RateLimit-Policy',
         'Retry-After',
+        'Traceresponse',
         'X-Request-Id',
       ],
       maxAge: 600,
@@ -91,24 +95,47 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.use(async (c, next) => {
     const { config, isolate } = stateOf(c.env)
     const meter = newMeter()
-    const cacheEvents: CacheEvent[] = []
-    const onCacheEvent = (event: CacheEvent) => cacheEvents.push(event)
+    const watch = isolate.recorder.watch()
+    const works: Promise<unknown>[] = []
     let waiting: (() => Promise<unknown>)[] | undefined = []
-    const run = (work: () => Promise<unknown>) =>
-      c.executionCtx.waitUntil(work().catch((error: unknown) => logError(error, c, 'deferred')))
+    const run = (work: () => Promise<unknown>) => {
+      const done = work().catch((error: unknown) => logError(error, c, 'deferred'))
+      works.push(done)
+      c.executionCtx.waitUntil(done)
+    }
     const defer = (work: () => Promise<unknown>) => (waiting ? void waiting.push(work) : run(work))
+    const { onCacheEvent, onSent } = watch
+    const traceparent = traceparentOf(c.var.trace)
+    const onFailure = (of: string, error: unknown) => logError(error, c, of)
+    const services = createServices(config, c.env, isolate, {
+      meter,
+      onCacheEvent,
+      onSent,
+      onFailure,
+      defer,
+      traceparent,
+    })
     c.set('meter', meter)
-    c.set('cacheEvents', cacheEvents)
+    c.set('cacheEvents', watch.cacheEvents)
     c.set('defer', defer)
-    c.set('services', createServices(config, c.env, isolate, { meter, onCacheEvent, defer }))
+    c.set('services', services)
+    c.set('onAnswered', (outcome) => {
+      const deferred = waiting ?? []
+      waiting = undefined
+      for (const work of deferred) run(work)
+      const count = async () => {
+        for (const work of works) await work // and whatever they defer in turn: it is on the bill too
+        watch.end({ ...outcome, meter })
+        services.stats.reportSoon()
+      }
+      c.executionCtx.waitUntil(count())
+    })
     await next()
-    const works = waiting
-    waiting = undefined
-    for (const work of works) run(work)
   })
   app.use(measure)
 
   app.route('/', readiness)
+  app.route('/', monitoring)
   app.route('/v1/users', users)
   app.route('/v1/sessions', sessions)
   app.route('/v1/posts', posts)
@@ -119,5 +146,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/comments', likesOf('c'))
   app.route('/v1/feed', feed)
   app.route('/v1/rate-limit', rateLimit)
+  app.route('/v1/events', events)
+  app.route('/v1/listeners', listeners)
   return app
 }

@@ -30,6 +30,12 @@ const whole = (fallback: number, min: number, max: number) =>
 
 const toMs = (seconds: number) => Math.round(seconds * 1_000)
 
+const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all')
+
+/** Which requests are logged. Known however little else is configured: what is not configured is told in the log too. */
+export const readLogRequests = (env: object) =>
+  v.parse(v.object({ LOG_REQUESTS: v.fallback(LogRequests, 'all') }), env).LOG_REQUESTS
+
 /** Every variable the Worker reads. What has no default must be set. */
 const Variables = v.object({
   UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
@@ -96,8 +102,26 @@ const Variables = v.object({
   LIMIT_SIGN_IN_ADDRESS: whole(100, 1, 1_000_000),
   LIMIT_SIGN_IN_SECONDS: whole(900, 1, 86_400),
 
+  // Events
+  /** The CloudEvents `source` of ours: a URI reference. */
+  EVENT_SOURCE: v.optional(v.pipe(v.string(), v.minLength(1, 'not empty'), v.maxLength(200)), '/threads-edge'),
+  /** How long dispatched events are kept, for replays. */
+  EVENT_DAYS: number(7, 1, 90),
+
   // Requests
   MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
+
+  // Monitoring
+  /** How often an isolate reports its figures, one command each time. 0: never, then each knows itself alone. */
+  STATS_FLUSH_SECONDS: number(10, 0, 25), // the platform ends work 30 s after the answer
+  /** A round trip to Redis that takes longer is listed. */
+  SLOW_COMMAND_MS: whole(100, 1, 10_000),
+  /** What 100 000 commands cost, in dollars. */
+  COMMANDS_USD: number(0.2, 0, 1_000),
+  /** How many commands a minute the walk over all keys may send. 0: no walk. */
+  SCAN_COMMANDS: whole(100, 0, 10_000),
+  /** One line of JSON for every request, for those answered 500 and above, or for none. */
+  LOG_REQUESTS: LogRequests,
 })
 
 export type Config = ReturnType<typeof readConfig>
@@ -202,12 +226,20 @@ export function readConfig(env: object) {
       .map((origin) => origin.trim())
       .filter(Boolean),
     maxBodyBytes: set.MAX_BODY_BYTES,
+    monitoring: {
+      flushMs: toMs(set.STATS_FLUSH_SECONDS),
+      slowMs: set.SLOW_COMMAND_MS,
+      usdPerCommand: set.COMMANDS_USD / 100_000,
+      scanCommands: set.SCAN_COMMANDS,
+    },
+    logRequests: set.LOG_REQUESTS,
     memoryMaxBytes: set.MEMORY_MAX_BYTES,
     caches: {
       users: { ...cache, freshMs: toMs(set.USER_FRESH_SECONDS) },
       posts: { ...cache, freshMs: toMs(set.POST_FRESH_SECONDS) },
       hot: { ...cache, freshMs: toMs(set.HOT_FRESH_SECONDS) },
     },
+    events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
     hotWindowMs: set.HOT_DAYS * 86_400_000,
     limits,
   }

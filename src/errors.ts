@@ -17,6 +17,7 @@ export const problems = {
   'body-too-large': { status: 413, title: 'The body is too large' },
   'unsupported-media-type': { status: 415, title: 'The body must be application/json' },
   'idempotency-key-reused': { status: 422, title: 'This key was used for another request' },
+  'event-id-reused': { status: 422, title: 'This id is that of another event' },
   'rate-limited': { status: 429, title: 'Too many requests' },
   internal: { status: 500, title: 'Something went wrong on our side' },
   misconfigured: { status: 503, title: 'The Worker is not fully configured' },

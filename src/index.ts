@@ -1,6 +1,10 @@
 import * as v from 'valibot'
 import { createApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
+import { EventBody } from './events/consume.ts'
+import type { EventMessage } from './events/outbox.ts'
+import { costOf, log } from './http/log.ts'
+import { logFailure } from './http/problem.ts'
 import type { LikeMessage } from './likes/likes.ts'
 import { newMeter } from './redis/client.ts'
 import { createIsolate, createServices, type Isolate } from './services.ts'
@@ -23,35 +27,81 @@ export function createWorker() {
     return made
   }
 
-  function servicesFor(env: Env, context: ExecutionContext) {
+  /** What no request asked for: its services, and `end`, which counts and logs it with what `line` adds. */
+  function begin(env: Env, context: ExecutionContext, route: string) {
     const { config, isolate } = stateOf(env)
-    const defer = (work: () => Promise<unknown>) => context.waitUntil(work())
-    return createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer })
+    const startedAt = performance.now()
+    const meter = newMeter()
+    const watch = isolate.recorder.watch()
+    const works: Promise<unknown>[] = []
+    let waiting: (() => Promise<unknown>)[] | undefined = []
+    const onFailure = (of: string, error: unknown) => logFailure({ during: of, route }, error)
+    const run = (work: () => Promise<unknown>) => {
+      const done = work().catch((error: unknown) => onFailure('deferred', error))
+      works.push(done)
+      context.waitUntil(done)
+    }
+    const defer = (work: () => Promise<unknown>) => (waiting ? void waiting.push(work) : run(work))
+    const { onCacheEvent, onSent } = watch
+    const services = createServices(config, env, isolate, { meter, onCacheEvent, onSent, onFailure, defer })
+    const end = (line: { level: 'info' | 'error' } & Record<string, unknown>): void => {
+      const ms = performance.now() - startedAt
+      const deferred = waiting ?? []
+      waiting = undefined
+      for (const work of deferred) run(work)
+      const count = async () => {
+        for (const work of works) await work // and whatever they defer in turn
+        watch.end({ route, ms, meter })
+        services.stats.reportSoon()
+      }
+      context.waitUntil(count())
+      if (config.logRequests === 'none' || (config.logRequests === 'failed' && line.level === 'info')) return
+      log({ ...line, route, durationMs: Number(ms.toFixed(1)), redis: costOf(meter) })
+    }
+    return { config, services, end }
   }
 
   const app = createApp(stateOf)
   return {
     fetch: (request, env, context) => app.fetch(request, env, context),
 
-    /** Applies likes to D1. What is no like, or will not be taken, is retried alone, and ends among the dead letters. */
+    /**
+     * Takes the messages of every queue: what they are says whose they are. One that is nobody's, or will not be taken,
+     * is retried alone, and ends among the dead letters.
+     */
     async queue(batch, env, context) {
       const likes = new Map<LikeMessage, Message>()
+      const events = new Map<EventMessage, Message>()
+      const taken = new Set<Message>()
       for (const message of batch.messages) {
-        const parsed = v.safeParse(LikeBody, message.body)
-        if (parsed.success) likes.set(parsed.output, message)
+        const parsed = v.safeParse(QueueBody, message.body)
+        if (!parsed.success) continue
+        if ('contentId' in parsed.output) likes.set(parsed.output, message)
+        else events.set(parsed.output, message)
+      }
+      const { services, end } = begin(env, context, `QUEUE ${batch.queue}`)
+      const note = <T>(messages: Map<T, Message>, failed: Set<T>) => {
+        for (const [body, message] of messages) if (!failed.has(body)) taken.add(message)
+      }
+      note(likes, await services.likes.apply([...likes.keys()]))
+      if (likes.size > 0) await services.dispatch.tellCountsLater().catch(() => {}) // the cron tells them all the same
+      note(events, await services.dispatch.consume([...events.keys()]))
+      for (const message of batch.messages) {
+        if (taken.has(message)) message.ack()
         else message.retry()
       }
-      const failed = await servicesFor(env, context).likes.apply([...likes.keys()])
-      for (const [like, message] of likes) {
-        if (failed.has(like)) message.retry()
-        else message.ack()
-      }
+      const retried = batch.messages.length - taken.size
+      const traceparents = [...likes.keys()].flatMap(({ traceparent }) => traceparent ?? [])
+      const traceIds = [...new Set(traceparents.map((traceparent) => traceparent.split('-')[1]))].slice(0, 10)
+      const level = retried > 0 ? 'error' : 'info'
+      end({ level, message: 'queue', messages: batch.messages.length, retried, traceIds })
     },
 
     /** Every minute. */
     async scheduled(controller, env, context) {
-      const { accounts, comments, idempotency, likes, locks, presence, views } = servicesFor(env, context)
-      const ttlMs = stateOf(env).config.lockTtlMs
+      const { config, services, end } = begin(env, context, 'CRON')
+      const { comments, dispatch, likes, locks, maintenance, outbox, presence, scan, stats, views } = services
+      const ttlMs = config.lockTtlMs
       const now = controller.scheduledTime
       /** One at a time across the world; who comes second leaves the work to the first. */
       const alone = (name: string, job: (signal: AbortSignal) => Promise<unknown>) => () =>
@@ -64,11 +114,23 @@ export function createWorker() {
         alone('likes', (signal) => likes.reconcile(now - 5 * 60_000, 500, signal)),
         alone('comments', (signal) => comments.reconcile(now - 5 * 60_000, 500, signal)),
         alone('presence', (signal) => presence.sweep(now, signal)),
-        () => accounts.purge(1_000, now),
-        () => idempotency.purge(1_000, now),
+        () => outbox.resend(1_000, now),
+        () => dispatch.tellCounts(),
+        async () => {
+          const purged = Object.values(await maintenance(1_000, now))
+          const errors = purged.flatMap((outcome) => ('error' in outcome ? [outcome.error] : []))
+          if (errors.length > 0) throw new AggregateError(errors, `${errors.length} purges failed`)
+        },
+        async () => scan.tick(await stats.fold(now), now),
       ]
       const results = await Promise.allSettled(jobs.map((job) => job()))
       const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []))
+      end({
+        level: failures.length > 0 ? 'error' : 'info',
+        message: 'cron',
+        jobs: jobs.length,
+        failures: failures.map((failure) => (failure instanceof Error ? failure.name : typeof failure)),
+      })
       if (failures.length > 0) throw new AggregateError(failures, `${failures.length} of ${jobs.length} jobs failed`)
     },
   } satisfies ExportedHandler<Env>
@@ -80,6 +142,9 @@ const LikeBody = v.object({
   userId: v.string(),
   isLiked: v.boolean(),
   changedAt: v.pipe(v.number(), v.integer()),
+  traceparent: v.exactOptional(v.string()),
 })
+
+const QueueBody = v.union([LikeBody, EventBody])
 
 export default createWorker()

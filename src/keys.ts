@@ -42,7 +42,33 @@ export const keys = {
   fence: (name: string) => `fence:${name}`,
   /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
   rateLimit: (policy: string) => `limit:${policy}`,
+  /** Stream of what isolates report of themselves, until it is folded. At most 1 000 entries; expires after 30 days. */
+  statsReports: 'stats:v1:reports',
+  /** String of JSON: those reports folded into sums and an hour of steps. Expires after 30 days without one. */
+  stats: 'stats:v1:folded',
+  /** String of JSON: how far the walk over all keys is, and what it found. Expires after 30 days. */
+  statsScan: 'stats:v1:scan',
 }
 
 /** What is counted of a post; of a comment only its likes. */
 export type Counter = 'likes' | 'comments' | 'views'
+
+/** The words of keys: whatever else is between their colons belongs to one user, content or caller. */
+const words = new Set(
+  Object.values(keys)
+    // Each takes what it puts into a key: nothing leaves the words alone.
+    .map((key) => (typeof key === 'string' ? key : (key as (...parts: string[]) => string)('', '')))
+    .flatMap((key) => key.split(':'))
+    .concat('likes', 'comments', 'views', 'lease')
+    .filter(Boolean),
+)
+
+/** Whether a key is one of these, as its first word says. */
+export const isOwnKey = (key: string): boolean => words.has(key.split(':', 1)[0] ?? '')
+
+/** A key with all that is particular replaced: `count:likes:*`. One that is not ours is `*`. */
+export function patternOf(key: string): string {
+  if (!isOwnKey(key)) return '*'
+  const parts = key.split(':').map((part) => (words.has(part) ? part : '*'))
+  return parts.filter((part, i) => part !== '*' || parts[i - 1] !== '*').join(':')
+}

@@ -1,16 +1,23 @@
 import { drizzle } from 'drizzle-orm/d1'
 import { createComments } from './comments/comments.ts'
 import type { Config, LimitName } from './config.ts'
+import { createDispatch, type Listener } from './events/consume.ts'
+import { createCounterUpdates } from './events/counters.ts'
+import { createOutbox, type EventMessage } from './events/outbox.ts'
 import { createFeed } from './feed/feed.ts'
 import { createFollows } from './users/follows.ts'
 import { createIdempotency } from './idempotency/idempotency.ts'
 import { keys } from './keys.ts'
 import { createFences } from './locks/fences.ts'
 import { createLikes, type LikeMessage } from './likes/likes.ts'
+import { createMaintenance } from './monitoring/maintenance.ts'
+import { createRecorder } from './monitoring/recorder.ts'
+import { createScan } from './monitoring/scan.ts'
+import { createStats } from './monitoring/stats.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
-import { createBreaker, createConnection, type Meter } from './redis/client.ts'
+import { createBreaker, createConnection, type Meter, type Sent } from './redis/client.ts'
 import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
@@ -31,13 +38,19 @@ export const createIsolate = (config: Config) => ({
   allowances: createKnownAllowances(10_000),
   uncounted: createUncounted<LimitName>(),
   tokens: createTokens(config.sessions.key),
+  recorder: createRecorder(config.monitoring.slowMs),
 })
 
 /** Of one invocation: where its costs are noted, and how it works on after the answer. */
 export interface Invocation {
   meter: Meter
   onCacheEvent: (event: CacheEvent) => void
+  onSent?: (sent: Sent) => void
+  /** Is told of a failure that is made up for later: whose it is, and what was thrown. */
+  onFailure: (of: string, error: unknown) => void
   defer: (work: () => Promise<unknown>) => void
+  /** For whatever goes out on behalf of this invocation (W3C Trace Context); absent where nobody asked. */
+  traceparent?: string
 }
 
 /** Counts that nobody asked for in a day leave Redis; D1 holds them. */
@@ -47,15 +60,16 @@ const COUNT_TTL_MS = 86_400_000
 export interface Bindings {
   DB: D1Database
   LIKES: Queue<LikeMessage>
+  EVENTS: Queue<EventMessage>
 }
 
 export type Services = ReturnType<typeof createServices>
 
 /** Builds the modules one invocation needs. */
 export function createServices(config: Config, bindings: Bindings, isolate: Isolate, invocation: Invocation) {
-  const { meter, defer, onCacheEvent } = invocation
+  const { meter, defer, onCacheEvent, onSent, onFailure, traceparent } = invocation
   const db = drizzle(bindings.DB)
-  const connect = createConnection(config.redis, isolate.breaker, meter)
+  const connect = createConnection(config.redis, isolate.breaker, meter, onSent)
   const { readTimeoutMs, writeTimeoutMs } = config.redis
   const redis = connect({ timeoutMs: readTimeoutMs, isSafeTwice: true })
   const writes = connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true })
@@ -89,17 +103,27 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   })
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
   const patientCounters = createCounters(writes, COUNT_TTL_MS, defer)
-  const likes = createLikes(db, counters, patientCounters, (message) => bindings.LIKES.send(message))
+  const likes = createLikes(db, counters, patientCounters, (message) =>
+    bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+  )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const { tokens } = isolate
 
-  // Nobody listens yet.
-  const onStatusChange = async (_changes: StatusChange[]) => {}
+  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer)
+  const counterUpdates = createCounterUpdates(db, outbox)
+  const onStatusChange = (changes: StatusChange[]) =>
+    outbox.emit(
+      changes.map(({ userId, isOnline, at, visibility }) => ({
+        type: 'user_status_change',
+        data: { userId, status: isOnline ? 'online' : 'offline', at: new Date(at).toISOString() },
+        audience: visibility === 'everyone' ? 'everyone' : 'followers',
+      })),
+    )
 
   const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
 
-  const users = createUsers(db, usersById, idsByUsername, writeThrough)
+  const users = createUsers(db, usersById, idsByUsername, outbox, writeThrough)
   const posts = createPosts({
     db,
     byId: postsById,
@@ -107,27 +131,89 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     counters,
     likedBy: (userId, ids) => likes.likedBy(userId, ids),
     authors: users,
+    outbox,
     writeThrough,
     hotWindowMs: config.hotWindowMs,
   })
+  const accounts = createAccounts(db, sessions, tokens, config.sessions.absoluteMs, outbox, (username) =>
+    users.forgetUsername(username),
+  )
+  const idempotency = createIdempotency(db)
+  const online = createOnline(redis, keys, config.presence)
+  const scan = createScan(redis, config.monitoring.scanCommands)
+  const stats = createStats({
+    redis,
+    once,
+    db,
+    recorder: isolate.recorder,
+    scan,
+    breakerState: () => isolate.breaker.state(Date.now()),
+    sources: {
+      queues: () =>
+        Promise.all(
+          Object.entries({ likes: bindings.LIKES, events: bindings.EVENTS }).map(async ([queue, binding]) =>
+            backlogOf(queue, await binding.metrics()),
+          ),
+        ),
+      online: () => online.count(Date.now()),
+      outbox: () => outbox.backlog(Date.now()),
+    },
+    policy: config.monitoring,
+    defer,
+  })
+  const maintenance = createMaintenance({
+    sessions: (most, now) => accounts.purge(most, now),
+    idempotencyKeys: (most, now) => idempotency.purge(most, now),
+    hotFeeds: () => posts.purgeHot(),
+    events: (most, now) => outbox.purge(most, now - config.events.keptMs),
+  })
+  /** Who is told of events: one line each. */
+  const listeners: Listener[] = []
+  const dispatch = createDispatch({
+    db,
+    listeners,
+    counterUpdates,
+    send: (message, options) => bindings.EVENTS.send(message, options),
+    onFailure,
+  })
   return {
     redis,
+    outbox,
+    dispatch,
+    stats,
+    scan,
+    maintenance,
     users,
     posts,
-    comments: createComments(db, counters, writeThrough),
-    follows: createFollows(db, users, writeThrough),
+    comments: createComments(db, counters, outbox, writeThrough),
+    follows: createFollows(db, users, outbox, writeThrough),
     feed: createFeed(db, posts.withCounts),
-    idempotency: createIdempotency(db),
+    idempotency,
     likes,
     views: createViews(db, patientCounters),
     sessions,
     tokens,
-    accounts: createAccounts(db, sessions, tokens, config.sessions.absoluteMs, (username) =>
-      users.forgetUsername(username),
-    ),
-    presence: createPresence(db, createOnline(redis, keys, config.presence), onStatusChange, defer),
+    accounts,
+    presence: createPresence(db, online, onStatusChange, defer),
     locks: createLocks({ redis: writes, keys }),
     fences: createFences(db),
     rateLimit: createRateLimit(once, isolate.allowances, isolate.uncounted, config.limits, keys.rateLimit),
   }
 }
+
+/** A queue takes a hundred messages at a time. */
+async function sendAll<T>(queue: Queue<T>, messages: T[]): Promise<void> {
+  for (let sent = 0; sent < messages.length; sent += 100) {
+    await queue.sendBatch(messages.slice(sent, sent + 100).map((body) => ({ body })))
+  }
+}
+
+/** What a queue says of itself, in our units. */
+const backlogOf = (queue: string, { backlogCount, backlogBytes, oldestMessageTimestamp }: QueueMetrics) => ({
+  queue,
+  backlog: backlogCount,
+  backlogBytes,
+  oldestAgeSeconds: oldestMessageTimestamp
+    ? Math.max(0, (Date.now() - oldestMessageTimestamp.getTime()) / 1_000)
+    : null,
+})

@@ -35,6 +35,25 @@ export const newRoutes = () =>
     throw new Error('only its routes are wanted')
   }).routes
 
+/**
+ * A queue that keeps what it is sent, for tests that decide when it arrives, how often and in which order. Those of whole
+ * ways use the real one.
+ */
+export function newQueue() {
+  const sent: { body: unknown; delaySeconds: number }[] = []
+  return {
+    sent,
+    /** What is to be delivered now, in order; it is taken out. */
+    take: () => sent.splice(0).map(({ body }) => body),
+    send: async (body: unknown, options?: QueueSendOptions) =>
+      void sent.push({ body, delaySeconds: options?.delaySeconds ?? 0 }),
+    sendBatch: async (messages: Iterable<MessageSendRequest>) => {
+      for (const { body, delaySeconds = 0 } of messages) sent.push({ body, delaySeconds })
+    },
+    metrics: async () => ({ backlogCount: sent.length, backlogBytes: 0 }),
+  }
+}
+
 export type Edge = ReturnType<typeof newEdge>
 
 /** Nothing is refused or given up that a test does not mean to: this machine may be busy. */
@@ -53,10 +72,52 @@ const PATIENT = {
  */
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
-  const settings = { ...env, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings } as Env
+  const events = newQueue()
+  const settings = {
+    ...env,
+    EVENTS: events,
+    UPSTASH_REDIS_REST_TOKEN: token,
+    ...PATIENT,
+    ...bindings,
+  } as unknown as Env
   const pending: ExecutionContext[] = []
+  /** Delivers messages of a queue, as the platform would; answers what became of each. */
+  async function deliver(bodies: unknown[], queue = 'likes'): Promise<{ acked: number[]; retried: number[] }> {
+    const context = createExecutionContext()
+    const timestamp = new Date()
+    const batch = createMessageBatch(
+      queue,
+      bodies.map((body, i) => ({ id: String(i), timestamp, attempts: 1, body })),
+    )
+    await worker.queue(batch, settings, context)
+    const result = await getQueueResult(batch, context)
+    return {
+      acked: result.explicitAcks.map(Number),
+      retried: result.retryMessages.map(({ msgId }) => Number(msgId)),
+    }
+  }
+
   return {
     token,
+    /** The queue `events`, unless the test brought another. */
+    events,
+    deliver,
+
+    /** Delivers what is in the queue `events`, until nothing is but what was delayed; answers how many must be retried. */
+    async dispatch(): Promise<number> {
+      let retried = 0
+      for (;;) {
+        const due = events.sent.filter(({ delaySeconds }) => delaySeconds === 0).slice(0, 100)
+        if (due.length === 0) return retried
+        for (const message of due) events.sent.splice(events.sent.indexOf(message), 1)
+        const result = await deliver(
+          due.map(({ body }) => body),
+          'events',
+        )
+        retried += result.retried.length
+      }
+    },
+
     /** The emulator's counts and faults for this keyspace. */
     redis: createControl(env.UPSTASH_REDIS_REST_URL, token),
     /** The SDK over this keyspace, as another back end would use it; it is counted too. */
@@ -85,22 +146,6 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
         expiresAt: now + 3_600_000,
       })
       return { Authorization: `Bearer ${token}` }
-    },
-
-    /** Delivers messages of the queue `likes`, as the platform would; answers what became of each. */
-    async deliver(bodies: unknown[]): Promise<{ acked: number[]; retried: number[] }> {
-      const context = createExecutionContext()
-      const now = new Date()
-      const batch = createMessageBatch(
-        'likes',
-        bodies.map((body, i) => ({ id: String(i), timestamp: now, attempts: 1, body })),
-      )
-      await worker.queue(batch, settings, context)
-      const result = await getQueueResult(batch, context)
-      return {
-        acked: result.explicitAcks.map(Number),
-        retried: result.retryMessages.map(({ msgId }) => Number(msgId)),
-      }
     },
 
     /** Runs the cron jobs of a minute. */

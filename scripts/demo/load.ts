@@ -30,6 +30,7 @@ export async function loadDemo(db: Database, demo: Demo): Promise<void> {
     ...insert(db, schema.postLikes, demo.postLikes),
     ...insert(db, schema.comments, demo.comments),
     ...insert(db, schema.commentLikes, demo.commentLikes),
+    db.prepare('DELETE FROM counter_changes'), // nobody is told of counts that were there from the beginning
   ])
 }
 

@@ -1,9 +1,10 @@
-import { and, desc, eq, gt, inArray, lt } from 'drizzle-orm'
+import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Counters, Settlement } from '../redis/counter.ts'
@@ -34,7 +35,7 @@ export type Comments = ReturnType<typeof createComments>
  * Comments: pages from D1, their likes fresh from Redis where it has them.
  * Without Redis everything works; the counts of comments follow later.
  */
-export function createComments(db: DrizzleD1Database, counters: Counters, writeThrough: WriteThrough) {
+export function createComments(db: DrizzleD1Database, counters: Counters, outbox: Outbox, writeThrough: WriteThrough) {
   const countOf = (postId: string) =>
     db
       .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
@@ -62,7 +63,16 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
       const comment = { id: `c_${ulid(now).toLowerCase()}`, postId, authorId, text, createdAt: now }
       const created = { ...comment, createdAt: new Date(now).toISOString(), likesCount: 0 }
       const [, [counted]] = await db
-        .batch([db.insert(comments).values(comment), countOf(postId), ...alongside(created)])
+        .batch([
+          db.insert(comments).values(comment),
+          countOf(postId),
+          outbox.record(
+            { type: 'comment_created', data: { commentId: comment.id, postId, authorId, text } },
+            sql`true`,
+            now,
+          ),
+          ...alongside(created),
+        ])
         .catch((error: unknown) => {
           // The batch is undone as a whole, the record of an idempotency key too: nothing was answered yet.
           if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
@@ -85,7 +95,14 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
       if (userId !== authorId && userId !== postAuthorId) {
         throw new Problem('not-yours', 'Only its author, or that of the post, may do this')
       }
-      const [, [counted]] = await db.batch([db.delete(comments).where(eq(comments.id, id)), countOf(postId)])
+      const [, , [counted]] = await db.batch([
+        outbox.record(
+          { type: 'comment_deleted', data: { commentId: id, postId, authorId } },
+          sql`EXISTS (SELECT 1 FROM ${comments} WHERE ${comments.id} = ${id})`,
+        ),
+        db.delete(comments).where(eq(comments.id, id)),
+        countOf(postId),
+      ])
       const tell = () => [
         counters.forget([keys.count('likes', id), keys.countsMeta(id)]),
         ...(counted ? [counters.settle([settlement(counted)])] : []),
@@ -103,6 +120,16 @@ export function createComments(db: DrizzleD1Database, counters: Counters, writeT
         .where(inArray(posts.id, commentedOn))
         .limit(most)
       signal.throwIfAborted()
+      await counters.settle(counted.map(settlement))
+    },
+
+    /** Brings the counts of `postIds` to what D1 has. D1, then one round trip. */
+    async recount(postIds: string[]): Promise<void> {
+      if (postIds.length === 0) return
+      const counted = await db
+        .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
+        .from(posts)
+        .where(inArray(posts.id, postIds))
       await counters.settle(counted.map(settlement))
     },
 

@@ -188,3 +188,56 @@ export const fences = sqliteTable('fences', {
   name: text().primaryKey(),
   fence: integer().notNull(),
 })
+
+/**
+ * What happened: the outbox, and for some days the record of it. Ordered as it happened by rowid. A trigger numbers the
+ * events of each subject (migrations/0004_events.sql).
+ */
+export const events = sqliteTable(
+  'events',
+  {
+    /** `ev_` + ULID, or as its publisher chose. */
+    id: text().primaryKey(),
+    channel: text().notNull(),
+    type: text().notNull(),
+    subject: text().notNull(),
+    sequence: integer().notNull().default(0),
+    data: text({ mode: 'json' }).$type<Record<string, unknown>>().notNull(),
+    /** Who may see it on a stream. */
+    audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'services' | string[]>().notNull(),
+    createdAt: integer('created_at').notNull(),
+    /** When the queue is told again; null: dispatched, all who listen have handled it. */
+    dueAt: integer('due_at'),
+    /** How often the cron has told the queue. */
+    attempts: integer().notNull().default(0),
+  },
+  (t) => [
+    index('events_due')
+      .on(t.dueAt)
+      .where(sql`due_at IS NOT NULL`),
+    index('events_age').on(t.createdAt),
+  ],
+)
+
+/** The sequence of the last event about each subject on each channel. */
+export const eventSequences = sqliteTable(
+  'event_sequences',
+  {
+    channel: text().notNull(),
+    subject: text().notNull(),
+    sequence: integer().notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.channel, t.subject] })],
+)
+
+/** Counts that changed and were not told of since. Triggers note them. */
+export const counterChanges = sqliteTable(
+  'counter_changes',
+  {
+    contentId: text('content_id').notNull(),
+    counterType: text('counter_type', { enum: ['likes', 'comments', 'views'] }).notNull(),
+    /** When the first of the changes was. */
+    changedAt: integer('changed_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
+)

@@ -3,6 +3,7 @@ import type { CacheEvent } from '../redis/cache.ts'
 import type { Meter } from '../redis/client.ts'
 import type { Claims } from '../redis/session.ts'
 import type { Services } from '../services.ts'
+import type { Trace } from './log.ts'
 
 /** What handlers find in the context. */
 export interface AppEnv {
@@ -19,7 +20,10 @@ export interface AppEnv {
     /** What this request has cost so far. */
     meter: Meter
     /** What happened in the caches so far. */
-    cacheEvents: CacheEvent[]
+    cacheEvents: readonly CacheEvent[]
+    trace: Trace
+    /** Begins what was deferred, and counts the request. Set as soon as there are services. */
+    onAnswered?: (outcome: { route: string; status: number; ms: number }) => void
     /** Runs work after the answer, all of it at once: its commands share round trips. A failure is logged. */
     defer: (work: () => Promise<unknown>) => void
   }

@@ -16,7 +16,7 @@ export const measure = createMiddleware<AppEnv>(async (c, next) => {
 })
 
 /** The layers a request went through, the one nearest the source of truth first. */
-export function cacheStatus(events: CacheEvent[]): string {
+export function cacheStatus(events: readonly CacheEvent[]): string {
   const layers = (['redis', 'memory'] as const).flatMap((layer) => {
     const seen = events.filter((event) => event.layer === layer)
     const hits = seen.filter(({ outcome }) => outcome === 'hit' || outcome === 'stale' || outcome === 'negative')

@@ -34,6 +34,8 @@ export function doc(route: {
   description?: string
   tag: string
   answer?: Schema
+  /** Of an answer that is text, not JSON: its media type. */
+  textType?: string
   status?: 200 | 201 | 202 | 204
   /** Answers with another status than `status`, that are not problems. */
   answers?: Record<number, Schema>
@@ -68,6 +70,9 @@ export function doc(route: {
       [status]: {
         description: 'Done',
         ...(answer ? json(answer) : {}),
+        ...(route.textType === undefined
+          ? {}
+          : { content: { [route.textType]: { schema: { type: 'string' as const } } } }),
       },
       ...failures,
       ...Object.fromEntries(

@@ -2,6 +2,7 @@ import type { Context } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import { ConfigError } from '../config.ts'
 import { Problem, problems } from '../errors.ts'
+import type { AppEnv } from './context.ts'
 
 /** Turns whatever was thrown into an RFC 9457 problem document. What is not for the client is logged, not shown. */
 export function renderError(error: unknown, c: Context): Response {
@@ -10,15 +11,20 @@ export function renderError(error: unknown, c: Context): Response {
   return renderProblem(problem, c)
 }
 
+/** One line of JSON about a failure in a request, or after its answer. */
+export function logError(error: unknown, c: Context, during: string): void {
+  const { requestId, trace } = c.var as Partial<AppEnv['Variables']>
+  logFailure({ during, requestId, traceId: trace?.traceId, method: c.req.method }, error)
+}
+
 /** One line of JSON about a failure. Messages quote commands and queries, with what was in them: only codes are kept. */
-export function logError(error: unknown, c: Context, during: 'request' | 'deferred'): void {
+export function logFailure(line: Record<string, unknown>, error: unknown): void {
   const { name, code } =
     error instanceof Error ? { name: error.name, code: /^[A-Z][A-Z0-9_]{2,}\b/.exec(error.message)?.[0] } : {}
   // A stack begins with the message, which may have several lines.
   const places = error instanceof Error ? error.stack?.split('\n').filter((line) => /^\s+at /.test(line)) : undefined
   const stack = places?.slice(0, 5)
-  const line = { level: 'error', during, requestId: c.get('requestId'), method: c.req.method, name, code, stack }
-  console.error(JSON.stringify(line))
+  console.error(JSON.stringify({ level: 'error', ...line, name, code, stack }))
 }
 
 export function renderProblem(problem: Problem, c: Context): Response {

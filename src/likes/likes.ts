@@ -16,6 +16,8 @@ export interface LikeMessage {
   isLiked: boolean
   /** Unix ms; of two for the same member and content the higher wins. */
   changedAt: number
+  /** Of the request that sent it (W3C Trace Context). */
+  traceparent?: string
 }
 
 const contents = {
@@ -158,6 +160,11 @@ export function createLikes(
         await settle(kind, applied).catch(() => {}) // `reconcile` makes up for it
       }
       return failed
+    },
+
+    /** Brings the counts of posts to what D1 has, where nothing newer is on its way. D1, then one round trip. */
+    async recount(postIds: string[]): Promise<void> {
+      await counters.settle(await settlements('post', postIds))
     },
 
     /**

@@ -4,6 +4,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { type Counter, keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
@@ -62,6 +63,9 @@ export type PostRow = CachedPost & Omit<Counts, 'id'>
 const COUNTERS: Counter[] = ['likes', 'comments', 'views']
 const DAY_MS = 86_400_000
 
+/** The one hot feed there is. */
+const HOT = 'all'
+
 /** How many ids a hot feed keeps: the largest page. */
 const HOT_SIZE = 100
 
@@ -78,6 +82,7 @@ export interface PostsDependencies {
   counters: Counters
   likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>
   authors: Users
+  outbox: Outbox
   writeThrough: WriteThrough
   hotWindowMs: number
 }
@@ -95,6 +100,7 @@ export function createPosts({
   counters,
   likedBy,
   authors,
+  outbox,
   writeThrough,
   hotWindowMs,
 }: PostsDependencies) {
@@ -183,7 +189,7 @@ export function createPosts({
      * are not, and the page is sorted by them. Two round trips from Redis, one when memory has the list.
      */
     async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
-      const ids = await hotIds.get('all', async () => {
+      const ids = await hotIds.get(HOT, async () => {
         const since = now - hotWindowMs
         const days = []
         for (let day = Math.floor(since / DAY_MS); day <= now / DAY_MS; day += 1) days.push(day)
@@ -216,7 +222,12 @@ export function createPosts({
       const id = `p_${ulid(now).toLowerCase()}`
       const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
       const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
-      const [, rows] = await db.batch([db.insert(posts).values(post), authors.select(authorId), ...alongside(created)])
+      const [, rows] = await db.batch([
+        db.insert(posts).values(post),
+        authors.select(authorId),
+        outbox.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
+        ...alongside(created),
+      ])
       await writeThrough(
         () => [byId.put(id, post), ...authors.tell(rows)],
         () => [byId.invalidate([id]), authors.forget([authorId])],
@@ -230,7 +241,10 @@ export function createPosts({
      */
     async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Post> {
       const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
-      const [[row], [found]] = await db.batch([
+      const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
+      const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
+      const [, [row], [found]] = await db.batch([
+        outbox.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isMeant})`, now),
         db
           .update(posts)
           .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
@@ -250,13 +264,22 @@ export function createPosts({
       return updated ?? toPost(row, row, undefined)
     },
 
+    /** Forgets the texts of posts that somebody else wrote in D1. One round trip. */
+    invalidate: (ids: string[]) => byId.invalidate(ids),
+
+    /** Lets every hot feed be put together again. One command. */
+    expireHot: () => hotIds.expireAll(),
+
+    /** Removes what is left of hot feeds that have expired so; answers how many. One script. */
+    purgeHot: () => hotIds.purge([HOT]),
+
     /**
      * Removes a post, if it is `authorId`'s and at one of `versions`, and with it its likes, comments, counts, and
      * places in caches and feeds. One D1 round trip, then one for the caches.
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
       const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
-      const [commented, [found], [removed], rows] = await db.batch([
+      const [commented, [found], , [removed], rows] = await db.batch([
         db
           .select({ id: comments.id })
           .from(comments)
@@ -264,6 +287,11 @@ export function createPosts({
           .orderBy(desc(comments.id))
           .limit(FORGOTTEN_COMMENTS),
         ownership(id),
+        outbox.record(
+          { type: 'post_deleted', data: { postId: id, authorId } },
+          sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isMeant})`,
+          now,
+        ),
         db.delete(posts).where(isMeant).returning({ createdAt: posts.createdAt }),
         authors.select(authorId),
       ])

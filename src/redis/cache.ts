@@ -118,6 +118,17 @@ for i = 1, #KEYS do
 end
 return 1`
 
+/** Removes entries of a generation that is over. KEYS: generation, entry, entry … Answers how many. */
+const PURGE = `#!lua flags=allow-key-locking
+local current = redis.call('GET', KEYS[1]) or '0'
+local purged = 0
+for i = 2, #KEYS do
+  local held = redis.call('GET', KEYS[i])
+  local generation = held and string.match(held, '^{"v":%d+,"f":%d+,"l":%d+,"g":(%d+)')
+  if generation and generation ~= current then purged = purged + redis.call('DEL', KEYS[i]) end
+end
+return purged`
+
 const leaseOf = (key: string) => `${key}:lease`
 
 /**
@@ -423,6 +434,12 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
       const held = Array.from(memory.keys()).filter((key) => key.startsWith(keyOf('')))
       for (const key of held) memory.delete(key)
       await redis.incr(generationKey)
+    },
+
+    /** Removes those of `ids` that belong to a generation that is over; answers how many. One script. */
+    async purge(ids: string[]): Promise<number> {
+      if (generationKey === undefined || ids.length === 0) return 0
+      return redis.eval<string[], number>(PURGE, [generationKey, ...ids.map(keyOf)], [])
     },
   }
 }

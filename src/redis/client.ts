@@ -51,6 +51,15 @@ export interface Meter {
 
 export const newMeter = (): Meter => ({ commands: 0, roundTrips: 0, waitedMs: 0, failures: 0 })
 
+/** One HTTP request to Redis, as it went. */
+export interface Sent {
+  /** Names and arguments, as they were sent. */
+  commands: unknown[][]
+  ms: number
+  /** False: it timed out or failed. What Redis answered as an error is an answer. */
+  isAnswered: boolean
+}
+
 /** How the commands of one client may be treated. */
 export interface Use {
   /** Hard timeout of one HTTP request. */
@@ -61,7 +70,8 @@ export interface Use {
 
 /**
  * The way to Redis of one Worker invocation: one place that knows about timeouts, the retry, the breaker and the
- * meter; the SDK's own HTTP client does the protocol. The answer makes SDK clients, one for each `Use`.
+ * meter, and tells `onSent` of each request that ended; the SDK's own HTTP client does the protocol. The answer makes
+ * SDK clients, one for each `Use`.
  *
  * Commands and pipelines issued in the same turn of the event loop travel in one HTTP request, whichever modules
  * and clients they come from. Such a request waits as long as its most patient part, and is sent again only if
@@ -74,6 +84,7 @@ export function createConnection(
   server: { url: string; token: string },
   breaker: Breaker,
   meter: Meter,
+  onSent: (sent: Sent) => void = () => {},
 ): (use: Use) => Redis {
   /** The SDK's HTTP client: every SDK client comes with one, the first one's serves all. */
   let http: Requester | undefined
@@ -82,6 +93,7 @@ export function createConnection(
     for (let attempt = 1; ; attempt += 1) {
       if (!breaker.admits(Date.now())) throw new RedisUnavailable('Redis is not asked: the circuit is open')
       const startedAt = performance.now()
+      let isAnswered = true
       meter.commands += isBatch(request) ? request.body.length : 1
       meter.roundTrips += 1
       try {
@@ -97,6 +109,7 @@ export function createConnection(
           breaker.succeeded()
           throw error
         }
+        isAnswered = false
         meter.failures += 1
         breaker.failed(Date.now())
         const isTimeout = error instanceof Error && error.name === 'TimeoutError'
@@ -105,7 +118,10 @@ export function createConnection(
           throw new RedisUnavailable(message, { cause: error })
         }
       } finally {
-        meter.waitedMs += performance.now() - startedAt
+        const ms = performance.now() - startedAt
+        meter.waitedMs += ms
+        const sent = isBatch(request) ? request.body : [request.body]
+        onSent({ commands: sent.filter((command) => Array.isArray(command)), ms, isAnswered })
       }
     }
   }

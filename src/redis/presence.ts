@@ -238,6 +238,14 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
         .slice(0, count)
     },
 
+    /** How many are online. */
+    async count(now: number): Promise<number> {
+      const pipeline = redis.pipeline()
+      for (const shard of allShards) pipeline.zcount(keys.presence(shard), `(${now - windowMs}`, '+inf')
+      const perShard = await pipeline.exec<number[]>()
+      return perShard.reduce((sum, count) => sum + count, 0)
+    },
+
     isOnline: (at: number | null, now: number): at is number => at !== null && at > now - windowMs,
 
     /**

@@ -3,6 +3,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
 import { sessions, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import type { Outbox } from '../events/outbox.ts'
 import type { Claims, SessionSource, Sessions as LiveSessions } from '../redis/session.ts'
 import { hashPassword, isPassword } from './password.ts'
 import type { Tokens } from './token.ts'
@@ -58,6 +59,7 @@ export function createAccounts(
   live: LiveSessions,
   tokens: Tokens,
   absoluteMs: number,
+  outbox: Outbox,
   onSignUp: (username: string) => Promise<void>,
 ) {
   const told = (work: Promise<void>) =>
@@ -72,11 +74,18 @@ export function createAccounts(
       const address = email.toLowerCase()
       const id = `u_${ulid(now).toLowerCase()}`
       const passwordHash = await hashPassword(password)
-      const added = await db
-        .insert(users)
-        .values({ id, username: name, email: address, passwordHash, displayName, createdAt: now, updatedAt: now })
-        .onConflictDoNothing()
-        .returning({ id: users.id })
+      const [added] = await db.batch([
+        db
+          .insert(users)
+          .values({ id, username: name, email: address, passwordHash, displayName, createdAt: now, updatedAt: now })
+          .onConflictDoNothing()
+          .returning({ id: users.id }),
+        outbox.record(
+          { type: 'user_created', data: { userId: id, username: name, displayName, bio: '', version: 1 } },
+          sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${id})`,
+          now,
+        ),
+      ])
       if (added.length > 0) {
         await onSignUp(name)
         return id

@@ -3,6 +3,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
 import { follows, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 import { type CachedUser, profile, toUser, type User, type Users } from './users.ts'
@@ -20,7 +21,7 @@ export type Follows = ReturnType<typeof createFollows>
  * there or not, and its triggers count: repeated and concurrent changes of one pair cannot miscount.
  * Without Redis follows work the same; the counts in cached profiles follow later.
  */
-export function createFollows(db: DrizzleD1Database, profiles: Users, writeThrough: WriteThrough) {
+export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Outbox, writeThrough: WriteThrough) {
   const { followerId, followedId, id: position } = follows
 
   /** A page of the users at one end of the follows whose other end is `userId`, latest first. */
@@ -57,6 +58,8 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, writeThrou
     return { isFollowing, followersCount: user.followersCount }
   }
 
+  const pair = (follower: string, followed: string) => and(eq(followerId, follower), eq(followedId, followed))
+
   function refuseOneself(follower: string, followed: string): void {
     if (follower !== followed) return
     const message = 'must be somebody else'
@@ -69,7 +72,10 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, writeThrou
     /** Makes `follower` follow `followed`, if not yet. One D1 round trip, then one for the cache. */
     async follow(follower: string, followed: string, now = Date.now()): Promise<Following> {
       refuseOneself(follower, followed)
-      const [, rows] = await db.batch([
+      const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${followed})
+        AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`
+      const [, , rows] = await db.batch([
+        outbox.record({ type: 'user_followed', data: { followerId: follower, followedId: followed } }, isNew, now),
         db
           .insert(follows)
           .select(
@@ -92,8 +98,12 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, writeThrou
     /** Makes `follower` not follow `followed` any more, if they do. One D1 round trip, then one for the cache. */
     async unfollow(follower: string, followed: string): Promise<Following> {
       refuseOneself(follower, followed)
-      const [, rows] = await db.batch([
-        db.delete(follows).where(and(eq(followerId, follower), eq(followedId, followed))),
+      const [, , rows] = await db.batch([
+        outbox.record(
+          { type: 'user_unfollowed', data: { followerId: follower, followedId: followed } },
+          sql`EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`,
+        ),
+        db.delete(follows).where(pair(follower, followed)),
         profiles.select(follower, followed),
       ])
       return changed(false, followed, rows)

@@ -1,7 +1,9 @@
 import { and, eq, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import type { SQLiteColumn } from 'drizzle-orm/sqlite-core'
 import { users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import type { Outbox } from '../events/outbox.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 
@@ -64,6 +66,7 @@ export function createUsers(
   db: DrizzleD1Database,
   byId: Cache<CachedUser>,
   idsByUsername: Cache<string>,
+  outbox: Outbox,
   writeThrough: WriteThrough,
 ) {
   async function load(ids: string[]): Promise<(CachedUser | null)[]> {
@@ -119,7 +122,22 @@ export function createUsers(
     /** Changes a profile, if it is at one of `versions`. D1, then one round trip for the cache. */
     async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
       const isMeant = and(eq(users.id, id), versions && inArray(users.version, versions))
-      const [[row], [found]] = await db.batch([
+      const current = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${users} WHERE ${users.id} = ${id})`
+      const [, [row], [found]] = await db.batch([
+        outbox.record(
+          {
+            type: 'user_updated',
+            data: {
+              userId: id,
+              username: current(users.username),
+              displayName: changes.displayName ?? current(users.displayName),
+              bio: changes.bio ?? current(users.bio),
+              version: sql`${current(users.version)} + 1`,
+            },
+          },
+          sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isMeant})`,
+          now,
+        ),
         db
           .update(users)
           .set({
@@ -140,6 +158,13 @@ export function createUsers(
         () => [byId.invalidate([id])],
       )
       return { ...toUser(user), email }
+    },
+
+    /** Forgets profiles that somebody else wrote in D1, and whose their names are. D1, then one round trip. */
+    async invalidate(ids: string[]): Promise<void> {
+      if (ids.length === 0) return
+      const rows = await db.select({ username: users.username }).from(users).where(inArray(users.id, ids))
+      await Promise.all([byId.invalidate(ids), idsByUsername.invalidate(rows.map(({ username }) => username))])
     },
 
     /** For the end of a batch that changes the counts of `ids`: their profiles, for `tell`. */

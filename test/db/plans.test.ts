@@ -47,6 +47,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
   const [post, other] = [await addPost({ authorId: ada.id }), await addPost({ authorId: ada.id })]
   await addComment({ postId: post.id, authorId: bob.id })
   await addFollow(ada.id, bob.id)
+  const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
   const asAda = await newEdge().signIn(ada)
   const pages = (path: string, kind: string) => [path, `${path}?limit=3&cursor=${kind}_zzz`]
   return {
@@ -54,6 +55,8 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
     '/openapi.json': ['/openapi.json'],
     '/problems/:type': ['/problems/internal'],
     '/readyz': ['/readyz'],
+    '/v1/stats': [['/v1/stats', service]],
+    '/metrics': [['/metrics', service]],
     '/v1/presence': [
       '/v1/presence',
       `/v1/presence?ids=${ada.id},u_unknown`,

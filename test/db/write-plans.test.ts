@@ -74,6 +74,9 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   await send('POST', '/v1/users', account)
   await send('GET', '/v1/sessions')
   await send('POST', '/v1/sessions', { login: account.username, password: account.password }) // and ends this one
+  headers.Authorization = `Bearer ${env.SERVICE_TOKEN}`
+  await send('POST', '/v1/cache/invalidate', { users: [bob.id], posts: [id], hot: true })
+  await send('POST', '/v1/maintenance')
   await edge.settle()
 
   expect(statements.size).toBeGreaterThan(40)

@@ -1,6 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { Validator, type Schema } from '@cfworker/json-schema'
 import { beforeAll, expect, test } from 'vitest'
+import { keys } from '../../src/keys.ts'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser } from '../rows.ts'
 
@@ -69,7 +70,10 @@ async function errorsIn(document: Document, operation: Operation, response: Resp
   const type = response.headers.get('Content-Type')?.split(';')[0] ?? ''
   const media = operation.responses[response.status]?.content?.[type]
   if (!media) return [`${response.status} ${type} is not documented`]
-  return errorsOf(document, media.schema, await response.json())
+  const value: unknown = type.endsWith('json')
+    ? await response.json()
+    : new TextDecoder().decode(await response.arrayBuffer())
+  return errorsOf(document, media.schema, value)
 }
 
 interface Example {
@@ -90,6 +94,22 @@ async function newData() {
   return { author, fan, post, other, asAuthor: await newEdge().signIn(author), asFan: await newEdge().signIn(fan) }
 }
 
+const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+/** Some traffic, a slow command and a walk over the keys, so that no list of the figures is empty. */
+const busy = async (edge: Edge) => {
+  await edge.sdk.set(keys.statsScan, SCANNED)
+  await edge.redis.latency(120)
+  await edge.fetch('/v1/users/u_a')
+  await edge.settle()
+}
+const FOUND = { key: 'user:u_a', type: 'string', ttlSeconds: 30, sizeBytes: null, length: 80, seenAt: 1 }
+const SCANNED = {
+  walk: { cursor: '7', rest: [], startedAt: 1, scanned: 1, big: [FOUND], patterns: { 'user:*': [1, 0] } },
+  hasMemory: false,
+  whole: { completedAt: 1, big: [FOUND], patterns: { 'user:*': [1, 0] } },
+  looked: { 'user:u_a': FOUND },
+}
+
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
 const beat = async (edge: Edge, headers: Record<string, string>) => {
   await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers })
@@ -107,6 +127,24 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   'GET /v1/sessions': ({ asAuthor }) => ({
     200: [{ path: '/v1/sessions', headers: asAuthor }],
     401: [{ path: '/v1/sessions' }, { path: '/v1/sessions', headers: { Authorization: 'Bearer forged' } }],
+  }),
+  'GET /v1/stats': () => ({
+    200: [
+      { path: '/v1/stats', headers: service, before: busy },
+      { path: '/v1/stats?minutes=1', headers: service, before: redisGone },
+      { path: '/v1/stats', headers: service, bindings: { DB: undefined, LIKES: undefined } },
+    ],
+    400: [{ path: '/v1/stats?minutes=0', headers: service }],
+    401: [{ path: '/v1/stats' }],
+    503: [misconfigured('/v1/stats')],
+  }),
+  'GET /metrics': () => ({
+    200: [
+      { path: '/metrics', headers: service, before: busy },
+      { path: '/metrics', headers: service, before: redisGone },
+    ],
+    401: [{ path: '/metrics' }],
+    503: [misconfigured('/metrics')],
   }),
   'GET /healthz': () => ({ 200: [{ path: '/healthz' }] }),
   'GET /readyz': () => ({
@@ -371,10 +409,11 @@ test('every write answers what the document says, and not a field more', async (
   await send('POST /v1/presence/heartbeat', '/v1/presence/heartbeat')
   await send('PATCH /v1/presence', '/v1/presence', { visibility: 'followers' })
   await send('DELETE /v1/presence', '/v1/presence')
-  const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
   const { owner = '' } = await send('POST /v1/locks/{name}', '/v1/locks/contract', { ttlMs: 5_000 }, service)
   await send('PATCH /v1/locks/{name}', '/v1/locks/contract', { owner, ttlMs: 5_000 }, service)
   await send('DELETE /v1/locks/{name}', `/v1/locks/contract?owner=${owner}`, undefined, service)
+  await send('POST /v1/cache/invalidate', '/v1/cache/invalidate', { users: [author.id], hot: true }, service)
+  await send('POST /v1/maintenance', '/v1/maintenance', undefined, service)
   const credentials = { login: account.username, password: account.password }
   await send('POST /v1/sessions', '/v1/sessions', credentials, {})
   await send('DELETE /v1/sessions/current', '/v1/sessions/current')

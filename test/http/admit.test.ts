@@ -47,7 +47,10 @@ function newLimitedRoute(policy: Partial<LimitPolicy>, readTimeoutMs = 5_000) {
       const defer = (work: () => Promise<unknown>) => void works.push(work())
       c.set('config', config)
       c.set('defer', defer)
-      c.set('services', createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, defer }))
+      c.set(
+        'services',
+        createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, onFailure: () => {}, defer }),
+      )
       await next()
     })
     .get('/', admit('reads', 'ignored'), (c) => {

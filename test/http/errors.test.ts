@@ -326,6 +326,10 @@ test.each([
   ['MEMORY_SECONDS', '', 'expected a number'],
   ['REDIS_READ_TIMEOUT_MS', 'Infinity', 'expected at most 10000'],
   ['REDIS_READ_TIMEOUT_MS', '12.5', 'expected a whole number'],
+  ['STATS_FLUSH_SECONDS', '26', 'expected at most 25'],
+  ['SCAN_COMMANDS', '-1', 'expected at least 0'],
+  ['COMMANDS_USD', '', 'expected a number'],
+  ['LOG_REQUESTS', 'some', 'expected all, failed or none'],
 ])('%s cannot be "%s": %s', async (name, value, expected) => {
   const response = await newEdge({ [name]: value }).fetch('/readyz')
   expect(response.status).toBe(503)

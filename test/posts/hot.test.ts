@@ -33,6 +33,7 @@ async function hotAt(now: number, variables: Record<string, string> = {}) {
   const { posts } = createServices(config, env, createIsolate(config), {
     meter: newMeter(),
     onCacheEvent: () => {},
+    onFailure: () => {},
     defer: (work) => void works.push(work()),
   })
   const hot = await posts.hot(100, undefined, now)

@@ -276,6 +276,25 @@ test('a batch misses in at most three round trips, the fill among them', async (
   expect((await world.control.counts()).requests).toBe(3)
 })
 
+test('what is left of a generation that is over can be removed, in one script; what is current stays', async () => {
+  const world = newWorld()
+  const cache = world.newCache({ generationKey: 'generation:thing', memoryMs: 0 })
+  const read = async (ids: string[]) => {
+    await cache.getMany(ids, async (missing) => missing.map((id) => (id === 'nobody' ? null : ada)))
+    await world.settle()
+  }
+  await read(['a', 'b', 'nobody'])
+  expect(await cache.purge(['a', 'b', 'nobody', 'unknown'])).toBe(0)
+  await cache.expireAll()
+  await read(['b'])
+  await world.control.reset()
+  expect(await cache.purge(['a', 'b', 'nobody', 'unknown'])).toBe(2)
+  expect(await world.control.counts()).toMatchObject({ requests: 1, commands: 1 })
+  const redis = world.connect()
+  expect(await redis.mget('thing:a', 'thing:b', 'thing:nobody')).toEqual([null, expect.any(Object), null])
+  expect(await world.newCache().purge(['b'])).toBe(0) // a kind without generations has none that is over
+})
+
 test('raising the generation expires every entry of the kind, and a load under way', async () => {
   const world = newWorld()
   const generations = { generationKey: 'generation:thing' }

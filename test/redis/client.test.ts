@@ -1,5 +1,12 @@
 import { expect, test } from 'vitest'
-import { type Breaker, createBreaker, createConnection, newMeter, RedisUnavailable } from '../../src/redis/client.ts'
+import {
+  type Breaker,
+  createBreaker,
+  createConnection,
+  newMeter,
+  RedisUnavailable,
+  type Sent,
+} from '../../src/redis/client.ts'
 import { newKeyspace } from './setup.ts'
 
 test('commands of one turn travel in one request, whichever clients they come from', async () => {
@@ -20,6 +27,33 @@ test('commands of one turn travel in one request, whichever clients they come fr
   expect(list).toEqual(['a', 'b'])
   expect(await control.counts()).toMatchObject({ requests: 1, commands: 5 })
   expect(meter).toMatchObject({ commands: 5, roundTrips: 1, failures: 0 })
+})
+
+test('each request is told of when it has ended: what was sent, for how long, and whether there was an answer', async () => {
+  const { server, control } = newKeyspace()
+  const told: Sent[] = []
+  const connect = createConnection(server, createBreaker(5, 1_000), newMeter(), (sent) => void told.push(sent))
+  const redis = connect({ timeoutMs: 5_000, isSafeTwice: true })
+  await Promise.all([redis.set('text', 'abc'), redis.get('text')])
+  await redis.incr('text').catch(() => {}) // an error is an answer
+  await redis.multi().set('a', 1).exec()
+  await control.fault({ kind: 'cut', times: 1 })
+  await redis.ping()
+  const ms = expect.any(Number)
+  expect(told).toEqual([
+    {
+      commands: [
+        ['set', 'text', 'abc'],
+        ['get', 'text'],
+      ],
+      ms,
+      isAnswered: true,
+    },
+    { commands: [['incr', 'text']], ms, isAnswered: true },
+    { commands: [['set', 'a', 1]], ms, isAnswered: true },
+    { commands: [['ping']], ms, isAnswered: false },
+    { commands: [['ping']], ms, isAnswered: true },
+  ])
 })
 
 test('an error of one command is its own, not that of its companions', async () => {

@@ -36,6 +36,15 @@ test('a user is online until the window after the last beat, and joins once', as
   ])
 })
 
+test('those online are counted over all shards, in one request', async () => {
+  const online = newOnline()
+  for (let i = 0; i < 10; i += 1) await online.seen(`u_${i}`, T + i * 200)
+  await online.keyspace.control.reset()
+  expect(await online.count(T + 1_800)).toBe(5) // the others have been silent for the window
+  expect(await online.keyspace.control.counts()).toMatchObject({ requests: 1, commands: POLICY.shards })
+  expect(await online.count(T + 10_000)).toBe(0)
+})
+
 test('a beat that arrives late does not turn the clock back', async () => {
   const online = newOnline()
   await online.seen('u_ada', T + 500)

@@ -1,0 +1,144 @@
+import * as v from 'valibot'
+
+const id = (kind: 'u' | 'p' | 'c' | 'wh') =>
+  v.pipe(v.string(), v.regex(new RegExp(`^${kind}_[a-z0-9]{1,40}$`), `must be ${kind}_…`))
+const text = v.string()
+const count = v.pipe(v.number(), v.integer(), v.minValue(0))
+const time = v.pipe(v.string(), v.isoTimestamp('must be a time in RFC 3339'))
+
+/** One type of event: its channel, which field of its data is its subject, and the schema of that data. */
+const kind = <C extends string, E extends v.ObjectEntries>(channel: C, subject: keyof E & string, data: E) => ({
+  channel,
+  subject,
+  data: v.strictObject(data),
+})
+
+const post = { postId: id('p'), authorId: id('u') }
+const profile = { userId: id('u'), username: text, displayName: text, bio: text, version: count }
+const follow = { followerId: id('u'), followedId: id('u') }
+const comment = { commentId: id('c'), postId: id('p'), authorId: id('u') }
+const content = v.union([id('p'), id('c')])
+const webhook = { webhookId: id('wh'), url: text, reason: text }
+
+/** Every type of event that has a schema. Nothing in them is private: who is signed in may read all but presence. */
+export const catalog = {
+  post_created: kind('post_events', 'postId', { ...post, text, version: count }),
+  post_updated: kind('post_events', 'postId', { ...post, text, version: count }),
+  post_deleted: kind('post_events', 'postId', post),
+  user_created: kind('user_events', 'userId', profile),
+  user_updated: kind('user_events', 'userId', profile),
+  user_followed: kind('user_events', 'followedId', follow),
+  user_unfollowed: kind('user_events', 'followedId', follow),
+  user_status_change: kind('user_events', 'userId', {
+    userId: id('u'),
+    status: v.picklist(['online', 'offline']),
+    /** When they came, or were last seen. */
+    at: time,
+  }),
+  comment_created: kind('comment_events', 'postId', { ...comment, text }),
+  comment_deleted: kind('comment_events', 'postId', comment),
+  counter_update: kind('counter_events', 'contentId', {
+    contentId: content,
+    contentType: v.picklist(['post', 'comment']),
+    counterType: v.picklist(['likes', 'comments', 'views']),
+    value: count,
+  }),
+  /** An endpoint failed for long, or answered 410. */
+  webhook_disabled: kind('webhook_events', 'webhookId', webhook),
+  /** A probe of a disabled endpoint was answered. */
+  webhook_enabled: kind('webhook_events', 'webhookId', webhook),
+} as const
+
+export type EventType = keyof typeof catalog
+export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['data']>
+
+/** The channels with schemas that a back end may publish on; on those of `CUSTOM_CHANNEL` anything goes. */
+export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
+/** What tells services about the webhooks themselves. Only we publish on it. */
+export const WEBHOOK_CHANNEL = 'webhook_events'
+export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
+
+/** A channel by its name: one of ours, or one of a back end. */
+export const Channel = v.pipe(
+  v.string(),
+  v.check(
+    (name) => [...CHANNELS, WEBHOOK_CHANNEL].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
+    `must be ${CHANNELS.join(', ')}, ${WEBHOOK_CHANNEL}, or custom_ and letters, digits or _`,
+  ),
+)
+
+/** The name of a type of event. */
+export const TypeName = v.pipe(
+  v.string(),
+  v.regex(/^[a-z][a-z0-9_.]{0,63}$/, 'must be lower-case letters, digits, _ or .'),
+)
+
+/**
+ * Who may see an event on a stream: everyone, the followers of the user it is about (and that user), certain users, or
+ * no user at all. Webhooks belong to services and see all.
+ */
+export const Audience = v.union(
+  [
+    v.picklist(['everyone', 'followers', 'services']),
+    v.pipe(v.array(id('u')), v.minLength(1, 'must name somebody'), v.maxLength(100, 'must be at most 100 users')),
+  ],
+  'must be everyone, followers, services, or a list of user ids',
+)
+export type Audience = v.InferOutput<typeof Audience>
+
+/** What an event of a known type is about: one of the fields of its data. */
+export function subjectOf(type: EventType, data: Record<string, unknown>): string {
+  const subject = data[catalog[type].subject]
+  return typeof subject === 'string' ? subject : ''
+}
+
+export const isKnown = (type: string): type is EventType => Object.hasOwn(catalog, type)
+
+/** An event as D1 holds it. */
+export interface StoredEvent {
+  /** `ev_` + ULID, or as its publisher chose. */
+  id: string
+  channel: string
+  type: string
+  /** What it is about: the id of a post, a user, …, or what its publisher named. */
+  subject: string
+  /** Rises by one with each event about the same subject on the same channel: a gap is an event not received. */
+  sequence: number
+  data: Record<string, unknown>
+  audience: Audience
+  /** Unix ms. */
+  createdAt: number
+}
+
+/** An event as the world receives it: CloudEvents 1.0 in JSON, with two extension attributes of ours. */
+export interface CloudEvent {
+  specversion: '1.0'
+  id: string
+  /** A URI reference: which deployment it comes from. With `id` it is unique. */
+  source: string
+  type: string
+  subject: string
+  /** RFC 3339. */
+  time: string
+  datacontenttype: 'application/json'
+  channel: string
+  sequence: number
+  data: Record<string, unknown>
+}
+
+/** https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md */
+export function toCloudEvent(event: StoredEvent, source: string): CloudEvent {
+  const { id, type, subject, channel, sequence, data } = event
+  return {
+    specversion: '1.0',
+    id,
+    source,
+    type,
+    subject,
+    time: new Date(event.createdAt).toISOString(),
+    datacontenttype: 'application/json',
+    channel,
+    sequence,
+    data,
+  }
+}

@@ -1,0 +1,92 @@
+import { add, largest, merge, slowest, STEP_SECONDS, type Sums, type Tally } from './recorder.ts'
+
+/** What a report carries: figures of one isolate since its last. */
+export interface Report extends Tally {
+  /** When it was sent (Unix ms). */
+  at: number
+}
+
+/** Every report so far, in one value. */
+export interface Folded {
+  /** The last report in it. A script reads it off the beginning: it comes first. */
+  upTo: string
+  /** Of all time: the sum of all steps, and routes and caches. */
+  totals: { all: number[]; routes: Sums; caches: Sums }
+  /** By number (Unix seconds / 600): what came in those ten minutes. */
+  slices: Record<string, Pick<Tally, 'routes' | 'caches' | 'keys'>>
+  steps: Sums
+  /** By step: who was online, where it was noted. */
+  online: Record<string, number>
+  slow: Tally['slow']
+}
+
+const HOUR_MS = 3_600_000
+const SLICE_MS = 600_000
+/** Six whole slices and the one under way. */
+const WINDOW_SLICES = 6
+const SLICE_KEYS = 50
+const TOP_KEYS = 20
+
+const sliceAt = (now: number) => Math.floor(now / SLICE_MS)
+
+const stepAt = (now: number) => Math.floor(now / (STEP_SECONDS * 1_000))
+
+/** When the time begins that routes and caches are summed over (Unix ms). */
+export const windowFrom = (now: number) => (sliceAt(now) - WINDOW_SLICES) * SLICE_MS
+
+/** Nothing yet. */
+export const emptyFolded = (): Folded => ({
+  upTo: '',
+  totals: { all: [], routes: {}, caches: {} },
+  slices: {},
+  steps: {},
+  online: {},
+  slow: [],
+})
+
+/** Adds a report. */
+export function fold(folded: Folded, { at, ...tally }: Report): void {
+  merge(emptyTallyOver(folded, at), tally)
+  folded.slow = slowest([...folded.slow, ...tally.slow])
+  for (const columns of Object.values(tally.steps)) addAll(folded.totals.all, columns)
+  for (const part of ['routes', 'caches'] as const) {
+    for (const [name, columns] of Object.entries(tally[part])) add(folded.totals[part], name, columns)
+  }
+}
+
+/** The slice of `at`, with all steps, as one tally to add to. */
+function emptyTallyOver(folded: Folded, at: number): Tally {
+  const slice = (folded.slices[sliceAt(at)] ??= { routes: {}, caches: {}, keys: {} })
+  return { ...slice, steps: folded.steps, slow: [] }
+}
+
+/** Adds columns to sums. */
+export function addAll(into: number[], columns: number[]): void {
+  for (const [i, value] of columns.entries()) into[i] = (into[i] ?? 0) + value
+}
+
+/** Forgets what is too old to be shown. */
+export function prune(folded: Folded, now: number): void {
+  const oldest = sliceAt(now) - WINDOW_SLICES
+  for (const slice of Object.keys(folded.slices)) if (Number(slice) < oldest) delete folded.slices[slice]
+  for (const slice of Object.values(folded.slices)) slice.keys = largest(slice.keys, SLICE_KEYS)
+  const firstStep = stepAt(windowFrom(now))
+  for (const part of [folded.steps, folded.online]) {
+    for (const step of Object.keys(part)) if (Number(step) < firstStep) delete part[step]
+  }
+  folded.slow = folded.slow.filter(({ at }) => at > now - HOUR_MS)
+}
+
+/** Notes how many are online now. */
+export function noteOnline(folded: Folded, now: number, online: number): void {
+  folded.online[stepAt(now)] = online
+}
+
+/** The keys asked for most. */
+export const topKeys = ({ slices }: Folded): Sums => {
+  const counted: Sums = {}
+  for (const { keys } of Object.values(slices)) {
+    for (const [key, count] of Object.entries(keys)) add(counted, key, count)
+  }
+  return largest(counted, TOP_KEYS)
+}

@@ -1,0 +1,168 @@
+import { BOUNDS_MS } from './recorder.ts'
+import type { Stats } from './stats.ts'
+
+/** What OpenMetrics calls itself, in `Content-Type`. */
+export const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8'
+
+type Labels = Record<string, string>
+type Value = number | null | undefined
+
+/** One family of metrics: its samples are given beside it. */
+interface Family<Sample> {
+  name: string
+  help: string
+  samples: Sample[]
+}
+
+const escaped = (text: string) => text.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')
+
+function labelled(labels: Labels): string {
+  const pairs = Object.entries(labels).map(([name, value]) => `${name}="${escaped(value)}"`)
+  return pairs.length === 0 ? '' : `{${pairs.join(',')}}`
+}
+
+/** A bound as the standard writes it: a whole one is `1.0`. */
+const canonical = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value))
+
+const head = (type: string, { name, help }: Family<unknown>) => [`# TYPE ${name} ${type}`, `# HELP ${name} ${help}`]
+
+/**
+ * Metrics in the text format of OpenMetrics 1.0. A value that is not known is left out, and so is a family without
+ * any. Seconds and bytes, as the standard wants them.
+ */
+function createExposition() {
+  const lines: string[] = []
+
+  function simple(type: 'gauge' | 'counter', family: Family<[Labels, Value]>): void {
+    const known = family.samples.filter(([, value]) => value !== null && value !== undefined)
+    if (known.length === 0) return
+    const suffix = type === 'counter' ? '_total' : ''
+    lines.push(...head(type, family))
+    for (const [labels, value] of known) lines.push(`${family.name}${suffix}${labelled(labels)} ${value}`)
+  }
+
+  return {
+    gauge: (name: string, help: string, samples: [Labels, Value][]) => simple('gauge', { name, help, samples }),
+    counter: (name: string, help: string, samples: [Labels, Value][]) => simple('counter', { name, help, samples }),
+
+    /** Latencies in the buckets of the recorder. */
+    histogram: (name: string, help: string, samples: [Labels, { histogram: number[]; totalMs: number }][]): void => {
+      if (samples.length === 0) return
+      lines.push(...head('histogram', { name, help, samples }))
+      for (const [labels, { histogram, totalMs }] of samples) {
+        let count = 0
+        for (const [i, bound] of [...BOUNDS_MS, Infinity].entries()) {
+          count += histogram[i] ?? 0
+          const le = bound === Infinity ? '+Inf' : canonical(bound / 1_000)
+          lines.push(`${name}_bucket${labelled({ ...labels, le })} ${count}`)
+        }
+        lines.push(`${name}_count${labelled(labels)} ${count}`)
+        lines.push(`${name}_sum${labelled(labels)} ${(totalMs / 1_000).toFixed(4)}`)
+      }
+    },
+
+    text: () => [...lines, '# EOF', ''].join('\n'),
+  }
+}
+
+type Exposed = Awaited<ReturnType<Stats['expose']>>
+
+/** The figures as metrics. Without totals (no Redis) there are gauges alone: a counter that fell would seem to begin again. */
+export function render(figures: Exposed['figures'], totals: Exposed['totals']): string {
+  const { counter, gauge, histogram, text } = createExposition()
+  const { dependencies, server, presence, queues, outbox, webhooks } = figures
+  const up = Object.entries(dependencies)
+  gauge(
+    'threads_dependency_up',
+    'Whether what the Worker depends on answers.',
+    up.map(([dependency, { isUp }]) => [{ dependency }, Number(isUp)]),
+  )
+  gauge(
+    'threads_dependency_seconds',
+    'How long it took to answer just now.',
+    up.map(([dependency, { ms }]) => [{ dependency }, ms / 1_000]),
+  )
+
+  if (totals) {
+    const { all, routes, caches } = totals
+    histogram(
+      'threads_request_duration_seconds',
+      'Until the answer, by route.',
+      routes
+        .filter(({ columns }) => columns.histogram.some(Boolean))
+        .map(({ name, columns }) => [{ route: name }, columns]),
+    )
+    counter(
+      'threads_answers',
+      'Answers by route and class of status.',
+      routes.flatMap(({ name, columns }) =>
+        (['2xx', '3xx', '4xx', '5xx'] as const)
+          .filter((status) => columns[status] > 0)
+          .map((status): [Labels, Value] => [{ route: name, status }, columns[status]]),
+      ),
+    )
+    const perRoute = (column: 'commands' | 'roundTrips') =>
+      routes.map(({ name, columns }): [Labels, Value] => [{ route: name }, columns[column]])
+    counter('threads_redis_commands', 'Redis commands sent, by route: what is billed.', perRoute('commands'))
+    counter('threads_redis_round_trips', 'HTTP requests to Redis, by route.', perRoute('roundTrips'))
+    counter(
+      'threads_cache_lookups',
+      'What caches were asked for, by layer and outcome.',
+      caches.flatMap(({ cache, memory, redis }) =>
+        Object.entries({ memory, redis }).flatMap(([layer, figures]): [Labels, Value][] => [
+          [{ cache, layer, outcome: 'hit' }, figures.hits],
+          [{ cache, layer, outcome: 'stale' }, figures.staleHits],
+          [{ cache, layer, outcome: 'negative' }, figures.negativeHits],
+          [{ cache, layer, outcome: 'miss' }, figures.misses],
+          [{ cache, layer, outcome: 'error' }, figures.errors],
+        ]),
+      ),
+    )
+    counter(
+      'threads_cache_loads',
+      'Loads from the database, by cache.',
+      caches.flatMap(({ cache, loader }): [Labels, Value][] => [
+        [{ cache, outcome: 'load' }, loader.loads],
+        [{ cache, outcome: 'error' }, loader.errors],
+      ]),
+    )
+    counter(
+      'threads_cache_stores',
+      'Fills of Redis, by cache and outcome.',
+      caches.flatMap(({ cache, stores }): [Labels, Value][] => [
+        [{ cache, outcome: 'stored' }, stores.stored],
+        [{ cache, outcome: 'lost' }, stores.lost],
+        [{ cache, outcome: 'refused' }, stores.refused],
+      ]),
+    )
+    counter('threads_likes', 'Likes given.', [[{}, all.likes]])
+    counter('threads_webhook_attempts', 'Attempts to deliver to webhooks, by outcome.', [
+      [{ outcome: 'succeeded' }, all.deliveriesSucceeded],
+      [{ outcome: 'failed' }, all.deliveriesFailed],
+    ])
+  }
+
+  gauge('threads_redis_keys', 'Keys in Redis.', [[{}, server?.keys]])
+  gauge('threads_redis_memory_bytes', 'Memory that Redis uses.', [[{}, server?.usedMemoryBytes]])
+  gauge('threads_redis_memory_max_bytes', 'Memory that Redis may use.', [[{}, server?.maxMemoryBytes]])
+  counter('threads_redis_expired_keys', 'Keys that expired, since Redis began.', [[{}, server?.expiredKeys]])
+  counter('threads_redis_evicted_keys', 'Keys that were evicted, since Redis began.', [[{}, server?.evictedKeys]])
+  gauge('threads_presence_online', 'Users online.', [[{}, presence?.online]])
+  const perQueue = (column: 'backlog' | 'backlogBytes' | 'oldestAgeSeconds') =>
+    (queues ?? []).map((queue): [Labels, Value] => [{ queue: queue.queue }, queue[column]])
+  gauge('threads_queue_messages', 'Messages waiting, by queue.', perQueue('backlog'))
+  gauge('threads_queue_bytes', 'Their size.', perQueue('backlogBytes'))
+  gauge('threads_queue_oldest_seconds', 'How long the oldest has waited.', perQueue('oldestAgeSeconds'))
+  gauge('threads_outbox_events', 'Events stored and not yet queued.', [[{}, outbox?.pending]])
+  gauge('threads_outbox_lag_seconds', 'How long the oldest of them has been due.', [[{}, outbox?.oldestAgeSeconds]])
+  const perWebhook = (column: 'successRate' | 'pending' | 'dead') =>
+    (webhooks ?? []).map((webhook): [Labels, Value] => [{ webhook: webhook.id }, webhook[column]])
+  gauge(
+    'threads_webhook_success_ratio',
+    'Attempts of the last day that succeeded, by endpoint.',
+    perWebhook('successRate'),
+  )
+  gauge('threads_webhook_pending', 'Deliveries waiting for an attempt, by endpoint.', perWebhook('pending'))
+  gauge('threads_webhook_dead', 'Deliveries given up, by endpoint.', perWebhook('dead'))
+  return text()
+}

@@ -1,0 +1,258 @@
+import type { Redis } from '@upstash/redis/cloudflare'
+import { sql } from 'drizzle-orm'
+import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import type { InferOutput } from 'valibot'
+import { keys } from '../keys.ts'
+import { cachesOf, routesOf, seriesOf, serverOf, windowOf } from './figures.ts'
+import { emptyFolded, fold, type Folded, noteOnline, prune, type Report, topKeys } from './folded.ts'
+import { type Recorder, stepOf } from './recorder.ts'
+import type { Scan } from './scan.ts'
+import type * as schema from './schema.ts'
+
+type Answer = InferOutput<typeof schema.Stats>
+type Part = Answer['unavailable'][number]
+
+/** Figures that other modules have. Each may fail, and is then unavailable. */
+export interface Sources {
+  /** What each queue says of itself. */
+  queues: () => Promise<NonNullable<Answer['queues']>>
+  /** How many are online. */
+  online: () => Promise<number>
+  /** Events stored and not yet queued. Absent: nothing is published. */
+  outbox?: () => Promise<InferOutput<typeof schema.OutboxFigures>>
+  /** How deliveries went, by endpoint. Absent: there are none. */
+  webhooks?: () => Promise<InferOutput<typeof schema.WebhookFigures>[]>
+}
+
+interface Found {
+  folded: Folded
+  /** Those that are not in it yet, by id. */
+  reports: [string, Report][]
+}
+
+const MAX_REPORTS = 1_000
+const REPORTS_AT_ONCE = 500
+/** When a reader finds so many reports, it folds them, not to read them again. */
+const FOLD_AT = 50
+/** A report that is so late will not come. */
+const LATE_MS = 5_000
+const KEEP_MS = 30 * 86_400_000
+
+/**
+ * Replaces the folded figures, unless another has folded meanwhile, and drops what is in them. KEYS: folded, reports.
+ * ARGV: last report in what was read, folded, last report in it, next id, TTL (ms).
+ */
+const STORE = `#!lua flags=allow-key-locking
+local held = redis.call('GET', KEYS[1])
+local upTo = held and string.match(held, '^{"upTo":"([%d-]*)"') or ''
+if upTo ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[4])
+redis.call('XTRIM', KEYS[2], 'MINID', ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+return 1`
+
+/** Ids of a stream are `<ms>-<number>`. */
+function isAfter(id: string, other: string): boolean {
+  const [ms = 0, number = 0] = id.split('-').map(Number)
+  const [otherMs = -1, otherNumber = 0] = other === '' ? [] : other.split('-').map(Number)
+  return ms > otherMs || (ms === otherMs && number > otherNumber)
+}
+
+function following(id: string): string {
+  const [ms = '0', number = '0'] = id.split('-')
+  return `${ms}-${Number(number) + 1}`
+}
+
+export type Stats = ReturnType<typeof createStats>
+
+/**
+ * What the Worker knows of itself, for the dashboard and for Prometheus.
+ *
+ * Isolates count in memory, at no cost, and report what they counted at most every `flushMs`, after an answer: one
+ * `XADD`. Whoever reads, or else the cron, folds the reports into one value; a compare-and-set lets exactly one do so.
+ * An isolate that is stopped takes at most `flushMs` of figures with it; a report whose reply was lost may count twice.
+ *
+ * Redis types: a capped stream of reports, a string of JSON. `read` and `expose` are one round trip of five commands,
+ * and one for each shard of presence; they never throw for Redis, but answer what this isolate knows.
+ */
+export function createStats(dependencies: {
+  /** Reads; and writes that may not run twice. */
+  redis: Redis
+  once: Redis
+  db: DrizzleD1Database
+  recorder: Recorder
+  scan: Scan
+  breakerState: () => 'open' | 'closed' | 'half-open'
+  sources: Sources
+  policy: { flushMs: number; slowMs: number; usdPerCommand: number }
+  defer: (work: () => Promise<unknown>) => void
+}) {
+  const { redis, once, db, recorder, scan, breakerState, sources, policy, defer } = dependencies
+
+  async function send(now: number): Promise<void> {
+    const taken = recorder.take()
+    const report: Report = { at: now, ...taken }
+    const trim = { type: 'MAXLEN', threshold: MAX_REPORTS, comparison: '~' } as const
+    await once
+      .xadd(keys.statsReports, '*', { r: JSON.stringify(report) }, { trim })
+      .catch(() => recorder.putBack(taken)) // it goes with the next
+  }
+
+  /** What Redis has: the folded figures as they are, and the reports since. One round trip. */
+  async function load(): Promise<Found> {
+    // In this order: what is folded between the two is seen twice, and told by its id, not lost.
+    const [found, held] = await Promise.all([
+      redis.xrange<{ r: Report }>(keys.statsReports, '-', '+', REPORTS_AT_ONCE),
+      redis.get<Folded>(keys.stats),
+    ])
+    const folded = held ?? emptyFolded()
+    const reports = Object.entries(found)
+      .filter(([id]) => isAfter(id, folded.upTo))
+      .map(([id, { r }]): [string, Report] => [id, r])
+    return { folded, reports }
+  }
+
+  async function timed<T>(asked: Promise<T>): Promise<{ value: T | undefined; isUp: boolean; ms: number }> {
+    const startedAt = performance.now()
+    const value = await asked.then(
+      (answer) => ({ answer }),
+      () => undefined,
+    )
+    return { value: value?.answer, isUp: value !== undefined, ms: Number((performance.now() - startedAt).toFixed(1)) }
+  }
+
+  /** Folds what was reported, and answers it. Two round trips for each 500 reports. */
+  async function foldReports(now: number, online?: number): Promise<Folded> {
+    for (;;) {
+      const { folded, reports } = await load()
+      const last = reports.at(-1)?.[0]
+      if (last === undefined && online === undefined) return folded
+      const before = folded.upTo
+      for (const [, report] of reports) fold(folded, report)
+      if (online !== undefined) noteOnline(folded, now, online)
+      prune(folded, now)
+      const next: Folded = { ...folded, upTo: last ?? before } // `upTo` stays the first of its fields
+      const isOurs = await once.eval<string[], number>(
+        STORE,
+        [keys.stats, keys.statsReports],
+        [before, JSON.stringify(next), following(next.upTo || '0-0'), String(KEEP_MS)],
+      )
+      // When another has folded them, it is done as well.
+      if (isOurs === 0 || reports.length < REPORTS_AT_ONCE) return folded
+    }
+  }
+
+  /** Asks for all there is, at once: one round trip, one query. */
+  async function gather(now: number) {
+    const unavailable: Part[] = []
+    const ask = async <T>(part: Part, work: (() => Promise<T>) | undefined): Promise<T | null> => {
+      if (!work) return null
+      try {
+        return await work()
+      } catch {
+        unavailable.push(part)
+        return null
+      }
+    }
+    // Asked in the same turn, all that is for Redis travels in one request.
+    const [server, d1, online, queues, outbox, webhooks] = await Promise.all([
+      timed(
+        Promise.all([
+          load(),
+          redis.exec<string>(['INFO']).catch(() => ''), // a server that has none is up all the same
+          redis.dbsize(),
+          scan.read(),
+        ]),
+      ),
+      timed(db.run(sql`SELECT 1`)),
+      ask('presence', sources.online),
+      ask('queues', sources.queues),
+      ask('outbox', sources.outbox),
+      ask('webhooks', sources.webhooks),
+    ])
+    if (!server.isUp) unavailable.push('redis')
+    if (!d1.isUp) unavailable.push('d1')
+    const [found, info, size, scanned] = server.value ?? []
+    if (found && found.reports.length > FOLD_AT) defer(() => foldReports(now))
+    return { found, info, size, scanned, server, d1, online, queues, outbox, webhooks, unavailable }
+  }
+
+  /** What was reported, with what this isolate has not reported if `isAll`. A copy. */
+  function known(found: Found | undefined, now: number, isAll: boolean): Folded {
+    const folded = found ? structuredClone(found.folded) : emptyFolded()
+    for (const [, report] of found?.reports ?? []) fold(folded, report)
+    if (isAll) fold(folded, { at: now, ...recorder.held() })
+    prune(folded, now)
+    return folded
+  }
+
+  function answer(gathered: Awaited<ReturnType<typeof gather>>, minutes: number, now: number): Answer {
+    const { found, info, size, scanned, server, d1, online, queues, outbox, webhooks, unavailable } = gathered
+    const folded = known(found, now, true)
+    if (online !== null) noteOnline(folded, now, online)
+    return {
+      at: new Date(now).toISOString(),
+      unavailable,
+      dependencies: {
+        redis: { isUp: server.isUp, ms: server.ms, breaker: breakerState() },
+        d1: { isUp: d1.isUp, ms: d1.ms },
+      },
+      server: info === undefined || size === undefined ? null : { ...serverOf(info), keys: size },
+      ...windowOf(folded, policy.usdPerCommand, now),
+      series: seriesOf(folded, minutes, now),
+      slowCommands: folded.slow.map((trip) => ({ ...trip, at: new Date(trip.at).toISOString() })),
+      slowCommandMs: policy.slowMs,
+      topKeys: Object.entries(topKeys(folded)).map(([key, [asked = 0]]) => scan.figuresOf(scanned, key, asked)),
+      bigKeys: scan.bigKeys(scanned),
+      scan: scanned ? scan.progress(scanned) : null,
+      presence: online === null ? null : { online },
+      queues,
+      outbox,
+      webhooks,
+    }
+  }
+
+  return {
+    /**
+     * Reports what this isolate has counted, `flushMs` from now. Others may call it meanwhile, for nothing: unless the
+     * platform has ended the one that was to report.
+     */
+    reportSoon(now = Date.now()): void {
+      if (policy.flushMs === 0 || now < recorder.reportDueAt + LATE_MS) return
+      recorder.reportDueAt = now + policy.flushMs
+      defer(async () => {
+        await new Promise((resolve) => setTimeout(resolve, policy.flushMs))
+        recorder.reportDueAt = 0
+        await send(Date.now())
+      })
+    },
+
+    /** For the cron, each minute: folds the reports and notes who is online. Answers the keys asked for most. */
+    async fold(now = Date.now()): Promise<string[]> {
+      if (policy.flushMs === 0) return []
+      return Object.keys(topKeys(await foldReports(now, await sources.online().catch(() => undefined))))
+    },
+
+    /** All figures of this moment. */
+    read: async (minutes: number, now = Date.now()): Promise<Answer> => answer(await gather(now), minutes, now),
+
+    /**
+     * The same for Prometheus, and the totals of all time. These only rise, whichever isolate is asked: what this one
+     * has not reported is not in them, unless it never reports. Without Redis there are none.
+     */
+    async expose(now = Date.now()) {
+      const gathered = await gather(now)
+      const { found } = gathered
+      const { totals } = found ? known(found, now, policy.flushMs === 0) : emptyFolded()
+      const figures = answer(gathered, 1, now)
+      return {
+        figures,
+        totals: found && {
+          all: stepOf(totals.all),
+          routes: routesOf(totals.routes),
+          caches: cachesOf(totals.caches),
+        },
+      }
+    },
+  }
+}

@@ -1,0 +1,357 @@
+import { eq } from 'drizzle-orm'
+import { beforeAll, expect, test } from 'vitest'
+import { counterChanges, events } from '../../src/db/schema.ts'
+import { createDispatch, type Listener } from '../../src/events/consume.ts'
+import type { StoredEvent } from '../../src/events/catalog.ts'
+import { createCounterUpdates } from '../../src/events/counters.ts'
+import { createOutbox, type EventMessage } from '../../src/events/outbox.ts'
+import { expectRefused, migrate, newEdge } from '../edge.ts'
+import { addComment, addPost, addUser, db } from '../rows.ts'
+
+beforeAll(migrate)
+
+const SERVICE = { Authorization: 'Bearer a-service-token-for-tests', 'Content-Type': 'application/json' }
+
+const about = (subject: string) => db.select().from(events).where(eq(events.subject, subject)).orderBy(events.sequence)
+
+const publish = (edge: ReturnType<typeof newEdge>, body: unknown, headers: Record<string, string> = SERVICE) =>
+  edge.fetch('/v1/events', { method: 'POST', headers, body: JSON.stringify(body) })
+
+/** The outbox of an invocation of its own, with what it sent. */
+function newOutbox() {
+  const sent: EventMessage[] = []
+  const waiting: (() => Promise<unknown>)[] = []
+  const outbox = createOutbox(
+    db,
+    async (messages) => void sent.push(...messages),
+    (work) => void waiting.push(work),
+  )
+  const end = async () => {
+    for (const work of waiting.splice(0)) await work()
+  }
+  return { outbox, sent, end }
+}
+
+/** The dispatch of an invocation of its own, to `listeners`. */
+function newDispatch(listeners: Listener[]) {
+  const { outbox, sent, end } = newOutbox()
+  const failures: string[] = []
+  const later: EventMessage[] = []
+  const dispatch = createDispatch({
+    db,
+    listeners,
+    counterUpdates: createCounterUpdates(db, outbox),
+    send: async (message) => void later.push(message),
+    onFailure: (of) => void failures.push(of),
+  })
+  return { dispatch, outbox, sent, end, failures, later }
+}
+
+test('every change of the write side has its event, numbered per subject, and a change that changed nothing has none', async () => {
+  const edge = newEdge()
+  const [ada, bob] = [await addUser(), await addUser()]
+  const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }
+  const send = async (method: string, path: string, body?: unknown, more = {}) => {
+    const response = await edge.fetch(path, {
+      method,
+      headers: { ...headers, ...more },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    })
+    return response
+  }
+  const { id } = await (await send('POST', '/v1/posts', { text: 'One' })).json<{ id: string }>()
+  await send('PATCH', `/v1/posts/${id}`, { text: 'Two' })
+  expect((await send('PATCH', `/v1/posts/${id}`, { text: 'Three' }, { 'If-Match': '"1-0-0-0"' })).status).toBe(412)
+  await send('DELETE', `/v1/posts/${id}`)
+  expect((await send('DELETE', `/v1/posts/${id}`)).status).toBe(404)
+  expect(
+    (await about(id)).map(({ channel, type, sequence, data, audience }) => ({
+      channel,
+      type,
+      sequence,
+      data,
+      audience,
+    })),
+  ).toEqual([
+    {
+      channel: 'post_events',
+      type: 'post_created',
+      sequence: 1,
+      data: { postId: id, authorId: ada.id, text: 'One', version: 1 },
+      audience: 'everyone',
+    },
+    {
+      channel: 'post_events',
+      type: 'post_updated',
+      sequence: 2,
+      data: { postId: id, authorId: ada.id, text: 'Two', version: 2 },
+      audience: 'everyone',
+    },
+    {
+      channel: 'post_events',
+      type: 'post_deleted',
+      sequence: 3,
+      data: { postId: id, authorId: ada.id },
+      audience: 'everyone',
+    },
+  ])
+
+  await send('PUT', `/v1/users/${bob.id}/follow`)
+  await send('PUT', `/v1/users/${bob.id}/follow`)
+  await send('DELETE', `/v1/users/${bob.id}/follow`)
+  await send('DELETE', `/v1/users/${bob.id}/follow`)
+  await send('PUT', '/v1/users/u_nobody/follow')
+  expect((await about(bob.id)).map(({ type, sequence }) => [type, sequence])).toEqual([
+    ['user_followed', 1],
+    ['user_unfollowed', 2],
+  ])
+  expect(await about('u_nobody')).toEqual([])
+
+  await send('PATCH', '/v1/users/me', { bio: 'Hi' })
+  expect((await send('PATCH', '/v1/users/me', { bio: 'Ho' }, { 'If-Match': '"1-0-0-0"' })).status).toBe(412)
+  const [updated, ...none] = await about(ada.id)
+  expect(none).toEqual([])
+  expect(updated?.data).toEqual({
+    userId: ada.id,
+    username: ada.username,
+    displayName: 'Somebody',
+    bio: 'Hi',
+    version: 2,
+  })
+
+  const post = await addPost({ authorId: bob.id })
+  const comment = await (await send('POST', `/v1/posts/${post.id}/comments`, { text: 'Well' })).json<{ id: string }>()
+  expect((await send('POST', '/v1/posts/p_none/comments', { text: 'Well' })).status).toBe(404)
+  await send('DELETE', `/v1/comments/${comment.id}`)
+  expect((await about(post.id)).map(({ type, data }) => [type, data])).toEqual([
+    ['comment_created', { commentId: comment.id, postId: post.id, authorId: ada.id, text: 'Well' }],
+    ['comment_deleted', { commentId: comment.id, postId: post.id, authorId: ada.id }],
+  ])
+  expect(await about('p_none')).toEqual([])
+
+  const account = { username: 'grace', email: 'grace@example.test', password: 'correct horse', displayName: 'Grace' }
+  const signUp = () =>
+    edge.fetch('/v1/users', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify(account),
+    })
+  const { id: graceId } = await (await signUp()).json<{ id: string }>()
+  expect((await signUp()).status).toBe(409)
+  const created = await db.select().from(events).where(eq(events.type, 'user_created'))
+  expect(created.map(({ data }) => data)).toEqual([
+    { userId: graceId, username: 'grace', displayName: 'Grace', bio: '', version: 1 },
+  ])
+  expect(JSON.stringify(await db.select().from(events))).not.toContain('@example.test')
+})
+
+test('the queue hears of a change after the answer, once; and of what it was not told, from the cron', async () => {
+  const edge = newEdge()
+  const ada = await addUser()
+  const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }
+  const write = async (at: typeof edge) => {
+    const response = await at.fetch('/v1/posts', { method: 'POST', headers, body: '{"text":"Hello"}' })
+    await at.settle()
+    return (await response.json<{ id: string }>()).id
+  }
+  const [heard] = await about(await write(edge))
+  expect(edge.events.sent).toEqual([{ body: { kind: 'event', id: heard?.id }, delaySeconds: 0 }])
+  await edge.dispatch()
+  expect((await about(heard?.subject ?? ''))[0]?.dueAt).toBeNull()
+
+  // A Worker that dies between the commit and the queue: the queue takes nothing.
+  const refusing = {
+    send: async () => {},
+    sendBatch: () => Promise.reject(new Error('died')),
+    metrics: edge.events.metrics,
+  }
+  const dying = newEdge({ EVENTS: refusing })
+  const id = await write(dying)
+  const [unheard] = await about(id)
+  expect(unheard?.dueAt).toBeGreaterThan(Date.now())
+  await edge.cron(Date.now() + 61_000)
+  expect(edge.events.sent.map(({ body }) => body)).toContainEqual({ kind: 'event', id: unheard?.id })
+  const [resent] = await about(id)
+  expect(resent?.attempts).toBe(1)
+  expect(resent?.dueAt).toBeGreaterThan(Date.now() + 61_000 + 60_000)
+  await edge.dispatch()
+  expect((await about(id))[0]?.dueAt).toBeNull()
+})
+
+test('a back end publishes an event once under its id, and another under the same id is refused', async () => {
+  const edge = newEdge()
+  const event = {
+    channel: 'custom_orders',
+    type: 'order.paid',
+    subject: 'o_7',
+    data: { total: 12.5, tags: ['a'] },
+    id: 'order-7',
+  }
+  const first = await publish(edge, event)
+  expect([first.status, await first.json()]).toEqual([202, { id: 'order-7' }])
+  const again = await publish(edge, event)
+  expect([again.status, await again.json()]).toEqual([202, { id: 'order-7' }])
+  const other = await publish(edge, { ...event, data: { total: 13 } })
+  expect([other.status, (await other.json<{ type: string }>()).type]).toEqual([
+    422,
+    'https://edge.test/problems/event-id-reused',
+  ])
+  expect(await about('o_7')).toMatchObject([{ sequence: 1, data: event.data, audience: 'services' }])
+  const next = await publish(edge, { ...event, id: undefined })
+  expect((await next.json<{ id: string }>()).id).toMatch(/^ev_[0-9a-z]{26}$/)
+  expect((await about('o_7')).map(({ sequence }) => sequence)).toEqual([1, 2])
+  await edge.settle()
+  expect((await edge.redis.counts()).commands).toBe(0)
+})
+
+test('publishing needs the service token, a known channel, and for its types the right data; the field is named', async () => {
+  const edge = newEdge()
+  const good = { channel: 'post_events', type: 'post_deleted', data: { postId: 'p_1', authorId: 'u_1' } }
+  expect((await publish(edge, good, { 'Content-Type': 'application/json' })).status).toBe(401)
+  expect((await publish(edge, good)).status).toBe(202)
+  for (const [field, change] of [
+    ['channel', { channel: 'orders' }],
+    ['channel', { channel: 'webhook_events' }],
+    ['type', { type: 'user_followed' }],
+    ['type', { type: 'NOPE!' }],
+    ['data.authorId', { data: { postId: 'p_1' } }],
+    ['data.postId', { data: { postId: 'u_1', authorId: 'u_1' } }],
+    ['data.extra', { data: { ...good.data, extra: 1 } }],
+    ['data', { data: 'text' }],
+    ['data', { channel: 'custom_x', type: 'big', data: { text: 'é'.repeat(20_000) } }],
+    ['subject', { subject: 'p_2' }],
+    ['audience', { audience: 'nobody' }],
+    ['audience', { audience: 'followers' }],
+    ['subject', { channel: 'custom_x', type: 'x', audience: 'followers', subject: 'p_1' }],
+    ['id', { id: 'with space' }],
+    ['surprise', { surprise: 1 }],
+  ] as const) {
+    await expectRefused(publish(edge, { ...good, ...change }), 'body', field)
+  }
+})
+
+test('a listener that fails does so alone: the others hear once more at most, and of the rest nobody hears again', async () => {
+  const heard: Record<string, string[]> = { steady: [], moody: [] }
+  const note = (name: string) => (happened: StoredEvent[]) =>
+    heard[name]?.push(...happened.map((event) => event.subject))
+  let isMoody = true
+  const { dispatch, outbox, sent, end, failures } = newDispatch([
+    { name: 'steady', wants: () => true, handle: async (happened) => void note('steady')(happened) },
+    {
+      name: 'moody',
+      wants: (event) => event.channel === 'custom_a',
+      handle: async (happened) => {
+        if (isMoody && happened.some((event) => event.subject === 's_2')) throw new Error('not this one')
+        note('moody')(happened)
+      },
+    },
+  ])
+  for (const subject of ['s_1', 's_2', 's_3']) {
+    await outbox.publish({ channel: 'custom_a', type: 'x', data: {}, subject, audience: 'services' })
+  }
+  await end()
+  const messages = sent.splice(0)
+  const failed = await dispatch.consume(messages.toReversed()) // in whatever order the queue has them
+  expect(heard).toEqual({ steady: ['s_1', 's_2', 's_3'], moody: ['s_1', 's_3'] })
+  expect([...failed]).toEqual([messages[1]])
+  expect(failures).toEqual(['moody'])
+
+  isMoody = false
+  expect([...(await dispatch.consume(messages))]).toEqual([])
+  expect(heard).toEqual({ steady: ['s_1', 's_2', 's_3', 's_2'], moody: ['s_1', 's_3', 's_2'] })
+  await dispatch.consume(messages)
+  expect(heard['moody']).toHaveLength(3)
+})
+
+test('a count that changes a thousand times is told of once, with what it is by then', async () => {
+  await db.delete(counterChanges)
+  const author = await addUser()
+  const post = await addPost({ authorId: author.id })
+  const comment = await addComment({ postId: post.id, authorId: author.id })
+  const edge = newEdge()
+  const likers = await Promise.all(Array.from({ length: 20 }, () => addUser()))
+  const like = (userId: string, contentId: string, isLiked = true, changedAt = 1) => ({
+    kind: contentId.startsWith('p_') ? 'post' : 'comment',
+    contentId,
+    userId,
+    isLiked,
+    changedAt,
+  })
+  for (const { id } of likers) await edge.deliver([like(id, post.id), like(id, comment.id)])
+  await edge.deliver([like(likers[0]?.id ?? '', post.id, false, 2)])
+  expect(
+    edge.events.sent.every(
+      ({ body, delaySeconds }) => (body as EventMessage).kind === 'counters' && delaySeconds === 2,
+    ),
+  ).toBe(true)
+  expect(await about(post.id)).toEqual([]) // not before a second has passed
+  await edge.cron(Date.now())
+  await db.update(counterChanges).set({ changedAt: Date.now() - 2_000 })
+  await edge.deliver([{ kind: 'counters' }], 'events')
+  expect((await about(post.id)).map(({ data }) => data)).toEqual([
+    { contentId: post.id, contentType: 'post', counterType: 'comments', value: 1 },
+    { contentId: post.id, contentType: 'post', counterType: 'likes', value: 19 },
+  ])
+  expect((await about(comment.id)).map(({ data }) => data)).toEqual([
+    { contentId: comment.id, contentType: 'comment', counterType: 'likes', value: 20 },
+  ])
+  expect(await db.select().from(counterChanges)).toEqual([])
+
+  // Of what was removed meanwhile nobody is told.
+  await edge.deliver([like(likers[0]?.id ?? '', comment.id, false, 3)])
+  await edge.fetch(`/v1/comments/${comment.id}`, { method: 'DELETE', headers: await edge.signIn(author) })
+  await db.update(counterChanges).set({ changedAt: 0 })
+  await edge.cron()
+  expect(await about(comment.id)).toHaveLength(1)
+  expect(await db.select().from(counterChanges)).toEqual([])
+})
+
+test('two who tell of the same count at once tell of it once', async () => {
+  const author = await addUser()
+  const post = await addPost({ authorId: author.id })
+  await addComment({ postId: post.id, authorId: author.id })
+  await db.update(counterChanges).set({ changedAt: 0 })
+  await Promise.all([newDispatch([]).dispatch.tellCounts(), newDispatch([]).dispatch.tellCounts()])
+  expect(await about(post.id)).toHaveLength(1)
+})
+
+test('a rebuild goes on step by step, and an unknown listener is told apart', async () => {
+  const steps: (string | null)[] = []
+  const { dispatch, later } = newDispatch([
+    {
+      name: 'counting',
+      wants: () => false,
+      handle: async () => {},
+      rebuild: async (cursor) => {
+        steps.push(cursor)
+        return steps.length < 3 ? String(steps.length) : null
+      },
+    },
+  ])
+  await dispatch.beginRebuild('counting')
+  while (later.length > 0) await dispatch.consume(later.splice(0))
+  expect(steps).toEqual([null, '1', '2'])
+  await expect(dispatch.beginRebuild('nobody')).rejects.toThrow('There is no listener nobody')
+  const edge = newEdge()
+  expect((await edge.fetch('/v1/listeners/nobody/rebuild', { method: 'POST', headers: SERVICE })).status).toBe(404)
+})
+
+test('presence is told to those who may know of it, and dispatched events are purged after some days', async () => {
+  const edge = newEdge()
+  const [ada, bob] = [await addUser(), await addUser({ presenceVisibility: 'followers' })]
+  for (const user of [ada, bob])
+    await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers: await edge.signIn(user) })
+  await edge.settle()
+  expect(await about(ada.id)).toMatchObject([
+    { type: 'user_status_change', audience: 'everyone', data: { status: 'online' } },
+  ])
+  expect(await about(bob.id)).toMatchObject([
+    { type: 'user_status_change', audience: 'followers', data: { status: 'online' } },
+  ])
+  const { outbox } = newOutbox()
+  const later = Date.now() + 1
+  await edge.dispatch()
+  const waiting = await outbox.backlog(later)
+  expect(await outbox.purge(1_000, later)).toBeGreaterThan(0)
+  expect((await outbox.backlog(later)).pending).toBe(waiting.pending) // what is not dispatched stays
+})
