@@ -23,6 +23,8 @@ import { presence } from './presence/routes.ts'
 import { rateLimit } from './rate-limit/routes.ts'
 import { newMeter } from './redis/client.ts'
 import { createServices, type Isolate } from './services.ts'
+import { recommendations } from './recommendations/routes.ts'
+import { search } from './search/routes.ts'
 import { sessions } from './sessions/routes.ts'
 import { users } from './users/routes.ts'
 
@@ -145,6 +147,8 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/posts', likesOf('p'))
   app.route('/v1/comments', likesOf('c'))
   app.route('/v1/feed', feed)
+  app.route('/v1/recommendations', recommendations)
+  app.route('/v1/search', search)
   app.route('/v1/rate-limit', rateLimit)
   app.route('/v1/events', events)
   app.route('/v1/listeners', listeners)

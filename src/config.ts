@@ -67,6 +67,7 @@ const Variables = v.object({
   USER_FRESH_SECONDS: number(300, 1, 86_400),
   POST_FRESH_SECONDS: number(300, 1, 86_400),
   HOT_FRESH_SECONDS: number(60, 1, 3_600),
+  RECOMMENDED_FRESH_SECONDS: number(300, 1, 86_400),
   NEGATIVE_SECONDS: number(30, 1, 3_600),
   /** Stale-while-revalidate, beyond fresh. */
   STALE_SECONDS: number(60, 0, 86_400),
@@ -248,6 +249,12 @@ export function readConfig(env: object) {
       users: { ...cache, freshMs: toMs(set.USER_FRESH_SECONDS) },
       posts: { ...cache, freshMs: toMs(set.POST_FRESH_SECONDS) },
       hot: { ...cache, freshMs: toMs(set.HOT_FRESH_SECONDS) },
+      // Nothing invalidates it: memory may keep it as long as it is fresh.
+      recommended: {
+        ...cache,
+        freshMs: toMs(set.RECOMMENDED_FRESH_SECONDS),
+        memoryMs: toMs(set.RECOMMENDED_FRESH_SECONDS),
+      },
     },
     events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
     hotWindowMs: set.HOT_DAYS * 86_400_000,

@@ -8,6 +8,8 @@ export const keys = {
   post: (id: string) => `post:${id}`,
   /** Cache entry: the ids of the hot feed, best first. */
   hotPosts: (scope: string) => `hot:${scope}`,
+  /** Cache entry: the ids of posts for a user, best first. */
+  recommended: (userId: string) => `recommended:${userId}`,
   /** Integer, no expiry: raising it expires every hot feed. */
   hotGeneration: 'generation:hot',
   /** String holding an integer: a count of a post or comment. Expires when idle; D1 holds it too. */

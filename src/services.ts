@@ -24,6 +24,8 @@ import { createOnline } from './redis/presence.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit, createUncounted } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
+import { createRecommendations } from './recommendations/recommendations.ts'
+import { createSearch } from './search/search.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
 import { createViews } from './posts/views.ts'
@@ -167,8 +169,20 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     hotFeeds: () => posts.purgeHot(),
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
   })
+  const search = createSearch(db)
+  const recommendations = createRecommendations({
+    db,
+    lists: createCache<string[]>(cache, {
+      ...config.caches.recommended,
+      name: 'recommended',
+      key: keys.recommended,
+      versionOf: () => 0,
+    }),
+    hot: (limit) => posts.hot(limit),
+    getMany: posts.getMany,
+  })
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = []
+  const listeners: Listener[] = [search.listener, recommendations.listener]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -188,6 +202,8 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     comments: createComments(db, counters, outbox, writeThrough),
     follows: createFollows(db, users, outbox, writeThrough),
     feed: createFeed(db, posts.withCounts),
+    search,
+    recommendations,
     idempotency,
     likes,
     views: createViews(db, patientCounters),

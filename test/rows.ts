@@ -55,6 +55,10 @@ export async function addFollow(followerId: string, followedId: string, createdA
   return only(rows)
 }
 
+/** Notes that a user likes posts. */
+export const addLike = (userId: string, ...postIds: string[]) =>
+  db.insert(schema.postLikes).values(postIds.map((postId) => ({ userId, postId, isLiked: true, changedAt: 1 })))
+
 function only<T>(rows: T[]): T {
   const [row] = rows
   if (row === undefined) throw new Error('nothing was inserted')

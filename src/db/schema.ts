@@ -1,5 +1,5 @@
 import { sql } from 'drizzle-orm'
-import { index, integer, primaryKey, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
+import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
 // Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. The counts of users, posts and comments, and
 // the revisions beside them, are kept by triggers (migrations/0002_count_triggers.sql): writers add and delete rows.
@@ -242,4 +242,30 @@ export const counterChanges = sqliteTable(
     changedAt: integer('changed_at').notNull(),
   },
   (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
+)
+
+/**
+ * Where a post or user is in the search index: the rowid of its words in `post_words` or `user_words`, two FTS5 tables
+ * that hold words and no texts (migrations/0005_search_recommendations.sql). Places rise, and are never given twice.
+ */
+export const searchDocuments = sqliteTable(
+  'search_documents',
+  {
+    place: integer().primaryKey({ autoIncrement: true }),
+    /** Of the post or user. No reference: what was deleted leaves when the listener hears of it. */
+    id: text().notNull(),
+  },
+  (t) => [uniqueIndex('search_documents_id').on(t.id)],
+)
+
+/** How good a post is to recommend, as last counted: see `recommendations.ts`. */
+export const postScores = sqliteTable(
+  'post_scores',
+  {
+    postId: text('post_id')
+      .primaryKey()
+      .references(() => posts.id, { onDelete: 'cascade' }),
+    score: real().notNull(),
+  },
+  (t) => [index('post_scores_best').on(t.score)],
 )

@@ -9,7 +9,7 @@ import { Post } from '../posts/routes.ts'
 
 const tag = 'Users'
 
-const User = v.pipe(
+export const User = v.pipe(
   v.object({
     id: v.string(),
     username: v.string(),

@@ -110,6 +110,11 @@ const SCANNED = {
   looked: { 'user:u_a': FOUND },
 }
 
+/** The search index, with a post and a user to be found. */
+const indexed = async (edge: Edge) => {
+  await edge.fetch('/v1/listeners/search/rebuild', { method: 'POST', headers: service })
+  await edge.dispatch()
+}
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
 const beat = async (edge: Edge, headers: Record<string, string>) => {
   await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers })
@@ -205,6 +210,25 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/feed?limit=0', headers: asFan }],
     401: [{ path: '/v1/feed' }],
     429: [{ ...limited('/v1/feed'), headers: asFan, before: (edge) => spend(edge, asFan) }],
+  }),
+  'GET /v1/recommendations': ({ asFan }) => ({
+    200: [
+      { path: '/v1/recommendations', headers: asFan },
+      { path: '/v1/recommendations?limit=1', headers: asFan, before: redisGone },
+    ],
+    400: [{ path: '/v1/recommendations?limit=0', headers: asFan }],
+    401: [{ path: '/v1/recommendations' }],
+    429: [{ ...limited('/v1/recommendations'), headers: asFan, before: (edge) => spend(edge, asFan) }],
+  }),
+  'GET /v1/search': ({ asFan }) => ({
+    200: [
+      { path: '/v1/search?q=hello', before: indexed },
+      { path: '/v1/search?q=hello&type=posts&limit=1', headers: asFan, before: indexed },
+      { path: '/v1/search?q=some&type=users', before: indexed },
+      { path: '/v1/search?q=hello', before: redisGone },
+    ],
+    400: [{ path: '/v1/search' }, { path: '/v1/search?q=%20' }, { path: '/v1/search?q=a&cursor=x' }],
+    429: [limited('/v1/search?q=hello')],
   }),
   'GET /v1/posts/hot': () => ({
     200: [{ path: '/v1/posts/hot' }, { path: '/v1/posts/hot?limit=1' }, { path: '/v1/posts/hot', before: redisGone }],

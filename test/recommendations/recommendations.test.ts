@@ -1,0 +1,269 @@
+import { env } from 'cloudflare:workers'
+import { eq } from 'drizzle-orm'
+import { beforeAll, expect, test } from 'vitest'
+import * as schema from '../../src/db/schema.ts'
+import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
+import { addLike, addPost, addUser, db } from '../rows.ts'
+
+beforeAll(migrate)
+
+const SERVICE = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+const DAY_MS = 86_400_000
+
+interface Listed {
+  items: { id: string; authorId: string; likedByMe: boolean; likesCount: number }[]
+  nextCursor: string | null
+}
+
+/** An edge over no posts but those the test adds, and an author for them. */
+async function newWorld() {
+  await db.delete(schema.posts)
+  await db.delete(schema.counterChanges)
+  return { edge: newEdge(), authorId: (await addUser()).id }
+}
+
+async function newMember(edge: Edge) {
+  const user = await addUser()
+  const headers = await edge.signIn(user)
+  const ask = (query = '', at = edge) => at.fetch(`/v1/recommendations${query}`, { headers })
+  const ids = async (query = '', at = edge) => {
+    const response = await ask(query, at)
+    expect(response.status).toBe(200)
+    const { items } = await response.json<Listed>()
+    expect(items.filter((post) => post.likedByMe || post.authorId === user.id)).toEqual([])
+    return items.map((post) => post.id)
+  }
+  return { id: user.id, headers, ask, ids }
+}
+
+async function rebuild(edge: Edge) {
+  const response = await edge.fetch('/v1/listeners/recommendations/rebuild', { method: 'POST', headers: SERVICE })
+  expect(response.status).toBe(202)
+  expect(await edge.dispatch()).toBe(0)
+}
+
+/** Lets all counts that changed be told of, and the listeners hear of it. */
+async function tellCounts(edge: Edge) {
+  await edge.settle()
+  await db.update(schema.counterChanges).set({ changedAt: 0 })
+  await edge.cron()
+  expect(await edge.dispatch()).toBe(0)
+}
+
+const scores = () => db.select().from(schema.postScores).orderBy(schema.postScores.postId)
+
+test('what many like, comment on and see comes first, and twice the weight is worth eight hours', async () => {
+  const { edge, authorId } = await newWorld()
+  const ada = await newMember(edge)
+  const now = Date.now()
+  const add = async (days: number, likesCount: number, commentsCount = 0, viewsCount = 0) =>
+    (await addPost({ authorId, createdAt: now - days * DAY_MS, likesCount, commentsCount, viewsCount })).id
+  const liked = await add(0, 1_000)
+  const [old, viewed, commented, plain] = [
+    await add(1, 989),
+    await add(0, 0, 0, 500),
+    await add(0, 0, 50),
+    await add(0, 90),
+  ]
+  const [older, dull] = [await add(3, 9_999), await add(0, 0)]
+  const own = await addPost({ authorId: ada.id, likesCount: 1_000_000 })
+  await addLike(ada.id, liked)
+  await rebuild(edge)
+  // log2 of the weight, less three a day: 7.2, 6.9, 6.5, 5.7, 4.3, 0
+  expect(await ada.ids()).toEqual([commented, old, plain, viewed, older, dull])
+  expect((await scores()).map(({ postId }) => postId)).toContain(own.id)
+})
+
+test('what those like who like what I like comes first; who only shares my hate of it does not count', async () => {
+  const { edge, authorId } = await newWorld()
+  const [ada, bob, eve, mallory] = [
+    await newMember(edge),
+    await newMember(edge),
+    await newMember(edge),
+    await newMember(edge),
+  ]
+  const now = Date.now()
+  const add = async (likesCount = 0, daysAgo = 0) =>
+    (await addPost({ authorId, likesCount, createdAt: now - daysAgo * DAY_MS })).id
+  const [shared, also, niche, popular, elsewhere] = [
+    await add(),
+    await add(),
+    await add(0, 30),
+    await add(900),
+    await add(0, 30),
+  ]
+  await addLike(ada.id, shared, also)
+  await addLike(bob.id, shared, also, niche)
+  await addLike(eve.id, elsewhere)
+  await db.insert(schema.postLikes).values({ userId: mallory.id, postId: shared, isLiked: false, changedAt: 1 })
+  await addLike(mallory.id, elsewhere)
+  await rebuild(edge)
+  expect(await ada.ids()).toEqual([niche, popular, elsewhere])
+})
+
+test('of posts that neighbours like, those of closer neighbours come first, and what everybody likes says less', async () => {
+  const { edge, authorId } = await newWorld()
+  const ada = await newMember(edge)
+  const add = async (daysAgo: number, likesCount = 0) =>
+    (await addPost({ authorId, likesCount, createdAt: 1_600_000_000_000 - daysAgo * DAY_MS })).id
+  const [everybody, close, far] = [await add(0, 400), await add(0.1, 2), await add(0.2)]
+  const [others, mine] = [
+    [await add(30), await add(31)],
+    [await add(60), await add(61), await add(62)],
+  ]
+  await addLike(ada.id, ...mine)
+  const near = await addUser()
+  const distant = await addUser({ id: 'u_00000000000000000000distant' }) // joined long before
+  await addLike(near.id, ...mine, close, everybody)
+  await addLike(distant.id, String(mine[0]), far)
+  await rebuild(edge)
+  expect(await ada.ids()).toEqual([close, everybody, far, ...others])
+})
+
+test('however many of the best I like already, there is what I do not', async () => {
+  const { edge, authorId } = await newWorld()
+  const ada = await newMember(edge)
+  const dull = await addPost({ authorId, createdAt: 1_600_000_000_000 })
+  const liked = Array.from({ length: 200 }, (_, i) => `p_${i}`)
+  await env.DB.prepare(
+    'INSERT INTO posts (id, author_id, text, created_at, updated_at) SELECT value, ?, ?, ?, 1 FROM json_each(?)',
+  )
+    .bind(authorId, 'Hello', Date.now(), JSON.stringify(liked))
+    .run()
+  await rebuild(edge)
+  for (let done = 0; done < 200; done += 20) await addLike(ada.id, ...liked.slice(done, done + 20))
+  expect(await ada.ids()).toEqual([dull.id])
+})
+
+test('what I like, write and what is deleted after the list was made is left out, and the page is full all the same', async () => {
+  const { edge, authorId } = await newWorld()
+  const ada = await newMember(edge)
+  const ids: string[] = []
+  for (let i = 0; i < 70; i += 1) ids.unshift((await addPost({ authorId, createdAt: Date.now() - 100_000 + i })).id)
+  await rebuild(edge)
+  expect(await ada.ids('?limit=3')).toEqual(ids.slice(0, 3))
+  await edge.settle()
+
+  const [gone = '', ...rest] = ids
+  await db.delete(schema.posts).where(eq(schema.posts.id, gone))
+  for (const id of rest.slice(0, 45)) {
+    const liked = await edge.fetch(`/v1/posts/${id}/like`, { method: 'PUT', headers: ada.headers })
+    expect(liked.status).toBe(200)
+  }
+  const other = newEdge({}, edge.token)
+  await other.sdk.del(`post:${gone}`)
+  expect(await ada.ids('?limit=3', other)).toEqual(rest.slice(45, 48))
+  expect((await ada.ids('?limit=50', other)).length).toBe(24)
+})
+
+test('who likes nothing yet gets the hot feed, scores or no scores; where nothing was written there is nothing', async () => {
+  const { edge, authorId } = await newWorld()
+  expect(await (await newMember(edge)).ids()).toEqual([])
+  const now = Date.now()
+  const hot = []
+  for (const [i, likesCount] of [30, 20, 10].entries()) {
+    hot.push((await addPost({ authorId, likesCount, createdAt: now - (6 - 2 * i) * DAY_MS })).id)
+  }
+  const old = await addPost({ authorId, likesCount: 99, createdAt: now - 30 * DAY_MS })
+  const fresh = newEdge() // the other knows an empty hot feed
+  const [ada, bob] = [await newMember(fresh), await newMember(fresh)]
+  const own = await addPost({ authorId: ada.id, likesCount: 25 })
+  expect(await ada.ids()).toEqual(hot)
+  expect(await bob.ids()).toEqual([hot[0], own.id, hot[1], hot[2]])
+  await rebuild(fresh)
+  expect(await (await newMember(fresh)).ids()).toEqual([hot[0], own.id, hot[1], hot[2], old.id])
+})
+
+test('scores follow likes, comments and posts as they are told, twice is once, and a rebuild changes nothing', async () => {
+  const { edge } = await newWorld()
+  const [ada, bob] = [await newMember(edge), await newMember(edge)]
+  const headers = { ...ada.headers, 'Content-Type': 'application/json' }
+  const write = async () => {
+    const written = await edge.fetch('/v1/posts', { method: 'POST', headers, body: JSON.stringify({ text: 'Hello' }) })
+    return (await written.json<{ id: string }>()).id
+  }
+  const [first, second] = [await write(), await write()]
+  await tellCounts(edge)
+  const before = await scores()
+  expect(before.map(({ postId }) => postId)).toEqual([first, second].sort())
+
+  await addLike(bob.id, first)
+  await edge.fetch(`/v1/posts/${first}/comments`, { method: 'POST', headers, body: '{"text":"Well"}' })
+  await tellCounts(edge)
+  const live = await scores()
+  const scoreOf = (rows: typeof live, id: string) => rows.find(({ postId }) => postId === id)?.score ?? 0
+  expect(scoreOf(live, first) - scoreOf(before, first)).toBeCloseTo(Math.log2(5), 6)
+  expect(scoreOf(live, second)).toBe(scoreOf(before, second))
+
+  await db.update(schema.events).set({ dueAt: 0 }) // all of it once more
+  await edge.cron()
+  await edge.dispatch()
+  expect(await scores()).toEqual(live)
+  await rebuild(edge)
+  expect(await scores()).toEqual(live)
+  await db.delete(schema.postScores)
+  await rebuild(edge)
+  expect(await scores()).toEqual(live)
+
+  expect((await edge.fetch(`/v1/posts/${first}`, { method: 'DELETE', headers })).status).toBe(204)
+  expect((await scores()).map(({ postId }) => postId)).toEqual([second])
+  await tellCounts(edge)
+  expect((await scores()).map(({ postId }) => postId)).toEqual([second])
+})
+
+test('a rebuild goes on from step to step until every post has its score', async () => {
+  const { edge, authorId } = await newWorld()
+  const rows = Array.from({ length: 1_001 }, (_, i) => `p_${String(i).padStart(6, '0')}`)
+  await env.DB.prepare(
+    'INSERT INTO posts (id, author_id, text, created_at, updated_at) SELECT value, ?, ?, 1, 1 FROM json_each(?)',
+  )
+    .bind(authorId, 'Hello', JSON.stringify(rows))
+    .run()
+  await rebuild(edge)
+  expect((await scores()).map(({ postId }) => postId)).toEqual(rows)
+})
+
+test('while memory has the list it is one round trip, session included; from Redis it is two', async () => {
+  const { edge, authorId } = await newWorld()
+  const ada = await newMember(edge)
+  for (let i = 0; i < 60; i += 1) await addPost({ authorId })
+  await rebuild(edge)
+  await ada.ids()
+  await edge.settle()
+  const other = newEdge({}, edge.token)
+  for (const [at, trips, commands] of [
+    [edge, 1, { mget: 2, hmget: 1, evalsha: 1 }], // session; counts; what I like; then the limit, after the answer
+    [other, 2, { mget: 4, hmget: 1, evalsha: 1 }], // the list and the texts as well
+    [other, 1, { mget: 2, hmget: 1, evalsha: 1 }],
+  ] as const) {
+    await edge.redis.reset()
+    const response = await ada.ask('', at)
+    expect([response.status, roundTrips(response)]).toEqual([200, trips])
+    expect(response.headers.get('Cache-Control')).toBe('private, no-cache')
+    await at.settle()
+    expect(await edge.redis.counts()).toMatchObject({ requests: trips + 1, byCommand: commands })
+  }
+})
+
+test('recommendations are for who is signed in, and asked for as documented', async () => {
+  const { edge } = await newWorld()
+  const ada = await newMember(edge)
+  expect((await edge.fetch('/v1/recommendations')).status).toBe(401)
+  await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: ada.headers })
+  expect((await ada.ask()).status).toBe(401)
+  const bob = await newMember(edge)
+  for (const limit of ['0', '51', 'x']) await expectRefused(bob.ask(`?limit=${limit}`), 'query', 'limit')
+})
+
+test.each(['refuse', 'hang', 'cut', 'status'] as const)('posts are recommended when Redis does "%s"', async (kind) => {
+  const { authorId } = await newWorld()
+  const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250', REDIS_BREAKER_SECONDS: '0.05' })
+  const ada = await newMember(edge)
+  const liked = await addPost({ authorId })
+  const { id } = await addPost({ authorId })
+  await addLike(ada.id, liked.id)
+  await rebuild(edge)
+  await edge.redis.fault({ kind })
+  expect(await ada.ids()).toEqual([id])
+  await edge.settle()
+})
