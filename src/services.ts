@@ -14,6 +14,7 @@ import { createMaintenance } from './monitoring/maintenance.ts'
 import { createRecorder } from './monitoring/recorder.ts'
 import { createScan } from './monitoring/scan.ts'
 import { createStats } from './monitoring/stats.ts'
+import { createNotifications, type Inbox } from './notifications/notifications.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
@@ -103,10 +104,20 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     versionOf: () => 0,
     generationKey: keys.hotGeneration,
   })
+  const inboxes = createCache<Inbox>(
+    { ...cache, memory: createMemory(0) }, // one's own change must be seen at once, whichever isolate answers
+    { ...config.caches.inboxes, name: 'inbox', key: keys.inbox, versionOf: () => 0 },
+  )
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
   const patientCounters = createCounters(writes, COUNT_TTL_MS, defer)
-  const likes = createLikes(db, counters, patientCounters, (message) =>
-    bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
+  const notifications = createNotifications({ db, inboxes, writeThrough, ...config.notifications })
+  const likes = createLikes(
+    db,
+    counters,
+    patientCounters,
+    (message) => bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+    (kind, contentIds) => notifications.tellLikes(kind, contentIds),
   )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
@@ -122,8 +133,6 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
         audience: visibility === 'everyone' ? 'everyone' : 'followers',
       })),
     )
-
-  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
 
   const users = createUsers(db, usersById, idsByUsername, outbox, writeThrough)
   const posts = createPosts({
@@ -168,6 +177,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     idempotencyKeys: (most, now) => idempotency.purge(most, now),
     hotFeeds: () => posts.purgeHot(),
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
+    notifications: (most, now) => notifications.purge(most, now),
   })
   const search = createSearch(db)
   const recommendations = createRecommendations({
@@ -182,7 +192,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     getMany: posts.getMany,
   })
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = [search.listener, recommendations.listener]
+  const listeners: Listener[] = [notifications.listener, search.listener, recommendations.listener]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -206,6 +216,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     recommendations,
     idempotency,
     likes,
+    notifications,
     views: createViews(db, patientCounters),
     sessions,
     tokens,

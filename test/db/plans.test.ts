@@ -79,6 +79,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
     '/v1/search': ['/v1/search?q=hello', '/v1/search?q=hello&cursor=9-5', '/v1/search?q=somebody&type=users'],
     '/v1/recommendations': [['/v1/recommendations', asAda]],
     '/v1/feed': pages('/v1/feed', 'p').map((path) => [path, asAda] satisfies Signed),
+    '/v1/notifications': pages('/v1/notifications', 'n').map((path) => [path, asAda] satisfies Signed),
     '/v1/posts/hot': ['/v1/posts/hot'],
     '/v1/posts/:id': [`/v1/posts/${post.id}`, '/v1/posts/p_nobody'],
     '/v1/posts/:id/comments': pages(`/v1/posts/${post.id}/comments`, 'c'),
@@ -139,7 +140,16 @@ test('every route that reads is asked here', async () => {
 test('every query a read sends goes by an index and sorts nothing', async () => {
   expect(await costlyLines(queries)).toEqual([])
   const tables = queries.flatMap(({ sql }) => [...sql.matchAll(/(?:from|join) "(\w+)"/g)].map(([, name]) => name))
-  expect(new Set(tables)).toEqual(new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions']))
+  expect(new Set(tables)).toEqual(
+    new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions', 'notification_reads']),
+  )
+})
+
+test('what one is told of is found by them and by time, not in what all are told of', async () => {
+  const query = queries.find(({ sql }) => /FROM "notifications"/.test(sql))
+  expect(await planOf(query ?? expect.fail('nobody asked'))).toContain(
+    'SEARCH told USING INDEX notifications_user (user_id=? AND id>? AND id<?)',
+  )
 })
 
 test.each([

@@ -110,9 +110,9 @@ const SCANNED = {
   looked: { 'user:u_a': FOUND },
 }
 
-/** The search index, with a post and a user to be found. */
-const indexed = async (edge: Edge) => {
-  await edge.fetch('/v1/listeners/search/rebuild', { method: 'POST', headers: service })
+/** Lets a listener build what it keeps of the data there is. */
+const rebuild = (listener: string) => async (edge: Edge) => {
+  await edge.fetch(`/v1/listeners/${listener}/rebuild`, { method: 'POST', headers: service })
   await edge.dispatch()
 }
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
@@ -211,6 +211,15 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     401: [{ path: '/v1/feed' }],
     429: [{ ...limited('/v1/feed'), headers: asFan, before: (edge) => spend(edge, asFan) }],
   }),
+  'GET /v1/notifications': ({ asAuthor }) => ({
+    200: [
+      { path: '/v1/notifications', headers: asAuthor, before: rebuild('notifications') },
+      { path: '/v1/notifications?limit=1', headers: asAuthor, before: redisGone },
+    ],
+    400: [{ path: '/v1/notifications?cursor=p_1', headers: asAuthor }],
+    401: [{ path: '/v1/notifications' }],
+    429: [{ ...limited('/v1/notifications'), headers: asAuthor, before: (edge) => spend(edge, asAuthor) }],
+  }),
   'GET /v1/recommendations': ({ asFan }) => ({
     200: [
       { path: '/v1/recommendations', headers: asFan },
@@ -222,9 +231,9 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   }),
   'GET /v1/search': ({ asFan }) => ({
     200: [
-      { path: '/v1/search?q=hello', before: indexed },
-      { path: '/v1/search?q=hello&type=posts&limit=1', headers: asFan, before: indexed },
-      { path: '/v1/search?q=some&type=users', before: indexed },
+      { path: '/v1/search?q=hello', before: rebuild('search') },
+      { path: '/v1/search?q=hello&type=posts&limit=1', headers: asFan, before: rebuild('search') },
+      { path: '/v1/search?q=some&type=users', before: rebuild('search') },
       { path: '/v1/search?q=hello', before: redisGone },
     ],
     400: [{ path: '/v1/search' }, { path: '/v1/search?q=%20' }, { path: '/v1/search?q=a&cursor=x' }],
@@ -430,6 +439,7 @@ test('every write answers what the document says, and not a field more', async (
   }
   await send('DELETE /v1/comments/{id}', `/v1/comments/${said['id']}`)
   await send('POST /v1/posts/{id}/views', `/v1/posts/${post.id}/views`)
+  await send('POST /v1/notifications/read', '/v1/notifications/read', { until: 'n_1' })
   await send('POST /v1/presence/heartbeat', '/v1/presence/heartbeat')
   await send('PATCH /v1/presence', '/v1/presence', { visibility: 'followers' })
   await send('DELETE /v1/presence', '/v1/presence')
