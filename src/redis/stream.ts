@@ -15,7 +15,7 @@ interface Told<T> {
 
 /** Where a reader begins. */
 export interface Start<T> {
-  /** The last entry there was, or that the reader has. Empty: there was none. */
+  /** The last entry there was, or that the reader has. `0-0`: there was none. */
   position: string
   /** The first that it missed. */
   missed: Entry<T>[]
@@ -43,6 +43,8 @@ export interface StreamPolicy {
   ttlMs: number
 }
 
+/** Before every entry. */
+const BEGINNING = '0-0'
 /** How many entries are read at once. */
 const PAGE = 100
 /** About how many UTF-16 units go to Redis in one request, which takes 1 MB on every plan. */
@@ -57,7 +59,7 @@ local names = {}
 for i = 4, #ARGV, 2 do names[#names + 1] = ARGV[i] end
 local known = redis.call('ZMSCORE', KEYS[2], unpack(names))
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local answer = { last and last[1] or '' }
+local answer = { last and last[1] or '${BEGINNING}' }
 local added = {}
 for i, name in ipairs(names) do
   if known[i] then
@@ -99,10 +101,10 @@ export function createStream<T>(
     return Object.entries(found).map(([id, { e }]) => ({ id, value: e }))
   }
 
-  const after = (id: string, to = '+') => range(`(${id === '' ? '0' : id}`, to, PAGE)
+  const after = (id: string, to = '+') => range(`(${id}`, to, PAGE)
 
   async function appendPart(items: Item<T>[], now: number): Promise<void> {
-    const [previous = '', ...ids] = await writes.eval<string[], string[]>(
+    const [previous = BEGINNING, ...ids] = await writes.eval<string[], string[]>(
       APPEND,
       [streamLog, streamTold],
       [now, maxEntries, ttlMs].map(String).concat(items.flatMap(({ name, json }) => [name, json])),
@@ -125,18 +127,22 @@ export function createStream<T>(
 
     /**
      * Where a follower begins who has seen `seen` last, or nothing yet. To be asked once it listens. One round trip, of
-     * one command or three.
+     * one command, or three or four.
      */
     async read(seen: string | undefined): Promise<Start<T>> {
-      const [latest, oldest, missed] = await Promise.all([
+      const [latest, oldest, missed, length] = await Promise.all([
         redis.xrevrange(streamLog, '+', '-', 1),
         seen === undefined ? [] : range('-', '+', 1),
         seen === undefined ? [] : after(seen),
+        seen === BEGINNING ? redis.xlen(streamLog) : 0,
       ])
-      const position = Object.keys(latest)[0] ?? ''
+      const position = Object.keys(latest)[0] ?? BEGINNING
       if (seen === undefined) return { position, missed: [], isComplete: true }
       const [first] = oldest
-      const isComplete = first !== undefined && !isAfter(first.id, seen) && !isAfter(seen, position)
+      const isComplete =
+        seen === BEGINNING
+          ? length < maxEntries // nothing was trimmed
+          : first !== undefined && !isAfter(first.id, seen) && !isAfter(seen, position)
       return isComplete ? { position: seen, missed, isComplete } : { position, missed: [], isComplete }
     },
 
@@ -211,7 +217,7 @@ function* partsOf<I>(items: I[], sizeOf: (item: I) => number): Generator<I[]> {
   if (part.length > 0) yield part
 }
 
-/** Whether an entry comes after another, by their ids; every one comes after ''. */
+/** Whether an entry comes after another, by their ids. */
 function isAfter(id: string, other: string): boolean {
   const [ms = 0, number = 0] = id.split('-').map(Number)
   const [otherMs = 0, otherNumber = 0] = other.split('-').map(Number)

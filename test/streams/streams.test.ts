@@ -260,13 +260,28 @@ test('a stream is resumed where it was: what came meanwhile, then what comes, no
   await edge.settle()
 })
 
+test('a stream that ended before anything happened is resumed too', async () => {
+  const edge = newEdge({ STREAM_EVENTS: '100', STREAM_LIFE_SECONDS: '0.5' })
+  const stream = await open(edge)
+  expect(await stream.next()).toBeUndefined()
+  const nothing = { 'Last-Event-ID': stream.lastEventId() }
+  await publish(edge, custom('one'))
+  expect((await (await open(edge, nothing)).event()).type).toBe('one')
+  for (let i = 0; i < 99; i += 1) {
+    await edge.fetch('/v1/events', { method: 'POST', headers: SERVICE, body: JSON.stringify(custom('more')) })
+  }
+  await until(() => edge.events.sent.length === 99)
+  await edge.dispatch()
+  expect((await (await open(edge, nothing)).next())?.event).toBe('reset') // there may have been others
+  await edge.settle()
+})
+
 test('the place to resume moves on with what is not for the viewer: with the heartbeat, and at the end', async () => {
   const edge = newEdge({ STREAM_HEARTBEAT_SECONDS: '0.1', STREAM_LIFE_SECONDS: '2' })
   const stream = await open(edge)
-  expect(stream.lastEventId()).toBe('')
   await publish(edge, custom('secret', { audience: 'services' }))
   const reading = stream.next()
-  await until(() => stream.lastEventId() !== '')
+  await until(() => /^\d{9,}-/.test(stream.lastEventId()))
   expect(stream.comments).toContain('still here')
   expect(await reading).toBeUndefined()
   expect(stream.comments.at(-1)).toBe('over')
