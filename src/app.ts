@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
+import { except } from 'hono/combine'
 import { cors } from 'hono/cors'
 import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
@@ -27,6 +28,7 @@ import { createServices, type Isolate } from './services.ts'
 import { recommendations } from './recommendations/routes.ts'
 import { search } from './search/routes.ts'
 import { sessions } from './sessions/routes.ts'
+import { streams } from './streams/routes.ts'
 import { users } from './users/routes.ts'
 
 /** What a 304 says too: without the first, a browser of another origin may not see it. */
@@ -49,7 +51,9 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
   app.use(requestId(), follow)
-  app.use(secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
+  // An entity tag is a hash of the whole body: a stream would never be answered.
+  const tagged = etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] })
+  app.use(secureHeaders(), except('/v1/events/stream', tagged))
   app.use(
     methodNotAllowed({
       app,
@@ -153,6 +157,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/search', search)
   app.route('/v1/rate-limit', rateLimit)
   app.route('/v1/events', events)
+  app.route('/v1/events', streams)
   app.route('/v1/listeners', listeners)
   return app
 }

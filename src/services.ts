@@ -22,6 +22,8 @@ import { createBreaker, createConnection, type Meter, type Sent } from './redis/
 import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
+import { createStream } from './redis/stream.ts'
+import { createSubscribe } from './redis/subscription.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit, createUncounted } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
@@ -29,6 +31,7 @@ import { createRecommendations } from './recommendations/recommendations.ts'
 import { createSearch } from './search/search.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
+import { createStreams, type Streamed } from './streams/streams.ts'
 import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 
@@ -58,6 +61,9 @@ export interface Invocation {
 
 /** Counts that nobody asked for in a day leave Redis; D1 holds them. */
 const COUNT_TTL_MS = 86_400_000
+
+/** How long events are kept for who resumes a stream, after the last. */
+const STREAM_TTL_MS = 86_400_000
 
 /** What is bound to the Worker besides its configuration. */
 export interface Bindings {
@@ -179,6 +185,17 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
     notifications: (most, now) => notifications.purge(most, now),
   })
+  const streams = createStreams(
+    db,
+    createStream<Streamed>(
+      { redis, writes, subscribe: createSubscribe(config.redis, isolate.breaker, meter, writeTimeoutMs, onSent) },
+      keys,
+      { maxEntries: config.streams.maxEntries, ttlMs: STREAM_TTL_MS },
+    ),
+    config.events.source,
+    config.streams,
+    onFailure,
+  )
   const search = createSearch(db)
   const recommendations = createRecommendations({
     db,
@@ -192,7 +209,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     getMany: posts.getMany,
   })
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = [notifications.listener, search.listener, recommendations.listener]
+  const listeners: Listener[] = [streams.listener, notifications.listener, search.listener, recommendations.listener]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -219,6 +236,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     notifications,
     views: createViews(db, patientCounters),
     sessions,
+    streams,
     tokens,
     accounts,
     presence: createPresence(db, online, onStatusChange, defer),

@@ -170,6 +170,24 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
     429: [limited('/v1/presence')],
   }),
+  'GET /v1/events/stream': ({ asFan }) => {
+    const path = '/v1/events/stream?channels=post_events,custom_a'
+    const bindings = { STREAM_LIFE_SECONDS: '0.5' } // its body is read to the end
+    return {
+      200: [
+        { path, bindings },
+        { path, bindings, headers: { ...asFan, 'Last-Event-ID': '1-0' } },
+      ],
+      400: [
+        { path: '/v1/events/stream' },
+        { path: '/v1/events/stream?channels=x' },
+        { path: `${path}&lastEventId=x` },
+        { path, headers: { 'Last-Event-ID': 'x' } },
+      ],
+      429: [limited(path)],
+      503: [{ path, before: redisGone }, misconfigured(path)],
+    }
+  },
   'GET /v1/rate-limit': () => ({
     200: [{ path: '/v1/rate-limit' }],
     503: [{ path: '/v1/rate-limit', before: redisGone }, misconfigured('/v1/rate-limit')],
@@ -449,7 +467,7 @@ test('every write answers what the document says, and not a field more', async (
   await send('POST /v1/cache/invalidate', '/v1/cache/invalidate', { users: [author.id], hot: true }, service)
   const event = { channel: 'custom_orders', type: 'paid', data: { total: 1 } }
   await send('POST /v1/events', '/v1/events', event, service)
-  asked.add('POST /v1/listeners/{name}/rebuild') // no listener keeps anything yet
+  await send('POST /v1/listeners/{name}/rebuild', '/v1/listeners/notifications/rebuild', undefined, service)
   await send('POST /v1/maintenance', '/v1/maintenance', undefined, service)
   const credentials = { login: account.username, password: account.password }
   await send('POST /v1/sessions', '/v1/sessions', credentials, {})
