@@ -28,6 +28,9 @@ import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
 import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
+import { createDeliveries, type DeliveryMessage, type Posted } from './webhooks/deliver.ts'
+import { createSender } from './webhooks/sender.ts'
+import { createWebhooks } from './webhooks/webhooks.ts'
 
 /** What an isolate keeps between requests. */
 export type Isolate = ReturnType<typeof createIsolate>
@@ -59,6 +62,7 @@ export interface Bindings {
   DB: D1Database
   LIKES: Queue<LikeMessage>
   EVENTS: Queue<EventMessage>
+  DELIVERIES: Queue<DeliveryMessage>
 }
 
 export type Services = ReturnType<typeof createServices>
@@ -108,7 +112,15 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const tokens = createTokens(config.sessions.key)
 
-  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer)
+  const outbox = createOutbox(
+    db,
+    (messages) =>
+      sendAll(
+        bindings.EVENTS,
+        messages.map((body) => ({ body })),
+      ),
+    defer,
+  )
   const counterUpdates = createCounterUpdates(db, outbox)
   const onStatusChange = (changes: StatusChange[]) =>
     outbox.emit(
@@ -139,6 +151,28 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const idempotency = createIdempotency(db)
   const online = createOnline(redis, keys, config.presence)
   const scan = createScan(redis, config.monitoring.scanCommands)
+  const send = createSender(config.webhooks)
+  const post = (messages: Posted[]) => sendAll(bindings.DELIVERIES, messages)
+  const webhooks = createWebhooks({
+    db,
+    outbox,
+    send,
+    wakeSoon: (webhookId) => defer(() => post([{ body: { kind: 'wake', webhookId } }])),
+    policy: config.webhooks,
+    source: config.events.source,
+  })
+  const deliveries = createDeliveries({
+    db,
+    outbox,
+    send,
+    post,
+    probe: (webhook) => webhooks.probe(webhook),
+    policy: config.webhooks,
+    source: config.events.source,
+    onAttempt: isolate.recorder.delivered,
+    defer,
+    onFailure,
+  })
   const stats = createStats({
     redis,
     once,
@@ -149,12 +183,13 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     sources: {
       queues: () =>
         Promise.all(
-          Object.entries({ likes: bindings.LIKES, events: bindings.EVENTS }).map(async ([queue, binding]) =>
-            backlogOf(queue, await binding.metrics()),
+          Object.entries({ likes: bindings.LIKES, events: bindings.EVENTS, deliveries: bindings.DELIVERIES }).map(
+            async ([queue, binding]) => backlogOf(queue, await binding.metrics()),
           ),
         ),
       online: () => online.count(Date.now()),
       outbox: () => outbox.backlog(Date.now()),
+      webhooks: () => webhooks.figures(),
     },
     policy: config.monitoring,
     defer,
@@ -164,9 +199,11 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     idempotencyKeys: (most, now) => idempotency.purge(most, now),
     hotFeeds: () => posts.purgeHot(),
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
+    deliveries: (most, now) => deliveries.purge(most, now - config.webhooks.keptMs),
+    webhookFigures: (most, now) => webhooks.purge(most, now),
   })
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = []
+  const listeners: Listener[] = [deliveries.listener]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -178,6 +215,8 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     redis,
     outbox,
     dispatch,
+    webhooks,
+    deliveries,
     stats,
     scan,
     maintenance,
@@ -200,9 +239,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
 }
 
 /** A queue takes a hundred messages at a time. */
-async function sendAll<T>(queue: Queue<T>, messages: T[]): Promise<void> {
+async function sendAll<T>(queue: Queue<T>, messages: MessageSendRequest<T>[]): Promise<void> {
   for (let sent = 0; sent < messages.length; sent += 100) {
-    await queue.sendBatch(messages.slice(sent, sent + 100).map((body) => ({ body })))
+    await queue.sendBatch(messages.slice(sent, sent + 100))
   }
 }
 

@@ -73,9 +73,11 @@ const PATIENT = {
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
   const events = newQueue()
+  const deliveries = newQueue()
   const settings = {
     ...env,
     EVENTS: events,
+    DELIVERIES: deliveries,
     UPSTASH_REDIS_REST_TOKEN: token,
     ...PATIENT,
     ...bindings,
@@ -101,6 +103,8 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
     token,
     /** The queue `events`, unless the test brought another. */
     events,
+    /** The queue `deliveries`, unless the test brought another. */
+    deliveries,
     deliver,
 
     /** Delivers what is in the queue `events`, until nothing is but what was delayed; answers how many must be retried. */
