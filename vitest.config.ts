@@ -16,6 +16,7 @@ export default defineConfig({
           STATS_FLUSH_SECONDS: '0',
           SCAN_COMMANDS: '0',
           LOG_REQUESTS: 'none',
+          RECEIVER_URL: inject('receiverUrl'),
           MIGRATIONS: await readD1Migrations('./migrations'),
         },
       },

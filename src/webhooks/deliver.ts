@@ -315,23 +315,33 @@ export function createDeliveries(dependencies: {
       attempt ? [[id, attempt.at, attempt.durationMs, attempt.status, attempt.error, attempt.answer]] : [],
     )
     const succeeded = fates.filter(({ attempt }) => attempt && isSuccess(attempt)).length
-    // `all`, though they answer nothing: what `run` makes Drizzle cannot take in a batch of D1.
     const noted: BatchItem<'sqlite'>[] = [
       // Whoever has taken it up since decides, unless it has arrived.
-      db.all(sql`
-        UPDATE ${deliveries} SET status = fate.value ->> 2, due_at = fate.value ->> 3, attempts = attempts + (fate.value ->> 4)
-        FROM json_each(${JSON.stringify(rows)}) AS fate
-        WHERE ${deliveries.id} = fate.value ->> 0 AND (turn = fate.value ->> 1 OR fate.value ->> 2 = 'delivered')`),
+      db
+        .update(deliveries)
+        .set({
+          status: sql`fate.value ->> 2`,
+          dueAt: sql`fate.value ->> 3`,
+          attempts: sql`${deliveries.attempts} + (fate.value ->> 4)`,
+        })
+        .from(sql`json_each(${JSON.stringify(rows)}) AS fate`)
+        .where(
+          sql`${deliveries.id} = fate.value ->> 0
+            AND (${deliveries.turn} = fate.value ->> 1 OR fate.value ->> 2 = 'delivered')`,
+        ),
     ]
     if (attempts.length === 0) return noted
     return [
       ...noted,
-      db.all(sql`
-        INSERT INTO ${deliveryAttempts} (delivery_id, at, duration_ms, status, error, answer)
-        SELECT deliveries.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-        FROM json_each(${JSON.stringify(attempts)}) CROSS JOIN ${deliveries} ON deliveries.id = value ->> 0
-        WHERE true
-        ON CONFLICT DO NOTHING`),
+      db
+        .insert(deliveryAttempts)
+        .select(
+          sql`
+            SELECT deliveries.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+            FROM json_each(${JSON.stringify(attempts)}) CROSS JOIN ${deliveries} ON deliveries.id = value ->> 0
+            WHERE true`,
+        )
+        .onConflictDoNothing(),
       db
         .insert(webhookHours)
         .values({

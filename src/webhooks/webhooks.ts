@@ -81,15 +81,14 @@ export function createWebhooks(dependencies: {
     const { isAnswered, attempt } = await challenge(row)
     if (!isAnswered) return { attempt, row: undefined }
     const now = Date.now()
+    const enabling = db
+      .update(webhooks)
+      .set({ status: 'enabled', ...HEALTHY, wakeAt: now, updatedAt: now })
+      .where(and(eq(webhooks.id, row.id), eq(webhooks.url, row.url))) // what proved itself was this URL
+      .returning()
     const isDisabled = sql`EXISTS (SELECT 1 FROM ${webhooks} WHERE id = ${row.id} AND status = 'disabled')`
-    const [, [enabled]] = await db.batch([
-      outbox.record({ type: 'webhook_enabled', ...aboutWebhook(row, reason) }, isDisabled, now),
-      db
-        .update(webhooks)
-        .set({ status: 'enabled', ...HEALTHY, wakeAt: now, updatedAt: now })
-        .where(and(eq(webhooks.id, row.id), eq(webhooks.url, row.url))) // what proved itself was this URL
-        .returning(),
-    ])
+    const telling = () => outbox.record({ type: 'webhook_enabled', ...aboutWebhook(row, reason) }, isDisabled, now)
+    const [enabled] = row.status === 'disabled' ? (await db.batch([telling(), enabling]))[1] : await enabling
     wakeSoon(row.id)
     return { attempt, row: enabled ?? unknown(row.id) }
   }
@@ -212,7 +211,7 @@ export function createWebhooks(dependencies: {
     /** For the dashboard: how the newest endpoints do. One D1 round trip. */
     async figures(now = Date.now()) {
       const countOf = (status: string) =>
-        sql<number>`(SELECT count(*) FROM deliveries WHERE webhook_id = ${webhooks.id} AND status = ${status})`
+        sql<number>`(SELECT count(*) FROM deliveries WHERE webhook_id = webhooks.id AND status = ${status})`.as(status)
       const [rows, hours] = await db.batch([
         db
           .select({
