@@ -68,20 +68,15 @@ const PATIENT = {
 
 /**
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
- * `variables` set over the defaults. Its limits are out of the way unless a test sets them.
+ * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test sets them.
  */
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
   const events = newQueue()
   const deliveries = newQueue()
-  const settings = {
-    ...env,
-    EVENTS: events,
-    DELIVERIES: deliveries,
-    UPSTASH_REDIS_REST_TOKEN: token,
-    ...PATIENT,
-    ...bindings,
-  } as unknown as Env
+  const queues = { EVENTS: events, DELIVERIES: deliveries }
+  const all = { ...env, ...queues, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings }
+  const settings = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as unknown as Env
   const pending: ExecutionContext[] = []
   /** Delivers messages of a queue, as the platform would; answers what became of each. */
   async function deliver(bodies: unknown[], queue = 'likes'): Promise<{ acked: number[]; retried: number[] }> {
