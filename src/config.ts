@@ -56,6 +56,7 @@ const Variables = v.object({
   DB: bound('a D1 database'),
   LIKES: bound('a queue'),
   EVENTS: bound('a queue'),
+  DELIVERIES: bound('a queue'),
   UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
   UPSTASH_REDIS_REST_TOKEN: v.pipe(v.string('the token of the Redis REST API'), v.minLength(1, 'not empty')),
   /** What back ends send as bearer token to the service routes. */

@@ -42,6 +42,7 @@ export const createIsolate = (config: Config) => ({
   uncounted: createUncounted<LimitName>(),
   tokens: createTokens(config.sessions.key),
   recorder: createRecorder(config.monitoring.slowMs),
+  slowEndpoints: new Set<string>(),
 })
 
 /** Of one invocation: where its costs are noted, and how it works on after the answer. */
@@ -169,6 +170,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     policy: config.webhooks,
     source: config.events.source,
     onAttempt: isolate.recorder.delivered,
+    slow: isolate.slowEndpoints,
     defer,
     onFailure,
   })

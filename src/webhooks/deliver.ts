@@ -38,6 +38,7 @@ export interface Posted {
 }
 
 export interface DeliveryPolicy {
+  timeoutMs: number
   /** The wait before each retry. */
   retryMs: number[]
   circuitFailures: number
@@ -55,11 +56,12 @@ const LEASE_MS = 120_000
 /** The longest delay of a queue; what is due later, the cron sends. */
 const MAX_DELAY_MS = 43_200_000
 /** After so long a batch is done, though endpoints that are slow are still being waited for. */
-const BATCH_MS = 2_000
+const BATCH_MS = 500
 /** After so long nothing new is begun in a batch: the platform ends it 30 s after it is done. */
 const BEGIN_WITHIN_MS = 10_000
-/** What was not come to is tried again after that. */
+/** What was not come to is tried again after that; what is for an endpoint that is being waited for, a little later. */
 const RELEASE_MS = 1_000
+const RELEASE_SLOW_MS = 5_000
 /** Six connections an invocation may have: endpoints that failed last time have few of them. */
 const LANES = 4
 const SUSPECT_LANES = 2
@@ -111,19 +113,23 @@ export function createDeliveries(dependencies: {
   /** The CloudEvents `source`. */
   source: string
   onAttempt: (isSuccess: boolean) => void
+  /** The endpoints that this isolate is still waiting for, after the batch. */
+  slow: Set<string>
   defer: (work: () => Promise<unknown>) => void
   /** Is told of a failure that is made up for later: whose it is, and what was thrown. */
   onFailure: (of: string, error: unknown) => void
 }) {
-  const { db, outbox, send, post, probe, policy, source, onAttempt, defer, onFailure } = dependencies
+  const { db, outbox, send, post, probe, policy, source, onAttempt, slow, defer, onFailure } = dependencies
 
+  /** In whole seconds, as the queue wants it; what is overdue, at once. */
+  const delayOf = (delayMs: number) => Math.ceil(Math.min(Math.max(delayMs, 0), MAX_DELAY_MS) / 1_000)
   const wakeMessage = (webhookId: string, delayMs = 0): Posted => ({
     body: { kind: 'wake', webhookId },
-    delaySeconds: Math.ceil(Math.min(delayMs, MAX_DELAY_MS) / 1_000),
+    delaySeconds: delayOf(delayMs),
   })
   const messageOf = ({ id, turn }: { id: string; turn: number }, delayMs = 0): Posted => ({
     body: { kind: 'delivery', id, turn },
-    delaySeconds: Math.ceil(delayMs / 1_000),
+    delaySeconds: delayOf(delayMs),
   })
 
   /** Stores deliveries and tells the queue of them. Those already there stay, unless they are to be replayed. */
@@ -178,10 +184,14 @@ export function createDeliveries(dependencies: {
 
     const byEndpoint = Map.groupBy(claimed, (delivery) => delivery.webhookId)
     const orphans = claimed.filter(({ webhookId }) => !endpoints.some(({ id }) => id === webhookId))
+    const running = new Set<string>()
     const run = (webhook: WebhookRow) => async () => {
       const own = byEndpoint.get(webhook.id) ?? []
       const isLate = Date.now() - now > BEGIN_WITHIN_MS
-      await deliverTo(webhook, own, bodies, isLate).catch((error: unknown) => onFailure('deliveries', error))
+      const leaveForMs = slow.has(webhook.id) ? RELEASE_SLOW_MS : isLate ? RELEASE_MS : 0
+      if (leaveForMs === 0) running.add(webhook.id)
+      await deliverTo(webhook, own, bodies, leaveForMs).catch((error: unknown) => onFailure('deliveries', error))
+      if (running.delete(webhook.id)) slow.delete(webhook.id)
     }
     const [suspects, healthy] = [true, false].map((isSuspect) =>
       endpoints.filter(({ failures }) => failures > 0 === isSuspect).map(run),
@@ -190,6 +200,7 @@ export function createDeliveries(dependencies: {
       Promise.all([inLanes(healthy ?? [], LANES), inLanes(suspects ?? [], SUSPECT_LANES), bury(orphans)]),
       BATCH_MS,
     )
+    for (const id of running) slow.add(id)
   }
 
   /** Waits for `work`, but not longer than `ms`: the rest of it is waited for after the batch. */
@@ -210,15 +221,17 @@ export function createDeliveries(dependencies: {
   }
 
   /** Attempts deliveries of one endpoint, one after the other, in their order; and notes what came of it. */
-  async function deliverTo(webhook: WebhookRow, own: Claimed[], bodies: Map<string, StoredEvent>, isLate: boolean) {
+  async function deliverTo(webhook: WebhookRow, own: Claimed[], bodies: Map<string, StoredEvent>, leaveForMs: number) {
     const startedAt = Date.now()
     const { openUntil } = webhook
     const rests = webhook.status !== 'enabled' || (openUntil !== null && openUntil > startedAt)
-    const isProbe = !rests && openUntil !== null && !isLate && (await takeProbe(webhook, openUntil, startedAt))
-    const most = isLate || rests ? 0 : openUntil === null ? own.length : Number(isProbe)
+    const isLeft = leaveForMs > 0
+    const isProbe = !rests && openUntil !== null && !isLeft && (await takeProbe(webhook, openUntil, startedAt))
+    const most = isLeft || rests ? 0 : openUntil === null ? own.length : Number(isProbe)
 
     const fates: Fate[] = []
     let failures = webhook.failures
+    let failed = 0 // of these, since one arrived
     let last: Attempt | undefined
     let hasSucceeded = false
     /** Until when the endpoint is to rest, if it is. */
@@ -235,6 +248,10 @@ export function createDeliveries(dependencies: {
       onAttempt(isSuccess(last))
       const now = Date.now()
       failures = isSuccess(last) ? 0 : failures + 1
+      failed = isSuccess(last) ? 0 : failed + 1
+      // To find out that nobody answers took long enough: that is not tried again soon.
+      const isTimeout = last.status === null && last.durationMs >= policy.timeoutMs
+      if (isTimeout) failures = Math.max(failures, policy.circuitFailures)
       hasSucceeded ||= isSuccess(last)
       fates.push(fateOf(delivery, last, now))
       if (isSuccess(last)) {
@@ -263,11 +280,17 @@ export function createDeliveries(dependencies: {
     const isParking = rests || (openUntil !== null && !hasSucceeded) || restUntil !== undefined || last?.status === 410
     for (const delivery of own) {
       if (fates.some(({ id }) => id === delivery.id)) continue
-      fates.push({ ...delivery, status: 'pending', nextAt: isParking && !isLate ? null : now + RELEASE_MS })
+      fates.push({
+        ...delivery,
+        status: 'pending',
+        nextAt: isParking && !isLeft ? null : now + (leaveForMs || RELEASE_MS),
+      })
     }
     const isWaking = hasSucceeded && openUntil !== null
     const changed = {
-      ...(last ? { failures, failingSince } : {}),
+      ...(last
+        ? { failures: hasSucceeded ? failures : sql`max(failures + ${failed}, ${failures})`, failingSince }
+        : {}),
       ...(isWaking ? { openUntil: null, wakeAt: now } : {}),
       ...(restUntil === undefined ? {} : { openUntil: restUntil, wakeAt: restUntil }),
     }

@@ -154,7 +154,6 @@ test.each([
   'users_username',
   'sessions_user',
   'deliveries_webhook',
-  'deliveries_status',
 ])('without the index %s a query would walk its table, or sort', async (index) => {
   const definition = await env.DB.prepare('SELECT sql FROM sqlite_master WHERE name = ?')
     .bind(index)
