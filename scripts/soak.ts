@@ -76,7 +76,7 @@ async function receive(request: IncomingMessage, response: ServerResponse): Prom
   }
   if (luck < 0.8) {
     counts.cut += 1
-    return void request.destroy()
+    return void request.socket.destroy()
   }
   const times = taken[endpoint]?.get(id) ?? 0
   taken[endpoint]?.set(id, times + 1)

@@ -32,7 +32,7 @@ export default async function setup(project: TestProject) {
     received.set(path, all)
     if (plan.isHanging) return
     if (plan.delayMs) await sleep(plan.delayMs)
-    if (plan.isDropping) return void request.destroy()
+    if (plan.isDropping) return void request.socket.destroy()
     response.writeHead(plan.status ?? 200, plan.headers)
     if (isChallenge && plan.body === undefined) {
       const { challenge } = JSON.parse(body) as { challenge: string }
@@ -48,7 +48,9 @@ export default async function setup(project: TestProject) {
     response.end(plan.body ?? 'thanks')
   }
 
-  const server = createServer((request, response) => void answer(request, response).catch(() => request.destroy()))
+  const server = createServer(
+    (request, response) => void answer(request, response).catch(() => request.socket.destroy()),
+  )
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   project.provide('receiverUrl', `http://127.0.0.1:${(server.address() as AddressInfo).port}`)
   return () => {
