@@ -19,7 +19,6 @@ import { parseArgs } from 'node:util'
 import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
 import { Webhook } from 'standardwebhooks'
 import { bundle, migrate, platform, startEmulator } from '../bench/workers.ts'
-import type { Database } from './demo/load.ts'
 
 const { values: flags } = parseArgs({
   options: {
@@ -64,7 +63,7 @@ async function receive(request: IncomingMessage, response: ServerResponse): Prom
   }
   counts.requests += 1
   if (isDead(endpoint)) return // for ever
-  const id = String(headers['webhook-id'])
+  const id = headers['webhook-id'] ?? ''
   if (counts.requests % VERIFY === 0) {
     new Webhook(SECRET).verify(body, headers)
     counts.verified += 1
@@ -137,7 +136,7 @@ const miniflare = new Miniflare(
 )
 await miniflare.ready
 const { origin } = await miniflare.unsafeGetDirectURL('soak')
-await migrate((await miniflare.getD1Database('DB')) as unknown as Database) // what it uses of it
+await migrate(await miniflare.getD1Database('DB'))
 // A Fetcher, whatever its type says.
 const worker = (await miniflare.getWorker('soak')) as unknown as {
   scheduled(options: { cron: string }): Promise<unknown>
@@ -164,9 +163,9 @@ say(
   `${endpoints} endpoints, ${dead > 0 ? `${dead} of them dead, ` : ''}failing ${failing * 100} % of the time; ${events} events`,
 )
 
-let isOver = false
+const over = new AbortController()
 const crons = (async () => {
-  while (!isOver) {
+  while (!over.signal.aborted) {
     await worker.scheduled({ cron: '* * * * *' }).catch((error: unknown) => say(`cron: ${String(error)}`))
     await sleep(2_000)
   }
@@ -207,7 +206,7 @@ while (arrived() < wanted && Date.now() < deadline) {
   }
 }
 await publishing
-isOver = true
+over.abort()
 await crons
 
 const again = taken.reduce((total, of) => total + [...of.values()].reduce((sum, times) => sum + times - 1, 0), 0)

@@ -9,7 +9,7 @@ export interface GuardPolicy {
 }
 
 const MAX_CHARACTERS = 2_000
-const PORTS = ['', '443', '8443']
+const PORTS = new Set(['', '443', '8443'])
 
 /** Names that no resolver of the public Internet knows (RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`), or should. */
 const PRIVATE_NAMES =
@@ -17,7 +17,7 @@ const PRIVATE_NAMES =
 /** Public names that lead to whatever address is in them, or to loopback; and a name of a metadata service. */
 const WILDCARD_NAMES = /(^|\.)(nip\.io|sslip\.io|xip\.io|localtest\.me|lvh\.me|vcap\.me|lacolhost\.com|metadata\.goog)$/
 /** Public addresses that are a cloud's own: Azure's host, Alibaba's metadata are not in any reserved range. */
-const CLOUD_ADDRESSES = ['168.63.129.16', '100.100.100.200']
+const CLOUD_ADDRESSES = new Set(['168.63.129.16', '100.100.100.200'])
 
 /**
  * Why an endpoint must not be at `url`, or undefined: only https, on public hosts, never our own (server-side request
@@ -33,16 +33,18 @@ export function objectionTo(url: string, policy: GuardPolicy): string | undefine
   if (username !== '' || password !== '') return 'must have no credentials: give them as a header'
   if (hash !== '' || url.endsWith('#')) return 'must have no fragment'
   const isAddress = ipaddr.isValid(bare(hostname))
-  if (policy.isPrivateAllowed && (protocol === 'http:' || protocol === 'https:') && isLoopback(hostname)) return
+  if (policy.isPrivateAllowed && (protocol === 'http:' || protocol === 'https:') && isLoopback(hostname)) {
+    return undefined
+  }
   if (protocol !== 'https:') return 'must begin with https://'
-  if (!PORTS.includes(port)) return 'must have port 443 or 8443'
+  if (!PORTS.has(port)) return 'must have port 443 or 8443'
   if (isAddress) return isPublic(bare(hostname)) ? undefined : 'must be a public address'
   if (hostname.endsWith('.')) return 'must not end its host with a dot'
   if (policy.ownHosts.some((own) => own.replace(/:\d+$/, '') === hostname)) return 'must not be this service itself'
   if (!hostname.includes('.') || PRIVATE_NAMES.test(hostname) || WILDCARD_NAMES.test(hostname)) {
     return 'must be a public host'
   }
-  return
+  return undefined
 }
 
 /** An IPv6 address without its brackets. */
@@ -54,6 +56,6 @@ const isLoopback = (hostname: string) =>
 /** Only addresses that lead to one place on the Internet: none that carries another within (mapped, NAT64, 6to4). */
 function isPublic(address: string): boolean {
   const parsed = ipaddr.parse(address)
-  if (CLOUD_ADDRESSES.includes(address) || parsed.range() !== 'unicast') return false
+  if (CLOUD_ADDRESSES.has(address) || parsed.range() !== 'unicast') return false
   return parsed.kind() === 'ipv4' || parsed.match(ipaddr.parse('2000::'), 3)
 }

@@ -35,7 +35,7 @@ const Headers = v.pipe(
   v.description('Sent with every delivery; `Authorization` may be among them. Their values are not shown again.'),
 )
 
-const distinct = <T>(items: T[]) => new Set(items).size === items.length
+const distinct = (items: string[]) => new Set(items).size === items.length
 
 const fields = {
   url: v.pipe(v.string('must be a URL'), v.description('https, on a public host, port 443 or 8443')),

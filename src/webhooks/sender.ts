@@ -93,15 +93,16 @@ async function readStart(response: Response): Promise<string> {
   const decoder = new TextDecoder()
   let text = ''
   let left = MAX_ANSWER_BYTES
-  const reader = response.body?.getReader()
-  while (reader && left > 0) {
+  if (!response.body) return text
+  const reader = response.body.getReader()
+  while (left > 0) {
     const { done, value } = await reader.read()
     if (done) return text
     const piece = value.subarray(0, left)
     left -= piece.length
     text += decoder.decode(piece, { stream: left > 0 })
   }
-  await reader?.cancel().catch(() => {})
+  await reader.cancel().catch(() => {})
   return text
 }
 

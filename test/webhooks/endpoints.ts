@@ -70,7 +70,7 @@ export interface Delivery {
 /** The deliveries of an endpoint, the oldest first. */
 export async function readDeliveries(edge: Edge, id: string, query = ''): Promise<Delivery[]> {
   const response = await ask(edge, 'GET', `/v1/webhooks/${id}/deliveries?limit=100${query}`)
-  return (await response.json<{ items: Delivery[] }>()).items.reverse()
+  return (await response.json<{ items: Delivery[] }>()).items.toReversed()
 }
 
 /**

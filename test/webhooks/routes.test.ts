@@ -175,8 +175,8 @@ test('webhooks are listed in pages, the newest first, and a deleted one is gone 
     ids.push(...page.items.map(({ id }) => id))
     cursor = page.nextCursor
   } while (cursor !== null)
-  expect(ids.filter((id) => added.some((webhook) => webhook.id === id))).toEqual(added.map(({ id }) => id).reverse())
-  expect(ids).toEqual([...ids].sort().reverse())
+  expect(ids.filter((id) => added.some((webhook) => webhook.id === id))).toEqual(added.map(({ id }) => id).toReversed())
+  expect(ids).toEqual([...ids].sort().toReversed())
 
   const [gone] = added
   await publish(edge, gone?.channel ?? '')
