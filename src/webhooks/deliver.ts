@@ -90,6 +90,12 @@ interface Fate {
   attempt?: Attempt
 }
 
+/** The statements that note what became of deliveries, and the messages that follow from it. */
+interface Outcome {
+  statements: BatchItem<'sqlite'>[]
+  messages: Posted[]
+}
+
 export type Deliveries = ReturnType<typeof createDeliveries>
 
 /**
@@ -100,7 +106,8 @@ export type Deliveries = ReturnType<typeof createDeliveries>
  * An endpoint that rests (its circuit is open), is paused or disabled costs nothing: its deliveries are parked, without
  * a message, until it wakes: `wakeAt`.
  *
- * D1 round trips: two for a batch of the queue, one for each endpoint in it; two for a batch of events. No Redis.
+ * D1 round trips: two for a batch of the queue, then what came of it is written down as it comes, several endpoints in
+ * one; two for a batch of events. No Redis.
  */
 export function createDeliveries(dependencies: {
   db: DrizzleD1Database
@@ -185,21 +192,28 @@ export function createDeliveries(dependencies: {
     const byEndpoint = Map.groupBy(claimed, (delivery) => delivery.webhookId)
     const orphans = claimed.filter(({ webhookId }) => !endpoints.some(({ id }) => id === webhookId))
     const running = new Set<string>()
+    const note = newNotebook()
+    const notes: Promise<void>[] = []
     const run = (webhook: WebhookRow) => async () => {
       const own = byEndpoint.get(webhook.id) ?? []
       const isLate = Date.now() - now > BEGIN_WITHIN_MS
       const leaveForMs = slow.has(webhook.id) ? RELEASE_SLOW_MS : isLate ? RELEASE_MS : 0
       if (leaveForMs === 0) running.add(webhook.id)
-      await deliverTo(webhook, own, bodies, leaveForMs).catch((error: unknown) => onFailure('deliveries', error))
+      try {
+        notes.push(note(await deliverTo(webhook, own, bodies, leaveForMs)))
+      } catch (error) {
+        onFailure('deliveries', error)
+      }
       if (running.delete(webhook.id)) slow.delete(webhook.id)
     }
     const [suspects, healthy] = [true, false].map((isSuspect) =>
       endpoints.filter(({ failures }) => failures > 0 === isSuspect).map(run),
     )
-    await within(
-      Promise.all([inLanes(healthy ?? [], LANES), inLanes(suspects ?? [], SUSPECT_LANES), bury(orphans)]),
-      BATCH_MS,
-    )
+    const work = async () => {
+      await Promise.all([inLanes(healthy ?? [], LANES), inLanes(suspects ?? [], SUSPECT_LANES), bury(orphans)])
+      await Promise.all(notes)
+    }
+    await within(work(), BATCH_MS)
     for (const id of running) slow.add(id)
   }
 
@@ -220,8 +234,13 @@ export function createDeliveries(dependencies: {
       .where(sql`${deliveries.id} IN (SELECT value FROM json_each(${JSON.stringify(orphans.map(({ id }) => id))}))`)
   }
 
-  /** Attempts deliveries of one endpoint, one after the other, in their order; and notes what came of it. */
-  async function deliverTo(webhook: WebhookRow, own: Claimed[], bodies: Map<string, StoredEvent>, leaveForMs: number) {
+  /** Attempts deliveries of one endpoint, one after the other, in their order; answers what is to be noted of it. */
+  async function deliverTo(
+    webhook: WebhookRow,
+    own: Claimed[],
+    bodies: Map<string, StoredEvent>,
+    leaveForMs: number,
+  ): Promise<Outcome> {
     const startedAt = Date.now()
     const { openUntil } = webhook
     const rests = webhook.status !== 'enabled' || (openUntil !== null && openUntil > startedAt)
@@ -306,15 +325,39 @@ export function createDeliveries(dependencies: {
       statements.push(db.update(webhooks).set({ wakeAt }).where(eq(webhooks.id, webhook.id)))
     }
     if (disabledReason) statements.push(...disable(webhook, disabledReason, now))
-    const [first, ...rest] = statements
-    if (first) await db.batch([first, ...rest])
-
     const messages = fates.flatMap(({ id, turn, nextAt }) =>
       nextAt === null || nextAt - now > MAX_DELAY_MS ? [] : [messageOf({ id, turn }, nextAt - now)],
     )
     if (restUntil !== undefined) messages.push(wakeMessage(webhook.id, restUntil - now))
     else if (isWaking) messages.push(wakeMessage(webhook.id))
-    await post(messages)
+    return { statements, messages }
+  }
+
+  /**
+   * Notes what came of deliveries, then sends what follows from it: at once, and together with what comes while another
+   * note is being written. A failure is told and made up for: the lease ends.
+   */
+  function newNotebook() {
+    let waiting: Outcome[] = []
+    let writing: Promise<void> | undefined
+    async function write(): Promise<void> {
+      while (waiting.length > 0) {
+        const noted = waiting
+        waiting = []
+        try {
+          const [first, ...rest] = noted.flatMap(({ statements }) => statements)
+          if (first) await db.batch([first, ...rest])
+          await post(noted.flatMap(({ messages }) => messages))
+        } catch (error) {
+          onFailure('deliveries', error)
+        }
+      }
+      writing = undefined
+    }
+    return (outcome: Outcome): Promise<void> => {
+      waiting.push(outcome)
+      return (writing ??= write())
+    }
   }
 
   /** What is to become of a delivery after an attempt. */
