@@ -62,8 +62,8 @@ const BEGIN_WITHIN_MS = 10_000
 /** What was not come to is tried again after that; what is for an endpoint that is being waited for, a little later. */
 const RELEASE_MS = 1_000
 const RELEASE_SLOW_MS = 5_000
-/** Six connections an invocation may have: endpoints that failed last time have few of them. */
-const LANES = 4
+/** Six connections an invocation may have: one is left for the queue, and endpoints that failed last time have two. */
+const LANES = 3
 const SUSPECT_LANES = 2
 /** An open circuit stays open twice as long each time, up to so many times `circuitMs`. */
 const MAX_CIRCUIT_FACTOR = 32
