@@ -17,6 +17,7 @@ import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
 import { locks } from './locks/routes.ts'
 import { likesOf } from './likes/routes.ts'
+import { notifications } from './notifications/routes.ts'
 import { health, monitoring, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
 import { presence } from './presence/routes.ts'
@@ -146,6 +147,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/posts', likesOf('p'))
   app.route('/v1/comments', likesOf('c'))
   app.route('/v1/feed', feed)
+  app.route('/v1/notifications', notifications)
   app.route('/v1/rate-limit', rateLimit)
   app.route('/v1/events', events)
   app.route('/v1/listeners', listeners)

@@ -109,6 +109,13 @@ const Variables = v.object({
   // The hot feed
   HOT_DAYS: whole(7, 1, 31),
 
+  // Notifications
+  NOTIFICATION_DAYS: whole(30, 1, 365),
+  /** How many of a user's newest Redis holds; the unread ones are counted among them. */
+  INBOX_SIZE: whole(100, 1, 200),
+  /** How long an inbox may be wrong where Redis was not told of a change. */
+  INBOX_FRESH_SECONDS: number(300, 1, 86_400),
+
   // Rate limits: requests in a window
   LIMIT_READS: whole(1_200, 1, 1_000_000),
   LIMIT_READS_SECONDS: whole(60, 1, 86_400),
@@ -189,6 +196,7 @@ export type LimitName =
   | 'likes'
   | 'views'
   | 'presence'
+  | 'notifications'
 
 /**
  * Every tunable: the variables of `env`, or their defaults. Durations become ms where code compares them to the clock.
@@ -237,6 +245,7 @@ export function readConfig(env: object) {
     likes: write,
     views: { ...write, isStrict: false },
     presence: { ...write, limit: set.LIMIT_PRESENCE, isStrict: false },
+    notifications: write,
   }
   return {
     redis: {
@@ -277,6 +286,7 @@ export function readConfig(env: object) {
       users: { ...cache, freshMs: toMs(set.USER_FRESH_SECONDS) },
       posts: { ...cache, freshMs: toMs(set.POST_FRESH_SECONDS) },
       hot: { ...cache, freshMs: toMs(set.HOT_FRESH_SECONDS) },
+      inboxes: { ...cache, freshMs: toMs(set.INBOX_FRESH_SECONDS) },
     },
     events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
     webhooks: {
@@ -293,6 +303,7 @@ export function readConfig(env: object) {
       keptMs: set.DELIVERY_DAYS * 86_400_000,
     },
     hotWindowMs: set.HOT_DAYS * 86_400_000,
+    notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * 86_400_000 },
     limits,
   }
 }

@@ -6,6 +6,8 @@ export const keys = {
   username: (name: string) => `username:${name}`,
   /** Cache entry of a post, without its counts. */
   post: (id: string) => `post:${id}`,
+  /** Cache entry: the newest notifications of a user, and how far they have read. */
+  inbox: (userId: string) => `inbox:${userId}`,
   /** Cache entry: the ids of the hot feed, best first. */
   hotPosts: (scope: string) => `hot:${scope}`,
   /** Integer, no expiry: raising it expires every hot feed. */

@@ -14,6 +14,7 @@ import { createMaintenance } from './monitoring/maintenance.ts'
 import { createRecorder } from './monitoring/recorder.ts'
 import { createScan } from './monitoring/scan.ts'
 import { createStats } from './monitoring/stats.ts'
+import { createNotifications, type Inbox } from './notifications/notifications.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
@@ -106,10 +107,20 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     versionOf: () => 0,
     generationKey: keys.hotGeneration,
   })
+  const inboxes = createCache<Inbox>(
+    { ...cache, memory: createMemory(0) }, // one's own change must be seen at once, whichever isolate answers
+    { ...config.caches.inboxes, name: 'inbox', key: keys.inbox, versionOf: () => 0 },
+  )
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
   const patientCounters = createCounters(writes, COUNT_TTL_MS, defer)
-  const likes = createLikes(db, counters, patientCounters, (message) =>
-    bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
+  const notifications = createNotifications({ db, inboxes, writeThrough, ...config.notifications })
+  const likes = createLikes(
+    db,
+    counters,
+    patientCounters,
+    (message) => bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+    (kind, contentIds) => notifications.tellLikes(kind, contentIds),
   )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
@@ -130,8 +141,6 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
         audience: visibility === 'everyone' ? 'everyone' : 'followers',
       })),
     )
-
-  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
 
   const users = createUsers(db, usersById, idsByUsername, outbox, writeThrough)
   const posts = createPosts({
@@ -202,9 +211,10 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
     deliveries: (most, now) => deliveries.purge(most, now - config.webhooks.keptMs),
     webhookFigures: (most, now) => webhooks.purge(most, now),
+    notifications: (most, now) => notifications.purge(most, now),
   })
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = [deliveries.listener]
+  const listeners: Listener[] = [deliveries.listener, notifications.listener]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -228,6 +238,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     feed: createFeed(db, posts.withCounts),
     idempotency,
     likes,
+    notifications,
     views: createViews(db, patientCounters),
     sessions,
     tokens,

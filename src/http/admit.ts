@@ -56,6 +56,15 @@ export async function readAsViewer<T>(c: Context<AppEnv>, read: (viewerId?: stri
   return isLive ? answer : read()
 }
 
+/** The same where somebody must be signed in: one round trip for session and answer, 401 for nobody. */
+export async function readAsUser<T>(c: Context<AppEnv>, read: (userId: string) => Promise<T>): Promise<T> {
+  const claims = readClaims(c)
+  if (!claims) throw new Problem('not-signed-in')
+  const [answer, isLive] = await Promise.all([read(claims.userId), c.var.services.sessions.check(claims)])
+  if (!isLive) throw new Problem('not-signed-in', 'This session is over')
+  return answer
+}
+
 /** Who is signed in, on a route that requires it. */
 export function requireUserId(c: Context<AppEnv>): string {
   const { userId } = c.var

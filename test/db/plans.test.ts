@@ -77,6 +77,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
     '/v1/users/:id/followings': pages(`/v1/users/${ada.id}/followings`, 'f'),
     '/v1/posts': [`/v1/posts?ids=${post.id}`, `/v1/posts?ids=${post.id},${other.id},p_unknown`],
     '/v1/feed': pages('/v1/feed', 'p').map((path) => [path, asAda] satisfies Signed),
+    '/v1/notifications': pages('/v1/notifications', 'n').map((path) => [path, asAda] satisfies Signed),
     '/v1/posts/hot': ['/v1/posts/hot'],
     '/v1/posts/:id': [`/v1/posts/${post.id}`, '/v1/posts/p_nobody'],
     '/v1/posts/:id/comments': pages(`/v1/posts/${post.id}/comments`, 'c'),
@@ -141,7 +142,14 @@ test('every query a read sends goes by an index and sorts nothing', async () => 
   expect(await costlyLines(queries)).toEqual([])
   const tables = queries.flatMap(({ sql }) => [...sql.matchAll(/(?:from|join) "(\w+)"/g)].map(([, name]) => name))
   expect(new Set(tables)).toEqual(
-    new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions', ...OF_WEBHOOKS]),
+    new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions', 'notification_reads', ...OF_WEBHOOKS]),
+  )
+})
+
+test('what one is told of is found by them and by time, not in what all are told of', async () => {
+  const query = queries.find(({ sql }) => /FROM "notifications"/.test(sql))
+  expect(await planOf(query ?? expect.fail('nobody asked'))).toContain(
+    'SEARCH told USING INDEX notifications_user (user_id=? AND id>? AND id<?)',
   )
 })
 

@@ -120,6 +120,10 @@ const SCANNED = {
   looked: { 'user:u_a': FOUND },
 }
 
+const rebuildNotifications = async (edge: Edge) => {
+  await edge.fetch('/v1/listeners/notifications/rebuild', { method: 'POST', headers: service })
+  await edge.dispatch()
+}
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
 const beat = async (edge: Edge, headers: Record<string, string>) => {
   await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers })
@@ -215,6 +219,15 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/feed?limit=0', headers: asFan }],
     401: [{ path: '/v1/feed' }],
     429: [{ ...limited('/v1/feed'), headers: asFan, before: (edge) => spend(edge, asFan) }],
+  }),
+  'GET /v1/notifications': ({ asAuthor }) => ({
+    200: [
+      { path: '/v1/notifications', headers: asAuthor, before: rebuildNotifications },
+      { path: '/v1/notifications?limit=1', headers: asAuthor, before: redisGone },
+    ],
+    400: [{ path: '/v1/notifications?cursor=p_1', headers: asAuthor }],
+    401: [{ path: '/v1/notifications' }],
+    429: [{ ...limited('/v1/notifications'), headers: asAuthor, before: (edge) => spend(edge, asAuthor) }],
   }),
   'GET /v1/posts/hot': () => ({
     200: [{ path: '/v1/posts/hot' }, { path: '/v1/posts/hot?limit=1' }, { path: '/v1/posts/hot', before: redisGone }],
@@ -433,6 +446,7 @@ test('every write answers what the document says, and not a field more', async (
   }
   await send('DELETE /v1/comments/{id}', `/v1/comments/${said['id']}`)
   await send('POST /v1/posts/{id}/views', `/v1/posts/${post.id}/views`)
+  await send('POST /v1/notifications/read', '/v1/notifications/read', { until: 'n_1' })
   await send('POST /v1/presence/heartbeat', '/v1/presence/heartbeat')
   await send('PATCH /v1/presence', '/v1/presence', { visibility: 'followers' })
   await send('DELETE /v1/presence', '/v1/presence')
