@@ -54,5 +54,4 @@ CREATE TABLE `webhooks` (
 );
 --> statement-breakpoint
 CREATE INDEX `webhooks_status` ON `webhooks` (`status`);--> statement-breakpoint
-CREATE INDEX `webhooks_wake` ON `webhooks` (`wake_at`) WHERE wake_at IS NOT NULL;--> statement-breakpoint
-ALTER TABLE `events` ADD `traceparent` text;
+CREATE INDEX `webhooks_wake` ON `webhooks` (`wake_at`) WHERE wake_at IS NOT NULL;

@@ -296,6 +296,7 @@ export const notificationReads = sqliteTable('notification_reads', {
   readUntil: text('read_until').notNull(),
   readAt: integer('read_at').notNull(),
 })
+
 /** Where back ends want events delivered. */
 export const webhooks = sqliteTable(
   'webhooks',
