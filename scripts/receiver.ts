@@ -7,6 +7,7 @@
  * breaks and mends it.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
 import { Webhook } from 'standardwebhooks'
@@ -81,7 +82,7 @@ server.on('error', (error) => {
 })
 server.listen(port, '127.0.0.1', () => {
   say(
-    `listening on http://127.0.0.1:${port}/`,
+    `listening on http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
     secrets.length > 0 ? '' : '(SECRET is not set)',
     isBroken ? '(broken)' : '',
   )
