@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
+import { except } from 'hono/combine'
 import { cors } from 'hono/cors'
 import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
@@ -25,6 +26,7 @@ import { rateLimit } from './rate-limit/routes.ts'
 import { newMeter } from './redis/client.ts'
 import { createServices, type Isolate } from './services.ts'
 import { sessions } from './sessions/routes.ts'
+import { streams } from './streams/routes.ts'
 import { users } from './users/routes.ts'
 import { deliveries, webhooks } from './webhooks/routes.ts'
 
@@ -48,7 +50,9 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
   app.use(requestId(), follow)
-  app.use(secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
+  // An entity tag is a hash of the whole body: a stream would never be answered.
+  const tagged = etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] })
+  app.use(secureHeaders(), except('/v1/events/stream', tagged))
   app.use(
     methodNotAllowed({
       app,
@@ -150,6 +154,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/notifications', notifications)
   app.route('/v1/rate-limit', rateLimit)
   app.route('/v1/events', events)
+  app.route('/v1/events', streams)
   app.route('/v1/listeners', listeners)
   app.route('/v1/webhooks', webhooks)
   app.route('/v1/deliveries', deliveries)

@@ -151,6 +151,20 @@ const Variables = v.object({
   /** How long deliveries and their attempts are kept. */
   DELIVERY_DAYS: number(7, 1, 90),
 
+  // Streams
+  /** How many events are kept for who resumes. */
+  STREAM_EVENTS: whole(5_000, 100, 100_000),
+  STREAM_HEARTBEAT_SECONDS: number(15, 0.05, 60),
+  /** How often an open stream checks its session: a round trip each time. */
+  STREAM_CHECK_SECONDS: number(60, 0.05, 3_600),
+  /** A stream ends after at most this long, and is continued by another. */
+  STREAM_LIFE_SECONDS: number(900, 0.5, 86_400),
+  /** When clients come back, at the earliest; at most twice that. */
+  STREAM_RETRY_SECONDS: number(2, 0.1, 60),
+  /** What waits for a slow reader; when it takes nothing for so long then, it is dropped. */
+  STREAM_QUEUED_BYTES: whole(262_144, 1_000, 8_000_000),
+  STREAM_STALL_SECONDS: number(10, 0.05, 60),
+
   // Requests
   MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
 
@@ -301,6 +315,14 @@ export function readConfig(env: object) {
       failingMs: set.WEBHOOK_FAILING_DAYS * 86_400_000,
       probeMs: toMs(set.WEBHOOK_PROBE_SECONDS),
       keptMs: set.DELIVERY_DAYS * 86_400_000,
+    streams: {
+      maxEntries: set.STREAM_EVENTS,
+      heartbeatMs: toMs(set.STREAM_HEARTBEAT_SECONDS),
+      checkMs: toMs(set.STREAM_CHECK_SECONDS),
+      lifeMs: toMs(set.STREAM_LIFE_SECONDS),
+      retryMs: toMs(set.STREAM_RETRY_SECONDS),
+      maxQueuedBytes: set.STREAM_QUEUED_BYTES,
+      stallMs: toMs(set.STREAM_STALL_SECONDS),
     },
     hotWindowMs: set.HOT_DAYS * 86_400_000,
     notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * 86_400_000 },

@@ -44,6 +44,12 @@ export const keys = {
   fence: (name: string) => `fence:${name}`,
   /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
   rateLimit: (policy: string) => `limit:${policy}`,
+  /** Stream of the latest events, for those who follow and resume. Capped; expires a day after the last. */
+  streamLog: 'events:log',
+  /** Sorted set of the ids of those events, by when they were told. Capped and expiring with it. */
+  streamTold: 'events:told',
+  /** Pub/sub channel, no key: what is added to that log. */
+  streamChannel: 'events:live',
   /** Stream of what isolates report of themselves, until it is folded. At most 1 000 entries; expires after 30 days. */
   statsReports: 'stats:v1:reports',
   /** String of JSON: those reports folded into sums and an hour of steps. Expires after 30 days without one. */

@@ -22,11 +22,14 @@ import { createBreaker, createConnection, type Meter, type Sent } from './redis/
 import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
+import { createStream } from './redis/stream.ts'
+import { createSubscribe } from './redis/subscription.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit, createUncounted } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
+import { createStreams, type Streamed } from './streams/streams.ts'
 import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 import { createDeliveries, type DeliveryMessage, type Posted } from './webhooks/deliver.ts'
@@ -60,6 +63,9 @@ export interface Invocation {
 
 /** Counts that nobody asked for in a day leave Redis; D1 holds them. */
 const COUNT_TTL_MS = 86_400_000
+
+/** How long events are kept for who resumes a stream, after the last. */
+const STREAM_TTL_MS = 86_400_000
 
 /** What is bound to the Worker besides its configuration. */
 export interface Bindings {
@@ -213,8 +219,19 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     webhookFigures: (most, now) => webhooks.purge(most, now),
     notifications: (most, now) => notifications.purge(most, now),
   })
+  const streams = createStreams(
+    db,
+    createStream<Streamed>(
+      { redis, writes, subscribe: createSubscribe(config.redis, isolate.breaker, meter, writeTimeoutMs, onSent) },
+      keys,
+      { maxEntries: config.streams.maxEntries, ttlMs: STREAM_TTL_MS },
+    ),
+    config.events.source,
+    config.streams,
+    onFailure,
+  )
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = [deliveries.listener, notifications.listener]
+  const listeners: Listener[] = [deliveries.listener, streams.listener, notifications.listener]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -241,6 +258,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     notifications,
     views: createViews(db, patientCounters),
     sessions,
+    streams,
     tokens,
     accounts,
     presence: createPresence(db, online, onStatusChange, defer),

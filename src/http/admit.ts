@@ -100,11 +100,16 @@ export function overLimit(c: Context<AppEnv>, name: LimitName, policy: LimitPoli
   return new Problem('rate-limited', `Try again in ${retryAfter} s`, { retryAfter, 'violated-policies': [name] })
 }
 
-/** Only for back ends: they present the service token as bearer. */
-export const requireService = createMiddleware<AppEnv>(async (c, next) => {
+/** Whether a back end is asking: it presents the service token as bearer. */
+export function isService(c: Context<AppEnv>): boolean {
   const digest = (text: string) => createHash('sha256').update(text).digest() // equal lengths, for the comparison
   const presented = bearerOf(c)
-  if (presented === undefined || !timingSafeEqual(digest(presented), digest(c.var.config.serviceToken))) {
+  return presented !== undefined && timingSafeEqual(digest(presented), digest(c.var.config.serviceToken))
+}
+
+/** Only for back ends. */
+export const requireService = createMiddleware<AppEnv>(async (c, next) => {
+  if (!isService(c)) {
     c.header('WWW-Authenticate', 'Bearer')
     throw new Problem('service-token-required')
   }

@@ -4,6 +4,7 @@ import { counterChanges, webhooks } from '../../src/db/schema.ts'
 import type { LikeMessage } from '../../src/likes/likes.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser, db } from '../rows.ts'
+import { newReader } from '../streams/reader.ts'
 import { receiver } from '../webhooks/endpoints.ts'
 
 beforeAll(migrate)
@@ -65,6 +66,17 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   await send('POST', `/v1/posts/${id}/views`)
   await send('POST', '/v1/presence/heartbeat')
   await send('PATCH', '/v1/presence', { visibility: 'followers' })
+  const stream = await send('GET', '/v1/events/stream?channels=custom_plans')
+  await edge.fetch('/v1/events', {
+    method: 'POST',
+    headers: { ...headers, Authorization: `Bearer ${env.SERVICE_TOKEN}` },
+    body: JSON.stringify({ channel: 'custom_plans', type: 'said', data: {}, subject: bob.id, audience: 'followers' }),
+  })
+  const reader = newReader(stream.body)
+  const reading = reader.event()
+  for (let i = 0; i < 200 && (await Promise.race([reading, scheduler.wait(20)])) === undefined; i += 1)
+    await edge.dispatch()
+  await reader.close()
   await send('GET', `/v1/presence?ids=${ada.id},${bob.id}`)
   await send('GET', '/v1/presence')
   await edge.deliver(sent)

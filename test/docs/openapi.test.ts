@@ -179,6 +179,24 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
     429: [limited('/v1/presence')],
   }),
+  'GET /v1/events/stream': ({ asFan }) => {
+    const path = '/v1/events/stream?channels=post_events,custom_a'
+    const bindings = { STREAM_LIFE_SECONDS: '0.5' } // its body is read to the end
+    return {
+      200: [
+        { path, bindings },
+        { path, bindings, headers: { ...asFan, 'Last-Event-ID': '1-0' } },
+      ],
+      400: [
+        { path: '/v1/events/stream' },
+        { path: '/v1/events/stream?channels=x' },
+        { path: `${path}&lastEventId=x` },
+        { path, headers: { 'Last-Event-ID': 'x' } },
+      ],
+      429: [limited(path)],
+      503: [{ path, before: redisGone }, misconfigured(path)],
+    }
+  },
   'GET /v1/rate-limit': () => ({
     200: [{ path: '/v1/rate-limit' }],
     503: [{ path: '/v1/rate-limit', before: redisGone }, misconfigured('/v1/rate-limit')],
@@ -470,7 +488,7 @@ test('every write answers what the document says, and not a field more', async (
   const since = { since: '2026-01-01T00:00:00Z' }
   await send('POST /v1/webhooks/{id}/replay', `/v1/webhooks/${hookId}/replay`, since, service)
   await send('DELETE /v1/webhooks/{id}', `/v1/webhooks/${hookId}`, undefined, service)
-  asked.add('POST /v1/listeners/{name}/rebuild') // no listener keeps anything yet
+  await send('POST /v1/listeners/{name}/rebuild', '/v1/listeners/notifications/rebuild', undefined, service)
   await send('POST /v1/maintenance', '/v1/maintenance', undefined, service)
   const credentials = { login: account.username, password: account.password }
   await send('POST /v1/sessions', '/v1/sessions', credentials, {})
