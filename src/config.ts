@@ -315,6 +315,7 @@ export function readConfig(env: object) {
       failingMs: set.WEBHOOK_FAILING_DAYS * 86_400_000,
       probeMs: toMs(set.WEBHOOK_PROBE_SECONDS),
       keptMs: set.DELIVERY_DAYS * 86_400_000,
+    },
     streams: {
       maxEntries: set.STREAM_EVENTS,
       heartbeatMs: toMs(set.STREAM_HEARTBEAT_SECONDS),
