@@ -274,6 +274,7 @@ test('no route asks Redis for anything, and all work without it', async () => {
   await publish(edge, channel)
   await deliverAll(edge)
   const [delivery] = await readDeliveries(edge, id)
+  const { requests } = await edge.redis.counts() // of those who listen to events besides
   for (const [method, path, body] of [
     ['GET', '/v1/webhooks'],
     ['GET', `/v1/webhooks/${id}`],
@@ -294,6 +295,6 @@ test('no route asks Redis for anything, and all work without it', async () => {
       expect.stringContaining('0 commands, 0 round trips'),
     ])
   }
-  expect((await edge.redis.counts()).requests).toBe(0)
+  expect((await edge.redis.counts()).requests).toBe(requests)
   expect(await db.select().from(events).where(eq(events.channel, channel))).toHaveLength(1)
 })
