@@ -16,6 +16,7 @@ export default defineConfig({
           STATS_FLUSH_SECONDS: '0',
           SCAN_COMMANDS: '0',
           LOG_REQUESTS: 'none',
+          RECEIVER_URL: inject('receiverUrl'),
           MIGRATIONS: await readD1Migrations('./migrations'),
         },
       },
@@ -24,7 +25,7 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     exclude: ['test/bench/**', 'test/deploy/**', 'test/emulator/**', 'test/scripts/**'],
-    globalSetup: './test/emulator.setup.ts',
+    globalSetup: ['./test/emulator.setup.ts', './test/receiver.setup.ts'],
     maxWorkers: 4,
     testTimeout: 30_000, // scrypt, 1 000 readers, and machines that are busy
   },

@@ -226,7 +226,8 @@ export async function startWorkers(
   }
 }
 
-async function migrate(database: Database): Promise<void> {
+/** Brings the tables of an empty D1. */
+export async function migrate(database: Database): Promise<void> {
   const folder = join(root, 'migrations')
   const files = (await readdir(folder)).filter((file) => file.endsWith('.sql')).sort()
   for (const file of files) {

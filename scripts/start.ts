@@ -66,9 +66,10 @@ async function start(): Promise<void> {
 
   const stateDir = resolve(root, process.env['STATE_DIR'] ?? '.wrangler/state')
   const { REDIS_URL: redisUrl } = process.env
+  const { token, others } = await readVariables()
   const emulator = await startEmulator({
     port: emulatorPort,
-    tokens: [await readToken()],
+    tokens: [token],
     ...(redisUrl ? { redisUrl } : {}),
   })
   started.push(() => emulator.close())
@@ -77,8 +78,10 @@ async function start(): Promise<void> {
 
   const url = `http://localhost:${port}`
   const address = ['--ip', '127.0.0.1', '--port', String(port)]
-  const redis = ['--var', `UPSTASH_REDIS_REST_URL:${emulator.url}`]
-  const dev = wrangler('dev', ...address, ...redis, '--persist-to', stateDir, '--show-interactive-dev-session=false')
+  // Of .dev.vars wrangler takes the secrets alone, since wrangler.toml names them.
+  const variables = { ...others, UPSTASH_REDIS_REST_URL: emulator.url }
+  const vars = Object.entries(variables).flatMap(([name, value]) => ['--var', `${name}:${value}`])
+  const dev = wrangler('dev', ...address, ...vars, '--persist-to', stateDir, '--show-interactive-dev-session=false')
   dev.stdout?.pipe(process.stdout)
   dev.stderr?.pipe(process.stderr)
   const ending = ended(dev).then((code) => {
@@ -121,8 +124,8 @@ async function requireFree(name: string, port: number): Promise<void> {
   await new Promise((resolve) => probe.close(resolve))
 }
 
-/** The Redis token of `.dev.vars`, which is made from its example if there is none. */
-async function readToken(): Promise<string> {
+/** What `.dev.vars` says, which is made from its example if there is none: the Redis token, and what is no secret. */
+async function readVariables() {
   const file = join(root, '.dev.vars')
   try {
     await copyFile(`${file}.example`, file, constants.COPYFILE_EXCL)
@@ -130,9 +133,9 @@ async function readToken(): Promise<string> {
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
   }
-  const { UPSTASH_REDIS_REST_TOKEN: token } = parseEnv(await readFile(file, 'utf8'))
+  const { UPSTASH_REDIS_REST_TOKEN: token, SERVICE_TOKEN: _, ...others } = parseEnv(await readFile(file, 'utf8'))
   if (!token) throw new Obstacle('.dev.vars has no UPSTASH_REDIS_REST_TOKEN: see .dev.vars.example')
-  return token
+  return { token, others }
 }
 
 /** Brings the tables up to date and, if nobody is there, the demo data. */

@@ -30,6 +30,7 @@ import { search } from './search/routes.ts'
 import { sessions } from './sessions/routes.ts'
 import { streams } from './streams/routes.ts'
 import { users } from './users/routes.ts'
+import { deliveries, webhooks } from './webhooks/routes.ts'
 
 /** What a 304 says too: without the first, a browser of another origin may not see it. */
 const OWN_HEADERS = [
@@ -159,5 +160,7 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/events', events)
   app.route('/v1/events', streams)
   app.route('/v1/listeners', listeners)
+  app.route('/v1/webhooks', webhooks)
+  app.route('/v1/deliveries', deliveries)
   return app
 }

@@ -36,6 +36,17 @@ const toMs = (seconds: number) => Math.round(seconds * 1_000)
 
 const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all')
 
+/** Seconds separated by commas: the wait before each retry. A queue message waits for 12 h at most, jitter included. */
+const Schedule = v.optional(
+  v.pipe(
+    v.string(),
+    v.regex(/^\d{1,5}(\.\d{1,3})?(,\d{1,5}(\.\d{1,3})?){0,19}$/, '1 to 20 numbers of seconds, separated by commas'),
+    v.transform((text) => text.split(',').map((seconds) => Number(seconds) * 1_000)),
+    v.check((waits) => waits.every((ms) => ms <= 36_000_000), 'at most 36000 s each'),
+  ),
+  '5,300,1800,7200,18000,36000,36000',
+)
+
 /** Which requests are logged. Known however little else is configured: what is not configured is told in the log too. */
 export const readLogRequests = (env: object) =>
   v.parse(v.object({ LOG_REQUESTS: v.fallback(LogRequests, 'all') }), env).LOG_REQUESTS
@@ -45,6 +56,7 @@ const Variables = v.object({
   DB: bound('a D1 database'),
   LIKES: bound('a queue'),
   EVENTS: bound('a queue'),
+  DELIVERIES: bound('a queue'),
   UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
   UPSTASH_REDIS_REST_TOKEN: v.pipe(v.string('the token of the Redis REST API'), v.minLength(1, 'not empty')),
   /** What back ends send as bearer token to the service routes. */
@@ -122,6 +134,23 @@ const Variables = v.object({
   EVENT_SOURCE: v.optional(v.pipe(v.string(), v.minLength(1, 'not empty'), v.maxLength(200)), '/threads-edge'),
   /** How long dispatched events are kept, for replays. */
   EVENT_DAYS: number(7, 1, 90),
+
+  // Webhooks
+  /** `true`: endpoints may be http on loopback. For development only. */
+  ALLOW_PRIVATE_WEBHOOKS: v.optional(v.picklist(['true', 'false'], 'true or false'), 'false'),
+  /** Hosts of ours, separated by commas: no endpoint may be on one. That of the request is always among them. */
+  PUBLIC_HOSTS: v.optional(v.string(), ''),
+  WEBHOOK_TIMEOUT_SECONDS: number(15, 0.1, 15), // the platform ends work 30 s after a batch
+  WEBHOOK_RETRY_SECONDS: Schedule,
+  /** After so many failures in a row an endpoint rests for as long as says the next. */
+  WEBHOOK_CIRCUIT_FAILURES: whole(5, 1, 1_000),
+  WEBHOOK_CIRCUIT_SECONDS: number(30, 0.1, 3_600),
+  /** An endpoint that took nothing for so long is disabled. */
+  WEBHOOK_FAILING_DAYS: number(5, 0, 90),
+  /** How often one that was disabled for that is asked whether it is back. */
+  WEBHOOK_PROBE_SECONDS: number(3_600, 1, 604_800),
+  /** How long deliveries and their attempts are kept. */
+  DELIVERY_DAYS: number(7, 1, 90),
 
   // Streams
   /** How many events are kept for who resumes. */
@@ -281,6 +310,19 @@ export function readConfig(env: object) {
       },
     },
     events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
+    webhooks: {
+      isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
+      ownHosts: set.PUBLIC_HOSTS.split(',')
+        .map((host) => host.trim().toLowerCase())
+        .filter(Boolean),
+      timeoutMs: toMs(set.WEBHOOK_TIMEOUT_SECONDS),
+      retryMs: set.WEBHOOK_RETRY_SECONDS,
+      circuitFailures: set.WEBHOOK_CIRCUIT_FAILURES,
+      circuitMs: toMs(set.WEBHOOK_CIRCUIT_SECONDS),
+      failingMs: set.WEBHOOK_FAILING_DAYS * 86_400_000,
+      probeMs: toMs(set.WEBHOOK_PROBE_SECONDS),
+      keptMs: set.DELIVERY_DAYS * 86_400_000,
+    },
     streams: {
       maxEntries: set.STREAM_EVENTS,
       heartbeatMs: toMs(set.STREAM_HEARTBEAT_SECONDS),

@@ -8,6 +8,7 @@ import { logFailure } from './http/problem.ts'
 import type { LikeMessage } from './likes/likes.ts'
 import { newMeter } from './redis/client.ts'
 import { createIsolate, createServices, type Isolate } from './services.ts'
+import { DeliveryBody, type DeliveryMessage } from './webhooks/deliver.ts'
 
 /** What the configuration of `env` makes of this isolate. */
 export interface State {
@@ -70,11 +71,13 @@ export function createWorker() {
     async queue(batch, env, context) {
       const likes = new Map<LikeMessage, Message>()
       const events = new Map<EventMessage, Message>()
+      const deliveries = new Map<DeliveryMessage, Message>()
       const taken = new Set<Message>()
       for (const message of batch.messages) {
         const parsed = v.safeParse(QueueBody, message.body)
         if (!parsed.success) continue
         if ('contentId' in parsed.output) likes.set(parsed.output, message)
+        else if (isDelivery(parsed.output)) deliveries.set(parsed.output, message)
         else events.set(parsed.output, message)
       }
       const { services, end } = begin(env, context, `QUEUE ${batch.queue}`)
@@ -84,6 +87,7 @@ export function createWorker() {
       note(likes, await services.likes.apply([...likes.keys()]))
       if (likes.size > 0) await services.dispatch.tellCountsLater().catch(() => {}) // the cron tells them all the same
       note(events, await services.dispatch.consume([...events.keys()]))
+      note(deliveries, await services.deliveries.consume([...deliveries.keys()]))
       for (const message of batch.messages) {
         if (taken.has(message)) message.ack()
         else message.retry()
@@ -98,7 +102,8 @@ export function createWorker() {
     /** Every minute. */
     async scheduled(controller, env, context) {
       const { config, services, end } = begin(env, context, 'CRON')
-      const { comments, dispatch, likes, locks, maintenance, outbox, presence, scan, stats, views } = services
+      const { comments, deliveries, dispatch, likes, locks, maintenance, outbox, presence, scan, stats, views } =
+        services
       const ttlMs = config.lockTtlMs
       const now = controller.scheduledTime
       /** One at a time across the world; who comes second leaves the work to the first. */
@@ -113,6 +118,7 @@ export function createWorker() {
         alone('comments', (signal) => comments.reconcile(now - 5 * 60_000, 500, signal)),
         alone('presence', (signal) => presence.sweep(now, signal)),
         () => outbox.resend(1_000, now),
+        () => deliveries.resend(1_000, now),
         () => dispatch.tellCounts(),
         async () => {
           const purged = Object.values(await maintenance(1_000, now))
@@ -156,6 +162,8 @@ const LikeBody = v.object({
   traceparent: v.exactOptional(v.string()),
 })
 
-const QueueBody = v.union([LikeBody, EventBody])
+const QueueBody = v.union([LikeBody, EventBody, DeliveryBody])
+
+const isDelivery = (body: EventMessage | DeliveryMessage): body is DeliveryMessage => v.is(DeliveryBody, body)
 
 export default createWorker()

@@ -34,6 +34,9 @@ import { createTokens } from './sessions/token.ts'
 import { createStreams, type Streamed } from './streams/streams.ts'
 import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
+import { createDeliveries, type DeliveryMessage, type Posted } from './webhooks/deliver.ts'
+import { createSender } from './webhooks/sender.ts'
+import { createWebhooks } from './webhooks/webhooks.ts'
 
 /** What an isolate keeps between requests. */
 export type Isolate = ReturnType<typeof createIsolate>
@@ -45,6 +48,7 @@ export const createIsolate = (config: Config) => ({
   uncounted: createUncounted<LimitName>(),
   tokens: createTokens(config.sessions.key),
   recorder: createRecorder(config.monitoring.slowMs),
+  slowEndpoints: new Set<string>(),
 })
 
 /** Of one invocation: where its costs are noted, and how it works on after the answer. */
@@ -70,6 +74,7 @@ export interface Bindings {
   DB: D1Database
   LIKES: Queue<LikeMessage>
   EVENTS: Queue<EventMessage>
+  DELIVERIES: Queue<DeliveryMessage>
 }
 
 export type Services = ReturnType<typeof createServices>
@@ -129,7 +134,12 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
   const { tokens } = isolate
 
-  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer, traceparent)
+  const tell = (messages: EventMessage[]) =>
+    sendAll(
+      bindings.EVENTS,
+      messages.map((body) => ({ body })),
+    )
+  const outbox = createOutbox(db, tell, defer, traceparent)
   const counterUpdates = createCounterUpdates(db, outbox)
   const onStatusChange = (changes: StatusChange[]) =>
     outbox.emit(
@@ -158,6 +168,29 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const idempotency = createIdempotency(db)
   const online = createOnline(redis, keys, config.presence)
   const scan = createScan(redis, config.monitoring.scanCommands)
+  const send = createSender(config.webhooks)
+  const post = (messages: Posted[]) => sendAll(bindings.DELIVERIES, messages)
+  const webhooks = createWebhooks({
+    db,
+    outbox,
+    send,
+    wakeSoon: (webhookId) => defer(() => post([{ body: { kind: 'wake', webhookId } }])),
+    policy: config.webhooks,
+    source: config.events.source,
+  })
+  const deliveries = createDeliveries({
+    db,
+    outbox,
+    send,
+    post,
+    probe: (webhook) => webhooks.probe(webhook),
+    policy: config.webhooks,
+    source: config.events.source,
+    onAttempt: isolate.recorder.delivered,
+    slow: isolate.slowEndpoints,
+    defer,
+    onFailure,
+  })
   const stats = createStats({
     redis,
     once,
@@ -168,12 +201,13 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     sources: {
       queues: () =>
         Promise.all(
-          Object.entries({ likes: bindings.LIKES, events: bindings.EVENTS }).map(async ([queue, binding]) =>
-            backlogOf(queue, await binding.metrics()),
+          Object.entries({ likes: bindings.LIKES, events: bindings.EVENTS, deliveries: bindings.DELIVERIES }).map(
+            async ([queue, binding]) => backlogOf(queue, await binding.metrics()),
           ),
         ),
       online: () => online.count(Date.now()),
       outbox: () => outbox.backlog(Date.now()),
+      webhooks: () => webhooks.figures(),
     },
     policy: config.monitoring,
     defer,
@@ -183,6 +217,8 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     idempotencyKeys: (most, now) => idempotency.purge(most, now),
     hotFeeds: () => posts.purgeHot(),
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
+    deliveries: (most, now) => deliveries.purge(most, now - config.webhooks.keptMs),
+    webhookFigures: (most, now) => webhooks.purge(most, now),
     notifications: (most, now) => notifications.purge(most, now),
   })
   const streams = createStreams(
@@ -209,7 +245,13 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     getMany: posts.getMany,
   })
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = [streams.listener, notifications.listener, search.listener, recommendations.listener]
+  const listeners: Listener[] = [
+    deliveries.listener,
+    streams.listener,
+    notifications.listener,
+    search.listener,
+    recommendations.listener,
+  ]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -221,6 +263,8 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     redis,
     outbox,
     dispatch,
+    webhooks,
+    deliveries,
     stats,
     scan,
     maintenance,
@@ -247,9 +291,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
 }
 
 /** A queue takes a hundred messages at a time. */
-async function sendAll<T>(queue: Queue<T>, messages: T[]): Promise<void> {
+async function sendAll<T>(queue: Queue<T>, messages: MessageSendRequest<T>[]): Promise<void> {
   for (let sent = 0; sent < messages.length; sent += 100) {
-    await queue.sendBatch(messages.slice(sent, sent + 100).map((body) => ({ body })))
+    await queue.sendBatch(messages.slice(sent, sent + 100))
   }
 }
 

@@ -73,7 +73,9 @@ const PATIENT = {
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
   const events = newQueue()
-  const all = { ...env, EVENTS: events, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings }
+  const deliveries = newQueue()
+  const queues = { EVENTS: events, DELIVERIES: deliveries }
+  const all = { ...env, ...queues, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings }
   const settings = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as unknown as Env
   const pending: ExecutionContext[] = []
   /** Delivers messages of a queue, as the platform would; answers what became of each. */
@@ -96,6 +98,8 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
     token,
     /** The queue `events`, unless the test brought another. */
     events,
+    /** The queue `deliveries`, unless the test brought another. */
+    deliveries,
     deliver,
 
     /** Delivers what is in the queue `events`, until nothing is but what was delayed; answers how many must be retried. */

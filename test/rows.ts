@@ -59,6 +59,27 @@ export async function addFollow(followerId: string, followedId: string, createdA
 export const addLike = (userId: string, ...postIds: string[]) =>
   db.insert(schema.postLikes).values(postIds.map((postId) => ({ userId, postId, isLiked: true, changedAt: 1 })))
 
+/** Adds a webhook with one dead delivery of an event, and its attempt; answers its id. */
+export async function addWebhookRows(): Promise<string> {
+  const [id, eventId, deliveryId] = [newId('wh'), newId('ev'), newId('dl')]
+  const now = Date.now()
+  await db.insert(schema.webhooks).values({
+    id,
+    url: 'https://hooks.example.com/a',
+    channels: ['custom_nothing'],
+    headers: {},
+    secret: 'whsec_c2VjcmV0IG9mIGEgdGVzdCwgMjQgYnl0ZXM=',
+    status: 'enabled',
+    createdAt: now,
+    updatedAt: now,
+  })
+  const event = { id: eventId, channel: 'custom_nothing', type: 'thing', subject: 'thing', data: {} }
+  await db.insert(schema.events).values({ ...event, audience: 'services', createdAt: now })
+  await db.insert(schema.deliveries).values({ id: deliveryId, eventId, webhookId: id, status: 'dead', attempts: 8 })
+  await db.insert(schema.deliveryAttempts).values({ deliveryId, at: now, durationMs: 7, status: 500, answer: 'no' })
+  return id
+}
+
 function only<T>(rows: T[]): T {
   const [row] = rows
   if (row === undefined) throw new Error('nothing was inserted')

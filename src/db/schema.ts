@@ -322,3 +322,109 @@ export const postScores = sqliteTable(
   },
   (t) => [index('post_scores_best').on(t.score)],
 )
+
+/** Where back ends want events delivered. */
+export const webhooks = sqliteTable(
+  'webhooks',
+  {
+    /** `wh_` + ULID. */
+    id: text().primaryKey(),
+    url: text().notNull(),
+    channels: text({ mode: 'json' }).$type<string[]>().notNull(),
+    /** Null: every type of those channels. */
+    types: text({ mode: 'json' }).$type<string[]>(),
+    filter: text({ mode: 'json' }).$type<Record<string, unknown>>(),
+    description: text().notNull().default(''),
+    headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
+    /** `whsec_` and base64: what deliveries are signed with. */
+    secret: text().notNull(),
+    /** The one before it signs as well until then. */
+    previousSecret: text('previous_secret'),
+    previousSecretUntil: integer('previous_secret_until'),
+    status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
+      .notNull()
+      .default('unverified'),
+    /** `gone`: it answered 410; `failing`: it failed for long. */
+    disabledReason: text('disabled_reason', { enum: ['gone', 'failing'] }),
+    /** When the first of the failures was, since it last took anything. */
+    failingSince: integer('failing_since'),
+    /** Failures in a row. */
+    failures: integer().notNull().default(0),
+    /** Its circuit is open until then; after that one delivery tries it. Null: closed. */
+    openUntil: integer('open_until'),
+    /** When its parked deliveries, or a probe, are looked after. An enabled one that has parked deliveries has it. */
+    wakeAt: integer('wake_at'),
+    createdAt: integer('created_at').notNull(),
+    updatedAt: integer('updated_at').notNull(),
+  },
+  (t) => [
+    index('webhooks_status').on(t.status),
+    index('webhooks_wake')
+      .on(t.wakeAt)
+      .where(sql`wake_at IS NOT NULL`),
+  ],
+)
+
+/** An event on its way to an endpoint. Those of an endpoint that was deleted are left to the purge. */
+export const deliveries = sqliteTable(
+  'deliveries',
+  {
+    /** `dl_` + ULID, rising with the order of the events that were told together. */
+    id: text().primaryKey(),
+    eventId: text('event_id').notNull(),
+    webhookId: text('webhook_id').notNull(),
+    status: text({ enum: ['pending', 'delivered', 'dead'] })
+      .notNull()
+      .default('pending'),
+    /** How many attempts had an outcome, since it was made or replayed. */
+    attempts: integer().notNull().default(0),
+    /** Rises when it is taken up: a message of the queue names the turn it is for, and is void once that is taken. */
+    turn: integer().notNull().default(0),
+    /** When the cron sends a message that should have come. Null: done, or parked until its endpoint wakes. */
+    dueAt: integer('due_at'),
+  },
+  (t) => [
+    uniqueIndex('deliveries_once').on(t.eventId, t.webhookId),
+    index('deliveries_webhook').on(t.webhookId, t.id),
+    index('deliveries_status').on(t.webhookId, t.status, t.id),
+    index('deliveries_due')
+      .on(t.dueAt)
+      .where(sql`due_at IS NOT NULL`),
+    index('deliveries_parked')
+      .on(t.webhookId, t.id)
+      .where(sql`status = 'pending' AND due_at IS NULL`),
+  ],
+)
+
+/** What came of each attempt. */
+export const deliveryAttempts = sqliteTable(
+  'delivery_attempts',
+  {
+    deliveryId: text('delivery_id')
+      .notNull()
+      .references(() => deliveries.id, { onDelete: 'cascade' }),
+    /** When it began. */
+    at: integer().notNull(),
+    durationMs: integer('duration_ms').notNull(),
+    /** HTTP status; null: there was no answer. */
+    status: integer(),
+    /** Why it failed, where no status says so. */
+    error: text(),
+    /** The first KB of the answer. */
+    answer: text(),
+  },
+  (t) => [primaryKey({ columns: [t.deliveryId, t.at] })],
+)
+
+/** How attempts went, by the hour: for the dashboard. */
+export const webhookHours = sqliteTable(
+  'webhook_hours',
+  {
+    /** Unix hours. */
+    hour: integer().notNull(),
+    webhookId: text('webhook_id').notNull(),
+    succeeded: integer().notNull(),
+    failed: integer().notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.hour, t.webhookId] })],
+)

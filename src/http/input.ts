@@ -1,7 +1,7 @@
 import * as v from 'valibot'
 
 /** An id of one kind, as it appears in paths, queries and bodies: `u_…`. */
-export const id = (kind: 'u' | 'p' | 'c' | 'f' | 'n') =>
+export const id = (kind: 'u' | 'p' | 'c' | 'f' | 'n' | 'wh' | 'dl') =>
   v.pipe(
     v.string(),
     v.regex(
@@ -27,7 +27,7 @@ export const limitOf = (fallback: number, max: number) =>
   )
 
 /** Which page: at most 100 items, `cursor` as the page before it said. */
-export const pageQuery = (kind: 'p' | 'c' | 'f' | 'n') =>
+export const pageQuery = (kind: 'p' | 'c' | 'f' | 'n' | 'wh') =>
   v.object({ limit: limitOf(20, 100), cursor: v.optional(id(kind)) })
 
 /** A batch of ids, separated by commas; repetitions count once. Documented as the text it is. */

@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import { migrate, newEdge, newRoutes } from '../edge.ts'
-import { addComment, addFollow, addLike, addPost, addUser } from '../rows.ts'
+import { addComment, addFollow, addLike, addPost, addUser, addWebhookRows } from '../rows.ts'
 
 let queries: Query[] = []
 
@@ -50,6 +50,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
   for (const userId of [ada.id, bob.id]) await addLike(userId, other.id)
   const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
   const asAda = await newEdge().signIn(ada)
+  const webhookId = await addWebhookRows()
   const pages = (path: string, kind: string) => [path, `${path}?limit=3&cursor=${kind}_zzz`]
   return {
     '/healthz': ['/healthz'],
@@ -84,6 +85,12 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
     '/v1/posts/hot': ['/v1/posts/hot'],
     '/v1/posts/:id': [`/v1/posts/${post.id}`, '/v1/posts/p_nobody'],
     '/v1/posts/:id/comments': pages(`/v1/posts/${post.id}/comments`, 'c'),
+    '/v1/webhooks': pages('/v1/webhooks', 'wh').map((path) => [path, service] satisfies Signed),
+    '/v1/webhooks/:id': [[`/v1/webhooks/${webhookId}`, service]],
+    '/v1/webhooks/:id/deliveries': [
+      ...pages(`/v1/webhooks/${webhookId}/deliveries`, 'dl'),
+      `/v1/webhooks/${webhookId}/deliveries?status=dead`,
+    ].map((path) => [path, service] satisfies Signed),
   }
 }
 
@@ -140,11 +147,13 @@ test('every route that reads is asked here', async () => {
   expect(Object.keys(await newRequests()).sort()).toEqual([...new Set(reads.map(({ path }) => path))].sort())
 })
 
+const OF_WEBHOOKS = ['webhooks', 'deliveries', 'delivery_attempts', 'webhook_hours', 'events']
+
 test('every query a read sends goes by an index and sorts nothing', async () => {
   expect(await costlyLines(queries)).toEqual([])
   const tables = queries.flatMap(({ sql }) => [...sql.matchAll(/(?:from|join) "(\w+)"/g)].map(([, name]) => name))
   expect(new Set(tables)).toEqual(
-    new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions', 'notification_reads']),
+    new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions', 'notification_reads', ...OF_WEBHOOKS]),
   )
 })
 
@@ -165,6 +174,7 @@ test.each([
   'post_likes_user',
   'post_scores_best',
   'sessions_user',
+  'deliveries_webhook',
 ])('without the index %s a query would walk its table, or sort', async (index) => {
   const definition = await env.DB.prepare('SELECT sql FROM sqlite_master WHERE name = ?')
     .bind(index)

@@ -1,10 +1,11 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
-import { counterChanges } from '../../src/db/schema.ts'
+import { counterChanges, webhooks } from '../../src/db/schema.ts'
 import type { LikeMessage } from '../../src/likes/likes.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser, db } from '../rows.ts'
 import { newReader } from '../streams/reader.ts'
+import { receiver } from '../webhooks/endpoints.ts'
 
 beforeAll(migrate)
 
@@ -38,7 +39,11 @@ async function planOf(statement: string): Promise<string[]> {
 test('every statement of the writes, the feed, the queue and the cron finds its rows by an index, in their order', async () => {
   const { DB, statements } = recordingDatabase()
   const sent: LikeMessage[] = []
-  const edge = newEdge({ DB, LIKES: { send: async (message: LikeMessage) => void sent.push(message) } })
+  const edge = newEdge({
+    DB,
+    ALLOW_PRIVATE_WEBHOOKS: 'true',
+    LIKES: { send: async (message: LikeMessage) => void sent.push(message) },
+  })
   const [ada, bob] = [await addUser(), await addUser()]
   const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }
   const send = async (method: string, path: string, body?: unknown, more = {}) => {
@@ -93,6 +98,17 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   await send('POST', '/v1/cache/invalidate', { users: [bob.id], posts: [id], hot: true })
   await send('POST', '/v1/maintenance')
   const service = { Authorization: 'Bearer a-service-token-for-tests' }
+  const to = receiver()
+  const hooks = async (method: string, path: string, body?: unknown) => {
+    const init = body === undefined ? {} : { body: JSON.stringify(body) }
+    const answered = await edge.fetch(path, { method, headers: { ...headers, ...service }, ...init })
+    expect([path, answered.ok]).toEqual([path, true])
+    return answered.status === 204 ? { id: '' } : answered.json<{ id: string }>()
+  }
+  const hook = await hooks('POST', '/v1/webhooks', { url: to.url, channels: ['custom_orders'] })
+  await hooks('PATCH', `/v1/webhooks/${hook.id}`, { description: 'All' })
+  await hooks('POST', `/v1/webhooks/${hook.id}/rotate`)
+  await to.plan({ status: 500 }, { status: 410 }, {})
   const order = { channel: 'custom_orders', type: 'paid', data: {} }
   await send('POST', '/v1/events', order, service)
   await addComment({ postId: (await addPost({ authorId: bob.id, likesChangedAt: Date.now() })).id, authorId: bob.id })
@@ -102,6 +118,28 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   }
   await edge.settle()
   await edge.dispatch()
+  for (let i = 0; i < 2; i += 1) await edge.deliver(edge.deliveries.take(), 'deliveries') // disabled by then
+  const since = { since: new Date(Date.now() - 60_000).toISOString() }
+  const replay = async (includeDelivered: boolean) => {
+    await hooks('POST', `/v1/webhooks/${hook.id}/replay`, { ...since, includeDelivered })
+    for (let i = 0; i < 3; i += 1) await edge.deliver(edge.deliveries.take(), 'deliveries')
+  }
+  await hooks('POST', `/v1/webhooks/${hook.id}/enable`)
+  await replay(false)
+  await replay(true)
+  await hooks('POST', `/v1/webhooks/${hook.id}/pause`)
+  const listed = await edge.fetch(`/v1/webhooks/${hook.id}/deliveries`, { headers: service })
+  const [delivery] = (await listed.json<{ items: { id: string }[] }>()).items
+  await hooks('POST', `/v1/deliveries/${delivery?.id}/replay`)
+  await edge.deliver([{ kind: 'wake', webhookId: hook.id }], 'deliveries')
+  await db.update(webhooks).set({ status: 'disabled', disabledReason: 'failing', wakeAt: 1 })
+  await edge.cron()
+  await edge.deliver(edge.deliveries.take(), 'deliveries') // probed
+  await db.update(webhooks).set({ failures: 9, openUntil: 1 })
+  await hooks('POST', `/v1/deliveries/${delivery?.id}/replay`)
+  await edge.deliver(edge.deliveries.take(), 'deliveries')
+  await hooks('DELETE', `/v1/webhooks/${hook.id}`)
+  await hooks('POST', '/v1/events', order)
   await db.update(counterChanges).set({ changedAt: 0 })
   await edge.cron(Date.now() + 3_600_000)
   await edge.dispatch()

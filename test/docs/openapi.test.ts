@@ -3,7 +3,8 @@ import { Validator, type Schema } from '@cfworker/json-schema'
 import { beforeAll, expect, test } from 'vitest'
 import { keys } from '../../src/keys.ts'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
-import { addComment, addFollow, addPost, addUser } from '../rows.ts'
+import { addComment, addFollow, addPost, addUser, addWebhookRows } from '../rows.ts'
+import { receiver } from '../webhooks/endpoints.ts'
 
 beforeAll(migrate)
 
@@ -91,7 +92,16 @@ async function newData() {
   await addFollow(fan.id, author.id)
   await addFollow(author.id, fan.id)
   await addFollow((await addUser()).id, author.id)
-  return { author, fan, post, other, asAuthor: await newEdge().signIn(author), asFan: await newEdge().signIn(fan) }
+  const webhookId = await addWebhookRows()
+  return {
+    author,
+    fan,
+    post,
+    other,
+    webhookId,
+    asAuthor: await newEdge().signIn(author),
+    asFan: await newEdge().signIn(fan),
+  }
 }
 
 const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
@@ -268,6 +278,23 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     404: [{ path: '/v1/posts/p_nobody' }],
     429: [limited(`/v1/posts/${post.id}`)],
   }),
+  'GET /v1/webhooks': () => ({
+    200: [{ path: '/v1/webhooks?limit=1', headers: service }],
+    400: [{ path: '/v1/webhooks?limit=0', headers: service }],
+    401: [{ path: '/v1/webhooks' }],
+  }),
+  'GET /v1/webhooks/{id}': ({ webhookId }) => ({
+    200: [{ path: `/v1/webhooks/${webhookId}`, headers: service }],
+    400: [{ path: '/v1/webhooks/x', headers: service }],
+    401: [{ path: `/v1/webhooks/${webhookId}` }],
+    404: [{ path: '/v1/webhooks/wh_none', headers: service }],
+  }),
+  'GET /v1/webhooks/{id}/deliveries': ({ webhookId }) => ({
+    200: [{ path: `/v1/webhooks/${webhookId}/deliveries?status=dead`, headers: service }],
+    400: [{ path: `/v1/webhooks/${webhookId}/deliveries?status=lost`, headers: service }],
+    401: [{ path: `/v1/webhooks/${webhookId}/deliveries` }],
+    404: [{ path: '/v1/webhooks/wh_none/deliveries', headers: service }],
+  }),
   'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
 }
 
@@ -411,7 +438,7 @@ test.each(Object.entries(examples))(
 test('every write answers what the document says, and not a field more', async () => {
   const { document, operations } = await readOperations()
   const { author, fan, post, asAuthor } = await newData()
-  const edge = newEdge()
+  const edge = newEdge({ ALLOW_PRIVATE_WEBHOOKS: 'true' })
   const asked = new Set<string>()
   /** Sends one write, and answers its body. */
   async function send(
@@ -465,8 +492,22 @@ test('every write answers what the document says, and not a field more', async (
   await send('PATCH /v1/locks/{name}', '/v1/locks/contract', { owner, ttlMs: 5_000 }, service)
   await send('DELETE /v1/locks/{name}', `/v1/locks/contract?owner=${owner}`, undefined, service)
   await send('POST /v1/cache/invalidate', '/v1/cache/invalidate', { users: [author.id], hot: true }, service)
+  const hook = { url: receiver().url, channels: ['custom_orders'] }
+  const { id: hookId } = await send('POST /v1/webhooks', '/v1/webhooks', hook, service)
+  await send('PATCH /v1/webhooks/{id}', `/v1/webhooks/${hookId}`, { url: receiver().url }, service)
+  for (const action of ['rotate', 'test', 'pause', 'enable']) {
+    await send(`POST /v1/webhooks/{id}/${action}`, `/v1/webhooks/${hookId}/${action}`, undefined, service)
+  }
   const event = { channel: 'custom_orders', type: 'paid', data: { total: 1 } }
   await send('POST /v1/events', '/v1/events', event, service)
+  await edge.settle()
+  await edge.dispatch()
+  const listed = await edge.fetch(`/v1/webhooks/${hookId}/deliveries`, { headers: service })
+  const [delivery] = (await listed.json<{ items: { id: string }[] }>()).items
+  await send('POST /v1/deliveries/{id}/replay', `/v1/deliveries/${delivery?.id}/replay`, undefined, service)
+  const since = { since: '2026-01-01T00:00:00Z' }
+  await send('POST /v1/webhooks/{id}/replay', `/v1/webhooks/${hookId}/replay`, since, service)
+  await send('DELETE /v1/webhooks/{id}', `/v1/webhooks/${hookId}`, undefined, service)
   await send('POST /v1/listeners/{name}/rebuild', '/v1/listeners/notifications/rebuild', undefined, service)
   await send('POST /v1/maintenance', '/v1/maintenance', undefined, service)
   const credentials = { login: account.username, password: account.password }

@@ -305,7 +305,7 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)(
 test('when its database and queue fail it tells the rest', async () => {
   const stats = await readStats(newEdge({ DB: {}, LIKES: {} }))
   expect(stats.dependencies.d1.isUp).toBe(false)
-  expect(stats.unavailable.toSorted()).toEqual(['d1', 'outbox', 'queues'])
+  expect(stats.unavailable.toSorted()).toEqual(['d1', 'outbox', 'queues', 'webhooks'])
   expect(stats.queues).toBeNull()
 })
 

@@ -1,0 +1,231 @@
+/**
+ * `npm run soak`: events to webhooks at length, in workerd with real D1 and queues, over HTTP. Endpoints fail at random:
+ * with 500, with a closed connection, or after they have taken the event, as if their answer was lost. Every event must
+ * reach every endpoint; those that come again are counted. It ends with 1 if any is missing when the time is over.
+ *
+ *   --events 10000  --endpoints 20  --failing 0.2  --minutes 30
+ *   --dead 1        so many of the endpoints never answer: they are not waited for, and must delay no other
+ *   --rate 20       events per second; 0: as many as are taken
+ *
+ * What is short here is the waiting: retries after 1 to 4 s, and a cron every two seconds.
+ */
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
+import { Webhook } from 'standardwebhooks'
+import { bundle, migrate, platform, startEmulator } from '../bench/workers.ts'
+
+const { values: flags } = parseArgs({
+  options: {
+    events: { type: 'string', default: '10000' },
+    endpoints: { type: 'string', default: '20' },
+    failing: { type: 'string', default: '0.2' },
+    dead: { type: 'string', default: '0' },
+    rate: { type: 'string', default: '0' },
+    minutes: { type: 'string', default: '30' },
+  },
+})
+const [events, endpoints, failing, dead, rate, minutes] = [
+  flags.events,
+  flags.endpoints,
+  flags.failing,
+  flags.dead,
+  flags.rate,
+  flags.minutes,
+].map(Number) as [number, number, number, number, number, number] // as many as there are
+const SERVICE_TOKEN = 'a-service-token-for-the-soak'
+const SECRET = `whsec_${Buffer.from('a secret for the soak, ok').toString('base64')}`
+const CHANNEL = 'custom_soak'
+/** One in so many signatures is verified: it costs as much as all the rest here. */
+const VERIFY = 20
+
+/** Of each endpoint: how often it took each event. */
+const taken = Array.from({ length: endpoints }, () => new Map<string, number>())
+const publishedAt = new Map<string, number>()
+const latencies: number[] = []
+const counts = { requests: 0, refused: 0, cut: 0, answersLost: 0, verified: 0, challenges: 0 }
+const isDead = (endpoint: number) => endpoint < dead
+
+async function receive(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  let body = ''
+  for await (const chunk of request.setEncoding('utf8')) body += chunk as string
+  const endpoint = Number(request.url?.slice(1))
+  const headers = request.headers as Record<string, string> // those it reads are single
+  if (body.includes('endpoint.challenge')) {
+    counts.challenges += 1
+    const { challenge } = JSON.parse(body) as { challenge: string }
+    return void response.end(JSON.stringify({ challenge }))
+  }
+  counts.requests += 1
+  if (isDead(endpoint)) return // for ever
+  const id = headers['webhook-id'] ?? ''
+  if (counts.requests % VERIFY === 0) {
+    new Webhook(SECRET).verify(body, headers)
+    counts.verified += 1
+  }
+  const luck = Math.random() / failing // below 1: it fails
+  if (luck < 0.6) {
+    counts.refused += 1
+    return void response.writeHead(500).end('bad luck')
+  }
+  if (luck < 0.8) {
+    counts.cut += 1
+    return void request.socket.destroy()
+  }
+  const times = taken[endpoint]?.get(id) ?? 0
+  taken[endpoint]?.set(id, times + 1)
+  const { n } = (JSON.parse(body) as { data: { n: string } }).data
+  if (times === 0) latencies.push(Date.now() - (publishedAt.get(n) ?? 0))
+  if (luck < 1) {
+    counts.answersLost += 1
+    return void response.writeHead(500).end('taken, though')
+  }
+  response.writeHead(204).end()
+}
+
+const receiver = createServer((request, response) => {
+  receive(request, response).catch((error: unknown) => {
+    console.error(error)
+    process.exitCode = 1
+    response.writeHead(400).end()
+  })
+})
+await new Promise<void>((resolve) => receiver.listen(0, '127.0.0.1', resolve))
+const receiverUrl = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}`
+
+const startedAt = Date.now()
+const say = (words: string) => console.log(`${((Date.now() - startedAt) / 1_000).toFixed(0).padStart(5)} s  ${words}`)
+
+say('bundling …')
+const { code } = await bundle('ours')
+const emulator = await startEmulator()
+const folder = await mkdtemp(join(tmpdir(), 'threads-edge-soak-'))
+const { compatibilityDate, compatibilityFlags, d1Databases, queueProducers, queueConsumers } = platform()
+const miniflare = new Miniflare(
+  convertV4MiniflareOptions({
+    resourcePersistencePath: folder,
+    workers: [
+      {
+        name: 'soak',
+        modules: [{ type: 'ESModule', path: 'index.js', contents: code }],
+        compatibilityDate,
+        compatibilityFlags,
+        d1Databases,
+        queueProducers,
+        queueConsumers,
+        bindings: {
+          SERVICE_TOKEN,
+          UPSTASH_REDIS_REST_URL: emulator.url,
+          UPSTASH_REDIS_REST_TOKEN: `soak-${crypto.randomUUID()}`,
+          ALLOW_PRIVATE_WEBHOOKS: 'true',
+          WEBHOOK_RETRY_SECONDS: '1,1,2,2,2,4,4',
+          WEBHOOK_CIRCUIT_SECONDS: dead > 0 ? '30' : '1',
+          LOG_REQUESTS: 'failed',
+          REDIS_READ_TIMEOUT_MS: '10000',
+          REDIS_WRITE_TIMEOUT_MS: '10000',
+        },
+        unsafeDirectSockets: [{ host: '127.0.0.1', port: 0 }],
+      },
+    ],
+  }),
+)
+await miniflare.ready
+const { origin } = await miniflare.unsafeGetDirectURL('soak')
+await migrate(await miniflare.getD1Database('DB'))
+// A Fetcher, whatever its type says.
+const worker = (await miniflare.getWorker('soak')) as unknown as {
+  scheduled(options: { cron: string }): Promise<unknown>
+}
+
+async function ask(method: string, path: string, body?: unknown) {
+  const response = await fetch(origin + path, {
+    method,
+    headers: { Authorization: `Bearer ${SERVICE_TOKEN}`, 'Content-Type': 'application/json' },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  })
+  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`)
+  return response
+}
+
+const webhooks: string[] = []
+for (let i = 0; i < endpoints; i += 1) {
+  const hook = { url: `${receiverUrl}/${i}`, channels: [CHANNEL], secret: SECRET }
+  const { id, status } = (await (await ask('POST', '/v1/webhooks', hook)).json()) as { id: string; status: string }
+  if (status !== 'enabled') throw new Error(`endpoint ${i} is ${status}`)
+  webhooks.push(id)
+}
+say(
+  `${endpoints} endpoints, ${dead > 0 ? `${dead} of them dead, ` : ''}failing ${failing * 100} % of the time; ${events} events`,
+)
+
+const over = new AbortController()
+const crons = (async () => {
+  while (!over.signal.aborted) {
+    await worker.scheduled({ cron: '* * * * *' }).catch((error: unknown) => say(`cron: ${String(error)}`))
+    await sleep(2_000)
+  }
+})()
+
+let next = 0
+async function publish(): Promise<void> {
+  while (next < events) {
+    const i = next++
+    const n = `ev_soak_${i}`
+    if (rate > 0) await sleep(Math.max(0, begunAt + (i * 1_000) / rate - Date.now()))
+    publishedAt.set(n, Date.now())
+    await ask('POST', '/v1/events', { id: n, channel: CHANNEL, type: 'soaked', subject: `s_${i % 100}`, data: { n } })
+  }
+}
+const begunAt = Date.now()
+const publishing = Promise.all(Array.from({ length: 8 }, publish)).then(() => say('all events are published'))
+
+const wanted = events * (endpoints - dead)
+const arrived = () => taken.reduce((total, of) => total + of.size, 0)
+const deadline = startedAt + minutes * 60_000
+let lastAt = Date.now()
+let last = 0
+let replays = 0
+while (arrived() < wanted && Date.now() < deadline) {
+  await sleep(1_000)
+  if (arrived() > last) {
+    if (Math.floor(arrived() / 20_000) > Math.floor(last / 20_000)) say(`${arrived()} of ${wanted} have arrived`)
+    last = arrived()
+    lastAt = Date.now()
+  } else if (next >= events && Date.now() - lastAt > 20_000) {
+    // What was given up after eight attempts stays with its owner: it is replayed.
+    replays += 1
+    for (const id of webhooks.slice(dead)) {
+      await ask('POST', `/v1/webhooks/${id}/replay`, { since: new Date(startedAt).toISOString() })
+    }
+    lastAt = Date.now()
+  }
+}
+await publishing
+over.abort()
+await crons
+
+const again = taken.reduce((total, of) => total + [...of.values()].reduce((sum, times) => sum + times - 1, 0), 0)
+const missing = wanted - arrived()
+latencies.sort((a, b) => a - b)
+const quantile = (q: number) => latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * q))] ?? NaN
+const seconds = (Date.now() - begunAt) / 1_000
+say(`done: ${arrived()} of ${wanted} arrived, in ${seconds.toFixed(0)} s (${Math.round(arrived() / seconds)}/s)`)
+console.log(`
+  missing      ${missing}
+  duplicates   ${again} (${((again / Math.max(1, arrived())) * 100).toFixed(2)} %), of ${counts.answersLost} whose answer was lost
+  requests     ${counts.requests}: ${counts.refused} refused, ${counts.cut} cut, ${counts.verified} signatures verified
+  replays      ${replays} rounds, for what was given up after eight attempts
+  latency      p50 ${quantile(0.5)} ms, p95 ${quantile(0.95)} ms, p99 ${quantile(0.99)} ms from publishing to first arrival
+`)
+if (missing > 0) process.exitCode = 1
+receiver.closeAllConnections()
+receiver.close()
+await miniflare.dispose()
+await emulator[Symbol.asyncDispose]()
+await rm(folder, { recursive: true, force: true })
+process.exit() // the connections of endpoints that were dead

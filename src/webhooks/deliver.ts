@@ -1,0 +1,735 @@
+import { and, desc, eq, inArray, isNotNull, isNull, lt, lte, sql } from 'drizzle-orm'
+import type { BatchItem } from 'drizzle-orm/batch'
+import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { monotonicFactory, ulid } from 'ulid'
+import * as v from 'valibot'
+import { deliveries, deliveryAttempts, events, webhookHours, webhooks } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
+import { type StoredEvent, toCloudEvent } from '../events/catalog.ts'
+import type { Listener } from '../events/consume.ts'
+import type { Outbox } from '../events/outbox.ts'
+import { type Page, pageOf } from '../page.ts'
+import { type Filter, meets } from './filter.ts'
+import { type Attempt, isSuccess, type Sender, type WebhookRow } from './sender.ts'
+import { aboutWebhook, notEnabled, shownAttempt } from './webhooks.ts'
+
+/** A message of the queue `deliveries`. */
+export const DeliveryBody = v.variant('kind', [
+  /** This delivery is to be attempted, if it is still at this turn. */
+  v.object({ kind: v.literal('delivery'), id: v.string(), turn: v.number() }),
+  /** This endpoint has parked deliveries, or is to be probed. */
+  v.object({ kind: v.literal('wake'), webhookId: v.string() }),
+  /** The next step of replaying events to an endpoint. */
+  v.object({
+    kind: v.literal('replay'),
+    webhookId: v.string(),
+    /** The last event of the step before: its time (Unix ms) and row. */
+    after: v.tuple([v.number(), v.number()]),
+    until: v.number(),
+    isAll: v.boolean(),
+  }),
+])
+export type DeliveryMessage = v.InferOutput<typeof DeliveryBody>
+
+/** A message, and when it is to arrive. */
+export interface Posted {
+  body: DeliveryMessage
+  delaySeconds?: number
+}
+
+export interface DeliveryPolicy {
+  timeoutMs: number
+  /** The wait before each retry. */
+  retryMs: number[]
+  circuitFailures: number
+  circuitMs: number
+  failingMs: number
+  probeMs: number
+}
+
+/** How long the queue has to bring a message before the cron sends it again. */
+const PATIENCE_MS = 120_000
+/** The same of one that the cron has sent: a queue that is behind is not helped by more messages. */
+const CRON_PATIENCE_MS = 600_000
+/** How long a delivery that was taken up is left to who did. */
+const LEASE_MS = 120_000
+/** The longest delay of a queue; what is due later, the cron sends. */
+const MAX_DELAY_MS = 43_200_000
+/** After so long a batch is done, though endpoints that are slow are still being waited for. */
+const BATCH_MS = 500
+/** After so long nothing new is begun in a batch: the platform ends it 30 s after it is done. */
+const BEGIN_WITHIN_MS = 10_000
+/** What was not come to is tried again after that; what is for an endpoint that is being waited for, a little later. */
+const RELEASE_MS = 1_000
+const RELEASE_SLOW_MS = 5_000
+/** Six connections an invocation may have: one is left for the queue, and endpoints that failed last time have two. */
+const LANES = 3
+const SUSPECT_LANES = 2
+/** An open circuit stays open twice as long each time, up to so many times `circuitMs`. */
+const MAX_CIRCUIT_FACTOR = 32
+/** How many deliveries are stored in one statement, unparked or replayed in one step. */
+const STORE_AT_ONCE = 1_000
+const STEP = 100
+
+/** A delivery that was taken up. */
+interface Claimed {
+  id: string
+  eventId: string
+  webhookId: string
+  attempts: number
+  turn: number
+}
+
+/** What is to become of it. */
+interface Fate {
+  id: string
+  turn: number
+  status: 'pending' | 'delivered' | 'dead'
+  /** When it is to be attempted; null: not before its endpoint wakes, or never. */
+  nextAt: number | null
+  attempt?: Attempt
+}
+
+/** The statements that note what became of deliveries, and the messages that follow from it. */
+interface Outcome {
+  statements: BatchItem<'sqlite'>[]
+  messages: Posted[]
+}
+
+export type Deliveries = ReturnType<typeof createDeliveries>
+
+/**
+ * Deliveries. D1 is the truth, queue messages are wake-ups: each names the turn of a delivery, which the first that comes
+ * takes (compare-and-set), and `dueAt` is when the cron sends what did not come. So a message may be lost, late or
+ * doubled; an event arrives at least once, under the same `webhook-id`.
+ *
+ * An endpoint that rests (its circuit is open), is paused or disabled costs nothing: its deliveries are parked, without
+ * a message, until it wakes: `wakeAt`.
+ *
+ * D1 round trips: two for a batch of the queue, then what came of it is written down as it comes, several endpoints in
+ * one; two for a batch of events. No Redis.
+ */
+export function createDeliveries(dependencies: {
+  db: DrizzleD1Database
+  outbox: Outbox
+  send: Sender
+  post: (messages: Posted[]) => Promise<unknown>
+  /** Whether an endpoint that was disabled is back. */
+  probe: (webhook: WebhookRow) => Promise<boolean>
+  policy: DeliveryPolicy
+  /** The CloudEvents `source`. */
+  source: string
+  onAttempt: (isSuccess: boolean) => void
+  /** The endpoints that this isolate is still waiting for, after the batch. */
+  slow: Set<string>
+  defer: (work: () => Promise<unknown>) => void
+  /** Is told of a failure that is made up for later: whose it is, and what was thrown. */
+  onFailure: (of: string, error: unknown) => void
+}) {
+  const { db, outbox, send, post, probe, policy, source, onAttempt, slow, defer, onFailure } = dependencies
+
+  /** In whole seconds, as the queue wants it; what is overdue, at once. */
+  const delayOf = (delayMs: number) => Math.ceil(Math.min(Math.max(delayMs, 0), MAX_DELAY_MS) / 1_000)
+  const wakeMessage = (webhookId: string, delayMs = 0): Posted => ({
+    body: { kind: 'wake', webhookId },
+    delaySeconds: delayOf(delayMs),
+  })
+  const messageOf = ({ id, turn }: { id: string; turn: number }, delayMs = 0): Posted => ({
+    body: { kind: 'delivery', id, turn },
+    delaySeconds: delayOf(delayMs),
+  })
+
+  /** Stores deliveries and tells the queue of them. Those already there stay, unless they are to be replayed. */
+  async function store(pairs: [eventId: string, webhookId: string][], now: number, replay?: 'dead' | 'all') {
+    const nextId = monotonicFactory()
+    const again = sql`DO UPDATE SET status = 'pending', attempts = 0, turn = turn + 1, due_at = excluded.due_at
+      WHERE ${replay === 'all' ? sql`status <> 'pending'` : sql`status = 'dead'`}`
+    for (let done = 0; done < pairs.length; done += STORE_AT_ONCE) {
+      const rows = pairs
+        .slice(done, done + STORE_AT_ONCE)
+        .map(([eventId, webhookId]) => [`dl_${nextId(now).toLowerCase()}`, eventId, webhookId])
+      const stored = await db.all<{ id: string; turn: number; due_at: number | null }>(sql`
+        INSERT INTO ${deliveries} (id, event_id, webhook_id, due_at)
+        SELECT value ->> 0, value ->> 1, webhooks.id, ${dueAt(now)}
+        FROM json_each(${JSON.stringify(rows)}) CROSS JOIN ${webhooks} ON webhooks.id = value ->> 2
+        WHERE webhooks.status IN ('enabled', 'paused')
+        ON CONFLICT (event_id, webhook_id) ${replay ? again : sql`DO NOTHING`}
+        RETURNING id, turn, due_at`)
+      await post(inOrder(stored.filter((row) => row.due_at !== null)).map((row) => messageOf(row)))
+    }
+  }
+
+  /** Takes up what is still at the turn its message names: nobody else will then, for `LEASE_MS`. */
+  async function claim(tickets: { id: string; turn: number }[], now: number): Promise<Claimed[]> {
+    const given = JSON.stringify(tickets.map(({ id, turn }) => [id, turn]))
+    return db.all<Claimed>(sql`
+      UPDATE ${deliveries} SET turn = turn + 1, due_at = ${now + LEASE_MS}
+      FROM json_each(${given}) AS ticket
+      WHERE ${deliveries.id} = ticket.value ->> 0 AND turn = ticket.value ->> 1
+        AND status = 'pending' AND due_at IS NOT NULL
+      RETURNING ${deliveries.id} AS id, event_id AS eventId, webhook_id AS webhookId, attempts, turn`)
+  }
+
+  /** Attempts what the messages are about. What is claimed and then lost comes again when its lease is over. */
+  async function deliver(tickets: { id: string; turn: number }[], now: number): Promise<void> {
+    const claimed = await claim(tickets, now)
+    if (claimed.length === 0) return
+    const idsOf = (of: 'eventId' | 'webhookId') => JSON.stringify([...new Set(claimed.map((delivery) => delivery[of]))])
+    const [endpoints, happened] = await db.batch([
+      db
+        .select()
+        .from(webhooks)
+        .where(sql`${webhooks.id} IN (SELECT value FROM json_each(${idsOf('webhookId')}))`),
+      db
+        .select({ event: events, place: sql<number>`rowid` })
+        .from(events)
+        .where(sql`${events.id} IN (SELECT value FROM json_each(${idsOf('eventId')}))`),
+    ])
+    const places = new Map(happened.map(({ event, place }) => [event.id, place]))
+    const bodies = new Map(happened.map(({ event }) => [event.id, event]))
+    claimed.sort((a, b) => (places.get(a.eventId) ?? 0) - (places.get(b.eventId) ?? 0))
+
+    const byEndpoint = Map.groupBy(claimed, (delivery) => delivery.webhookId)
+    const orphans = claimed.filter(({ webhookId }) => !endpoints.some(({ id }) => id === webhookId))
+    const running = new Set<string>()
+    const note = newNotebook()
+    const notes: Promise<void>[] = []
+    const run = (webhook: WebhookRow) => async () => {
+      const own = byEndpoint.get(webhook.id) ?? []
+      const isLate = Date.now() - now > BEGIN_WITHIN_MS
+      const leaveForMs = slow.has(webhook.id) ? RELEASE_SLOW_MS : isLate ? RELEASE_MS : 0
+      if (leaveForMs === 0) running.add(webhook.id)
+      try {
+        notes.push(note(await deliverTo(webhook, own, bodies, leaveForMs)))
+      } catch (error) {
+        onFailure('deliveries', error)
+      }
+      if (running.delete(webhook.id)) slow.delete(webhook.id)
+    }
+    const [suspects, healthy] = [true, false].map((isSuspect) =>
+      endpoints.filter(({ failures }) => failures > 0 === isSuspect).map(run),
+    )
+    const work = async () => {
+      await Promise.all([inLanes(healthy ?? [], LANES), inLanes(suspects ?? [], SUSPECT_LANES), bury(orphans)])
+      await Promise.all(notes)
+    }
+    await within(work(), BATCH_MS)
+    for (const id of running) slow.add(id)
+  }
+
+  /** Waits for `work`, but not longer than `ms`: the rest of it is waited for after the batch. */
+  async function within(work: Promise<unknown>, ms: number): Promise<void> {
+    defer(() => work)
+    let timer: ReturnType<typeof setTimeout> | undefined
+    await Promise.race([work, new Promise((resolve) => (timer = setTimeout(resolve, ms)))])
+    clearTimeout(timer)
+  }
+
+  /** Deliveries of an endpoint that was deleted are over. */
+  async function bury(orphans: Claimed[]): Promise<void> {
+    if (orphans.length === 0) return
+    await db
+      .update(deliveries)
+      .set({ status: 'dead', dueAt: null })
+      .where(sql`${deliveries.id} IN (SELECT value FROM json_each(${JSON.stringify(orphans.map(({ id }) => id))}))`)
+  }
+
+  /** Attempts deliveries of one endpoint, one after the other, in their order; answers what is to be noted of it. */
+  async function deliverTo(
+    webhook: WebhookRow,
+    own: Claimed[],
+    bodies: Map<string, StoredEvent>,
+    leaveForMs: number,
+  ): Promise<Outcome> {
+    const startedAt = Date.now()
+    const { openUntil } = webhook
+    const rests = webhook.status !== 'enabled' || (openUntil !== null && openUntil > startedAt)
+    const isLeft = leaveForMs > 0
+    const isProbe = !rests && openUntil !== null && !isLeft && (await takeProbe(webhook, openUntil, startedAt))
+    const most = isLeft || rests ? 0 : openUntil === null ? own.length : Number(isProbe)
+
+    const fates: Fate[] = []
+    let failures = webhook.failures
+    let failed = 0 // of these, since one arrived
+    let last: Attempt | undefined
+    let hasSucceeded = false
+    /** Until when the endpoint is to rest, if it is. */
+    let restUntil: number | undefined
+    for (const delivery of own.slice(0, most)) {
+      const event = bodies.get(delivery.eventId)
+      if (!event) {
+        const error = 'not sent: its event is not kept any more'
+        fates.push({ ...delivery, status: 'dead', nextAt: null, attempt: { ...NOT_SENT, at: Date.now(), error } })
+        continue
+      }
+      const body = JSON.stringify(toCloudEvent(event, source))
+      last = await send(webhook, { id: event.id, contentType: 'application/cloudevents+json', body })
+      onAttempt(isSuccess(last))
+      const now = Date.now()
+      failures = isSuccess(last) ? 0 : failures + 1
+      failed = isSuccess(last) ? 0 : failed + 1
+      // To find out that nobody answers took long enough: that is not tried again soon.
+      const isTimeout = last.status === null && last.durationMs >= policy.timeoutMs
+      if (isTimeout) failures = Math.max(failures, policy.circuitFailures)
+      hasSucceeded ||= isSuccess(last)
+      fates.push(fateOf(delivery, last, now))
+      if (isSuccess(last)) {
+        if (now - startedAt > BEGIN_WITHIN_MS) break
+        continue
+      }
+      if (last.status === 410) break
+      if (isOverloaded(last)) restUntil = now + (last.retryAfterMs ?? 0)
+      if (failures >= policy.circuitFailures) {
+        const factor = Math.min(2 ** (failures - policy.circuitFailures), MAX_CIRCUIT_FACTOR)
+        restUntil = Math.max(restUntil ?? 0, now + policy.circuitMs * factor)
+      }
+      // What could not be reached would take as long again; what failed before, and still does, is not pressed.
+      if (restUntil !== undefined || last.status === null || webhook.failures > 0) break
+    }
+
+    const now = Date.now()
+    const isFailing = failures > 0
+    const failingSince = isFailing ? ((hasSucceeded ? null : webhook.failingSince) ?? now) : null
+    const disabledReason =
+      last?.status === 410
+        ? 'gone'
+        : isFailing && now - (failingSince ?? now) >= policy.failingMs
+          ? 'failing'
+          : undefined
+    const isParking = rests || (openUntil !== null && !hasSucceeded) || restUntil !== undefined || last?.status === 410
+    for (const delivery of own) {
+      if (fates.some(({ id }) => id === delivery.id)) continue
+      fates.push({
+        ...delivery,
+        status: 'pending',
+        nextAt: isParking && !isLeft ? null : now + (leaveForMs || RELEASE_MS),
+      })
+    }
+    const isWaking = hasSucceeded && openUntil !== null
+    const changed = {
+      ...(last
+        ? { failures: hasSucceeded ? failures : sql`max(failures + ${failed}, ${failures})`, failingSince }
+        : {}),
+      ...(isWaking ? { openUntil: null, wakeAt: now } : {}),
+      ...(restUntil === undefined ? {} : { openUntil: restUntil, wakeAt: restUntil }),
+    }
+    const isAsBefore = failures === webhook.failures && failingSince === webhook.failingSince && openUntil === null
+    const isParked = fates.some(({ status, nextAt }) => status === 'pending' && nextAt === null)
+    const statements: BatchItem<'sqlite'>[] = [...noteFates(webhook.id, fates, now)]
+    if (last && (!isAsBefore || restUntil !== undefined)) {
+      statements.push(db.update(webhooks).set(changed).where(eq(webhooks.id, webhook.id)))
+    }
+    if (isParked) {
+      // An endpoint that is enabled again meanwhile finds them all the same.
+      const wakeAt = sql`coalesce(wake_at, ${now + PATIENCE_MS})`
+      statements.push(db.update(webhooks).set({ wakeAt }).where(eq(webhooks.id, webhook.id)))
+    }
+    if (disabledReason) statements.push(...disable(webhook, disabledReason, now))
+    const messages = fates.flatMap(({ id, turn, nextAt }) =>
+      nextAt === null || nextAt - now > MAX_DELAY_MS ? [] : [messageOf({ id, turn }, nextAt - now)],
+    )
+    if (restUntil !== undefined) messages.push(wakeMessage(webhook.id, restUntil - now))
+    else if (isWaking) messages.push(wakeMessage(webhook.id))
+    return { statements, messages }
+  }
+
+  /**
+   * Notes what came of deliveries, then sends what follows from it: at once, and together with what comes while another
+   * note is being written. A failure is told and made up for: the lease ends.
+   */
+  function newNotebook() {
+    let waiting: Outcome[] = []
+    let writing: Promise<void> | undefined
+    async function write(): Promise<void> {
+      while (waiting.length > 0) {
+        const noted = waiting
+        waiting = []
+        try {
+          const [first, ...rest] = noted.flatMap(({ statements }) => statements)
+          if (first) await db.batch([first, ...rest])
+          await post(noted.flatMap(({ messages }) => messages))
+        } catch (error) {
+          onFailure('deliveries', error)
+        }
+      }
+      writing = undefined
+    }
+    return (outcome: Outcome): Promise<void> => {
+      waiting.push(outcome)
+      return (writing ??= write())
+    }
+  }
+
+  /** What is to become of a delivery after an attempt. */
+  function fateOf(delivery: Claimed, attempt: Attempt, now: number): Fate {
+    const { id, turn } = delivery
+    if (isSuccess(attempt)) return { id, turn, status: 'delivered', nextAt: null, attempt }
+    if (attempt.status === 410) return { id, turn, status: 'pending', nextAt: null, attempt } // for when it is enabled
+    const wait = policy.retryMs[delivery.attempts]
+    if (wait === undefined) return { id, turn, status: 'dead', nextAt: null, attempt }
+    const jittered = wait * (0.8 + 0.4 * Math.random())
+    return { id, turn, status: 'pending', nextAt: now + Math.max(jittered, attempt.retryAfterMs ?? 0), attempt }
+  }
+
+  /** The statements that note what became of deliveries, the attempts, and the sums of the hour. */
+  function noteFates(webhookId: string, fates: Fate[], now: number): BatchItem<'sqlite'>[] {
+    const rows = fates.map(({ id, turn, status, nextAt, attempt }) => {
+      const dueAt = nextAt === null ? null : nextAt - now > MAX_DELAY_MS ? nextAt : nextAt + PATIENCE_MS
+      return [id, turn, status, dueAt === null ? null : Math.round(dueAt), attempt ? 1 : 0]
+    })
+    const attempts = fates.flatMap(({ id, attempt }) =>
+      attempt ? [[id, attempt.at, attempt.durationMs, attempt.status, attempt.error, attempt.answer]] : [],
+    )
+    const succeeded = fates.filter(({ attempt }) => attempt && isSuccess(attempt)).length
+    const noted: BatchItem<'sqlite'>[] = [
+      // Whoever has taken it up since decides, unless it has arrived.
+      db
+        .update(deliveries)
+        .set({
+          status: sql`fate.value ->> 2`,
+          dueAt: sql`fate.value ->> 3`,
+          attempts: sql`${deliveries.attempts} + (fate.value ->> 4)`,
+        })
+        .from(sql`json_each(${JSON.stringify(rows)}) AS fate`)
+        .where(
+          sql`${deliveries.id} = fate.value ->> 0
+            AND (${deliveries.turn} = fate.value ->> 1 OR fate.value ->> 2 = 'delivered')`,
+        ),
+    ]
+    if (attempts.length === 0) return noted
+    return [
+      ...noted,
+      db
+        .insert(deliveryAttempts)
+        .select(
+          sql`
+            SELECT deliveries.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+            FROM json_each(${JSON.stringify(attempts)}) CROSS JOIN ${deliveries} ON deliveries.id = value ->> 0
+            WHERE true`,
+        )
+        .onConflictDoNothing(),
+      db
+        .insert(webhookHours)
+        .values({
+          hour: Math.floor(now / 3_600_000),
+          webhookId,
+          succeeded,
+          failed: attempts.length - succeeded,
+        })
+        .onConflictDoUpdate({
+          target: [webhookHours.hour, webhookHours.webhookId],
+          set: { succeeded: sql`succeeded + excluded.succeeded`, failed: sql`failed + excluded.failed` },
+        }),
+    ]
+  }
+
+  /** The statements that disable an endpoint, and tell of it. */
+  function disable(webhook: WebhookRow, disabledReason: 'gone' | 'failing', now: number): BatchItem<'sqlite'>[] {
+    const days = Math.round(policy.failingMs / 86_400_000)
+    const reason = disabledReason === 'gone' ? 'it answered 410' : `it has been failing for ${days} days`
+    const isEnabled = sql`EXISTS (SELECT 1 FROM ${webhooks} WHERE id = ${webhook.id} AND status = 'enabled')`
+    return [
+      outbox.record({ type: 'webhook_disabled', ...aboutWebhook(webhook, reason) }, isEnabled, now),
+      db
+        .update(webhooks)
+        .set({
+          status: 'disabled',
+          disabledReason,
+          wakeAt: disabledReason === 'gone' ? null : now + policy.probeMs,
+          updatedAt: now,
+        })
+        .where(and(eq(webhooks.id, webhook.id), eq(webhooks.status, 'enabled'))),
+    ]
+  }
+
+  /** Whether this is the one delivery that tries an endpoint whose circuit was open. */
+  async function takeProbe(webhook: WebhookRow, openUntil: number, now: number): Promise<boolean> {
+    const until = now + LEASE_MS
+    const taken = await db
+      .update(webhooks)
+      .set({ openUntil: until, wakeAt: until })
+      .where(and(eq(webhooks.id, webhook.id), eq(webhooks.openUntil, openUntil)))
+      .returning({ id: webhooks.id })
+    return taken.length > 0
+  }
+
+  /** Sends off at most `most` parked deliveries of an endpoint, the oldest first; answers how many. */
+  async function unpark(webhookId: string, most: number, now: number): Promise<number> {
+    const parked = db
+      .select({ id: deliveries.id })
+      .from(deliveries)
+      .where(and(eq(deliveries.webhookId, webhookId), sql`status = 'pending'`, isNull(deliveries.dueAt)))
+      .orderBy(deliveries.id)
+      .limit(most)
+    const [freed] = await db.batch([
+      db
+        .update(deliveries)
+        .set({ dueAt: now + PATIENCE_MS })
+        .where(sql`${deliveries.id} IN ${parked}`)
+        .returning({ id: deliveries.id, turn: deliveries.turn }),
+      db
+        .update(webhooks)
+        .set({
+          wakeAt: sql`CASE WHEN EXISTS (
+            SELECT 1 FROM deliveries WHERE webhook_id = ${webhookId} AND status = 'pending' AND due_at IS NULL
+          ) THEN ${now + PATIENCE_MS} END`,
+        })
+        .where(and(eq(webhooks.id, webhookId), eq(webhooks.status, 'enabled'))),
+    ])
+    await post(inOrder(freed).map((delivery) => messageOf(delivery)))
+    return freed.length
+  }
+
+  /** Sees to an endpoint that has parked deliveries, or may be back. */
+  async function wake(webhookId: string, now: number): Promise<void> {
+    const [webhook] = await db.select().from(webhooks).where(eq(webhooks.id, webhookId))
+    if (webhook?.status === 'disabled' && webhook.disabledReason === 'failing') {
+      const { wakeAt } = webhook
+      const isOurs = and(
+        eq(webhooks.id, webhookId),
+        wakeAt === null ? isNull(webhooks.wakeAt) : eq(webhooks.wakeAt, wakeAt),
+      )
+      const taken = await db
+        .update(webhooks)
+        .set({ wakeAt: now + policy.probeMs })
+        .where(isOurs)
+        .returning({ id: webhooks.id })
+      if (taken.length > 0) await within(probe(webhook), BATCH_MS)
+    } else if (webhook?.status === 'enabled') {
+      const { openUntil } = webhook
+      if (openUntil !== null && openUntil > now) return // another message comes then, or else the cron
+      const most = openUntil === null ? STEP : 1
+      const isMore = (await unpark(webhookId, most, now)) === STEP
+      if (isMore) await post([wakeMessage(webhookId)])
+    } else {
+      await db
+        .update(webhooks)
+        .set({ wakeAt: null })
+        .where(and(eq(webhooks.id, webhookId), sql`status <> 'enabled'`))
+    }
+  }
+
+  /** One step of a replay: what the endpoint takes of the next events. */
+  async function replayStep(message: DeliveryMessage & { kind: 'replay' }, now: number): Promise<void> {
+    const { webhookId, after, until, isAll } = message
+    const [[webhook], found] = await db.batch([
+      db.select().from(webhooks).where(eq(webhooks.id, webhookId)),
+      db
+        .select({ event: events, place: sql<number>`rowid` })
+        .from(events)
+        .where(and(sql`(created_at, rowid) > (${after[0]}, ${after[1]})`, lte(events.createdAt, until)))
+        .orderBy(events.createdAt, sql`rowid`)
+        .limit(STEP),
+    ])
+    const last = found.at(-1)
+    if (!webhook || !last) return
+    const wanted = found
+      .filter(({ event }) => takes(webhook, event))
+      .map(({ event }): [string, string] => [event.id, webhookId])
+    await store(wanted, now, isAll ? 'all' : 'dead')
+    if (found.length === STEP) await post([{ body: { ...message, after: [last.event.createdAt, last.place] } }])
+  }
+
+  const listener: Listener = {
+    name: 'webhooks',
+    wants: () => true,
+    /** Stores a delivery for each endpoint that takes the event. Those it has stored before it leaves alone. */
+    async handle(happened) {
+      const endpoints = await db
+        .select()
+        .from(webhooks)
+        .where(inArray(webhooks.status, ['enabled', 'paused']))
+      const pairs = happened.flatMap((event) =>
+        endpoints.filter((webhook) => takes(webhook, event)).map(({ id }): [string, string] => [event.id, id]),
+      )
+      await store(pairs, Date.now())
+    },
+  }
+
+  return {
+    listener,
+
+    /** Takes messages of the queue; answers which failed. */
+    async consume(messages: DeliveryMessage[], now = Date.now()): Promise<Set<DeliveryMessage>> {
+      const failed = new Set<DeliveryMessage>()
+      const attempt = async (of: DeliveryMessage[], work: () => Promise<void>) => {
+        await work().catch((error: unknown) => {
+          onFailure('deliveries', error)
+          for (const message of of) failed.add(message)
+        })
+      }
+      const tickets = messages.filter((message) => message.kind === 'delivery')
+      const others = messages.map((message) =>
+        message.kind === 'delivery'
+          ? undefined
+          : attempt([message], () =>
+              message.kind === 'wake' ? wake(message.webhookId, now) : replayStep(message, now),
+            ),
+      )
+      await Promise.all([
+        ...others,
+        attempt(tickets, () => (tickets.length > 0 ? deliver(tickets, now) : Promise.resolve())),
+      ])
+      return failed
+    },
+
+    /** Tells the queue again of at most `most` deliveries that are overdue, and of endpoints to be woken. For the cron. */
+    async resend(most: number, now = Date.now()): Promise<void> {
+      const overdue = db
+        .select({ id: deliveries.id })
+        .from(deliveries)
+        .where(and(isNotNull(deliveries.dueAt), lte(deliveries.dueAt, now)))
+        .orderBy(deliveries.dueAt)
+        .limit(most)
+      const asleep = db
+        .select({ id: webhooks.id })
+        .from(webhooks)
+        .where(and(isNotNull(webhooks.wakeAt), lte(webhooks.wakeAt, now)))
+        .limit(STEP)
+      const [late, waking] = await db.batch([
+        db
+          .update(deliveries)
+          .set({ dueAt: now + CRON_PATIENCE_MS })
+          .where(sql`${deliveries.id} IN ${overdue}`)
+          .returning({ id: deliveries.id, turn: deliveries.turn }),
+        db
+          .update(webhooks)
+          .set({ wakeAt: now + PATIENCE_MS })
+          .where(sql`${webhooks.id} IN ${asleep}`)
+          .returning({ id: webhooks.id }),
+      ])
+      await post([...inOrder(late).map((row) => messageOf(row)), ...waking.map(({ id }) => wakeMessage(id))])
+    },
+
+    /** What was, is or will be sent to an endpoint, the newest first, with every attempt. Two D1 round trips. */
+    async list(
+      webhookId: string,
+      status: 'pending' | 'delivered' | 'dead' | undefined,
+      limit: number,
+      cursor = 'dl_~',
+    ) {
+      const [known, rows] = await db.batch([
+        db.select({ id: webhooks.id }).from(webhooks).where(eq(webhooks.id, webhookId)),
+        db
+          .select({ delivery: deliveries, type: events.type })
+          .from(deliveries)
+          .leftJoin(events, eq(events.id, deliveries.eventId))
+          .where(
+            and(
+              eq(deliveries.webhookId, webhookId),
+              status === undefined ? undefined : eq(deliveries.status, status),
+              lt(deliveries.id, cursor),
+            ),
+          )
+          .orderBy(desc(deliveries.id))
+          .limit(limit + 1),
+      ])
+      if (known.length === 0) throw new Problem('not-found', `There is no webhook ${webhookId}`)
+      const ids = JSON.stringify(rows.map(({ delivery }) => delivery.id))
+      const attempts = await db
+        .select()
+        .from(deliveryAttempts)
+        .where(sql`${deliveryAttempts.deliveryId} IN (SELECT value FROM json_each(${ids}))`)
+        .orderBy(deliveryAttempts.deliveryId, deliveryAttempts.at)
+      const byId = Map.groupBy(attempts, (attempt) => attempt.deliveryId)
+      const page: Page<ReturnType<typeof shownDelivery>> = pageOf(
+        rows,
+        limit,
+        ({ delivery }) => delivery.id,
+        ({ delivery, type }) => shownDelivery(delivery, type, byId.get(delivery.id) ?? []),
+      )
+      return page
+    },
+
+    /**
+     * Sends a delivery again, from the first attempt on, under the same `webhook-id`. Refused as `webhook-not-enabled`,
+     * or `event-gone` when there is nothing left to send. Two D1 round trips.
+     */
+    async replay(id: string, now = Date.now()): Promise<void> {
+      const [found] = await db
+        .select({ webhook: webhooks, eventId: events.id })
+        .from(deliveries)
+        .innerJoin(webhooks, eq(webhooks.id, deliveries.webhookId))
+        .leftJoin(events, eq(events.id, deliveries.eventId))
+        .where(eq(deliveries.id, id))
+      if (!found) throw new Problem('not-found', `There is no delivery ${id}`)
+      requireStoring(found.webhook)
+      if (found.eventId === null) throw new Problem('event-gone', `The event of ${id} is not kept any more`)
+      const due = sql`(SELECT ${dueAt(now)} FROM webhooks WHERE webhooks.id = webhook_id)`
+      const again = await db
+        .update(deliveries)
+        .set({ status: 'pending', attempts: 0, turn: sql`turn + 1`, dueAt: due })
+        .where(eq(deliveries.id, id))
+        .returning()
+      await post(again.filter((row) => row.dueAt !== null).map((row) => messageOf(row)))
+    },
+
+    /**
+     * Sends what happened since (Unix ms) and the endpoint takes: what was given up or never stored, and with `isAll` what
+     * arrived too. The queue does it step by step.
+     */
+    async replaySince(webhookId: string, since: number, isAll: boolean, now = Date.now()): Promise<void> {
+      const [webhook] = await db.select().from(webhooks).where(eq(webhooks.id, webhookId))
+      if (!webhook) throw new Problem('not-found', `There is no webhook ${webhookId}`)
+      requireStoring(webhook)
+      await post([
+        { body: { kind: 'replay', webhookId, after: [since - 1, Number.MAX_SAFE_INTEGER], until: now, isAll } },
+      ])
+    },
+
+    /** Deletes at most `most` deliveries from before `before` (Unix ms), with their attempts. For the cron. */
+    async purge(most: number, before: number): Promise<number> {
+      const old = db
+        .select({ id: deliveries.id })
+        .from(deliveries)
+        .where(and(lt(deliveries.id, `dl_${ulid(before).toLowerCase()}`), isNull(deliveries.dueAt)))
+        .orderBy(deliveries.id)
+        .limit(most)
+      const gone = await db
+        .delete(deliveries)
+        .where(sql`${deliveries.id} IN ${old}`)
+        .returning({ id: deliveries.id })
+      return gone.length
+    },
+  }
+}
+
+/** When the cron looks after a new delivery: not at all if it is to wait until its endpoint, `webhooks`, wakes. */
+const dueAt = (now: number) => sql`CASE
+  WHEN webhooks.status = 'enabled'
+    AND (webhooks.open_until IS NULL OR webhooks.open_until <= ${now} OR webhooks.wake_at IS NULL)
+  THEN ${now + PATIENCE_MS} END`
+
+const NOT_SENT: Attempt = { at: 0, durationMs: 0, status: null, error: null, answer: null, retryAfterMs: null }
+
+/** It says itself how long it wants to be left alone, by everything. */
+const isOverloaded = ({ status, retryAfterMs }: Attempt) => (status === 429 || status === 503) && retryAfterMs !== null
+
+/** Whether an endpoint takes such an event. */
+function takes({ channels, types, filter }: WebhookRow, event: StoredEvent): boolean {
+  if (!channels.includes(event.channel) || types?.includes(event.type) === false) return false
+  return filter === null || meets(event, filter as Filter) // it was one when it was stored
+}
+
+const inOrder = <T extends { id: string }>(rows: T[]) => rows.sort((a, b) => (a.id < b.id ? -1 : 1))
+
+/** Runs works, `lanes` at a time. */
+async function inLanes(works: (() => Promise<void>)[], lanes: number): Promise<void> {
+  const waiting = works.values()
+  await Promise.all(
+    Array.from({ length: lanes }, async () => {
+      for (const work of waiting) await work()
+    }),
+  )
+}
+
+/** Refuses what is not stored for an endpoint that is neither enabled nor paused. */
+function requireStoring(webhook: WebhookRow): void {
+  if (webhook.status !== 'enabled' && webhook.status !== 'paused') notEnabled(webhook)
+}
+
+const shownDelivery = (
+  { id, eventId, webhookId, status }: typeof deliveries.$inferSelect,
+  type: string | null,
+  attempts: (typeof deliveryAttempts.$inferSelect)[],
+) => ({ id, webhookId, eventId, type, status, attempts: attempts.map(shownAttempt) })

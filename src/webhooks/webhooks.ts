@@ -1,0 +1,320 @@
+import { and, desc, eq, gt, gte, inArray, lt, sql } from 'drizzle-orm'
+import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { randomBytes } from 'node:crypto'
+import { ulid } from 'ulid'
+import * as v from 'valibot'
+import { webhookHours, webhooks } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
+import { type CloudEvent, WEBHOOK_CHANNEL } from '../events/catalog.ts'
+import type { Outbox } from '../events/outbox.ts'
+import { type Page, pageOf } from '../page.ts'
+import type { Filter } from './filter.ts'
+import { type GuardPolicy, objectionTo } from './guard.ts'
+import { type Attempt, isSuccess, type Sender, type WebhookRow } from './sender.ts'
+
+/** What a back end says of an endpoint. */
+export interface Subscription {
+  url: string
+  channels: string[]
+  /** Null: every type of those channels. */
+  types: string[] | null
+  filter: Filter | null
+  description: string
+  headers: Record<string, string>
+}
+
+/** How long the secret before the last rotation signs as well. */
+const OVERLAP_MS = 86_400_000
+/** How many endpoints the dashboard shows, the newest. */
+const MOST_FIGURES = 100
+
+export type Webhooks = ReturnType<typeof createWebhooks>
+
+/**
+ * Endpoints. One is `unverified` until it has answered a challenge, and gets nothing else before; then `enabled`; `paused`
+ * by whoever owns it: what happens meanwhile is stored, and sent when it is enabled again; `disabled` when it answered 410
+ * or failed for long: what happens meanwhile is not stored, and can be replayed. No Redis.
+ */
+export function createWebhooks(dependencies: {
+  db: DrizzleD1Database
+  outbox: Outbox
+  send: Sender
+  /** Sees to what is parked for an endpoint. */
+  wakeSoon: (webhookId: string) => void
+  policy: GuardPolicy
+  /** The CloudEvents `source` of samples. */
+  source: string
+}) {
+  const { db, outbox, send, wakeSoon, policy, source } = dependencies
+
+  async function find(id: string): Promise<WebhookRow> {
+    const [row] = await db.select().from(webhooks).where(eq(webhooks.id, id))
+    return row ?? unknown(id)
+  }
+
+  /** Refuses a URL that no endpoint may have; `host` is that of the request. */
+  function requireAllowed(url: string, host: string): void {
+    const objection = objectionTo(url, { ...policy, ownHosts: [...policy.ownHosts, host] })
+    if (objection === undefined) return
+    const errors = [{ in: 'body', field: 'url', message: objection }]
+    throw new Problem('invalid-request', `url: ${objection}`, { errors })
+  }
+
+  /** Asks an endpoint to prove that it wants to be one. */
+  async function challenge(row: WebhookRow): Promise<{ isAnswered: boolean; attempt: Attempt }> {
+    const challenge = randomBytes(24).toString('base64url')
+    const attempt = await send(row, {
+      id: `ch_${ulid().toLowerCase()}`,
+      contentType: 'application/json',
+      body: JSON.stringify({ type: 'endpoint.challenge', challenge }),
+    })
+    if (attempt.status !== 200) return { isAnswered: false, attempt }
+    if (readChallenge(attempt.answer) === challenge) return { isAnswered: true, attempt }
+    return { isAnswered: false, attempt: { ...attempt, error: 'it was answered, but not with the challenge' } }
+  }
+
+  /**
+   * Enables what answers the challenge; undefined otherwise. What is parked for it is on its way then. If it was
+   * disabled, an event says so. Two D1 statements, in one round trip.
+   */
+  async function challengeAndEnable(row: WebhookRow, reason: string) {
+    const { isAnswered, attempt } = await challenge(row)
+    if (!isAnswered) return { attempt, row: undefined }
+    const now = Date.now()
+    const enabling = db
+      .update(webhooks)
+      .set({ status: 'enabled', ...HEALTHY, wakeAt: now, updatedAt: now })
+      .where(and(eq(webhooks.id, row.id), eq(webhooks.url, row.url))) // what proved itself was this URL
+      .returning()
+    const isDisabled = sql`EXISTS (SELECT 1 FROM ${webhooks} WHERE id = ${row.id} AND status = 'disabled')`
+    const telling = () => outbox.record({ type: 'webhook_enabled', ...aboutWebhook(row, reason) }, isDisabled, now)
+    const [enabled] = row.status === 'disabled' ? (await db.batch([telling(), enabling]))[1] : await enabling
+    wakeSoon(row.id)
+    return { attempt, row: enabled ?? unknown(row.id) }
+  }
+
+  return {
+    /**
+     * Adds an endpoint and sends it the challenge: it is enabled if it answers. The secret is told this once; a back end
+     * may bring its own, to be able to verify the challenge too.
+     */
+    async create(subscription: Subscription & { secret?: string | undefined }, host: string) {
+      requireAllowed(subscription.url, host)
+      const now = Date.now()
+      const secret = subscription.secret ?? newSecret()
+      const [row] = await db
+        .insert(webhooks)
+        .values({ id: `wh_${ulid(now).toLowerCase()}`, ...subscription, secret, createdAt: now, updatedAt: now })
+        .returning()
+      if (!row) throw new Error('nothing was inserted')
+      const { attempt, row: enabled } = await challengeAndEnable(row, 'created')
+      return { ...shown(enabled ?? row), secret, challenge: shownAttempt(attempt) }
+    },
+
+    read: async (id: string) => shown(await find(id)),
+
+    /** The newest first. */
+    async list(limit: number, cursor: string = 'wh_~'): Promise<Page<ReturnType<typeof shown>>> {
+      const rows = await db
+        .select()
+        .from(webhooks)
+        .where(lt(webhooks.id, cursor))
+        .orderBy(desc(webhooks.id))
+        .limit(limit + 1)
+      return pageOf(rows, limit, (row) => row.id, shown)
+    },
+
+    /** Another URL has to prove itself again, and is sent the challenge at once. */
+    async change(id: string, changes: Partial<Subscription>, host: string) {
+      const before = await find(id)
+      const isMoved = changes.url !== undefined && changes.url !== before.url
+      if (changes.url !== undefined) requireAllowed(changes.url, host)
+      const [row] = await db
+        .update(webhooks)
+        .set({
+          ...changes,
+          ...(isMoved ? { status: 'unverified', ...HEALTHY, wakeAt: null } : {}),
+          updatedAt: Date.now(),
+        })
+        .where(eq(webhooks.id, id))
+        .returning()
+      if (!row) unknown(id)
+      const moved = isMoved ? await challengeAndEnable(row, 'moved') : undefined
+      return { ...shown(moved?.row ?? row), ...(moved ? { challenge: shownAttempt(moved.attempt) } : {}) }
+    },
+
+    /** Its deliveries end with it. */
+    async remove(id: string): Promise<void> {
+      const gone = await db.delete(webhooks).where(eq(webhooks.id, id)).returning({ id: webhooks.id })
+      if (gone.length === 0) unknown(id)
+    },
+
+    /** A new secret, told this once; the one before signs as well for a day. */
+    async rotate(id: string, now = Date.now()) {
+      const secret = newSecret()
+      const [row] = await db
+        .update(webhooks)
+        .set({ secret, previousSecret: sql`secret`, previousSecretUntil: now + OVERLAP_MS, updatedAt: now })
+        .where(eq(webhooks.id, id))
+        .returning()
+      return { ...shown(row ?? unknown(id)), secret }
+    },
+
+    /** From now on what happens is stored for it, not sent. Refused as `webhook-not-enabled`. */
+    async pause(id: string) {
+      const [row] = await db
+        .update(webhooks)
+        .set({ status: 'paused', updatedAt: Date.now() })
+        .where(and(eq(webhooks.id, id), inArray(webhooks.status, ['enabled', 'paused'])))
+        .returning()
+      return shown(row ?? notEnabled(await find(id)))
+    },
+
+    /** Asks for the challenge, whatever its status, and enables it; refused as `challenge-failed`. */
+    async enable(id: string) {
+      const { row, attempt } = await challengeAndEnable(await find(id), 'enabled by request')
+      if (row) return shown(row)
+      throw new Problem('challenge-failed', attempt.error ?? `It answered ${attempt.status}`, {
+        challenge: shownAttempt(attempt),
+      })
+    },
+
+    /** Whether one that was disabled for failing has come back: then it is enabled. */
+    async probe(row: WebhookRow): Promise<boolean> {
+      return (await challengeAndEnable(row, 'it answers again')).row !== undefined
+    },
+
+    /** Sends a sample, once, and says what came of it. */
+    async test(id: string) {
+      const row = await find(id)
+      if (row.status === 'unverified') notEnabled(row)
+      const sample: CloudEvent = {
+        specversion: '1.0',
+        id: `ev_test_${ulid().toLowerCase()}`,
+        source,
+        type: 'webhook_test',
+        subject: id,
+        time: new Date().toISOString(),
+        datacontenttype: 'application/json',
+        channel: WEBHOOK_CHANNEL,
+        sequence: 0,
+        data: { webhookId: id },
+      }
+      const attempt = await send(row, {
+        id: sample.id,
+        contentType: 'application/cloudevents+json',
+        body: JSON.stringify(sample),
+      })
+      return { ...shownAttempt(attempt), isDelivered: isSuccess(attempt), sample }
+    },
+
+    /** For the dashboard: how the newest endpoints do. One D1 round trip. */
+    async figures(now = Date.now()) {
+      const countOf = (status: string) =>
+        sql<number>`(SELECT count(*) FROM deliveries WHERE webhook_id = webhooks.id AND status = ${status})`.as(status)
+      const [rows, hours] = await db.batch([
+        db
+          .select({
+            id: webhooks.id,
+            url: webhooks.url,
+            status: webhooks.status,
+            pending: countOf('pending'),
+            dead: countOf('dead'),
+          })
+          .from(webhooks)
+          .where(gt(webhooks.id, 'wh_'))
+          .orderBy(desc(webhooks.id))
+          .limit(MOST_FIGURES),
+        db
+          .select()
+          .from(webhookHours)
+          .where(gte(webhookHours.hour, Math.floor(now / 3_600_000) - 23)),
+      ])
+      const byId = Map.groupBy(hours, (hour) => hour.webhookId)
+      return rows.map(({ id, url, status, pending, dead }) => {
+        const sum = (of: 'succeeded' | 'failed') => (byId.get(id) ?? []).reduce((total, hour) => total + hour[of], 0)
+        const [succeeded, failed] = [sum('succeeded'), sum('failed')]
+        const successRate = succeeded + failed === 0 ? null : succeeded / (succeeded + failed)
+        return {
+          id,
+          host: new URL(url).host,
+          isEnabled: status === 'enabled',
+          succeeded,
+          failed,
+          successRate,
+          pending,
+          dead,
+        }
+      })
+    },
+
+    /** Forgets the hours of before yesterday; answers how many. For the cron. */
+    async purge(most: number, now: number): Promise<number> {
+      const hour = Math.floor(now / 3_600_000) - 48
+      const old = db
+        .select({ rowid: sql`rowid` })
+        .from(webhookHours)
+        .where(lt(webhookHours.hour, hour))
+        .limit(most)
+      const gone = await db
+        .delete(webhookHours)
+        .where(sql`rowid IN ${old}`)
+        .returning({ hour: webhookHours.hour })
+      return gone.length
+    },
+  }
+}
+
+/** What is forgotten when an endpoint has proved itself. */
+const HEALTHY = { disabledReason: null, failingSince: null, failures: 0, openUntil: null } as const
+
+/** What an event about an endpoint says; of its URL the origin, as the rest may hold a secret. */
+export const aboutWebhook = ({ id, url }: WebhookRow, reason: string) => ({
+  data: { webhookId: id, url: new URL(url).origin, reason },
+  audience: 'services' as const,
+})
+
+const newSecret = () => `whsec_${randomBytes(32).toString('base64')}`
+
+function readChallenge(answer: string | null): string | undefined {
+  try {
+    return v.parse(v.object({ challenge: v.string() }), JSON.parse(answer ?? '')).challenge
+  } catch {
+    return undefined
+  }
+}
+
+function unknown(id: string): never {
+  throw new Problem('not-found', `There is no webhook ${id}`)
+}
+
+export function notEnabled({ id, status }: WebhookRow): never {
+  throw new Problem('webhook-not-enabled', `${id} is ${status}`)
+}
+
+const timeOf = (ms: number) => new Date(ms).toISOString()
+
+/** An endpoint as services see it: without its secrets and the values of its headers, which may be such. */
+const shown = (row: WebhookRow) => ({
+  id: row.id,
+  url: row.url,
+  channels: row.channels,
+  types: row.types,
+  filter: row.filter,
+  description: row.description,
+  headerNames: Object.keys(row.headers),
+  status: row.status,
+  disabledReason: row.disabledReason,
+  failingSince: row.failingSince === null ? null : timeOf(row.failingSince),
+  previousSecretUntil: row.previousSecretUntil === null ? null : timeOf(row.previousSecretUntil),
+  createdAt: timeOf(row.createdAt),
+  updatedAt: timeOf(row.updatedAt),
+})
+
+export const shownAttempt = ({ at, durationMs, status, error, answer }: Omit<Attempt, 'retryAfterMs'>) => ({
+  at: timeOf(at),
+  durationMs,
+  status,
+  error,
+  answer,
+})
