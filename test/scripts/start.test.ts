@@ -26,7 +26,7 @@ const products: Product[] = []
 
 beforeAll(async () => {
   clone = await mkdtemp(join(tmpdir(), 'threads-edge-'))
-  const filter = (path: string) => !path.includes('/public/docs/vendor')
+  const filter = (path: string) => !/\/public\/\w+\/vendor/.test(path)
   await Promise.all(CLONED.map((name) => cp(join(root, name), join(clone, name), { recursive: true, filter })))
   await symlink(join(root, 'node_modules'), join(clone, 'node_modules'))
 })
