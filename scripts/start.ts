@@ -66,9 +66,10 @@ async function start(): Promise<void> {
 
   const stateDir = resolve(root, process.env['STATE_DIR'] ?? '.wrangler/state')
   const { REDIS_URL: redisUrl } = process.env
+  const { redisToken, serviceToken } = await readSecrets()
   const emulator = await startEmulator({
     port: emulatorPort,
-    tokens: [await readToken()],
+    tokens: [redisToken],
     ...(redisUrl ? { redisUrl } : {}),
   })
   started.push(() => emulator.close())
@@ -90,7 +91,8 @@ async function start(): Promise<void> {
   setInterval(() => void fetch(cron).catch(() => {}), 60_000).unref()
 
   console.log(`
-  The API      ${url}
+  The API      ${url}/v1
+  Dashboard    ${url}, with the service token ${serviceToken}
   Reference    ${url}/docs
   Emulator     ${emulator.url}${redisUrl ? ' over REDIS_URL' : ''}
   Sign in as   ada, or bob, with the password ${DEMO_PASSWORD}
@@ -121,8 +123,8 @@ async function requireFree(name: string, port: number): Promise<void> {
   await new Promise((resolve) => probe.close(resolve))
 }
 
-/** The Redis token of `.dev.vars`, which is made from its example if there is none. */
-async function readToken(): Promise<string> {
+/** The secrets of `.dev.vars`, which is made from its example if there is none. */
+async function readSecrets(): Promise<{ redisToken: string; serviceToken: string }> {
   const file = join(root, '.dev.vars')
   try {
     await copyFile(`${file}.example`, file, constants.COPYFILE_EXCL)
@@ -130,9 +132,13 @@ async function readToken(): Promise<string> {
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
   }
-  const { UPSTASH_REDIS_REST_TOKEN: token } = parseEnv(await readFile(file, 'utf8'))
-  if (!token) throw new Obstacle('.dev.vars has no UPSTASH_REDIS_REST_TOKEN: see .dev.vars.example')
-  return token
+  const secrets = parseEnv(await readFile(file, 'utf8'))
+  const read = (name: string): string => {
+    const secret = secrets[name]
+    if (!secret) throw new Obstacle(`.dev.vars has no ${name}: see .dev.vars.example`)
+    return secret
+  }
+  return { redisToken: read('UPSTASH_REDIS_REST_TOKEN'), serviceToken: read('SERVICE_TOKEN') }
 }
 
 /** Brings the tables up to date and, if nobody is there, the demo data. */

@@ -2,6 +2,23 @@
 /** @import { Stats as StatsSchema } from '../../src/monitoring/schema.ts' */
 /** @typedef {InferOutput<typeof StatsSchema>} Stats */
 
+/**
+ * @typedef {object} Attempt
+ * @property {string} at RFC 3339
+ * @property {number | null} status of HTTP; null: there was no answer
+ * @property {string | null} error why there was none
+ * @property {string | null} answer its first KB
+ */
+
+/**
+ * @typedef {object} Delivery
+ * @property {string} id
+ * @property {string} webhookId
+ * @property {string} eventId
+ * @property {string | null} type of the event; null: it is not kept any more
+ * @property {Attempt[]} attempts the oldest first
+ */
+
 const PATIENCE_MS = 10_000
 
 /** Why there is no answer: the token is refused, the network or the API fails, or the API says what is wrong. */
@@ -69,5 +86,23 @@ export function createApi(token) {
      * @returns {Promise<Stats>}
      */
     stats: (minutes) => call('GET', `/v1/stats?minutes=${minutes}`),
+
+    /**
+     * What was given up for a webhook, the newest first.
+     *
+     * @param {string} webhookId
+     * @param {number} limit 1…100
+     * @returns {Promise<{ items: Delivery[], nextCursor: string | null }>}
+     */
+    deadDeliveries: (webhookId, limit) =>
+      call('GET', `/v1/webhooks/${encodeURIComponent(webhookId)}/deliveries?status=dead&limit=${limit}`),
+
+    /**
+     * Sends a delivery again, from its first attempt on.
+     *
+     * @param {string} id
+     * @returns {Promise<void>}
+     */
+    replay: (id) => call('POST', `/v1/deliveries/${encodeURIComponent(id)}/replay`),
   }
 }

@@ -6,7 +6,7 @@ import { amount, clock, exactClock, milliseconds, percent } from './format.js'
 /** @type {typeof uPlotClass} loaded before this module, see index.html */
 const uPlot = Reflect.get(globalThis, 'uPlot')
 
-/** @typedef {readonly (number | null)[]} Column */
+/** @typedef {(number | null)[]} Column */
 
 /**
  * @typedef {object} Line
@@ -75,8 +75,7 @@ const KINDS = [
       {
         label: 'round trips',
         color: '--line-2',
-        column: ({ requests, roundTrips }) =>
-          roundTrips.map((value, i) => (requests[i] ? value / requests[i] : null)),
+        column: ({ requests, roundTrips }) => roundTrips.map((value, i) => (requests[i] ? value / requests[i] : null)),
       },
     ],
   },
@@ -165,7 +164,12 @@ function createChart(kind, id) {
     ),
     body,
   )
-  const details = element('details', {}, element('summary', {}, 'Figures', element('span', { class: 'hidden' }, ` of ${title}`)), table)
+  const details = element(
+    'details',
+    {},
+    element('summary', {}, 'Figures', element('span', { class: 'hidden' }, ` of ${title}`)),
+    table,
+  )
   const figure = element(
     'figure',
     { class: 'card chart', 'aria-labelledby': `${id}-title` },
@@ -177,20 +181,26 @@ function createChart(kind, id) {
     details,
   )
 
-  /** @type {uPlotClass.AlignedData} */
-  let data = [[]]
+  /** @type {number[]} Unix seconds */
+  let times = []
+  /** @type {Column[]} one a line */
+  let columns = []
   /** @type {uPlotClass | undefined} */
   let plot
 
   /** Which step the pointer is at; otherwise the last that has a figure. */
   function showValues() {
     const at = plot?.cursor.idx
-    write(moment, at === null || at === undefined ? '' : exactClock((data[0][at] ?? 0) * 1_000))
+    const isPointed = at !== null && at !== undefined
+    write(moment, isPointed ? exactClock((times[at] ?? 0) * 1_000) : '')
     values.forEach((node, i) => {
-      const column = data[i + 1] ?? []
-      write(node, format(at === null || at === undefined ? column.findLast((value) => value !== null) : column[at]))
+      const column = columns[i] ?? []
+      write(node, format(isPointed ? column[at] : column.findLast((value) => value !== null)))
     })
   }
+
+  /** What is drawn: a line that is nothing but 0 would lie over the axis, and hide others. @returns {uPlotClass.AlignedData} */
+  const aligned = () => [times, ...columns.map((column) => (column.some(Boolean) ? column : column.map(() => null)))]
 
   function draw() {
     plot?.destroy()
@@ -230,16 +240,15 @@ function createChart(kind, id) {
         ],
         hooks: { setCursor: [showValues] },
       },
-      data,
+      aligned(),
       canvas,
     )
   }
 
   /** What the lines do, for those who do not see them. @param {number} minutes */
   function describe(minutes) {
-    const [times, ...columns] = data
     const sentences = columns.map((column, i) => {
-      const known = column.flatMap((value, at) => (value === null || value === undefined ? [] : [{ value, at }]))
+      const known = column.flatMap((value, at) => (value === null ? [] : [{ value, at }]))
       const [first] = known
       const last = known.at(-1)
       if (!first || !last) return `${lines[i]?.label}: no figures.`
@@ -253,7 +262,6 @@ function createChart(kind, id) {
   }
 
   function fillTable() {
-    const [times, ...columns] = data
     const rows = times.map((at, i) =>
       element(
         'tr',
@@ -276,13 +284,14 @@ function createChart(kind, id) {
       // The step under way is not over, and would show a fall at the end of every line; who is online is so right now.
       const end = kind.isSpanned ? undefined : -1
       const start = -1 - Math.round((minutes * 60) / series.stepSeconds)
-      data = [series.at.slice(start, end), ...lines.map((line) => [...line.column(series).slice(start, end)])]
-      const hasFigures = data.slice(1).some((column) => column.some((value) => value !== null && value !== 0))
+      times = series.at.slice(start, end)
+      columns = lines.map((line) => line.column(series).slice(start, end))
+      const hasFigures = columns.some((column) => column.some((value) => value !== null && value !== 0))
       figure.toggleAttribute('data-empty', !hasFigures)
       nothing.hidden = hasFigures
       write(summary, hasFigures ? describe(minutes) : `${empty}.`)
       if (!plot) draw()
-      else plot.setData(data)
+      else plot.setData(aligned())
       showValues()
       if (details.open) fillTable()
     },

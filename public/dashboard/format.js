@@ -11,6 +11,7 @@ const compact = new Intl.NumberFormat(undefined, { notation: 'compact', maximumS
 const rate = new Intl.NumberFormat(undefined, { style: 'percent', maximumFractionDigits: 1 })
 const dollars = new Intl.NumberFormat(undefined, { style: 'currency', currency: 'USD' })
 const minute = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' })
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short', hourCycle: 'h23' })
 const second = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium', hourCycle: 'h23' })
 
 /**
@@ -75,3 +76,13 @@ export const clock = (time) => minute.format(new Date(time))
  * @param {number | string | Date} time Unix ms, or RFC 3339
  */
 export const exactClock = (time) => second.format(new Date(time))
+
+/**
+ * 14:05:09 of today, otherwise with its date.
+ *
+ * @param {string} time RFC 3339
+ */
+export function moment(time) {
+  const date = new Date(time)
+  return date.toDateString() === new Date().toDateString() ? exactClock(date) : day.format(date)
+}

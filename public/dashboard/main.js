@@ -37,7 +37,7 @@ const freshness = part('freshness', HTMLElement)
 const range = part('range', HTMLSelectElement)
 const pause = part('pause', HTMLButtonElement)
 
-/** @typedef {{ api: Api, view: View, stats: Stats, series: Series, failures: number, timer: number | undefined }} Session */
+/** @typedef {{ api: Api, view: View, stats: Stats, series: Series, failures: number, timer: ReturnType<typeof setTimeout> | undefined }} Session */
 /** @type {Session | undefined} */
 let session
 
@@ -72,7 +72,7 @@ async function signIn(token) {
     form.hidden = true
     dashboard.hidden = controls.hidden = dependencies.hidden = false
     setPaused(false)
-    session = { api, view: createView(dashboard), stats, series: stats.series, failures: 0, timer: undefined }
+    session = { api, view: createView(dashboard, api, say), stats, series: stats.series, failures: 0, timer: undefined }
     show(session)
     session.view.focus()
     schedule(session, POLL_MS)
@@ -194,10 +194,15 @@ function troublesOf({ dependencies: { redis, d1 }, unavailable }) {
   return troubles
 }
 
+/** @param {string} text for those who do not see it */
+function say(text) {
+  status.textContent = text
+}
+
 /** Told once when it changes, and once when all is well again. @param {string[]} sentences */
 function sayBanner(sentences) {
   const said = [...banner.children].map((line) => line.textContent)
   if (said.join('\n') === sentences.join('\n')) return
   banner.replaceChildren(...sentences.map((sentence) => element('p', {}, sentence)))
-  status.textContent = sentences.length === 0 && said.length > 0 ? 'All is well again.' : ''
+  if (sentences.length === 0) say('All is well again.')
 }

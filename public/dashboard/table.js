@@ -4,11 +4,20 @@ import { element, write } from './dom.js'
  * @template Row
  * @typedef {object} Column
  * @property {string} title
- * @property {(row: Row) => string} text
+ * @property {(row: Row) => string} text of the cell, or of its button
  * @property {(row: Row) => number | string | null} [sortBy] absent: not sortable
+ * @property {Button<Row>} [button]
  * @property {boolean} [isText] else figures: right-aligned
  * @property {boolean} [isCode]
  * @property {(row: Row) => boolean} [isBad] to be looked at
+ */
+
+/**
+ * @template Row
+ * @typedef {object} Button
+ * @property {(row: Row) => string} name what it does, told without the rest of the row
+ * @property {(row: Row) => boolean} isBusy
+ * @property {(row: Row) => void} press
  */
 
 /**
@@ -16,13 +25,20 @@ import { element, write } from './dom.js'
  * itself where it is too wide, also by keyboard.
  *
  * @template Row
- * @param {{ title: string, note?: string, empty: string, columns: Column<Row>[] }} kind the first column names the row
+ * @param {object} kind
+ * @param {string} kind.title
+ * @param {string} [kind.note]
+ * @param {string} kind.empty what to say when there are no rows
+ * @param {Column<Row>[]} kind.columns the first names the row
+ * @param {(row: Row) => string} [kind.key] what makes a row the same row; absent: its place
  */
-export function createTable({ title, note, empty, columns }) {
+export function createTable({ title, note, empty, columns, key }) {
   /** @type {Row[]} */
   let rows = []
   /** @type {{ index: number, isDescending: boolean } | undefined} */
   let order
+  /** @type {Map<HTMLTableRowElement, { key: string, row: Row }>} */
+  const lines = new Map()
 
   const body = element('tbody')
   const buttons = columns.map(({ title, sortBy }) => sortBy && element('button', { type: 'button' }, title))
@@ -65,29 +81,61 @@ export function createTable({ title, note, empty, columns }) {
 
   function render() {
     const shown = sorted()
-    nothing.remove()
-    while (body.rows.length > shown.length) body.deleteRow(-1)
-    if (shown.length === 0) body.append(nothing)
+    const { activeElement } = document
+    const focused = activeElement?.closest('tr')
+    const index = focused && lines.has(focused) ? focused.sectionRowIndex : undefined
+
+    /** @type {Map<string, HTMLTableRowElement>} */
+    const held = new Map([...lines].map(([line, { key }]) => [key, line]))
+    lines.clear()
     shown.forEach((row, i) => {
-      const line = body.rows[i] ?? body.appendChild(newLine())
-      columns.forEach(({ text, isBad }, column) => {
-        const cell = line.cells[column]
-        if (!cell) return
-        write(cell, text(row))
-        cell.classList.toggle('bad', isBad?.(row) ?? false)
-      })
+      const name = key?.(row) ?? String(i)
+      const line = held.get(name) ?? newLine()
+      held.delete(name)
+      lines.set(line, { key: name, row })
+      fill(line, row)
+      if (body.rows[i] !== line) body.insertBefore(line, body.rows[i] ?? null) // moved only if it must: it loses the focus
     })
+    for (const line of held.values()) line.remove()
+    nothing.remove()
+    if (shown.length === 0) body.append(nothing)
+
+    if (index !== undefined && !activeElement?.isConnected) {
+      const next = body.rows[Math.min(index, body.rows.length - 1)]?.querySelector('button')
+      if (!next) scroller.tabIndex = -1
+      ;(next ?? scroller).focus()
+    }
   }
 
-  const newLine = () =>
-    element(
-      'tr',
-      {},
-      ...columns.map(({ isText, isCode }, i) => {
-        const classes = [isText ? 'text' : 'number', isCode ? 'code' : ''].join(' ').trim()
-        return i === 0 ? element('th', { scope: 'row', class: classes }) : element('td', { class: classes })
+  function newLine() {
+    const cells = columns.map(({ isText, isCode, button }, i) => {
+      const classes = [isText ? 'text' : 'number', isCode ? 'code' : ''].join(' ').trim()
+      if (i === 0) return element('th', { scope: 'row', class: classes })
+      return element('td', { class: classes }, ...(button ? [element('button', { type: 'button' })] : []))
+    })
+    const line = element('tr', {}, ...cells)
+    columns.forEach(({ button }, i) =>
+      cells[i]?.querySelector('button')?.addEventListener('click', () => {
+        const row = lines.get(line)?.row
+        if (row && !button?.isBusy(row)) button?.press(row)
       }),
     )
+    return line
+  }
+
+  /** @param {HTMLTableRowElement} line @param {Row} row */
+  function fill(line, row) {
+    columns.forEach(({ text, isBad, button }, i) => {
+      const cell = line.cells[i]
+      if (!cell) return
+      write(cell.querySelector('button') ?? cell, text(row))
+      cell.classList.toggle('bad', isBad?.(row) ?? false)
+      if (!button) return
+      const node = cell.querySelector('button')
+      node?.setAttribute('aria-label', button.name(row))
+      node?.setAttribute('aria-disabled', String(button.isBusy(row))) // not disabled: it would lose the focus
+    })
+  }
 
   return {
     element: scroller,

@@ -1,7 +1,8 @@
-/** @import { Stats } from './api.js' */
+/** @import { Api, Stats } from './api.js' */
 /** @import { Figure } from './format.js' */
 /** @import { Series } from './series.js' */
 import { createCharts } from './charts.js'
+import { createDeliveries } from './deliveries.js'
 import { element, write } from './dom.js'
 import * as format from './format.js'
 import { perSecond } from './series.js'
@@ -9,11 +10,17 @@ import { createTable } from './table.js'
 
 const { amount, bytes, count, duration, milliseconds, percent, usd } = format
 
-/** What is shown of the figures, in one place: `update` with every answer. */
 /** @typedef {ReturnType<typeof createView>} View */
 
-/** @param {HTMLElement} root empty */
-export function createView(root) {
+/**
+ * All that is shown of the figures: `update` it with every answer.
+ *
+ * @param {HTMLElement} root empty
+ * @param {Api} api
+ * @param {(text: string) => void} say to those who do not see it
+ */
+export function createView(root, api, say) {
+  const deliveries = createDeliveries(api, say)
   const headline = createHeadline()
   const grid = element('div', { class: 'charts' })
   const server = createFacts('Redis server')
@@ -23,8 +30,15 @@ export function createView(root) {
     headline.list,
     section('traffic', 'Traffic', grid),
     section('routes', 'Routes and caches', routes.element, caches.element),
-    section('redis', 'Redis', server.list, slowCommands.element, topKeys.element, bigKeys.element, patterns.element),
-    section('events', 'Events and webhooks', flow.list, endpoints.element),
+    section(
+      'redis',
+      'Redis',
+      server.list,
+      slowCommands.element,
+      topKeys.element,
+      element('div', { class: 'pair' }, bigKeys.element, patterns.element),
+    ),
+    section('events', 'Events and webhooks', flow.list, endpoints.element, deliveries.element),
   )
   const charts = createCharts(grid)
 
@@ -42,6 +56,7 @@ export function createView(root) {
       patterns.update(stats.scan?.patterns ?? [])
       flow.update(flowOf(stats))
       endpoints.update(stats.webhooks ?? [])
+      void deliveries.update(stats.webhooks ?? [])
     },
     focus: () => root.querySelector('h1')?.focus(),
   }
@@ -94,7 +109,7 @@ function headlineOf({ window, caches, presence, outbox }, series) {
       name: 'Requests',
       value: amount(perSecond(series, series.requests)),
       unit: '/s',
-      note: `peak ${amount(peak)} /s; ${count(requests)} in the hour`,
+      note: `peak ${amount(peak)}; ${count(requests)} in the hour`,
     },
     {
       name: 'Failed',
@@ -123,7 +138,7 @@ function headlineOf({ window, caches, presence, outbox }, series) {
     {
       name: 'Outbox lag',
       value: duration(outbox?.oldestAgeSeconds),
-      note: outbox ? `${count(outbox.pending)} events waiting` : 'not known',
+      note: outbox ? `events waiting: ${count(outbox.pending)}` : 'not known',
       isBad: (outbox?.oldestAgeSeconds ?? 0) > 120,
     },
   ]
@@ -206,7 +221,10 @@ function flowOf({ outbox, queues }) {
   return [
     ['Outbox', outbox ? waiting(outbox.pending, outbox.oldestAgeSeconds) : 'not known'],
     .../** @type {[string, string][]} */ (
-      (queues ?? []).map(({ queue, backlog, oldestAgeSeconds }) => [`Queue ${queue}`, waiting(backlog, oldestAgeSeconds)])
+      (queues ?? []).map(({ queue, backlog, oldestAgeSeconds }) => [
+        `Queue ${queue}`,
+        waiting(backlog, oldestAgeSeconds),
+      ])
     ),
   ]
 }
@@ -275,9 +293,18 @@ const caches = createTable({
     { title: 'Hit rate', text: ({ hitRate }) => percent(hitRate), sortBy: ({ hitRate }) => hitRate },
     { title: 'Hits', text: ({ hits }) => count(hits), sortBy: ({ hits }) => hits },
     { title: 'Stale hits', text: ({ staleHits }) => count(staleHits), sortBy: ({ staleHits }) => staleHits },
-    { title: 'Negative hits', text: ({ negativeHits }) => count(negativeHits), sortBy: ({ negativeHits }) => negativeHits },
+    {
+      title: 'Negative hits',
+      text: ({ negativeHits }) => count(negativeHits),
+      sortBy: ({ negativeHits }) => negativeHits,
+    },
     { title: 'Misses', text: ({ misses }) => count(misses), sortBy: ({ misses }) => misses },
-    { title: 'Errors', text: ({ errors }) => count(errors), sortBy: ({ errors }) => errors, isBad: ({ errors }) => errors > 0 },
+    {
+      title: 'Errors',
+      text: ({ errors }) => count(errors),
+      sortBy: ({ errors }) => errors,
+      isBad: ({ errors }) => errors > 0,
+    },
     { title: 'Loads', text: ({ loads }) => loads },
     {
       title: 'Failed loads',
@@ -301,7 +328,11 @@ const slowCommands = createTable({
       isCode: true,
     },
     { title: 'Took', text: ({ ms }) => milliseconds(ms), sortBy: ({ ms }) => ms },
-    { title: 'Answered', text: ({ isAnswered }) => (isAnswered ? 'yes' : 'no'), isBad: ({ isAnswered }) => !isAnswered },
+    {
+      title: 'Answered',
+      text: ({ isAnswered }) => (isAnswered ? 'yes' : 'no'),
+      isBad: ({ isAnswered }) => !isAnswered,
+    },
     { title: 'Route', text: ({ route }) => route, sortBy: ({ route }) => route, isText: true, isCode: true },
     { title: 'At', text: ({ at }) => format.exactClock(at), sortBy: ({ at }) => at },
   ]),
