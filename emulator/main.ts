@@ -2,6 +2,7 @@
 import { startEmulator } from './server.ts'
 
 const port = Number(process.env.PORT ?? process.env.EMULATOR_PORT ?? 8079)
+const host = process.env.EMULATOR_HOST
 const redisUrl = process.env.REDIS_URL
 const token = process.env.UPSTASH_REDIS_REST_TOKEN
 
@@ -14,6 +15,7 @@ if (redisUrl && !token) {
 try {
   const emulator = await startEmulator({
     port,
+    ...(host ? { host } : {}),
     ...(redisUrl ? { redisUrl } : {}),
     ...(token ? { tokens: [token] } : { openTokens: true }),
   })

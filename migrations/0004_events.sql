@@ -23,7 +23,8 @@ CREATE TABLE `events` (
 	`audience` text NOT NULL,
 	`created_at` integer NOT NULL,
 	`due_at` integer,
-	`attempts` integer DEFAULT 0 NOT NULL
+	`attempts` integer DEFAULT 0 NOT NULL,
+	`traceparent` text
 );
 --> statement-breakpoint
 CREATE INDEX `events_due` ON `events` (`due_at`) WHERE due_at IS NOT NULL;--> statement-breakpoint

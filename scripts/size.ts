@@ -9,7 +9,7 @@ const BUDGET_KIB = 160
 
 const folder = mkdtempSync(join(tmpdir(), 'threads-edge-'))
 try {
-  execFileSync('wrangler', ['deploy', '--dry-run', '--minify', '--outdir', folder], {
+  execFileSync('wrangler', ['deploy', '--env', '', '--dry-run', '--minify', '--outdir', folder], {
     stdio: ['ignore', 'ignore', 'inherit'],
     env: { ...process.env, WRANGLER_SEND_METRICS: 'false', WRANGLER_HIDE_BANNER: 'true' },
   })

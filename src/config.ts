@@ -1,6 +1,6 @@
 import * as v from 'valibot'
 
-/** A variable that is absent or not usable. `variables` names each, with what is expected of it. */
+/** A variable or binding that is absent or not usable. `variables` names each, with what is expected of it. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
   readonly variables: Record<string, string>
@@ -28,6 +28,10 @@ const number = (fallback: number, min: number, max: number) =>
 const whole = (fallback: number, min: number, max: number) =>
   v.pipe(number(fallback, min, max), v.integer('a whole number'))
 
+/** Something that the platform binds to the Worker, as `wrangler.toml` declares it. */
+const bound = (what: string) =>
+  v.custom<object>((given) => typeof given === 'object' && given !== null, `${what}, bound to the Worker`)
+
 const toMs = (seconds: number) => Math.round(seconds * 1_000)
 
 const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all')
@@ -36,8 +40,11 @@ const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, faile
 export const readLogRequests = (env: object) =>
   v.parse(v.object({ LOG_REQUESTS: v.fallback(LogRequests, 'all') }), env).LOG_REQUESTS
 
-/** Every variable the Worker reads. What has no default must be set. */
+/** Every variable and binding the Worker reads. What has no default must be set. */
 const Variables = v.object({
+  DB: bound('a D1 database'),
+  LIKES: bound('a queue'),
+  EVENTS: bound('a queue'),
   UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
   UPSTASH_REDIS_REST_TOKEN: v.pipe(v.string('the token of the Redis REST API'), v.minLength(1, 'not empty')),
   /** What back ends send as bearer token to the service routes. */
@@ -124,6 +131,9 @@ const Variables = v.object({
   LOG_REQUESTS: LogRequests,
 })
 
+/** What is not in `env` is told as what was expected, not as a key that is missing. */
+const ABSENT = Object.fromEntries(Object.keys(Variables.entries).map((name) => [name, undefined]))
+
 export type Config = ReturnType<typeof readConfig>
 
 /** What a limit allows, and how strictly: see `http/admit`. */
@@ -153,10 +163,10 @@ export type LimitName =
 
 /**
  * Every tunable: the variables of `env`, or their defaults. Durations become ms where code compares them to the clock.
- * Throws `ConfigError` naming each variable that is missing or out of range.
+ * Throws `ConfigError` naming each variable or binding that is missing or out of range.
  */
 export function readConfig(env: object) {
-  const parsed = v.safeParse(Variables, env, { abortPipeEarly: true })
+  const parsed = v.safeParse(Variables, { ...ABSENT, ...env }, { abortPipeEarly: true })
   if (!parsed.success) {
     throw new ConfigError(
       Object.fromEntries(parsed.issues.map((issue) => [String(issue.path?.[0].key), `expected ${issue.message}`])),

@@ -1,6 +1,6 @@
 import * as v from 'valibot'
 import { createApp } from './app.ts'
-import { type Config, readConfig } from './config.ts'
+import { type Config, ConfigError, readConfig } from './config.ts'
 import { EventBody } from './events/consume.ts'
 import type { EventMessage } from './events/outbox.ts'
 import { costOf, log } from './http/log.ts'
@@ -18,13 +18,11 @@ export interface State {
 /** The Worker. Tests make their own, each with the memory of an isolate of its own. */
 export function createWorker() {
   // Made by the first event, because the configuration comes with it.
-  let made: (State & { env: Env }) | undefined
+  let made: { env: Env; outcome: State | ConfigError } | undefined
   function stateOf(env: Env): State {
-    if (made?.env !== env) {
-      const config = readConfig(env)
-      made = { env, config, isolate: createIsolate(config) }
-    }
-    return made
+    if (made?.env !== env) made = { env, outcome: createState(env) }
+    if (made.outcome instanceof ConfigError) throw made.outcome
+    return made.outcome
   }
 
   /** What no request asked for: its services, and `end`, which counts and logs it with what `line` adds. */
@@ -134,6 +132,19 @@ export function createWorker() {
       if (failures.length > 0) throw new AggregateError(failures, `${failures.length} of ${jobs.length} jobs failed`)
     },
   } satisfies ExportedHandler<Env>
+}
+
+/** Every event is told what is missing; the log is told once. */
+function createState(env: Env): State | ConfigError {
+  try {
+    const config = readConfig(env)
+    return { config, isolate: createIsolate(config) }
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    const { name, variables } = error
+    console.error(JSON.stringify({ level: 'error', during: 'configuration', name, variables }))
+    return error
+  }
 }
 
 const LikeBody = v.object({

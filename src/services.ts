@@ -1,6 +1,6 @@
 import { drizzle } from 'drizzle-orm/d1'
 import { createComments } from './comments/comments.ts'
-import type { Config } from './config.ts'
+import type { Config, LimitName } from './config.ts'
 import { createDispatch, type Listener } from './events/consume.ts'
 import { createCounterUpdates } from './events/counters.ts'
 import { createOutbox, type EventMessage } from './events/outbox.ts'
@@ -22,7 +22,7 @@ import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
 import { createSessions } from './redis/session.ts'
-import { createKnownAllowances, createRateLimit } from './redis/rate-limit.ts'
+import { createKnownAllowances, createRateLimit, createUncounted } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
@@ -36,6 +36,8 @@ export const createIsolate = (config: Config) => ({
   memory: createMemory(config.memoryMaxBytes),
   breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
   allowances: createKnownAllowances(10_000),
+  uncounted: createUncounted<LimitName>(),
+  tokens: createTokens(config.sessions.key),
   recorder: createRecorder(config.monitoring.slowMs),
 })
 
@@ -106,9 +108,9 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
-  const tokens = createTokens(config.sessions.key)
+  const { tokens } = isolate
 
-  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer)
+  const outbox = createOutbox(db, (messages) => sendAll(bindings.EVENTS, messages), defer, traceparent)
   const counterUpdates = createCounterUpdates(db, outbox)
   const onStatusChange = (changes: StatusChange[]) =>
     outbox.emit(
@@ -195,7 +197,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     presence: createPresence(db, online, onStatusChange, defer),
     locks: createLocks({ redis: writes, keys }),
     fences: createFences(db),
-    rateLimit: createRateLimit(once, isolate.allowances, config.limits, keys.rateLimit),
+    rateLimit: createRateLimit(once, isolate.allowances, isolate.uncounted, config.limits, keys.rateLimit),
   }
 }
 

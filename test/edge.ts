@@ -68,18 +68,13 @@ const PATIENT = {
 
 /**
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
- * `variables` set over the defaults. Its limits are out of the way unless a test sets them.
+ * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test sets them.
  */
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
   const events = newQueue()
-  const settings = {
-    ...env,
-    EVENTS: events,
-    UPSTASH_REDIS_REST_TOKEN: token,
-    ...PATIENT,
-    ...bindings,
-  } as unknown as Env
+  const all = { ...env, EVENTS: events, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings }
+  const settings = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as unknown as Env
   const pending: ExecutionContext[] = []
   /** Delivers messages of a queue, as the platform would; answers what became of each. */
   async function deliver(bodies: unknown[], queue = 'likes'): Promise<{ acked: number[]; retried: number[] }> {

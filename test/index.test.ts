@@ -1,6 +1,6 @@
 import { env, exports } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
-import { migrate } from './edge.ts'
+import { migrate, newEdge } from './edge.ts'
 import { addPost, addUser } from './rows.ts'
 
 beforeAll(migrate)
@@ -33,4 +33,13 @@ test('what it has learned serves its next request: the isolate is one', async ()
     return response.headers.get('Cache-Status') ?? ''
   }
   await expect.poll(statusOf).toMatch(/^memory; hit/)
+})
+
+test.each(['likes', 'likes-staging', 'likes-production'])('the queue %s brings likes', async (queue) => {
+  const user = await addUser()
+  const post = await addPost({ authorId: user.id })
+  const like = { kind: 'post', contentId: post.id, userId: user.id, isLiked: true, changedAt: Date.now() }
+  const edge = newEdge()
+  expect(await edge.deliver([like], queue)).toEqual({ acked: [0], retried: [] })
+  expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ likesCount: 1 })
 })

@@ -210,6 +210,8 @@ export const events = sqliteTable(
     dueAt: integer('due_at'),
     /** How often the cron has told the queue. */
     attempts: integer().notNull().default(0),
+    /** Of the request that made it so (W3C Trace Context); null where none did. */
+    traceparent: text(),
   },
   (t) => [
     index('events_due')

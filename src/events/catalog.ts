@@ -108,9 +108,11 @@ export interface StoredEvent {
   audience: Audience
   /** Unix ms. */
   createdAt: number
+  /** Of the request it comes from, if any. */
+  traceparent: string | null
 }
 
-/** An event as the world receives it: CloudEvents 1.0 in JSON, with two extension attributes of ours. */
+/** An event as the world receives it: CloudEvents 1.0 in JSON, with extension attributes. */
 export interface CloudEvent {
   specversion: '1.0'
   id: string
@@ -123,12 +125,14 @@ export interface CloudEvent {
   datacontenttype: 'application/json'
   channel: string
   sequence: number
+  /** W3C Trace Context (the CloudEvents extension for distributed tracing), where a request made it. */
+  traceparent?: string
   data: Record<string, unknown>
 }
 
 /** https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md */
 export function toCloudEvent(event: StoredEvent, source: string): CloudEvent {
-  const { id, type, subject, channel, sequence, data } = event
+  const { id, type, subject, channel, sequence, data, traceparent } = event
   return {
     specversion: '1.0',
     id,
@@ -139,6 +143,7 @@ export function toCloudEvent(event: StoredEvent, source: string): CloudEvent {
     datacontenttype: 'application/json',
     channel,
     sequence,
+    ...(traceparent === null ? {} : { traceparent }),
     data,
   }
 }

@@ -1,4 +1,4 @@
-import { sql } from 'drizzle-orm'
+import { lte, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { counterChanges } from '../db/schema.ts'
 import type { Outbox } from './outbox.ts'
@@ -26,6 +26,7 @@ export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
           changedAt: counterChanges.changedAt,
         })
         .from(counterChanges)
+        .where(lte(counterChanges.changedAt, now))
         .orderBy(counterChanges.changedAt)
         .limit(MOST)
       const ripe = noted.filter((note) => note.changedAt <= now - COALESCE_MS)

@@ -1,4 +1,4 @@
-import { and, eq, isNotNull, isNull, lt, lte, type SQL, sql } from 'drizzle-orm'
+import { and, count, eq, isNotNull, isNull, lt, lte, min, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isDeepStrictEqual } from 'node:util'
 import { ulid } from 'ulid'
@@ -50,6 +50,7 @@ export function createOutbox(
   db: DrizzleD1Database,
   send: (messages: EventMessage[]) => Promise<unknown>,
   defer: (work: () => Promise<unknown>) => void,
+  traceparent?: string,
 ) {
   const recorded: string[] = []
 
@@ -67,7 +68,8 @@ export function createOutbox(
       .select(
         sql`
           SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
-            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0
+            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0,
+            ${traceparent ?? null}
           FROM json_each(${JSON.stringify(rows)})
           WHERE ${when}`,
       )
@@ -145,18 +147,12 @@ export function createOutbox(
       return ids.length
     },
 
-    /** How many events are yet to be dispatched, counted up to 10 000, and how old the oldest is. */
+    /** How many events are yet to be dispatched, and how old the oldest is. */
     async backlog(now: number): Promise<{ pending: number; oldestAgeSeconds: number }> {
-      const waiting = db
-        .select({ createdAt: events.createdAt })
+      const [row] = await db
+        .select({ pending: count(), oldestAt: min(events.createdAt) })
         .from(events)
         .where(isNotNull(events.dueAt))
-        .orderBy(events.dueAt)
-        .limit(10_000)
-        .as('waiting')
-      const [row] = await db
-        .select({ pending: sql<number>`count(*)`, oldestAt: sql<number | null>`min(${waiting.createdAt})` })
-        .from(waiting)
       return { pending: row?.pending ?? 0, oldestAgeSeconds: Math.max(0, now - (row?.oldestAt ?? now)) / 1_000 }
     },
 

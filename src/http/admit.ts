@@ -42,9 +42,7 @@ export const admit = (name: LimitName, user: 'required' | 'optional' | 'ignored'
 
     await next()
     setHeaders(c, name, policy, taken)
-    if (!policy.isStrict) {
-      defer(() => services.rateLimit.take(name, subject).catch(() => {})) // these windows are declared ephemeral
-    }
+    if (!policy.isStrict) defer(() => services.rateLimit.takeLater(name, subject))
   })
 
 /**

@@ -184,6 +184,12 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     memory.set(key, { entry, until })
   }
 
+  /** What memory may answer by itself. */
+  function known(key: string): Entry<T> | undefined {
+    const held = recall(key)
+    return held && now() < held.until && isServable(held.entry) ? held.entry : undefined
+  }
+
   const withGeneration = (keys: string[]) => (generationKey === undefined ? keys : [...keys, generationKey])
 
   function parse(keys: string[], replies: unknown[]): Found<T> {
@@ -269,6 +275,14 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     const nonce = crypto.randomUUID()
     const deadline = now() + kind.waitMs
     let waiting = ids
+    /** Takes from memory what another reader of this isolate has got meanwhile. */
+    const share = () => {
+      for (const id of waiting) {
+        const entry = known(keyOf(id))
+        if (entry) values.set(id, serve('memory', entry))
+      }
+      waiting = waiting.filter((id) => !values.has(id))
+    }
     for (let pauseMs = 20; waiting.length > 0; pauseMs = Math.min(pauseMs * 2, 200)) {
       let found
       try {
@@ -297,7 +311,9 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
       waiting = waiting.filter((id) => !values.has(id))
       if (waiting.length === 0 || now() >= deadline) break
       await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + random())))
+      share()
     }
+    share()
     if (waiting.length > 0) for (const [id, value] of await fill(waiting, load)) values.set(id, value)
     return values
   }
@@ -333,12 +349,12 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     const values: Values<T> = new Map()
     const unsure = new Map<string, Entry<T> | undefined>() // with what is left of it, in memory or expired in Redis
     for (const id of new Set(ids)) {
-      const held = recall(keyOf(id))
-      if (held && now() < held.until && isServable(held.entry)) {
-        values.set(id, serve('memory', held.entry))
+      const entry = known(keyOf(id))
+      if (entry) {
+        values.set(id, serve('memory', entry))
       } else {
         emit('memory', 'miss')
-        unsure.set(id, held?.entry)
+        unsure.set(id, recall(keyOf(id))?.entry)
       }
     }
 

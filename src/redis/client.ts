@@ -86,7 +86,8 @@ export function createConnection(
   meter: Meter,
   onSent: (sent: Sent) => void = () => {},
 ): (use: Use) => Redis {
-  const http = new OpenRedis(server).requester
+  /** The SDK's HTTP client: every SDK client comes with one, the first one's serves all. */
+  let http: Requester | undefined
 
   async function send<T>(request: UpstashRequest, use: Use): Promise<UpstashResponse<T>> {
     for (let attempt = 1; ; attempt += 1) {
@@ -99,6 +100,7 @@ export function createConnection(
         // A plain AbortSignal would turn a timed-out command into a successful reply; the SDK takes a function here
         // too, which its type does not say.
         const signal = (() => AbortSignal.timeout(use.timeoutMs)) as unknown as AbortSignal
+        if (!http) throw new Error('only an SDK client sends') // and making it has set this
         const answer = await http.request<T>({ ...request, signal })
         breaker.succeeded()
         return answer
@@ -150,20 +152,29 @@ export function createConnection(
     return (await send({ path: ['pipeline'], body: commands }, use)) as unknown as UpstashResponse<unknown>[]
   }
 
-  return (use) => {
-    const client = new OpenRedis(server)
-    client.requester = {
-      async request<T>(request: UpstashRequest) {
-        if (isBatch(request) && request.path?.[0] === 'pipeline') {
-          return (await join(request.body, use)) as UpstashResponse<T> // a list again
-        }
-        if (request.path || request.headers) return send<T>(request, use)
-        const [reply] = await join([request.body], use)
-        return reply as UpstashResponse<T>
-      },
-    }
-    return client
-  }
+  return (use) =>
+    whenUsed(() => {
+      const client = new OpenRedis(server)
+      http ??= client.requester
+      client.requester = {
+        async request<T>(request: UpstashRequest) {
+          if (isBatch(request) && request.path?.[0] === 'pipeline') {
+            return (await join(request.body, use)) as UpstashResponse<T> // a list again
+          }
+          if (request.path || request.headers) return send<T>(request, use)
+          const [reply] = await join([request.body], use)
+          return reply as UpstashResponse<T>
+        },
+      }
+      return client
+    })
+}
+
+/** An SDK client is some 200 closures: it is made when it is first used, and most invocations use one of several. */
+function whenUsed(make: () => Redis): Redis {
+  let made: Redis | undefined
+  // Nobody asks it for more than its members.
+  return new Proxy({} as Redis, { get: (_, name) => Reflect.get((made ??= make()), name) as unknown })
 }
 
 /** The SDK keeps its HTTP client to itself and its subclasses. */

@@ -1,8 +1,9 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
+import { counterChanges } from '../../src/db/schema.ts'
 import type { LikeMessage } from '../../src/likes/likes.ts'
 import { migrate, newEdge } from '../edge.ts'
-import { addUser } from '../rows.ts'
+import { addUser, db } from '../rows.ts'
 
 beforeAll(migrate)
 
@@ -39,10 +40,10 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   const edge = newEdge({ DB, LIKES: { send: async (message: LikeMessage) => void sent.push(message) } })
   const [ada, bob] = [await addUser(), await addUser()]
   const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }
-  const send = async (method: string, path: string, body?: unknown) => {
+  const send = async (method: string, path: string, body?: unknown, more = {}) => {
     const response = await edge.fetch(path, {
       method,
-      headers: { ...headers, 'Idempotency-Key': crypto.randomUUID(), 'If-Match': '*' },
+      headers: { ...headers, 'Idempotency-Key': crypto.randomUUID(), 'If-Match': '*', ...more },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     })
     expect([method, path, response.ok]).toEqual([method, path, true])
@@ -77,6 +78,15 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   headers.Authorization = `Bearer ${env.SERVICE_TOKEN}`
   await send('POST', '/v1/cache/invalidate', { users: [bob.id], posts: [id], hot: true })
   await send('POST', '/v1/maintenance')
+  const service = { Authorization: 'Bearer a-service-token-for-tests' }
+  const order = { channel: 'custom_orders', type: 'paid', data: {} }
+  await send('POST', '/v1/events', order, service)
+  await edge.settle()
+  await edge.dispatch()
+  await db.update(counterChanges).set({ changedAt: 0 })
+  await edge.cron(Date.now() + 3_600_000)
+  await edge.dispatch()
+  await send('GET', '/v1/stats', undefined, service)
   await edge.settle()
 
   expect(statements.size).toBeGreaterThan(40)

@@ -132,7 +132,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     200: [
       { path: '/v1/stats', headers: service, before: busy },
       { path: '/v1/stats?minutes=1', headers: service, before: redisGone },
-      { path: '/v1/stats', headers: service, bindings: { DB: undefined, LIKES: undefined } },
+      { path: '/v1/stats', headers: service, bindings: { DB: {}, LIKES: {} } },
     ],
     400: [{ path: '/v1/stats?minutes=0', headers: service }],
     401: [{ path: '/v1/stats' }],
@@ -413,6 +413,9 @@ test('every write answers what the document says, and not a field more', async (
   await send('PATCH /v1/locks/{name}', '/v1/locks/contract', { owner, ttlMs: 5_000 }, service)
   await send('DELETE /v1/locks/{name}', `/v1/locks/contract?owner=${owner}`, undefined, service)
   await send('POST /v1/cache/invalidate', '/v1/cache/invalidate', { users: [author.id], hot: true }, service)
+  const event = { channel: 'custom_orders', type: 'paid', data: { total: 1 } }
+  await send('POST /v1/events', '/v1/events', event, service)
+  asked.add('POST /v1/listeners/{name}/rebuild') // no listener keeps anything yet
   await send('POST /v1/maintenance', '/v1/maintenance', undefined, service)
   const credentials = { login: account.username, password: account.password }
   await send('POST /v1/sessions', '/v1/sessions', credentials, {})

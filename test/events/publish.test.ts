@@ -2,7 +2,7 @@ import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { counterChanges, events } from '../../src/db/schema.ts'
 import { createDispatch, type Listener } from '../../src/events/consume.ts'
-import type { StoredEvent } from '../../src/events/catalog.ts'
+import { type StoredEvent, toCloudEvent } from '../../src/events/catalog.ts'
 import { createCounterUpdates } from '../../src/events/counters.ts'
 import { createOutbox, type EventMessage } from '../../src/events/outbox.ts'
 import { expectRefused, migrate, newEdge } from '../edge.ts'
@@ -354,4 +354,26 @@ test('presence is told to those who may know of it, and dispatched events are pu
   const waiting = await outbox.backlog(later)
   expect(await outbox.purge(1_000, later)).toBeGreaterThan(0)
   expect((await outbox.backlog(later)).pending).toBe(waiting.pending) // what is not dispatched stays
+})
+
+test('an event is a CloudEvent that says whose trace it belongs to, with what channel and sequence', async () => {
+  const edge = newEdge()
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+  const event = { channel: 'custom_trace', type: 'traced', subject: 't_1', data: { a: 1 }, id: 'trace-1' }
+  await publish(edge, event, { ...SERVICE, traceparent })
+  const [stored] = await about('t_1')
+  if (!stored) throw new Error('it was not stored')
+  expect(toCloudEvent(stored, '/threads-edge')).toEqual({
+    specversion: '1.0',
+    id: 'trace-1',
+    source: '/threads-edge',
+    type: 'traced',
+    subject: 't_1',
+    time: new Date(stored.createdAt).toISOString(),
+    datacontenttype: 'application/json',
+    channel: 'custom_trace',
+    sequence: 1,
+    traceparent: expect.stringMatching(/^00-0af7651916cd43dd8448eb211c80319c-(?!b7ad6b7169203331)[0-9a-f]{16}-01$/),
+    data: { a: 1 },
+  })
 })

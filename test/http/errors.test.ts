@@ -5,7 +5,7 @@ import { beforeAll, expect, test, vi } from 'vitest'
 import { problems } from '../../src/errors.ts'
 import { requireJson, valid } from '../../src/http/openapi.ts'
 import { renderError } from '../../src/http/problem.ts'
-import { migrate, newEdge } from '../edge.ts'
+import { migrate, newEdge, newRoutes } from '../edge.ts'
 import { addPost, addUser } from '../rows.ts'
 
 beforeAll(migrate)
@@ -288,28 +288,51 @@ test('an answer of 304 can be read across origins, and keeps its request id, lim
   })
 })
 
+/** What `wrangler.toml` binds to the Worker, and what it must be told besides. */
+const BOUND = Object.entries(env).flatMap(([name, value]) =>
+  typeof value === 'object' && !/^MIGRATIONS$|^__VITEST/.test(name) ? [name] : [],
+)
+const NEEDED = [...BOUND, 'UPSTASH_REDIS_REST_URL', 'UPSTASH_REDIS_REST_TOKEN', 'SERVICE_TOKEN']
+
 test('a Worker with nothing configured is alive, describes itself, and says what it lacks', async () => {
-  const edge = newEdge({
-    UPSTASH_REDIS_REST_URL: undefined,
-    UPSTASH_REDIS_REST_TOKEN: undefined,
-    SERVICE_TOKEN: undefined,
-    DB: undefined,
-  })
+  expect(BOUND).toContain('DB')
+  const edge = newEdge(Object.fromEntries(NEEDED.map((name) => [name, undefined])))
   for (const path of ['/healthz', '/openapi.json', '/problems/misconfigured']) {
     expect([path, (await edge.fetch(path)).status]).toEqual([path, 200])
   }
-  for (const path of ['/readyz', '/v1/posts/hot', '/v1/rate-limit']) {
-    const response = await edge.fetch(path)
-    expect([path, response.status]).toEqual([path, 503])
+  const described = new Set(['/healthz', '/openapi.json', '/docs', '/docs/', '/problems/:type', '/*'])
+  const others = newRoutes().filter(({ path }) => !described.has(path))
+  expect(others.map(({ path }) => path)).toContain('/readyz')
+  for (const { method, path } of [...others, { method: 'GET', path: '/v1/nothing-here' }]) {
+    const response = await edge.fetch(path, { method })
+    expect([method, path, response.status]).toEqual([method, path, 503])
     const problem = await response.json<{ type: string; detail: string; variables: Record<string, string> }>()
     expect(problem.type).toBe('https://edge.test/problems/misconfigured')
     expect(problem.variables).toEqual({
+      ...Object.fromEntries(BOUND.map((name) => [name, expect.stringMatching(/^expected .+, bound to the Worker$/)])),
       UPSTASH_REDIS_REST_URL: 'expected the URL of the Redis REST API',
       UPSTASH_REDIS_REST_TOKEN: 'expected the token of the Redis REST API',
       SERVICE_TOKEN: 'expected a secret',
     })
     for (const name of Object.keys(problem.variables)) expect(problem.detail).toContain(name)
   }
+})
+
+test.each(NEEDED)('a Worker that lacks %s alone names it to every event, and to its log once', async (name) => {
+  const log = vi.spyOn(console, 'error').mockImplementation(() => {})
+  const edge = newEdge({ [name]: undefined })
+  for (const path of ['/readyz', '/readyz', '/v1/posts/hot']) {
+    const response = await edge.fetch(path)
+    expect(response.status).toBe(503)
+    expect(await response.json()).toMatchObject({ detail: `Not configured: ${name}` })
+  }
+  await expect(edge.cron()).rejects.toThrow(`Not configured: ${name}`)
+  await expect(edge.deliver([])).rejects.toThrow(`Not configured: ${name}`)
+  const lines = log.mock.calls.map(([line]) => JSON.parse(String(line)) as object)
+  log.mockRestore()
+  expect(lines).toEqual([
+    { level: 'error', during: 'configuration', name: 'ConfigError', variables: { [name]: expect.any(String) } },
+  ])
 })
 
 test.each([

@@ -150,13 +150,11 @@ test('what is over is thrown away when asked for, and by the cron', async () => 
   await addOld()
   const response = await maintain(edge)
   expect(response.status).toBe(200)
-  expect(await response.json()).toEqual({
-    purged: [
-      { name: 'sessions', isDone: true, removed: 1, hasMore: false },
-      { name: 'idempotencyKeys', isDone: true, removed: 1, hasMore: false },
-      { name: 'hotFeeds', isDone: true, removed: 0, hasMore: false },
-    ],
-  })
+  const { purged } = await response.json<{ purged: unknown[] }>()
+  expect(purged).toContainEqual({ name: 'sessions', isDone: true, removed: 1, hasMore: false })
+  expect(purged).toContainEqual({ name: 'idempotencyKeys', isDone: true, removed: 1, hasMore: false })
+  expect(purged).toContainEqual({ name: 'hotFeeds', isDone: true, removed: 0, hasMore: false })
+  expect(purged).toContainEqual({ name: 'events', isDone: true, removed: 0, hasMore: false })
   await addOld()
   await edge.cron()
   expect(await db.$count(schema.sessions, eq(schema.sessions.expiresAt, long))).toBe(0)
@@ -184,11 +182,7 @@ test('without Redis what is in the database is purged all the same, and the rest
   await edge.redis.fault({ kind: 'refuse' })
   using log = vi.spyOn(console, 'error').mockImplementation(() => {})
   const { purged } = await (await maintain(edge)).json<{ purged: { name: string; isDone: boolean }[] }>()
-  expect(Object.fromEntries(purged.map(({ name, isDone }) => [name, isDone]))).toEqual({
-    sessions: true,
-    idempotencyKeys: true,
-    hotFeeds: false,
-  })
+  expect(purged.filter(({ isDone }) => !isDone).map(({ name }) => name)).toEqual(['hotFeeds'])
   expect(log).toHaveBeenCalledOnce()
 })
 

@@ -40,8 +40,9 @@ test('it is ready again when Redis is back', async () => {
   expect((await edge.fetch('/readyz')).status).toBe(200)
 })
 
-test('it is not ready without its database', async () => {
-  const response = await newEdge({ DB: undefined }).fetch('/readyz')
+test('it is not ready when its database does not answer', async () => {
+  const DB = { prepare: () => ({ first: async () => Promise.reject(new Error('D1_ERROR: overloaded')) }) }
+  const response = await newEdge({ DB }).fetch('/readyz')
   expect(response.status).toBe(503)
   expect(await response.json()).toEqual({ isReady: false, redis: up, d1: down })
 })

@@ -16,7 +16,7 @@ const kind: CacheKind<Thing> = {
   staleIfErrorMs: 60_000,
   negativeMs: 1_000,
   memoryMs: 2_000,
-  softTimeoutMs: 50,
+  softTimeoutMs: 2_000,
   leaseMs: 5_000,
   waitMs: 20_000,
   maxValueBytes: 1_000,
@@ -34,11 +34,16 @@ function newWorld() {
     clock,
     events,
     outcomes: () => events.splice(0).map((event) => `${event.layer} ${event.outcome}`),
-    newCache: (overrides: Partial<CacheKind<Thing>> = {}, redis = keyspace.connect(), random = () => 0.5) =>
+    newCache: (
+      overrides: Partial<CacheKind<Thing>> = {},
+      redis = keyspace.connect(),
+      random = () => 0.5,
+      memory = createMemory(1_000_000),
+    ) =>
       createCache<Thing>(
         {
           redis,
-          memory: createMemory(1_000_000),
+          memory,
           defer: deferral.defer,
           onEvent: (event) => events.push(event),
           now: () => clock.now,
@@ -364,7 +369,7 @@ test.each(['hang', 'cut', 'status', 'delay'] as const)(
 
 test('a servable value in memory is not kept waiting by a slow Redis', async () => {
   const world = newWorld()
-  const cache = world.newCache()
+  const cache = world.newCache({ softTimeoutMs: 50 })
   await cache.get('a', async () => ada)
   await world.settle()
   await world.newCache().put('a', adaNow)
@@ -384,6 +389,21 @@ test('a reply cut off during the fill loses nothing but the fill', async () => {
   await world.settle()
 
   expect(await world.newCache().get('a', never)).toEqual(ada) // it had been executed
+})
+
+test('a reader who waits takes what another of its isolate has loaded meanwhile', async () => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const ofIsolate = (waitMs: number) => world.newCache({ waitMs }, undefined, undefined, memory)
+  const elsewhere = await beginRead(world.newCache({ leaseMs: 60_000 }), 'a')
+
+  const waiting = ofIsolate(60_000).get('a', never)
+  expect(await ofIsolate(0).get('a', async () => ada)).toEqual(ada) // waits for nobody
+  expect(await waiting).toEqual(ada)
+
+  elsewhere.loaded(ada)
+  await elsewhere.reading
+  await world.settle()
 })
 
 test('a filler that dies keeps others waiting no longer than its lease', async () => {

@@ -1,0 +1,56 @@
+// The module in front of a Worker under test: the Worker itself, and beside it a socket that tells what it asked of D1
+// and of queues. Only those calls are wrapped: nanoseconds where a query takes hundreds of microseconds.
+import worker from './index.js'
+
+const counts = { queries: 0, calls: 0, sent: 0, received: 0 }
+let isCounting = false
+
+const before = (prototype, name, note) => {
+  const method = prototype[name]
+  prototype[name] = function (...args) {
+    note(...args)
+    return method.apply(this, args)
+  }
+}
+
+/** Counts what this isolate does with its D1 and its queues, from here on. */
+function count(env) {
+  isCounting = true
+  if (env.DB) {
+    before(Object.getPrototypeOf(env.DB), 'batch', (statements) => {
+      counts.queries += statements.length
+      counts.calls += 1
+    })
+    for (const name of ['all', 'first', 'raw', 'run']) {
+      before(Object.getPrototypeOf(env.DB.prepare('SELECT 1')), name, () => {
+        counts.queries += 1
+        counts.calls += 1
+      })
+    }
+  }
+  const queue = Object.values(env).find((binding) => typeof binding?.sendBatch === 'function')
+  if (queue) {
+    // What is sent for later is not waited for.
+    before(Object.getPrototypeOf(queue), 'send', (_, options) => (counts.sent += options?.delaySeconds ? 0 : 1))
+    before(Object.getPrototypeOf(queue), 'sendBatch', (messages) => (counts.sent += [...messages].length))
+  }
+}
+
+export default {
+  fetch(request, env, context) {
+    if (!isCounting) count(env)
+    return worker.fetch(request, env, context)
+  },
+
+  async queue(batch, env, context) {
+    if (!isCounting) count(env)
+    try {
+      await worker.queue(batch, env, context)
+    } finally {
+      counts.received += batch.messages.length
+    }
+  },
+}
+
+/** Answers the counts of this isolate. */
+export const Counts = { fetch: () => Response.json(counts) }

@@ -1,0 +1,135 @@
+/**
+ * `npm run bench`: ours, two peers and a bare route, measured side by side. bench/README.md says how to read it.
+ * `--quick` takes less than a minute; each number of the settings can be given, e.g. `--rounds 3 --latencies 0,25`.
+ */
+import { execFileSync } from 'node:child_process'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os'
+import { dirname, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { measureColdStarts } from './cold-start.ts'
+import { startLoadGenerator } from './load.ts'
+import { compare, type Row, type Run, type Settings } from './measure.ts'
+import { printReport } from './report.ts'
+import { measureStampede } from './stampede.ts'
+import { createTown } from './town.ts'
+import { bundle, contenderNames, prepareDatabase, startEmulator } from './workers.ts'
+
+/** All a run has found: what the JSON holds. */
+export interface Results {
+  machine: object
+  settings: Settings
+  bundles: { contender: string; bytes: number; gzipBytes: number; coldStartMs: number }[]
+  rows: Row[]
+  stampede: Awaited<ReturnType<typeof measureStampede>>
+}
+
+const FULL: Settings = {
+  latenciesMs: [0, 5, 25],
+  rounds: 5,
+  roundMs: 1_000,
+  warmUpMs: 300,
+  connections: 32,
+  alone: 25,
+  readers: 1_000,
+  isolates: 8,
+  stampedes: 5,
+  coldStarts: 15,
+}
+const QUICK: Settings = { ...FULL, rounds: 1, roundMs: 250, warmUpMs: 80, alone: 8, stampedes: 1, coldStarts: 3 }
+
+const { values: args } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    latencies: { type: 'string' },
+    rounds: { type: 'string' },
+    'round-ms': { type: 'string' },
+    'warm-up-ms': { type: 'string' },
+    connections: { type: 'string' },
+    readers: { type: 'string' },
+    isolates: { type: 'string' },
+    /** Where the JSON goes; without it, nowhere. */
+    out: { type: 'string' },
+  },
+})
+const chosen = args.quick ? QUICK : FULL
+const settings: Settings = {
+  ...chosen,
+  latenciesMs: args.latencies?.split(',').map(Number) ?? chosen.latenciesMs,
+  rounds: Number(args.rounds ?? chosen.rounds),
+  roundMs: Number(args['round-ms'] ?? chosen.roundMs),
+  warmUpMs: Number(args['warm-up-ms'] ?? chosen.warmUpMs),
+  connections: Number(args.connections ?? chosen.connections),
+  readers: Number(args.readers ?? chosen.readers),
+  isolates: Number(args.isolates ?? chosen.isolates),
+}
+
+const machine = await describeMachine()
+const startedAt = performance.now()
+const progress = (text: string) =>
+  process.stderr.write(`${((performance.now() - startedAt) / 1_000).toFixed(0).padStart(4)} s  ${text}\n`)
+
+progress('Bundling …')
+const bundles = await Promise.all(contenderNames.map(bundle))
+await using emulator = await startEmulator()
+const load = startLoadGenerator()
+const town = createTown()
+
+progress('Cold starts')
+const coldStarts = await measureColdStarts(bundles, settings.coldStarts)
+progress('Data')
+await using prepared = await prepareDatabase(town)
+const run: Run = { bundles, emulator, databaseFolder: prepared.folder, town, load, settings, progress }
+const rows = await compare(run)
+const stampede = await measureStampede(run)
+await load.close()
+
+const results: Results = {
+  machine: { ...machine, loadAfter: Number(loadavg()[0]?.toFixed(2)) },
+  settings,
+  bundles: bundles.map(({ name, bytes, gzipBytes }) => ({
+    contender: name,
+    bytes,
+    gzipBytes,
+    coldStartMs: coldStarts.get(name) ?? NaN,
+  })),
+  rows,
+  stampede,
+}
+printReport(results)
+if (args.out !== undefined) {
+  const file = resolve(args.out)
+  await mkdir(dirname(file), { recursive: true })
+  await writeFile(file, `${JSON.stringify(results, null, 2)}\n`)
+}
+const failures = [...rows, ...stampede].reduce((sum, row) => sum + row.failures, 0)
+if (failures > 0) {
+  progress(`${failures} requests failed: the figures are not to be trusted`)
+  process.exitCode = 1
+}
+
+async function describeMachine() {
+  const versionOf = async (name: string) => {
+    const file = await readFile(new URL(`../node_modules/${name}/package.json`, import.meta.url), 'utf8')
+    return (JSON.parse(file) as { version: string }).version // as every package.json has it
+  }
+  const git = (...words: string[]) => execFileSync('git', words, { encoding: 'utf8' }).trim()
+  let commit = 'unknown' // outside a repository
+  try {
+    commit = git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain', 'src', 'bench') ? ' (changed)' : '')
+  } catch {}
+  return {
+    at: new Date().toISOString(),
+    commit,
+    processors: `${availableParallelism()} × ${cpus()[0]?.model ?? 'unknown'}`,
+    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    system: `Linux ${release()}`,
+    node: process.version,
+    workerd: await versionOf('workerd'),
+    wrangler: await versionOf('wrangler'),
+    /** Of the last minute before the run; of its own last minute, `loadAfter`. */
+    loadBefore: Number(loadavg()[0]?.toFixed(2)),
+    sharedBy:
+      'workerd, the emulator and the load generator, each a process or thread of its own, on the same processors',
+  }
+}

@@ -1,0 +1,233 @@
+/** Measures the contenders in turns: requests per second, latencies, and what a request costs. */
+import { deepStrictEqual } from 'node:assert/strict'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { request } from 'undici'
+import type { LoadGenerator } from './load.ts'
+import type { Ask, Town } from './town.ts'
+import {
+  type Bundle,
+  type Contender,
+  type ContenderName,
+  cpuMs,
+  type Counts,
+  type EmulatorProcess,
+  startWorkers,
+} from './workers.ts'
+
+export interface Settings {
+  /** What the emulator adds to each HTTP request. */
+  latenciesMs: number[]
+  /** The contenders take turns so often; figures are medians over the rounds. */
+  rounds: number
+  roundMs: number
+  warmUpMs: number
+  /** Closed loops at once. */
+  connections: number
+  /** How many requests are sent one by one. */
+  alone: number
+  /** Of one cold key at once. */
+  readers: number
+  isolates: number
+  stampedes: number
+  coldStarts: number
+}
+
+export interface Run {
+  bundles: Bundle[]
+  emulator: EmulatorProcess
+  /** Of the D1 that each contender gets a copy of. */
+  databaseFolder: string
+  town: Town
+  load: LoadGenerator
+  settings: Settings
+  progress: (text: string) => void
+}
+
+/** What a request costs, on average, all that follows its answer included. */
+export interface Costs {
+  /** As Upstash bills them, without those inside scripts. */
+  commands: number
+  /** HTTP requests to Redis. */
+  roundTrips: number
+  d1Queries: number
+  /** Round trips to D1: a batch is one. */
+  d1Calls: number
+}
+
+export interface Row {
+  scenario: string
+  latencyMs: number
+  contender: ContenderName
+  requestsPerSecond: number
+  /** Requests per second as a multiple of this contender's: the median over the rounds. */
+  times: Record<ContenderName, number>
+  p50Ms: number
+  p99Ms: number
+  /** Of workerd, with its D1 and queues. */
+  cpuMsPerRequest: number
+  /** Under load, as the scenario goes: with whatever is cold or expires meanwhile. */
+  costs: Costs
+  /** One request at a time, each asked for before. */
+  alone: { p50Ms: number; costs: Costs }
+  /** How many answers were no success. */
+  failures: number
+}
+
+/** How many requests of each scenario all must answer alike. */
+const SAME_ANSWERS = 20
+
+/** What one round measures of a contender. */
+type Round = Omit<Row, 'scenario' | 'latencyMs' | 'contender' | 'times' | 'alone'>
+
+/** Every scenario at every latency, for every contender. Throws when a peer does not answer as we do. */
+export async function compare(run: Run): Promise<Row[]> {
+  const { bundles, emulator, databaseFolder, town, load, settings, progress } = run
+  const contenders: Contender[] = []
+  try {
+    for (const bundle of bundles) contenders.push(await startWorkers(bundle, emulator, databaseFolder))
+    // Now, since under load each gets as far with its likes as it is fast.
+    for (const draw of Object.values(town.scenarios)) {
+      await requireSameAnswers(contenders, Array.from({ length: SAME_ANSWERS }, draw))
+    }
+    const rows: Row[] = []
+    for (const latencyMs of settings.latenciesMs) {
+      for (const [scenario, draw] of Object.entries(town.scenarios)) {
+        progress(`${scenario} at ${latencyMs} ms`)
+        const asks = Array.from({ length: 2_000 }, draw)
+        const asksOf = ({ name }: Contender) =>
+          name === 'bare' ? asks.map(() => town.scenarios['hot profile']()) : asks
+        for (const contender of contenders) await contender.control.latency(latencyMs)
+
+        const lone = new Map<Contender, Row['alone']>()
+        for (const contender of contenders) {
+          const few = asksOf(contender).slice(0, settings.alone)
+          const one = { origins: contender.urls, asks: few, connections: 1, requests: few.length }
+          await load.run(one)
+          await settle(contender, latencyMs)
+          const before = await countsOf(contender)
+          const { p50Ms } = await load.run(one)
+          await settle(contender, latencyMs)
+          lone.set(contender, { p50Ms, costs: costsOf(before, await countsOf(contender), few.length) })
+        }
+
+        const rounds = new Map<Contender, Round[]>(contenders.map((contender) => [contender, []]))
+        const under = { asks, connections: settings.connections }
+        for (const contender of contenders) {
+          const warming = { ...under, origins: contender.urls, asks: asksOf(contender), durationMs: settings.warmUpMs }
+          await load.run(warming)
+          await settle(contender, latencyMs)
+        }
+        for (let round = 0; round < settings.rounds; round += 1) {
+          // The one that begins is another each time.
+          const order = [
+            ...contenders.slice(round % contenders.length),
+            ...contenders.slice(0, round % contenders.length),
+          ]
+          for (const contender of order) {
+            const cpuBefore = await cpuMs(contender.pid)
+            const before = await countsOf(contender)
+            const measured = await load.run({
+              ...under,
+              origins: contender.urls,
+              asks: asksOf(contender),
+              durationMs: settings.roundMs,
+            })
+            await settle(contender, latencyMs)
+            const { requests, elapsedMs, p50Ms, p99Ms, failures } = measured
+            rounds.get(contender)?.push({
+              requestsPerSecond: (requests / elapsedMs) * 1_000,
+              p50Ms,
+              p99Ms,
+              cpuMsPerRequest: ((await cpuMs(contender.pid)) - cpuBefore) / requests,
+              costs: costsOf(before, await countsOf(contender), requests),
+              failures: Object.values(failures).reduce((sum, count) => sum + count, 0),
+            })
+          }
+        }
+        for (const contender of contenders) {
+          const mine = rounds.get(contender) ?? []
+          const over = (of: (round: Round) => number) => median(mine.map(of))
+          const times = contenders.map(({ name }, i) => {
+            const theirs = rounds.get(contenders[i] ?? contender) ?? []
+            const ratios = mine.map((round, j) => round.requestsPerSecond / (theirs[j]?.requestsPerSecond ?? NaN))
+            return [name, median(ratios)] as const
+          })
+          const alone = lone.get(contender)
+          if (!alone) throw new Error(`${contender.name} was not measured alone`)
+          rows.push({
+            scenario,
+            latencyMs,
+            contender: contender.name,
+            requestsPerSecond: over((round) => round.requestsPerSecond),
+            times: Object.fromEntries(times) as Row['times'], // of all contenders
+            p50Ms: over((round) => round.p50Ms),
+            p99Ms: over((round) => round.p99Ms),
+            cpuMsPerRequest: over((round) => round.cpuMsPerRequest),
+            costs: {
+              commands: over((round) => round.costs.commands),
+              roundTrips: over((round) => round.costs.roundTrips),
+              d1Queries: over((round) => round.costs.d1Queries),
+              d1Calls: over((round) => round.costs.d1Calls),
+            },
+            alone,
+            failures: mine.reduce((sum, round) => sum + round.failures, 0),
+          })
+        }
+      }
+    }
+    return rows
+  } finally {
+    for (const contender of contenders) await contender.close()
+  }
+}
+
+export type Counted = Counts & { commands: number; requests: number }
+
+/** What a contender has asked of Redis, D1 and queues so far. */
+export async function countsOf(contender: Contender): Promise<Counted> {
+  const [{ commands, requests }, counts] = await Promise.all([contender.control.counts(), contender.counts()])
+  return { commands, requests, ...counts }
+}
+
+function costsOf(before: Counted, after: Counted, requests: number): Costs {
+  return {
+    commands: (after.commands - before.commands) / requests,
+    roundTrips: (after.requests - before.requests) / requests,
+    d1Queries: (after.queries - before.queries) / requests,
+    d1Calls: (after.calls - before.calls) / requests,
+  }
+}
+
+/** Until what was left to do after the answers is done: queues are empty, nothing is asked of Redis or D1 any more. */
+export async function settle(contender: Contender, latencyMs: number): Promise<void> {
+  for (let last = await countsOf(contender); ;) {
+    await sleep(2 * latencyMs + 20)
+    const now = await countsOf(contender)
+    if (now.requests === last.requests && now.calls === last.calls && now.received >= now.sent) return
+    last = now
+  }
+}
+
+/** Throws unless the peers answer `asks` as we do, word for word. */
+async function requireSameAnswers(contenders: Contender[], asks: Ask[]): Promise<void> {
+  const [ours, ...others] = contenders.filter(({ name }) => name !== 'bare')
+  if (!ours) return
+  const answerOf = async (contender: Contender, { method, path, headers }: Ask) => {
+    const { statusCode, body } = await request(contender.url + path, { method, headers })
+    const text = await body.text()
+    return { statusCode, body: text === '' ? null : (JSON.parse(text) as unknown) }
+  }
+  for (const ask of asks) {
+    const expected = await answerOf(ours, ask)
+    for (const other of others) {
+      deepStrictEqual(await answerOf(other, ask), expected, `${other.name} answers ${ask.method} ${ask.path} otherwise`)
+    }
+  }
+}
+
+export function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b)
+  const middle = sorted.length >> 1
+  const [low = NaN, high = NaN] = sorted.length % 2 === 0 ? sorted.slice(middle - 1) : [sorted[middle], sorted[middle]]
+  return (low + high) / 2
+}

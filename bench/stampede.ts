@@ -1,0 +1,69 @@
+/** Everybody asks for one cold key at once, in several isolates that share Redis and D1: how often is it loaded? */
+import { countsOf, median, type Run, settle } from './measure.ts'
+import { startWorkers } from './workers.ts'
+
+/** What the emulator adds to each request: as in a region, or nobody would be late. */
+const LATENCY_MS = 5
+
+export interface Stampede {
+  contender: string
+  readers: number
+  isolates: number
+  /** Queries of D1 for the one key, in each round, each with another key. */
+  loads: number[]
+  /** How long all but the slowest hundredth of the readers waited: the median of the rounds. */
+  p99Ms: number
+  failures: number
+}
+
+export async function measureStampede(run: Run): Promise<Stampede[]> {
+  const { town, load } = run
+  const { readers, isolates, stampedes } = run.settings
+  const results: Stampede[] = []
+  for (const bundle of run.bundles.filter(({ name }) => name !== 'bare')) {
+    run.progress(`Stampede: ${bundle.name}`)
+    const contender = await startWorkers(bundle, run.emulator, run.databaseFolder, isolates)
+    try {
+      await contender.control.latency(LATENCY_MS)
+      const askFor = (user: { id: string } | undefined) => {
+        const { headers } = town.scenarios['hot profile']()
+        return { method: 'GET' as const, path: `/v1/users/${user?.id}`, headers }
+      }
+      const rounds = []
+      for (let round = 0; round < stampedes; round += 1) {
+        const known = askFor(town.demo.users[0])
+        const cold = askFor(town.demo.users[round + 1])
+        const { urls: origins } = contender
+        await load.run({ origins, asks: [known], connections: isolates, requests: 4 * isolates })
+        await settle(contender, LATENCY_MS)
+        const before = await countsOf(contender)
+        // Connections are opened by asking for what is known, so that all readers can come at once.
+        const measured = await load.run({
+          origins,
+          opening: known,
+          asks: [cold],
+          connections: readers,
+          requests: readers,
+        })
+        await settle(contender, LATENCY_MS)
+        const after = await countsOf(contender)
+        rounds.push({
+          loads: after.queries - before.queries,
+          p99Ms: measured.p99Ms,
+          failures: Object.values(measured.failures).reduce((sum, count) => sum + count, 0),
+        })
+      }
+      results.push({
+        contender: bundle.name,
+        readers,
+        isolates,
+        loads: rounds.map(({ loads }) => loads),
+        p99Ms: median(rounds.map(({ p99Ms }) => p99Ms)),
+        failures: rounds.reduce((sum, { failures }) => sum + failures, 0),
+      })
+    } finally {
+      await contender.close()
+    }
+  }
+  return results
+}

@@ -1,0 +1,251 @@
+/** Bundles Workers as a deploy would, and runs them in workerd, each over a keyspace and a D1 of its own. */
+import { execFile, spawn } from 'node:child_process'
+import { cp, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { promisify } from 'node:util'
+import { gzipSync } from 'node:zlib'
+import { convertV4MiniflareOptions, Miniflare, type V4WorkerOptionsShape } from 'miniflare'
+import { unstable_getMiniflareWorkerOptions } from 'wrangler'
+import { type Control, createControl } from '../emulator/control.ts'
+import { type Database, loadDemo } from '../scripts/demo/load.ts'
+import { SERVICE_TOKEN, type Town } from './town.ts'
+
+const root = dirname(import.meta.dirname)
+const configPath = join(root, 'wrangler.toml')
+
+/** What is measured, ours first. */
+export const CONTENDERS = {
+  ours: 'src/index.ts',
+  straightforward: 'bench/peers/straightforward.ts',
+  cachified: 'bench/peers/cachified.ts',
+  bare: 'bench/peers/bare.ts',
+} as const
+
+export type ContenderName = keyof typeof CONTENDERS
+
+export const contenderNames = Object.keys(CONTENDERS) as ContenderName[] // its own keys
+
+export interface Bundle {
+  name: ContenderName
+  code: string
+  bytes: number
+  gzipBytes: number
+}
+
+/** The Worker at the head of `name`, minified as the size budget counts it. */
+export async function bundle(name: ContenderName): Promise<Bundle> {
+  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
+  try {
+    const wrangler = join(root, 'node_modules/wrangler/bin/wrangler.js')
+    const args = [wrangler, 'deploy', CONTENDERS[name], '--dry-run', '--minify', '--outdir', folder]
+    const env = {
+      ...process.env,
+      PATH: `${dirname(process.execPath)}:${process.env['PATH']}`,
+      WRANGLER_SEND_METRICS: 'false',
+      WRANGLER_HIDE_BANNER: 'true',
+    }
+    await promisify(execFile)(process.execPath, args, { cwd: root, env })
+    const files = await readdir(folder)
+    const file = files.find((found) => found.endsWith('.js'))
+    if (file === undefined) throw new Error(`wrangler made no bundle of ${CONTENDERS[name]}`)
+    const code = await readFile(join(folder, file), 'utf8')
+    return { name, code, bytes: Buffer.byteLength(code), gzipBytes: gzipSync(code).byteLength }
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+}
+
+export interface EmulatorProcess extends AsyncDisposable {
+  url: string
+}
+
+/** The project's emulator, in a process of its own; every token is a keyspace of its own. */
+export async function startEmulator(): Promise<EmulatorProcess> {
+  const { UPSTASH_REDIS_REST_TOKEN: _token, REDIS_URL: _url, ...env } = process.env
+  const child = spawn(process.execPath, [join(root, 'emulator/main.ts')], {
+    env: { ...env, PORT: '0' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const stop = () => child.kill('SIGTERM')
+  process.once('exit', stop) // however this process ends
+  const ended = new Promise<void>((resolve) => child.once('close', () => resolve()))
+  const lines = createInterface({ input: child.stdout })
+  const url = await new Promise<string>((resolve, reject) => {
+    lines.on('line', (line) => {
+      const [found] = /http:\S+/.exec(line) ?? []
+      if (found) resolve(found)
+    })
+    void ended.then(() => reject(new Error('the emulator did not start')))
+  })
+  return {
+    url,
+    async [Symbol.asyncDispose]() {
+      process.off('exit', stop)
+      stop()
+      await ended
+    },
+  }
+}
+
+/** What wrangler.toml says of dates, flags, D1 and queues. */
+export function platform() {
+  const { log, warn } = console
+  Object.assign(console, { log: () => {}, warn: () => {} }) // it speaks of secrets, which the bench sets itself
+  try {
+    const options: V4WorkerOptionsShape = unstable_getMiniflareWorkerOptions(configPath).workerOptions
+    return {
+      compatibilityDate: options.compatibilityDate ?? '',
+      compatibilityFlags: options.compatibilityFlags ?? [],
+      d1Databases: options.d1Databases ?? {},
+      queueProducers: options.queueProducers ?? {},
+      queueConsumers: options.queueConsumers ?? {},
+    }
+  } finally {
+    Object.assign(console, { log, warn })
+  }
+}
+
+/**
+ * The same for all. Limits are counted and never reached: whoever is refused costs nothing, and would be measured as
+ * fast. Ours waits for Redis as patiently as the SDK of the peers does, so that a machine that stalls opens no breaker.
+ */
+const VARIABLES = {
+  SERVICE_TOKEN,
+  LIMIT_READS: '1000000',
+  LIMIT_WRITES: '1000000',
+  LIMIT_PRESENCE: '1000000',
+  REDIS_READ_TIMEOUT_MS: '10000',
+  REDIS_WRITE_TIMEOUT_MS: '10000',
+}
+
+/** What the isolates of a Worker did. */
+export interface Counts {
+  /** Of D1: a batch is one call and as many queries as it has. */
+  queries: number
+  calls: number
+  /** Messages given to queues, and messages handled. */
+  sent: number
+  received: number
+}
+
+/** A D1 with the data of `town`, made once, in a folder that each contender gets a copy of. */
+export async function prepareDatabase(town: Town): Promise<AsyncDisposable & { folder: string }> {
+  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      modules: true,
+      script: 'export default {}',
+      d1Databases: platform().d1Databases,
+      resourcePersistencePath: folder,
+    }),
+  )
+  const database = (await miniflare.getD1Database('DB')) as unknown as Database // what loadDemo uses of it
+  await migrate(database)
+  await loadDemo(database, town.demo)
+  await town.loadSessions(database)
+  await miniflare.dispose()
+  return { folder, [Symbol.asyncDispose]: () => rm(folder, { recursive: true }) }
+}
+
+export type Contender = Awaited<ReturnType<typeof startWorkers>>
+
+/**
+ * Runs `isolates` copies of a Worker in one workerd, over one new keyspace and one copy of the D1 in `databaseFolder`.
+ * `.url` is the first of `.urls`, each a socket straight into an isolate.
+ */
+export async function startWorkers(
+  { name, code }: Bundle,
+  emulator: EmulatorProcess,
+  databaseFolder: string,
+  isolates = 1,
+) {
+  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
+  await cp(databaseFolder, folder, { recursive: true })
+
+  const { compatibilityDate, compatibilityFlags, d1Databases, queueProducers, queueConsumers } = platform()
+  const token = `bench-${crypto.randomUUID()}`
+  const names = Array.from({ length: isolates }, (_, i) => `${name}-${i}`)
+  const modules = [
+    {
+      type: 'ESModule' as const,
+      path: join(root, 'bench/counting.js'),
+      contents: await readFile(join(root, 'bench/counting.js'), 'utf8'),
+    },
+    { type: 'ESModule' as const, path: join(root, 'bench/index.js'), contents: code },
+  ]
+  const before = await workerdProcesses()
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      resourcePersistencePath: folder,
+      workers: names.map((worker, i) => ({
+        name: worker,
+        modules,
+        modulesRoot: root,
+        compatibilityDate,
+        compatibilityFlags,
+        bindings: { ...VARIABLES, UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: token },
+        d1Databases,
+        ...(name === 'ours' ? { queueProducers, ...(i === 0 ? { queueConsumers } : {}) } : {}),
+        stripCfConnectingIp: false,
+        unsafeDirectSockets: [
+          { host: '127.0.0.1', port: 0 },
+          { host: '127.0.0.1', port: 0, entrypoint: 'Counts' },
+        ],
+      })),
+    }),
+  )
+  await miniflare.ready
+  const after = await workerdProcesses()
+  const pid = after.find((found) => !before.includes(found))
+  if (pid === undefined) throw new Error('workerd did not start')
+
+  const urls = await Promise.all(names.map((worker) => miniflare.unsafeGetDirectURL(worker)))
+  const countUrls = await Promise.all(names.map((worker) => miniflare.unsafeGetDirectURL(worker, 'Counts')))
+
+  const [url] = urls
+  if (url === undefined) throw new Error('there is no isolate')
+  const control: Control = createControl(emulator.url, token)
+  return {
+    name,
+    pid,
+    url: url.origin,
+    urls: urls.map(({ origin }) => origin),
+    control,
+    /** What all isolates did since they started. */
+    async counts(): Promise<Counts> {
+      const all = await Promise.all(countUrls.map(async (from) => (await fetch(from)).json() as Promise<Counts>))
+      const sum = (name: keyof Counts) => all.reduce((total, counts) => total + counts[name], 0)
+      return { queries: sum('queries'), calls: sum('calls'), sent: sum('sent'), received: sum('received') }
+    },
+    async close() {
+      await miniflare.dispose()
+      await rm(folder, { recursive: true })
+    },
+  }
+}
+
+async function migrate(database: Database): Promise<void> {
+  const folder = join(root, 'migrations')
+  const files = (await readdir(folder)).filter((file) => file.endsWith('.sql')).sort()
+  for (const file of files) {
+    const sql = await readFile(join(folder, file), 'utf8')
+    await database.batch(sql.split('--> statement-breakpoint').map((statement) => database.prepare(statement)))
+  }
+}
+
+/** The workerd processes this one has started. */
+async function workerdProcesses(): Promise<number[]> {
+  const children = await readFile(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8')
+  const pids = children.trim().split(' ').filter(Boolean).map(Number)
+  const names = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')))
+  return pids.filter((_, i) => names[i]?.trim() === 'workerd')
+}
+
+/** The processor time a process has used, all its threads, in ms (to within 10 ms: the kernel's ticks). */
+export async function cpuMs(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8')
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return (Number(fields[11]) + Number(fields[12])) * 10 // utime, stime
+}

@@ -1,0 +1,164 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { type Emulator, startEmulator } from '../../emulator/server.ts'
+import { type Cloudflare, startCloudflare } from './cloudflare.ts'
+import { type Clone, makeClone, REDIS_TOKEN, runScript, SERVICE_TOKEN } from './scripts.ts'
+
+// One account that is set up once: each test takes something away and puts it back.
+const READ_ONLY_TOKEN = `read-only-${crypto.randomUUID()}`
+let clone: Clone
+let cloudflare: Cloudflare
+let emulator: Emulator
+let config = ''
+
+const deploy = (variables: Record<string, string | undefined> = {}, patience = '30') =>
+  runScript(
+    clone,
+    cloudflare.apiUrl,
+    ['deploy', '--env', 'staging', '--url', cloudflare.workerUrl, '--patience', patience],
+    { UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, ...variables },
+  )
+
+const worker = () => cloudflare.workers.get('threads-edge-staging') ?? expect.fail('there is no Worker')
+
+beforeAll(async () => {
+  clone = await makeClone()
+  cloudflare = await startCloudflare()
+  emulator = await startEmulator({ tokens: [REDIS_TOKEN], readOnlyTokens: { [READ_ONLY_TOKEN]: REDIS_TOKEN } })
+  const given = { UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, SERVICE_TOKEN }
+  const { code, output } = await runScript(clone, cloudflare.apiUrl, ['setup', '--env', 'staging'], given)
+  if (code !== 0) throw new Error(output)
+  config = await clone.readConfig()
+}, 240_000)
+afterAll(() => Promise.all([clone.remove(), cloudflare.close(), emulator.close()]))
+beforeEach(() => {
+  cloudflare.changes.length = 0
+})
+
+test('what is set up deploys, migrates once, and is well', { timeout: 240_000 }, async () => {
+  const first = await deploy()
+  expect(first).toEqual({ code: 0, output: expect.stringContaining(`${cloudflare.workerUrl} is alive and ready\n`) })
+  expect(first.output).toMatch(/^threads-staging: applied 0000_init.sql, 0001_write_side.sql, /m)
+  const database = cloudflare.databases.get('threads-staging')
+  expect(database?.sqlite.prepare('SELECT count(*) AS posts FROM posts').get()).toEqual({ posts: 0 })
+  expect(worker().crons).toEqual(['* * * * *'])
+  const bindings = worker().bindings.map(({ type, name }) => `${type} ${name}`)
+  expect(bindings).toEqual(expect.arrayContaining(['d1 DB', 'queue LIKES', 'inherit SERVICE_TOKEN']))
+  const consumed = [...cloudflare.queues].filter(([, { consumers }]) => consumers.length > 0).map(([name]) => name)
+  expect(consumed).toContain('likes-staging')
+
+  const second = await deploy()
+  expect(second).toEqual({ code: 0, output: expect.stringContaining('threads-staging: no migration is pending\n') })
+})
+
+test('a Worker that is not well is told of, with the way back', { timeout: 240_000 }, async () => {
+  worker().secrets.set('UPSTASH_REDIS_REST_TOKEN', 'another')
+  const { code, output } = await deploy({}, '0')
+  worker().secrets.set('UPSTASH_REDIS_REST_TOKEN', REDIS_TOKEN)
+  expect(code).toBe(1)
+  expect(output.trim().split('\n').at(-1)).toMatch(
+    /^Deployed, but http:\S+\/readyz answers 503, redis is down; to go back: npx wrangler rollback --env staging$/,
+  )
+})
+
+test.each<[string, () => { put: () => void; variables?: Record<string, string | undefined> }, string]>([
+  [
+    'a secret',
+    () => {
+      worker().secrets.delete('SERVICE_TOKEN')
+      return { put: () => worker().secrets.set('SERVICE_TOKEN', SERVICE_TOKEN) }
+    },
+    'Cloudflare lacks secret SERVICE_TOKEN: run npm run setup -- --env staging',
+  ],
+  [
+    'a queue',
+    () => {
+      const queue = cloudflare.queues.get('likes-dead-staging') ?? expect.fail('there is no queue')
+      cloudflare.queues.delete('likes-dead-staging')
+      return { put: () => cloudflare.queues.set('likes-dead-staging', queue) }
+    },
+    'Cloudflare lacks queue likes-dead-staging: run npm run setup -- --env staging',
+  ],
+  [
+    'the token of Redis',
+    () => ({ put: () => {}, variables: { UPSTASH_REDIS_REST_TOKEN: undefined } }),
+    'UPSTASH_REDIS_REST_TOKEN is not in the environment: Redis is tried with it before anything is changed',
+  ],
+  [
+    'a token that Redis knows',
+    () => ({ put: () => {}, variables: { UPSTASH_REDIS_REST_TOKEN: 'another' } }),
+    'Redis at URL does not know that UPSTASH_REDIS_REST_TOKEN',
+  ],
+  [
+    'a token that may write',
+    () => ({ put: () => {}, variables: { UPSTASH_REDIS_REST_TOKEN: READ_ONLY_TOKEN } }),
+    "Redis at URL refuses to write with that UPSTASH_REDIS_REST_TOKEN (NOPERM this user has no permissions to run the 'del' command or its subcommand)",
+  ],
+])('without %s nothing is changed, and one line says so', { timeout: 240_000 }, async (_, take, line) => {
+  const { put, variables } = take()
+  const outcome = await deploy(variables)
+  put()
+  expect(outcome).toEqual({ code: 1, output: `Not deployed to staging: ${line.replace('URL', emulator.url)}\n` })
+  expect(cloudflare.changes).toEqual([])
+})
+
+test.each<[string, (text: string) => string, string]>([
+  [
+    'an id',
+    (text) => text.replace(/database_id = "(?!0{8})[^"]+"/, 'database_id = "00000000-0000-0000-0000-000000000000"'),
+    'wrangler.toml lacks the id of D1 database threads-staging: run npm run setup -- --env staging',
+  ],
+  [
+    'the id of another database',
+    (text) => text.replace(/database_id = "(?!0{8})[^"]+"/, 'database_id = "11111111-1111-4111-8111-111111111111"'),
+    'Cloudflare lacks D1 database threads-staging with id 11111111-1111-4111-8111-111111111111: run npm run setup -- --env staging',
+  ],
+  [
+    'no URL',
+    (text) => text.replace(emulator.url, ''),
+    'wrangler.toml lacks the URL of Redis: run npm run setup -- --env staging',
+  ],
+  [
+    'a Redis that is not there',
+    (text) => text.replace(emulator.url, 'http://127.0.0.1:1'),
+    'Redis at http://127.0.0.1:1 cannot be reached',
+  ],
+  [
+    'a variable out of range',
+    (text) => text.replace('[env.staging.vars]', '[env.staging.vars]\nLIMIT_READS = "many"'),
+    'wrangler.toml cannot be used for LIMIT_READS (expected a number)',
+  ],
+  [
+    'no binding',
+    (text) => text.replace(/(\[\[env\.staging\.queues\.producers\]\]\n)binding = "LIKES"/, '$1binding = "LIKED"'),
+    'wrangler.toml cannot be used for LIKES (expected a queue, bound to the Worker)',
+  ],
+])(
+  'with %s in wrangler.toml nothing is changed, and one line says so',
+  { timeout: 240_000 },
+  async (_, change, line) => {
+    const changed = change(config)
+    expect(changed).not.toBe(config)
+    await clone.writeConfig(changed)
+    const outcome = await deploy()
+    await clone.writeConfig(config)
+    expect(outcome).toEqual({ code: 1, output: `Not deployed to staging: ${line}\n` })
+    expect(cloudflare.changes).toEqual([])
+  },
+)
+
+test('a configuration that is no TOML is told in one line', async () => {
+  await clone.writeConfig(`${config}\n[env.staging`)
+  const { code, output } = await deploy()
+  await clone.writeConfig(config)
+  expect([code, output]).toEqual([1, expect.stringMatching(/^.+\n$/)])
+})
+
+test('without access to Cloudflare one line says so', { timeout: 240_000 }, async () => {
+  const refused = await deploy({ CLOUDFLARE_API_TOKEN: 'another' })
+  expect(refused).toEqual({ code: 1, output: expect.stringMatching(/^wrangler .*Authentication error.*\n$/) })
+  const unsigned = await deploy({ CLOUDFLARE_API_TOKEN: undefined })
+  expect(unsigned).toEqual({
+    code: 1,
+    output: 'Cloudflare does not know who you are: npx wrangler login, or set CLOUDFLARE_API_TOKEN\n',
+  })
+})
