@@ -4,7 +4,8 @@ import { dirname, join } from 'node:path'
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { simulate } from '../../scripts/demo/traffic.ts'
-import { type Product, startProduct } from './product.ts'
+import { type Product, SERVICE_TOKEN, startProduct } from './product.ts'
+import { startReceiver } from './receiver.ts'
 
 const { CHROMIUM = '/usr/bin/chromium' } = process.env
 const output = join(dirname(dirname(import.meta.dirname)), 'test-output')
@@ -55,7 +56,7 @@ async function open(options: BrowserContextOptions = {}): Promise<Page> {
 
 async function openSignedIn(options?: BrowserContextOptions): Promise<Page> {
   const page = await open(options)
-  await page.getByLabel('Service token').fill(product.serviceToken)
+  await page.getByLabel('Service token').fill(SERVICE_TOKEN)
   await page.getByRole('button', { name: 'Sign in' }).click()
   await page.getByRole('heading', { name: 'Traffic' }).waitFor()
   return page
@@ -76,6 +77,18 @@ async function expectAccessible(page: Page, name: string): Promise<void> {
     return results.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`)
   })
   expect(violations).toEqual([])
+}
+
+/** What a back end asks of the API. */
+async function service(method: string, path: string, body?: object): Promise<unknown> {
+  const response = await fetch(product.url + path, {
+    method,
+    headers: { Authorization: `Bearer ${SERVICE_TOKEN}`, 'Content-Type': 'application/json' },
+    ...(body ? { body: JSON.stringify(body) } : {}),
+  })
+  const answer: unknown = await response.json()
+  if (!response.ok) throw new Error(`${method} ${path}: ${JSON.stringify(answer)}`)
+  return answer
 }
 
 const banner = (page: Page) => page.locator('#banner')
@@ -138,14 +151,14 @@ test('the token is kept in memory alone, and signing out forgets it', async () =
     text: document.documentElement.outerHTML + (document.querySelector('input')?.value ?? ''),
   }))
   expect(kept).toMatchObject({ storage: 0, databases: 0, caches: 0, cookie: '' })
-  expect(kept.text).not.toContain(product.serviceToken)
+  expect(kept.text).not.toContain(SERVICE_TOKEN)
 
   await page.getByRole('button', { name: 'Sign out' }).click()
   expect(await hasFocus(page, '#token')).toBe(true)
   expect(await page.getByLabel('Service token').inputValue()).toBe('')
   expect(await page.getByRole('heading', { name: 'Traffic' }).count()).toBe(0)
 
-  await page.getByLabel('Service token').fill(product.serviceToken)
+  await page.getByLabel('Service token').fill(SERVICE_TOKEN)
   await page.keyboard.press('Enter')
   await page.getByRole('heading', { name: 'Traffic' }).waitFor()
   await page.reload()
@@ -229,7 +242,7 @@ test('paused, or not looked at, it asks for nothing', async () => {
   const page = await open()
   await page.clock.install()
   await page.reload()
-  await page.getByLabel('Service token').fill(product.serviceToken)
+  await page.getByLabel('Service token').fill(SERVICE_TOKEN)
   await page.keyboard.press('Enter')
   await page.getByRole('heading', { name: 'Traffic' }).waitFor()
   let asked = 0
@@ -269,7 +282,7 @@ test('paused, or not looked at, it asks for nothing', async () => {
 test('all of it can be done with a keyboard', async () => {
   const page = await open()
   expect(await hasFocus(page, '#token')).toBe(true)
-  await page.keyboard.type(product.serviceToken)
+  await page.keyboard.type(SERVICE_TOKEN)
   await page.keyboard.press('Enter')
   await page.getByRole('heading', { name: 'Traffic' }).waitFor()
 
@@ -316,6 +329,53 @@ test('all of it can be done with a keyboard', async () => {
   expect(numbers).toEqual(numbers.toSorted((a, b) => b - a))
   await page.keyboard.press('Space')
   expect(await heading.getAttribute('aria-sort')).toBe('ascending')
+})
+
+test('a delivery that was given up can be sent again', async ({ skip }) => {
+  const { paths } = (await service('GET', '/openapi.json')) as { paths: Record<string, unknown> }
+  skip(!('/v1/webhooks' in paths), 'there are no webhooks yet')
+
+  const receiver = await startReceiver()
+  const publish = async (type: string) => {
+    await service('POST', '/v1/events', { channel: 'custom_shop', type, data: {} })
+    await product.cron()
+  }
+  try {
+    const webhook = { url: `http://${receiver.host}/hook`, channels: ['custom_shop'] }
+    const { id } = (await service('POST', '/v1/webhooks', webhook)) as { id: string }
+    const page = await openSignedIn()
+    const retry = (type: string) => page.getByRole('button', { name: `Retry ${type} to ${receiver.host}` })
+    await publish('order_paid')
+    await retry('order_paid').waitFor({ timeout: 60_000 })
+    receiver.status = 410 // of it the endpoint is disabled
+    await publish('order_sent')
+    await retry('order_sent').waitFor({ timeout: 60_000 })
+    await page.getByRole('row', { name: /order_paid .* 2 .* 500 no room/ }).waitFor()
+    await expectAccessible(page, 'deliveries')
+
+    await retry('order_sent').focus()
+    await page.keyboard.press('Enter')
+    await page
+      .getByRole('row', { name: /order_sent/ })
+      .getByText(/The API answered 409: .* is disabled/)
+      .waitFor()
+    expect(await page.getByRole('status').innerText()).toMatch(/order_sent to .* was not sent again/)
+    expectComplaint(/409/)
+
+    receiver.status = 200
+    await service('POST', `/v1/webhooks/${id}/enable`)
+    await page.keyboard.press('Enter')
+    await expect.poll(async () => page.getByRole('status').innerText()).toMatch(/order_sent to .* is on its way again/)
+    await expect.poll(async () => retry('order_sent').count()).toBe(0)
+    expect(await hasFocus(page, '[aria-label^="Retry order_paid"]')).toBe(true) // not lost with its row
+    await page.keyboard.press('Enter')
+    await page.getByText('None was given up.').waitFor()
+    await expect.poll(() => receiver.received.slice(3), { timeout: 60_000 }).toHaveLength(2)
+    expect(new Set(receiver.received).size).toBe(2) // the same ids as before
+    await expect.poll(async () => page.getByRole('row', { name: /127.0.0.1.*enabled/ }).innerText()).toMatch(/\t0$/)
+  } finally {
+    await receiver.close()
+  }
 })
 
 test('a phone scrolls down, not sideways', async () => {

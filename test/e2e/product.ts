@@ -1,34 +1,46 @@
 import { spawn } from 'node:child_process'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { cp, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { parseEnv } from 'node:util'
 import { type Control, createControl } from '../../emulator/control.ts'
 
-/** The product as `npm start` runs it, with its demo data, on ports and data of its own. */
+/** The product as `npm start` runs it, with its demo data: a copy with ports, data and secrets of its own. */
 export interface Product {
   url: string
-  serviceToken: string
   /** Of the emulator: what stops Redis. */
   redis: Control
   cron(): Promise<void>
   stop(): Promise<void>
 }
 
+export const SERVICE_TOKEN = 'a-service-token-for-tests'
+const REDIS_TOKEN = 'a-redis-token-for-tests'
+const VARIABLES = {
+  UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN,
+  SERVICE_TOKEN,
+  ALLOW_PRIVATE_WEBHOOKS: 'true',
+  WEBHOOK_RETRY_SECONDS: '0.1', // a delivery is given up soon
+}
+const COPIED = ['src', 'scripts', 'emulator', 'migrations', 'public', 'wrangler.toml', 'package.json']
+
 const root = dirname(dirname(import.meta.dirname))
 const READY_WITHIN_MS = 100_000
 
 export async function startProduct(): Promise<Product> {
-  const stateDir = await mkdtemp(join(tmpdir(), 'threads-edge-e2e-'))
+  const copy = await mkdtemp(join(tmpdir(), 'threads-edge-e2e-'))
+  await Promise.all(COPIED.map((name) => cp(join(root, name), join(copy, name), { recursive: true })))
+  await symlink(join(root, 'node_modules'), join(copy, 'node_modules'))
+  const lines = Object.entries(VARIABLES).map(([name, value]) => `${name}="${value}"\n`)
+  await writeFile(join(copy, '.dev.vars'), lines.join(''))
   const [port, emulatorPort] = [await freePort(), await freePort()]
   const child = spawn(process.execPath, ['scripts/start.ts'], {
-    cwd: root,
+    cwd: copy,
     env: {
       ...process.env,
       PORT: String(port),
       EMULATOR_PORT: String(emulatorPort),
-      STATE_DIR: stateDir,
+      STATE_DIR: '.state',
       REDIS_URL: '',
     },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -46,19 +58,17 @@ export async function startProduct(): Promise<Product> {
     child.once('exit', give('ended'))
     setTimeout(give('was not ready'), READY_WITHIN_MS).unref()
   })
-  const secrets = parseEnv(await readFile(join(root, '.dev.vars'), 'utf8'))
   const url = `http://localhost:${port}`
   return {
     url,
-    serviceToken: secrets['SERVICE_TOKEN'] ?? '',
-    redis: createControl(`http://127.0.0.1:${emulatorPort}`, secrets['UPSTASH_REDIS_REST_TOKEN'] ?? ''),
+    redis: createControl(`http://127.0.0.1:${emulatorPort}`, REDIS_TOKEN),
     async cron() {
       await fetch(`${url}/cdn-cgi/local/scheduled?cron=*+*+*+*+*`)
     },
     async stop() {
       child.kill('SIGTERM')
       await ended
-      await rm(stateDir, { recursive: true, force: true })
+      await rm(copy, { recursive: true, force: true })
     },
   }
 }

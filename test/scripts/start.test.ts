@@ -155,6 +155,9 @@ test('then it loads the data after all, answers, and ends when npm is killed', {
   await product.says('Stop:')
   expect(product.output()).toContain('Loading demo data: 200 users, 5000 posts … done in')
   const { url } = product
+  expect(product.output()).toMatch(
+    /Dashboard +http:\/\/localhost:\d+, with the service token development-service-token/,
+  )
 
   expect(await json(`${url}/healthz`)).toEqual({ status: 'alive' })
   expect(await json(`${url}/readyz`)).toMatchObject({ isReady: true })
@@ -186,11 +189,13 @@ test(
     expect(product.output()).not.toContain('Loading demo data')
     const { url } = product
 
-    for (const path of ['/docs', '/docs/']) {
+    for (const path of ['/', '/docs', '/docs/']) {
       const page = await fetch(url + path)
-      expect(page.headers.get('Content-Security-Policy')).toContain("default-src 'self'")
+      expect(page.headers.get('Content-Security-Policy')).toMatch(
+        /^default-src '(none|self)'; [^*]*frame-ancestors 'none'/,
+      )
       expect(page.headers.get('X-Content-Type-Options')).toBe('nosniff')
-      const files = (await page.text()).matchAll(/(?:src|href)="(\/docs\/[^"]+)"/g)
+      const files = (await page.text()).matchAll(/(?:src|href)="(\/(?:dashboard|docs)\/[^"]*)"/g)
       for (const [, file = ''] of files) expect([file, (await fetch(url + file)).status]).toEqual([file, 200])
     }
     expect(await json(`${url}/openapi.json`)).toMatchObject({ openapi: '3.1.0' })
