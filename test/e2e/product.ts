@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { cp, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -16,13 +16,21 @@ export interface Product {
 
 export const SERVICE_TOKEN = 'a-service-token-for-tests'
 const REDIS_TOKEN = 'a-redis-token-for-tests'
+const SECRETS = { UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, SERVICE_TOKEN }
 const VARIABLES = {
-  UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN,
-  SERVICE_TOKEN,
   ALLOW_PRIVATE_WEBHOOKS: 'true',
   WEBHOOK_RETRY_SECONDS: '0.1', // a delivery is given up soon
 }
-const COPIED = ['src', 'scripts', 'emulator', 'migrations', 'public', 'wrangler.toml', 'package.json']
+const COPIED = [
+  'src',
+  'scripts',
+  'emulator',
+  'migrations',
+  'public',
+  'wrangler.toml',
+  'package.json',
+  '.dev.vars.example',
+]
 
 const root = dirname(dirname(import.meta.dirname))
 const READY_WITHIN_MS = 100_000
@@ -31,8 +39,14 @@ export async function startProduct(): Promise<Product> {
   const copy = await mkdtemp(join(tmpdir(), 'threads-edge-e2e-'))
   await Promise.all(COPIED.map((name) => cp(join(root, name), join(copy, name), { recursive: true })))
   await symlink(join(root, 'node_modules'), join(copy, 'node_modules'))
-  const lines = Object.entries(VARIABLES).map(([name, value]) => `${name}="${value}"\n`)
-  await writeFile(join(copy, '.dev.vars'), lines.join(''))
+  const lines = (values: object) => Object.entries(values).map(([name, value]) => `${name} = "${value}"\n`)
+  await writeFile(join(copy, '.dev.vars'), lines(SECRETS).join(''))
+  const settings = join(copy, 'wrangler.toml') // .dev.vars holds the secrets declared there, and nothing else
+  const declared = await readFile(settings, 'utf8')
+  await writeFile(
+    settings,
+    declared.replace(/^\[vars\]\n/m, (heading) => heading + lines(VARIABLES).join('')),
+  )
   const [port, emulatorPort] = [await freePort(), await freePort()]
   const child = spawn(process.execPath, ['scripts/start.ts'], {
     cwd: copy,
