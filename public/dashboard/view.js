@@ -394,7 +394,7 @@ const endpoints = createTable({
     { title: 'Host', text: ({ host }) => host, sortBy: ({ host }) => host, isText: true },
     {
       title: 'State',
-      text: ({ isEnabled }) => (isEnabled ? 'enabled' : 'disabled'),
+      text: ({ isEnabled }) => (isEnabled ? 'enabled' : 'not enabled'),
       isText: true,
       isBad: ({ isEnabled }) => !isEnabled,
     },

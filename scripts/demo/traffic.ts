@@ -9,7 +9,7 @@ import { DEMO_PASSWORD } from './data.ts'
 const Session = v.object({ token: v.string() })
 const Posts = v.object({ items: v.array(v.object({ id: v.string(), authorId: v.string() })) })
 
-const MEMBERS = ['ada', 'bob', 'carol', 'dave', 'erin', 'frank', 'grace', 'heidi']
+const MEMBERS = ['ada', 'bob', 'carol', 'dave', 'erin', 'frank', 'grace', 'heidi', 'ivan', 'judy', 'mallory', 'trent']
 const WAVE_MS = 90_000
 
 /** So many rounds, of which each is four reads, and sometimes a write of one member. */
@@ -30,7 +30,8 @@ export async function simulate(url: string, rounds: number): Promise<void> {
   const { items: posts } = v.parse(Posts, await send('GET', '/v1/posts/hot?limit=50'))
 
   for (let round = 0; round < rounds; round += 1) {
-    const [token, post] = [oftenFirst(tokens), oftenFirst(posts)]
+    const token = tokens[round % tokens.length] // in turn: each has a limit of writes
+    const post = oftenFirst(posts)
     if (!post) return
     const chance = (share: number) => Math.random() < share
     await Promise.all([
@@ -38,7 +39,7 @@ export async function simulate(url: string, rounds: number): Promise<void> {
       send('GET', `/v1/posts/${post.id}`),
       send('GET', `/v1/users/${post.authorId}`),
       send('GET', `/v1/users/by-username/${oftenFirst(MEMBERS)}`),
-      chance(0.3) && send(chance(0.8) ? 'PUT' : 'DELETE', `/v1/posts/${post.id}/like`, token),
+      chance(0.2) && send(chance(0.8) ? 'PUT' : 'DELETE', `/v1/posts/${post.id}/like`, token),
       chance(0.2) && send('POST', '/v1/presence/heartbeat', token),
       chance(0.2) && send('GET', '/v1/feed', token),
     ])

@@ -352,7 +352,7 @@ test('a delivery that was given up can be sent again', async ({ skip }) => {
     expect(await page.getByRole('row', { name: /order_paid/ }).innerText()).toMatch(/\t2\t.*\t500 no room\t/)
     receiver.status = 410 // of it the endpoint is disabled
     await publish('order_lost')
-    await page.getByRole('row', { name: `${receiver.host} disabled` }).waitFor({ timeout: 60_000 })
+    await page.getByRole('row', { name: `${receiver.host} not enabled` }).waitFor({ timeout: 60_000 })
     await expectAccessible(page, 'deliveries')
 
     await retry('order_sent').focus()
