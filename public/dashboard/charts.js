@@ -112,9 +112,10 @@ const KINDS = [
  * All charts, in a grid. Each says in words what it shows, and has its last steps as a table.
  *
  * @param {HTMLElement} grid
+ * @param {AbortSignal} ended when they are not shown any more
  */
-export function createCharts(grid) {
-  const charts = KINDS.map((kind, i) => createChart(kind, `chart-${i}`))
+export function createCharts(grid, ended) {
+  const charts = KINDS.map((kind, i) => createChart(kind, `chart-${i}`, ended))
   grid.append(...charts.map((chart) => chart.figure))
   return {
     /**
@@ -130,8 +131,9 @@ export function createCharts(grid) {
 /**
  * @param {ChartKind} kind
  * @param {string} id
+ * @param {AbortSignal} ended
  */
-function createChart(kind, id) {
+function createChart(kind, id, ended) {
   const { title, empty, format, lines } = kind
   const values = lines.map(() => element('b'))
   const legend = element(
@@ -275,7 +277,8 @@ function createChart(kind, id) {
 
   details.addEventListener('toggle', () => details.open && fillTable())
   new ResizeObserver(() => plot?.setSize({ width: canvas.clientWidth, height: HEIGHT })).observe(canvas)
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => plot && draw())
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => plot && draw(), { signal: ended })
+  ended.addEventListener('abort', () => plot?.destroy())
 
   return {
     figure,

@@ -37,7 +37,17 @@ const freshness = part('freshness', HTMLElement)
 const range = part('range', HTMLSelectElement)
 const pause = part('pause', HTMLButtonElement)
 
-/** @typedef {{ api: Api, view: View, stats: Stats, series: Series, failures: number, timer: ReturnType<typeof setTimeout> | undefined }} Session */
+/**
+ * @typedef {object} Session
+ * @property {Api} api
+ * @property {View} view
+ * @property {AbortController} ended
+ * @property {Stats} stats the last answer
+ * @property {Series} series of the last hour, put together from all answers
+ * @property {number} failures in a row
+ * @property {ReturnType<typeof setTimeout> | undefined} timer
+ */
+
 /** @type {Session | undefined} */
 let session
 
@@ -72,7 +82,9 @@ async function signIn(token) {
     form.hidden = true
     dashboard.hidden = controls.hidden = dependencies.hidden = false
     setPaused(false)
-    session = { api, view: createView(dashboard, api, say), stats, series: stats.series, failures: 0, timer: undefined }
+    const ended = new AbortController()
+    const view = createView(dashboard, api, say, ended.signal)
+    session = { api, view, ended, stats, series: stats.series, failures: 0, timer: undefined }
     show(session)
     session.view.focus()
     schedule(session, POLL_MS)
@@ -90,6 +102,7 @@ async function signIn(token) {
 /** @param {string} reason empty when it was wanted */
 function signOut(reason) {
   clearTimeout(session?.timer)
+  session?.ended.abort()
   session = undefined
   dashboard.replaceChildren()
   dependencies.replaceChildren()

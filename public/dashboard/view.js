@@ -18,8 +18,9 @@ const { amount, bytes, count, duration, milliseconds, percent, usd } = format
  * @param {HTMLElement} root empty
  * @param {Api} api
  * @param {(text: string) => void} say to those who do not see it
+ * @param {AbortSignal} ended when it is not shown any more
  */
-export function createView(root, api, say) {
+export function createView(root, api, say, ended) {
   const deliveries = createDeliveries(api, say)
   const headline = createHeadline()
   const grid = element('div', { class: 'charts' })
@@ -40,7 +41,7 @@ export function createView(root, api, say) {
     ),
     section('events', 'Events and webhooks', flow.list, endpoints.element, deliveries.element),
   )
-  const charts = createCharts(grid)
+  const charts = createCharts(grid, ended)
 
   return {
     /** @param {Stats} stats @param {Series} series @param {number} minutes how much of it the charts show */

@@ -4,12 +4,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as v from 'valibot'
-import { DEMO_PASSWORD } from './data.ts'
+import { DEMO_PASSWORD, FAMOUS } from './data.ts'
 
 const Session = v.object({ token: v.string() })
 const Posts = v.object({ items: v.array(v.object({ id: v.string(), authorId: v.string() })) })
 
-const MEMBERS = ['ada', 'bob', 'carol', 'dave', 'erin', 'frank', 'grace', 'heidi', 'ivan', 'judy', 'mallory', 'trent']
 const WAVE_MS = 90_000
 
 /** So many rounds, of which each is four reads, and sometimes a write of one member. */
@@ -20,10 +19,12 @@ export async function simulate(url: string, rounds: number): Promise<void> {
       ...(body ? { 'Content-Type': 'application/json' } : {}),
     }
     const response = await fetch(url + path, { method, headers, ...(body ? { body: JSON.stringify(body) } : {}) })
-    return response.status === 204 ? undefined : response.json()
+    const answer: unknown = response.status === 204 ? undefined : await response.json()
+    if (path === '/v1/sessions' && !response.ok) throw new Error(`Signing in: ${JSON.stringify(answer)}`)
+    return answer
   }
   const tokens: string[] = []
-  for (const login of MEMBERS) {
+  for (const login of FAMOUS) {
     const body = { login, password: DEMO_PASSWORD }
     tokens.push(v.parse(Session, await send('POST', '/v1/sessions', undefined, body)).token)
   }
@@ -38,7 +39,7 @@ export async function simulate(url: string, rounds: number): Promise<void> {
       send('GET', '/v1/posts/hot', chance(0.5) ? token : undefined),
       send('GET', `/v1/posts/${post.id}`),
       send('GET', `/v1/users/${post.authorId}`),
-      send('GET', `/v1/users/by-username/${oftenFirst(MEMBERS)}`),
+      send('GET', `/v1/users/by-username/${oftenFirst(FAMOUS)}`),
       chance(0.2) && send(chance(0.8) ? 'PUT' : 'DELETE', `/v1/posts/${post.id}/like`, token),
       chance(0.2) && send('POST', '/v1/presence/heartbeat', token),
       chance(0.2) && send('GET', '/v1/feed', token),
@@ -54,5 +55,8 @@ const oftenFirst = <T>(items: T[]): T | undefined => items[Math.floor(Math.rando
 if (import.meta.main) {
   const url = `http://localhost:${process.env['PORT'] || 8787}`
   console.log(`Sending traffic to ${url}; Ctrl-C ends it.`)
-  await simulate(url, Infinity)
+  await simulate(url, Infinity).catch((error: unknown) => {
+    console.error(error instanceof TypeError ? `${url} does not answer: is npm start running?` : error)
+    process.exitCode = 1
+  })
 }
