@@ -1,9 +1,8 @@
 import { spawn } from 'node:child_process'
-import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
-import { type AddressInfo, createServer } from 'node:net'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { type Control, createControl } from '../../emulator/control.ts'
+import { cloneProduct, freePort } from '../scripts/clone.ts'
 
 /** The product as `npm start` runs it, with its demo data: a copy with ports, data and secrets of its own. */
 export interface Product {
@@ -21,24 +20,10 @@ const VARIABLES = {
   ALLOW_PRIVATE_WEBHOOKS: 'true',
   WEBHOOK_RETRY_SECONDS: '0.1', // a delivery is given up soon
 }
-const COPIED = [
-  'src',
-  'scripts',
-  'emulator',
-  'migrations',
-  'public',
-  'wrangler.toml',
-  'package.json',
-  '.dev.vars.example',
-]
-
-const root = dirname(dirname(import.meta.dirname))
 const READY_WITHIN_MS = 100_000
 
 export async function startProduct(): Promise<Product> {
-  const copy = await mkdtemp(join(tmpdir(), 'threads-edge-e2e-'))
-  await Promise.all(COPIED.map((name) => cp(join(root, name), join(copy, name), { recursive: true })))
-  await symlink(join(root, 'node_modules'), join(copy, 'node_modules'))
+  const copy = await cloneProduct()
   const lines = (values: object) => Object.entries(values).map(([name, value]) => `${name} = "${value}"\n`)
   await writeFile(join(copy, '.dev.vars'), lines(SECRETS).join(''))
   const settings = join(copy, 'wrangler.toml') // .dev.vars holds the secrets declared there, and nothing else
@@ -59,6 +44,7 @@ export async function startProduct(): Promise<Product> {
     },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
+  process.once('exit', () => child.kill()) // of a run that was interrupted
   const ended = new Promise((resolve) => child.once('exit', resolve))
   let output = ''
   await new Promise<void>((resolve, reject) => {
@@ -85,12 +71,4 @@ export async function startProduct(): Promise<Product> {
       await rm(copy, { recursive: true, force: true })
     },
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo // a string only for pipes
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
