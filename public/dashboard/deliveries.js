@@ -40,15 +40,16 @@ export function createDeliveries(api, say) {
       },
       { title: 'Its outcome', text: ({ attempts }) => outcomeOf(attempts.at(-1)), isText: true },
       {
-        title: 'Retry',
+        title: 'Send again',
         text: () => 'Retry',
+        isText: true,
         button: {
           name: ({ type, host }) => `Retry ${type ?? 'the event'} to ${host}`,
           isBusy: ({ id }) => notes.get(id) === RETRYING,
           press: (row) => void retry(row),
         },
       },
-      { title: 'Of the retry', text: ({ id }) => notes.get(id) ?? '', isText: true },
+      { title: 'What became of it', text: ({ id }) => notes.get(id) ?? '', isText: true },
     ]),
   })
   table.update([])

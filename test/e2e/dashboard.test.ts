@@ -170,23 +170,30 @@ test('figures, charts and tables move under traffic', async () => {
   const row = page.getByRole('row', { name: 'GET /v1/posts/hot ' })
   const requests = async () => Number((await row.locator('td').first().innerText()).replaceAll(/\D/g, ''))
   await expect.poll(requests, { timeout: 60_000 }).toBeGreaterThan(0)
-  const before = await requests()
+  await page.getByText('Figures of Requests per second').click()
+  const steps = page.getByRole('table', { name: 'Requests per second' }).locator('tbody tr')
+  /** Of the last five minutes, as the table of the chart has them: a second, by steps of ten. */
+  const drawn = async () => {
+    const rates = await steps.locator('td:nth-child(2)').allInnerTexts()
+    return Math.round(10 * rates.reduce((sum, rate) => sum + Number(rate), 0))
+  }
+  const before = { requests: await requests(), drawn: await drawn(), step: await steps.first().innerText() }
 
   await simulate(product.url, 15)
   await product.cron()
-  await expect.poll(requests, { timeout: 60_000 }).toBeGreaterThanOrEqual(before + 15)
-  await expect.poll(async () => headline(page, 'Requests'), { timeout: 60_000 }).toMatch(/^(?!0 )[\d.]+ \/s$/)
+  await expect.poll(requests, { timeout: 60_000 }).toBeGreaterThanOrEqual(before.requests + 15)
+  await expect.poll(drawn, { timeout: 60_000 }).toBeGreaterThanOrEqual(before.drawn + 60)
+  expect(await steps.first().innerText()).not.toBe(before.step)
+  expect(await steps.count()).toBe(30)
+  expect(await headline(page, 'Requests')).toMatch(/^[1-9][\d.]* \/s$/)
   expect(await headline(page, 'Latency, p95')).toMatch(/^[\d.]+ m?s$/)
   expect(await headline(page, 'Cache hit rate')).toMatch(/^[\d.]+%$/)
   expect(await headline(page, 'Redis per request')).toMatch(/^[\d.]+ commands$/)
   expect(await headline(page, 'Redis cost')).toMatch(/^\$[\d.]+$/)
   expect(Number(await headline(page, 'Online'))).toBeGreaterThan(0)
-
-  const chart = page.getByRole('img', { name: 'Requests per second' })
-  await expect.poll(async () => chart.getAttribute('aria-labelledby')).toBeTruthy()
-  expect(await page.locator('#chart-0-summary').textContent()).toMatch(/all: now [\d.]+, between 0 and [\d.]+, highest/)
-  await page.getByText('Figures of Requests per second').click()
-  expect(await page.getByRole('table', { name: 'Requests per second' }).getByRole('row').count()).toBeGreaterThan(20)
+  const summary = page.locator('#chart-0-summary')
+  expect(await summary.textContent()).toMatch(/all: now [\d.]+, between 0 and [\d.]+, highest at \d\d:\d\d/)
+  expect(await page.getByRole('img', { name: 'Requests per second The last 60 minutes.' }).count()).toBe(1)
   for (const name of ['Routes', 'Caches by layer', 'Top keys']) {
     expect(await page.getByRole('table', { name }).getByRole('row').count()).toBeGreaterThan(2)
   }
