@@ -56,7 +56,7 @@ form.addEventListener('submit', (event) => {
   void signIn(tokenInput.value.trim())
 })
 part('sign-out', HTMLButtonElement).addEventListener('click', () => signOut(''))
-range.addEventListener('change', () => session && show(session))
+range.addEventListener('change', () => session && draw(session))
 pause.addEventListener('click', () => {
   setPaused(pause.getAttribute('aria-pressed') !== 'true')
   if (session) schedule(session, 0)
@@ -157,9 +157,15 @@ async function poll(current) {
 }
 
 /** @param {Session} current */
-function show({ view, stats, series }) {
-  dashboard.classList.remove('stale')
+function draw({ view, stats, series }) {
   view.update(stats, series, Number(range.value))
+}
+
+/** @param {Session} current with an answer that has just come */
+function show(current) {
+  const { stats } = current
+  draw(current)
+  dashboard.classList.remove('stale')
   write(freshness, `As of ${exactClock(stats.at)}`)
   showDependencies(stats)
   sayBanner(troublesOf(stats))
@@ -199,9 +205,8 @@ function troublesOf({ dependencies: { redis, d1 }, unavailable }) {
     )
   }
   if (!d1.isUp) troubles.push('D1 is down. What no cache has cannot be read, and nothing can be written.')
-  const others = unavailable.filter((name) => name !== 'redis' && name !== 'd1')
-  if (others.length > 0 && redis.isUp && d1.isUp) {
-    const names = new Intl.ListFormat('en').format(others.map((name) => PARTS[name]))
+  if (redis.isUp && d1.isUp && unavailable.length > 0) {
+    const names = new Intl.ListFormat('en').format(unavailable.map((name) => PARTS[name]))
     troubles.push(`Figures of ${names} could not be had.`)
   }
   return troubles

@@ -62,10 +62,12 @@ export function createTable({ title, note, empty, columns, key }) {
       render()
     }),
   )
-  new ResizeObserver(() => {
+  const observer = new ResizeObserver(() => {
     if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0
     else scroller.removeAttribute('tabindex')
-  }).observe(scroller)
+  })
+  observer.observe(scroller)
+  observer.observe(table)
 
   function sorted() {
     const sortBy = order && columns[order.index]?.sortBy

@@ -13,6 +13,7 @@ const axePath = createRequire(import.meta.url).resolve('axe-core/axe.min.js')
 
 let product: Product
 let browser: Browser
+let traffic: Promise<void> | undefined
 const pages: Page[] = []
 /** What pages complained of: broken policies, errors of scripts, answers that failed. */
 let complaints: string[] = []
@@ -20,7 +21,6 @@ let complaints: string[] = []
 beforeAll(async () => {
   product = await startProduct()
   browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] })
-  await simulate(product.url, 3)
 })
 
 afterEach(async () => {
@@ -54,7 +54,9 @@ async function open(options: BrowserContextOptions = {}): Promise<Page> {
   return page
 }
 
-async function openSignedIn(options?: BrowserContextOptions): Promise<Page> {
+/** Unless it is to be found as it was before the first request, there is something to see. */
+async function openSignedIn(options?: BrowserContextOptions, isUntouched = false): Promise<Page> {
+  if (!isUntouched) await (traffic ??= simulate(product.url, 3))
   const page = await open(options)
   await page.getByLabel('Service token').fill(SERVICE_TOKEN)
   await page.getByRole('button', { name: 'Sign in' }).click()
@@ -100,6 +102,17 @@ const headline = async (page: Page, name: string): Promise<string> =>
     .innerText()
 const hasFocus = (page: Page, selector: string) =>
   page.evaluate((selector) => document.activeElement?.matches(selector) ?? false, selector)
+
+test('before the first request it says what there is not yet', async () => {
+  const page = await openSignedIn({}, true)
+  await page.getByText('No requests yet. Send one: curl /v1/posts/hot').waitFor()
+  for (const text of ['No likes yet', 'Nobody was online yet', 'No deliveries yet', 'There are no webhooks.']) {
+    expect([text, await page.getByText(text, { exact: true }).isVisible()]).toEqual([text, true])
+  }
+  expect(await headline(page, 'Latency, p95')).toBe('–')
+  expect(await headline(page, 'Failed')).toBe('–')
+  await expectAccessible(page, 'empty')
+})
 
 test('the page may run, show and ask what is of its own origin alone, and be framed by nobody', async () => {
   const { headers } = await fetch(product.url)
@@ -218,6 +231,8 @@ test('without the network the last figures stay, and it goes on by itself', asyn
   await page.context().setOffline(true)
   await page.getByText(/The API cannot be reached\. These figures are from \d\d:\d\d:\d\d\./).waitFor()
   expect(await page.getByRole('table', { name: 'Routes' }).count()).toBe(1)
+  await page.getByLabel('Time shown').selectOption('15')
+  expect(await banner(page).innerText()).toMatch(/cannot be reached/) // what is drawn anew is as old as before
   await expectAccessible(page, 'offline')
 
   await page.context().setOffline(false)
