@@ -108,6 +108,10 @@ const KINDS = [
   },
 ]
 
+/** Where a figure stands between none: no line goes there, so a point does. @param {Column} column */
+const lonely = (column) =>
+  column.flatMap((value, i) => (value !== null && (column[i - 1] ?? column[i + 1] ?? null) === null ? [i] : []))
+
 /**
  * All charts, in a grid. Each says in words what it shows, and has its last steps as a table.
  *
@@ -204,6 +208,9 @@ function createChart(kind, id, ended) {
   /** What is drawn: a line that is nothing but 0 would lie over the axis, and hide others. @returns {uPlotClass.AlignedData} */
   const aligned = () => [times, ...columns.map((column) => (column.some(Boolean) ? column : column.map(() => null)))]
 
+  /** @type {uPlotClass.Series.Points.Filter} */
+  const filter = (_plot, i) => lonely(columns[i - 1] ?? [])
+
   function draw() {
     plot?.destroy()
     const style = getComputedStyle(document.documentElement)
@@ -237,6 +244,7 @@ function createChart(kind, id, ended) {
             stroke: color(line.color),
             width: 1.5,
             spanGaps: kind.isSpanned ?? false,
+            points: { size: 4, fill: color(line.color), filter },
             ...(line.isFilled ? { fill: color(`${line.color}-fill`) } : {}),
           })),
         ],

@@ -44,6 +44,7 @@ const pause = part('pause', HTMLButtonElement)
  * @property {AbortController} ended
  * @property {Stats} stats the last answer
  * @property {Series} series of the last hour, put together from all answers
+ * @property {number} wholeUntil Unix seconds: the last step of an answer that knew of all isolates
  * @property {number} failures in a row
  * @property {ReturnType<typeof setTimeout> | undefined} timer
  */
@@ -84,7 +85,8 @@ async function signIn(token) {
     setPaused(false)
     const ended = new AbortController()
     const view = createView(dashboard, api, say, ended.signal)
-    session = { api, view, ended, stats, series: stats.series, failures: 0, timer: undefined }
+    const { series } = stats
+    session = { api, view, ended, stats, series, wholeUntil: wholeUntil(stats, 0), failures: 0, timer: undefined }
     show(session)
     session.view.focus()
     schedule(session, POLL_MS)
@@ -139,10 +141,12 @@ function schedule(current, delayMs) {
 /** @param {Session} current */
 async function poll(current) {
   try {
-    const stats = await current.api.stats(minutesToAsk(current.series, Date.now()))
+    const stats = await current.api.stats(minutesToAsk(current.wholeUntil, Date.now()))
     if (session !== current) return // signed out meanwhile
     current.stats = stats
-    current.series = merge(current.series, stats.series)
+    // Without Redis an answer is what one isolate has counted: no reason to forget what is known.
+    current.series = merge(current.series, stats.series, isWhole(stats) ? 0 : current.wholeUntil)
+    current.wholeUntil = wholeUntil(stats, current.wholeUntil)
     current.failures = 0
     show(current)
   } catch (error) {
@@ -155,6 +159,12 @@ async function poll(current) {
   }
   schedule(current, Math.min(MAX_POLL_MS, POLL_MS * 2 ** current.failures))
 }
+
+/** @param {Stats} stats */
+const isWhole = ({ unavailable }) => !unavailable.includes('redis')
+
+/** @param {Stats} stats @param {number} before */
+const wholeUntil = (stats, before) => (isWhole(stats) ? (stats.series.at.at(-1) ?? before) : before)
 
 /** @param {Session} current */
 function draw({ view, stats, series }) {

@@ -6,14 +6,17 @@ const KEEP_SECONDS = 3_600
 /**
  * What is held and what came: a step that came again replaces what it was, and what is over an hour old is dropped.
  *
- * @param {Series | undefined} held
+ * @param {Series} held
  * @param {Series} fresh
+ * @param {number} keptUntil Unix seconds: steps up to then stay as they are held
  * @returns {Series}
  */
-export function merge(held, fresh) {
-  const first = fresh.at[0]
+export function merge(held, fresh, keptUntil) {
+  const skipped = fresh.at.filter((at) => at <= keptUntil).length
+  const first = fresh.at[skipped]
   const last = fresh.at.at(-1)
-  if (!held || first === undefined || last === undefined || held.stepSeconds !== fresh.stepSeconds) return fresh
+  if (first === undefined || last === undefined) return held
+  if (held.stepSeconds !== fresh.stepSeconds) return fresh
   const from = held.at.findIndex((at) => at > last - KEEP_SECONDS)
   const to = held.at.findIndex((at) => at >= first)
   /** @type {Record<string, unknown>} */
@@ -21,21 +24,18 @@ export function merge(held, fresh) {
   for (const [name, column] of Object.entries(fresh)) {
     const before = held[/** @type {keyof Series} */ (name)]
     if (!Array.isArray(column) || !Array.isArray(before)) continue
-    merged[name] = [...(from === -1 ? [] : before.slice(from, to === -1 ? undefined : to)), ...column]
+    merged[name] = [...(from === -1 ? [] : before.slice(from, to === -1 ? undefined : to)), ...column.slice(skipped)]
   }
   return /** @type {Series} */ (merged) // column by column, those of `fresh`
 }
 
 /**
- * How many minutes to ask for, so that nothing is missing after the last step held.
+ * How many minutes to ask for, so that nothing is missing after the last step that is known.
  *
- * @param {Series} held
+ * @param {number} last Unix seconds
  * @param {number} now Unix ms
  */
-export function minutesToAsk(held, now) {
-  const last = held.at.at(-1) ?? 0
-  return Math.min(60, Math.max(2, Math.ceil((now / 1_000 - last) / 60) + 1))
-}
+export const minutesToAsk = (last, now) => Math.min(60, Math.max(2, Math.ceil((now / 1_000 - last) / 60) + 1))
 
 /**
  * How much a second, over the last minute; the step under way is left out, as it is not over.
