@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
+import { except } from 'hono/combine'
 import { cors } from 'hono/cors'
 import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
@@ -17,6 +18,7 @@ import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
 import { locks } from './locks/routes.ts'
 import { likesOf } from './likes/routes.ts'
+import { notifications } from './notifications/routes.ts'
 import { health, monitoring, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
 import { presence } from './presence/routes.ts'
@@ -24,6 +26,7 @@ import { rateLimit } from './rate-limit/routes.ts'
 import { newMeter } from './redis/client.ts'
 import { createServices, type Isolate } from './services.ts'
 import { sessions } from './sessions/routes.ts'
+import { streams } from './streams/routes.ts'
 import { users } from './users/routes.ts'
 
 /** What a 304 says too: without the first, a browser of another origin may not see it. */
@@ -46,7 +49,9 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
   app.use(requestId(), follow)
-  app.use(secureHeaders(), etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] }))
+  // An entity tag is a hash of the whole body: a stream would never be answered.
+  const tagged = etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] })
+  app.use(secureHeaders(), except('/v1/events/stream', tagged))
   app.use(
     methodNotAllowed({
       app,
@@ -145,8 +150,10 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
   app.route('/v1/posts', likesOf('p'))
   app.route('/v1/comments', likesOf('c'))
   app.route('/v1/feed', feed)
+  app.route('/v1/notifications', notifications)
   app.route('/v1/rate-limit', rateLimit)
   app.route('/v1/events', events)
+  app.route('/v1/events', streams)
   app.route('/v1/listeners', listeners)
   return app
 }

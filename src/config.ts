@@ -97,6 +97,13 @@ const Variables = v.object({
   // The hot feed
   HOT_DAYS: whole(7, 1, 31),
 
+  // Notifications
+  NOTIFICATION_DAYS: whole(30, 1, 365),
+  /** How many of a user's newest Redis holds; the unread ones are counted among them. */
+  INBOX_SIZE: whole(100, 1, 200),
+  /** How long an inbox may be wrong where Redis was not told of a change. */
+  INBOX_FRESH_SECONDS: number(300, 1, 86_400),
+
   // Rate limits: requests in a window
   LIMIT_READS: whole(1_200, 1, 1_000_000),
   LIMIT_READS_SECONDS: whole(60, 1, 86_400),
@@ -114,6 +121,20 @@ const Variables = v.object({
   EVENT_SOURCE: v.optional(v.pipe(v.string(), v.minLength(1, 'not empty'), v.maxLength(200)), '/threads-edge'),
   /** How long dispatched events are kept, for replays. */
   EVENT_DAYS: number(7, 1, 90),
+
+  // Streams
+  /** How many events are kept for who resumes. */
+  STREAM_EVENTS: whole(5_000, 100, 100_000),
+  STREAM_HEARTBEAT_SECONDS: number(15, 0.05, 60),
+  /** How often an open stream checks its session: a round trip each time. */
+  STREAM_CHECK_SECONDS: number(60, 0.05, 3_600),
+  /** A stream ends after at most this long, and is continued by another. */
+  STREAM_LIFE_SECONDS: number(900, 0.5, 86_400),
+  /** When clients come back, at the earliest; at most twice that. */
+  STREAM_RETRY_SECONDS: number(2, 0.1, 60),
+  /** What waits for a slow reader; when it takes nothing for so long then, it is dropped. */
+  STREAM_QUEUED_BYTES: whole(262_144, 1_000, 8_000_000),
+  STREAM_STALL_SECONDS: number(10, 0.05, 60),
 
   // Requests
   MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
@@ -160,6 +181,7 @@ export type LimitName =
   | 'likes'
   | 'views'
   | 'presence'
+  | 'notifications'
 
 /**
  * Every tunable: the variables of `env`, or their defaults. Durations become ms where code compares them to the clock.
@@ -208,6 +230,7 @@ export function readConfig(env: object) {
     likes: write,
     views: { ...write, isStrict: false },
     presence: { ...write, limit: set.LIMIT_PRESENCE, isStrict: false },
+    notifications: write,
   }
   return {
     redis: {
@@ -248,9 +271,20 @@ export function readConfig(env: object) {
       users: { ...cache, freshMs: toMs(set.USER_FRESH_SECONDS) },
       posts: { ...cache, freshMs: toMs(set.POST_FRESH_SECONDS) },
       hot: { ...cache, freshMs: toMs(set.HOT_FRESH_SECONDS) },
+      inboxes: { ...cache, freshMs: toMs(set.INBOX_FRESH_SECONDS) },
     },
     events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
+    streams: {
+      maxEntries: set.STREAM_EVENTS,
+      heartbeatMs: toMs(set.STREAM_HEARTBEAT_SECONDS),
+      checkMs: toMs(set.STREAM_CHECK_SECONDS),
+      lifeMs: toMs(set.STREAM_LIFE_SECONDS),
+      retryMs: toMs(set.STREAM_RETRY_SECONDS),
+      maxQueuedBytes: set.STREAM_QUEUED_BYTES,
+      stallMs: toMs(set.STREAM_STALL_SECONDS),
+    },
     hotWindowMs: set.HOT_DAYS * 86_400_000,
+    notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * 86_400_000 },
     limits,
   }
 }

@@ -6,6 +6,8 @@ export const keys = {
   username: (name: string) => `username:${name}`,
   /** Cache entry of a post, without its counts. */
   post: (id: string) => `post:${id}`,
+  /** Cache entry: the newest notifications of a user, and how far they have read. */
+  inbox: (userId: string) => `inbox:${userId}`,
   /** Cache entry: the ids of the hot feed, best first. */
   hotPosts: (scope: string) => `hot:${scope}`,
   /** Integer, no expiry: raising it expires every hot feed. */
@@ -42,6 +44,12 @@ export const keys = {
   fence: (name: string) => `fence:${name}`,
   /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
   rateLimit: (policy: string) => `limit:${policy}`,
+  /** Stream of the latest events, for those who follow and resume. Capped; expires a day after the last. */
+  streamLog: 'events:log',
+  /** Sorted set of the ids of those events, by when they were told. Capped and expiring with it. */
+  streamTold: 'events:told',
+  /** Pub/sub channel, no key: what is added to that log. */
+  streamChannel: 'events:live',
   /** Stream of what isolates report of themselves, until it is folded. At most 1 000 entries; expires after 30 days. */
   statsReports: 'stats:v1:reports',
   /** String of JSON: those reports folded into sums and an hour of steps. Expires after 30 days without one. */

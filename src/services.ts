@@ -14,6 +14,7 @@ import { createMaintenance } from './monitoring/maintenance.ts'
 import { createRecorder } from './monitoring/recorder.ts'
 import { createScan } from './monitoring/scan.ts'
 import { createStats } from './monitoring/stats.ts'
+import { createNotifications, type Inbox } from './notifications/notifications.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
@@ -21,11 +22,14 @@ import { createBreaker, createConnection, type Meter, type Sent } from './redis/
 import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
+import { createStream } from './redis/stream.ts'
+import { createSubscribe } from './redis/subscription.ts'
 import { createSessions } from './redis/session.ts'
 import { createKnownAllowances, createRateLimit, createUncounted } from './redis/rate-limit.ts'
 import { createWriteThrough } from './redis/write-through.ts'
 import { createAccounts, createSessionSource } from './sessions/sessions.ts'
 import { createTokens } from './sessions/token.ts'
+import { createStreams, type Streamed } from './streams/streams.ts'
 import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 
@@ -55,6 +59,9 @@ export interface Invocation {
 
 /** Counts that nobody asked for in a day leave Redis; D1 holds them. */
 const COUNT_TTL_MS = 86_400_000
+
+/** How long events are kept for who resumes a stream, after the last. */
+const STREAM_TTL_MS = 86_400_000
 
 /** What is bound to the Worker besides its configuration. */
 export interface Bindings {
@@ -101,10 +108,20 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     versionOf: () => 0,
     generationKey: keys.hotGeneration,
   })
+  const inboxes = createCache<Inbox>(
+    { ...cache, memory: createMemory(0) }, // one's own change must be seen at once, whichever isolate answers
+    { ...config.caches.inboxes, name: 'inbox', key: keys.inbox, versionOf: () => 0 },
+  )
   const counters = createCounters(redis, COUNT_TTL_MS, defer)
   const patientCounters = createCounters(writes, COUNT_TTL_MS, defer)
-  const likes = createLikes(db, counters, patientCounters, (message) =>
-    bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
+  const notifications = createNotifications({ db, inboxes, writeThrough, ...config.notifications })
+  const likes = createLikes(
+    db,
+    counters,
+    patientCounters,
+    (message) => bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
+    (kind, contentIds) => notifications.tellLikes(kind, contentIds),
   )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
@@ -120,8 +137,6 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
         audience: visibility === 'everyone' ? 'everyone' : 'followers',
       })),
     )
-
-  const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
 
   const users = createUsers(db, usersById, idsByUsername, outbox, writeThrough)
   const posts = createPosts({
@@ -166,9 +181,21 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     idempotencyKeys: (most, now) => idempotency.purge(most, now),
     hotFeeds: () => posts.purgeHot(),
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
+    notifications: (most, now) => notifications.purge(most, now),
   })
+  const streams = createStreams(
+    db,
+    createStream<Streamed>(
+      { redis, writes, subscribe: createSubscribe(config.redis, isolate.breaker, meter, writeTimeoutMs, onSent) },
+      keys,
+      { maxEntries: config.streams.maxEntries, ttlMs: STREAM_TTL_MS },
+    ),
+    config.events.source,
+    config.streams,
+    onFailure,
+  )
   /** Who is told of events: one line each. */
-  const listeners: Listener[] = []
+  const listeners: Listener[] = [streams.listener, notifications.listener]
   const dispatch = createDispatch({
     db,
     listeners,
@@ -190,8 +217,10 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     feed: createFeed(db, posts.withCounts),
     idempotency,
     likes,
+    notifications,
     views: createViews(db, patientCounters),
     sessions,
+    streams,
     tokens,
     accounts,
     presence: createPresence(db, online, onStatusChange, defer),

@@ -125,7 +125,13 @@ export const postLikes = sqliteTable(
     /** When the member last changed it: the newest state wins, in whatever order the states arrive. */
     changedAt: integer('changed_at').notNull(),
   },
-  (t) => [primaryKey({ columns: [t.postId, t.userId] }), index('post_likes_user').on(t.userId, t.postId)],
+  (t) => [
+    primaryKey({ columns: [t.postId, t.userId] }),
+    index('post_likes_user').on(t.userId, t.postId),
+    index('post_likes_latest')
+      .on(t.postId, t.changedAt, t.userId)
+      .where(sql`is_liked`),
+  ],
 )
 
 export const commentLikes = sqliteTable(
@@ -140,7 +146,13 @@ export const commentLikes = sqliteTable(
     isLiked: integer('is_liked', { mode: 'boolean' }).notNull(),
     changedAt: integer('changed_at').notNull(),
   },
-  (t) => [primaryKey({ columns: [t.commentId, t.userId] }), index('comment_likes_user').on(t.userId, t.commentId)],
+  (t) => [
+    primaryKey({ columns: [t.commentId, t.userId] }),
+    index('comment_likes_user').on(t.userId, t.commentId),
+    index('comment_likes_latest')
+      .on(t.commentId, t.changedAt, t.userId)
+      .where(sql`is_liked`),
+  ],
 )
 
 export const sessions = sqliteTable(
@@ -243,3 +255,44 @@ export const counterChanges = sqliteTable(
   },
   (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
 )
+
+/**
+ * What authors are told of: the likes of each content, gathered, and each comment. All of it follows from the other
+ * tables, but for `notedAt`. Posts and follows are told of without rows: see `notifications/notifications`.
+ */
+export const notifications = sqliteTable(
+  'notifications',
+  {
+    kind: text({ enum: ['like', 'comment'] }).notNull(),
+    /** What is liked, or the comment. It may be gone: then nobody is told. */
+    contentId: text('content_id').notNull(),
+    /** Who is told: the author of what is liked, or of the post commented on. */
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    postId: text('post_id').notNull(),
+    /** `n_` + time + … : its place in the list of its user. */
+    id: text().notNull(),
+    /** The latest who did it, at most three, the last first. */
+    actorIds: text('actor_ids', { mode: 'json' }).$type<string[]>().notNull(),
+    actorsCount: integer('actors_count').notNull(),
+    /** When it last happened. */
+    createdAt: integer('created_at').notNull(),
+    /** When that was written down here, which may be later: what was read before is not this. */
+    notedAt: integer('noted_at').notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.kind, t.contentId] }),
+    index('notifications_user').on(t.userId, t.id),
+    index('notifications_age').on(t.id),
+  ],
+)
+
+/** How far each has read: what was noted until `readAt`, up to the place `readUntil`. */
+export const notificationReads = sqliteTable('notification_reads', {
+  userId: text('user_id')
+    .primaryKey()
+    .references(() => users.id, { onDelete: 'cascade' }),
+  readUntil: text('read_until').notNull(),
+  readAt: integer('read_at').notNull(),
+})

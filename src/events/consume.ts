@@ -13,8 +13,13 @@ export interface Listener {
   name: string
   /** Whether it is told of such an event. */
   wants: (event: StoredEvent) => boolean
-  /** Takes note of events, in the order they happened; at most 100. If it throws, it is given them again, one by one. */
-  handle: (events: StoredEvent[]) => Promise<void>
+  /**
+   * Takes note of events, in the order they happened; at most 100. If it throws, it is given them again, one by one.
+   * What is too much for one step it answers as cursors: each is in the queue before the events count as handled.
+   */
+  handle: (events: StoredEvent[]) => Promise<string[] | void>
+  /** One bounded step of that: the answer is where the next one begins, null that there is none. It may run twice. */
+  proceed?: (cursor: string) => Promise<string | null>
   /** One step of building what it keeps again from D1: `null` begins, the answer is where the next step does. */
   rebuild?: (cursor: string | null) => Promise<string | null>
 }
@@ -24,7 +29,10 @@ export const EventBody = v.variant('kind', [
   v.object({ kind: v.literal('event'), id: v.string() }),
   v.object({ kind: v.literal('counters') }),
   v.object({ kind: v.literal('rebuild'), listener: v.string(), cursor: v.nullable(v.string()) }),
+  v.object({ kind: v.literal('proceed'), listener: v.string(), cursor: v.string() }),
 ])
+
+type Step = Extract<EventMessage, { listener: string }>
 
 /** Counts that changed less than this long ago are told a little later, with what changes until then. */
 const COUNTERS_DELAY_SECONDS = 2
@@ -51,7 +59,8 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
     const wanted = happened.filter((event) => listener.wants(event))
     if (wanted.length === 0) return []
     try {
-      await listener.handle(wanted)
+      const cursors = (await listener.handle(wanted)) ?? []
+      for (const cursor of cursors) await send({ kind: 'proceed', listener: listener.name, cursor })
       return []
     } catch (error) {
       if (wanted.length === 1) onFailure(listener.name, error)
@@ -79,9 +88,12 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
     return { found: found.length, failed }
   }
 
-  async function rebuild(name: string, cursor: string | null): Promise<void> {
-    const next = await listeners.find((listener) => listener.name === name)?.rebuild?.(cursor)
-    if (typeof next === 'string') await send({ kind: 'rebuild', listener: name, cursor: next })
+  /** Takes a step, and leaves the next to the queue: what dies in between is taken again. */
+  async function step(message: Step): Promise<void> {
+    const listener = listeners.find(({ name }) => name === message.listener)
+    const next = message.kind === 'rebuild' ? listener?.rebuild?.(message.cursor) : listener?.proceed?.(message.cursor)
+    const cursor = await next
+    if (typeof cursor === 'string') await send({ ...message, cursor })
   }
 
   /** Tells of the counts that changed, and comes back later for those that just did. */
@@ -99,8 +111,8 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
       const told = await dispatch([...new Set(ids)])
       const failed = new Set(messages.filter((message) => message.kind === 'event' && told.failed.has(message.id)))
       for (const message of messages) {
-        if (message.kind !== 'rebuild') continue
-        await rebuild(message.listener, message.cursor).catch((error: unknown) => {
+        if (message.kind !== 'rebuild' && message.kind !== 'proceed') continue
+        await step(message).catch((error: unknown) => {
           onFailure(message.listener, error)
           failed.add(message)
         })

@@ -33,6 +33,8 @@ export type EventMessage =
   | { kind: 'counters' }
   /** The next step of building what a listener keeps again. */
   | { kind: 'rebuild'; listener: string; cursor: string | null }
+  /** The next step of what a listener had too much of to do at once. */
+  | { kind: 'proceed'; listener: string; cursor: string }
 
 /** How long the queue has to hand an event over before the cron sends it again. */
 const PATIENCE_MS = 60_000

@@ -56,6 +56,15 @@ export async function readAsViewer<T>(c: Context<AppEnv>, read: (viewerId?: stri
   return isLive ? answer : read()
 }
 
+/** The same where somebody must be signed in: one round trip for session and answer, 401 for nobody. */
+export async function readAsUser<T>(c: Context<AppEnv>, read: (userId: string) => Promise<T>): Promise<T> {
+  const claims = readClaims(c)
+  if (!claims) throw new Problem('not-signed-in')
+  const [answer, isLive] = await Promise.all([read(claims.userId), c.var.services.sessions.check(claims)])
+  if (!isLive) throw new Problem('not-signed-in', 'This session is over')
+  return answer
+}
+
 /** Who is signed in, on a route that requires it. */
 export function requireUserId(c: Context<AppEnv>): string {
   const { userId } = c.var
@@ -91,11 +100,16 @@ export function overLimit(c: Context<AppEnv>, name: LimitName, policy: LimitPoli
   return new Problem('rate-limited', `Try again in ${retryAfter} s`, { retryAfter, 'violated-policies': [name] })
 }
 
-/** Only for back ends: they present the service token as bearer. */
-export const requireService = createMiddleware<AppEnv>(async (c, next) => {
+/** Whether a back end is asking: it presents the service token as bearer. */
+export function isService(c: Context<AppEnv>): boolean {
   const digest = (text: string) => createHash('sha256').update(text).digest() // equal lengths, for the comparison
   const presented = bearerOf(c)
-  if (presented === undefined || !timingSafeEqual(digest(presented), digest(c.var.config.serviceToken))) {
+  return presented !== undefined && timingSafeEqual(digest(presented), digest(c.var.config.serviceToken))
+}
+
+/** Only for back ends. */
+export const requireService = createMiddleware<AppEnv>(async (c, next) => {
+  if (!isService(c)) {
     c.header('WWW-Authenticate', 'Bearer')
     throw new Problem('service-token-required')
   }

@@ -1,10 +1,13 @@
 import * as v from 'valibot'
 
 /** An id of one kind, as it appears in paths, queries and bodies: `u_…`. */
-export const id = (kind: 'u' | 'p' | 'c' | 'f') =>
+export const id = (kind: 'u' | 'p' | 'c' | 'f' | 'n') =>
   v.pipe(
     v.string(),
-    v.regex(new RegExp(`^${kind}_[a-z0-9]{1,40}$`), `must be an id: ${kind}_ and lower-case letters or digits`),
+    v.regex(
+      new RegExp(`^${kind}_[a-z0-9]{1,${kind === 'n' ? 60 : 40}}$`), // a notification's has another's in it
+      `must be an id: ${kind}_ and lower-case letters or digits`,
+    ),
   )
 
 /** How many items a page has, in a query. Documented as the number it means, not the text it is. */
@@ -24,7 +27,8 @@ export const limitOf = (fallback: number, max: number) =>
   )
 
 /** Which page: at most 100 items, `cursor` as the page before it said. */
-export const pageQuery = (kind: 'p' | 'c' | 'f') => v.object({ limit: limitOf(20, 100), cursor: v.optional(id(kind)) })
+export const pageQuery = (kind: 'p' | 'c' | 'f' | 'n') =>
+  v.object({ limit: limitOf(20, 100), cursor: v.optional(id(kind)) })
 
 /** A batch of ids, separated by commas; repetitions count once. Documented as the text it is. */
 export const idsQuery = (kind: 'u' | 'p', max = 100) =>

@@ -25,6 +25,7 @@ const ProblemDocument = v.pipe(
 const HEADERS = {
   'Idempotency-Key':
     'Of your choice, 1 to 255 characters. Sent again with it within a day, the request is answered again.',
+  'Last-Event-ID': 'The `id` of the last event seen: what came after it is sent first.',
   'If-Match': 'An `ETag`, or its version: the change is made only if nobody made another since.',
 }
 

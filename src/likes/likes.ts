@@ -44,6 +44,7 @@ export function createLikes(
   reads: Counters,
   counters: Counters,
   send: (message: LikeMessage) => Promise<unknown>,
+  onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>,
 ) {
   /** The state of one member and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {
@@ -144,8 +145,9 @@ export function createLikes(
     },
 
     /**
-     * Applies messages of the queue to D1 and settles Redis. Answers which failed (`undefined`: all went well): one
-     * that D1 will not take fails alone. Redis may be down meanwhile: then the cron settles.
+     * Applies messages of the queue to D1, settles Redis, and tells `onApplied` whose likes changed; if that throws,
+     * they have failed. Answers which failed: one that D1 will not take does so alone. Redis may be down meanwhile: then
+     * the cron settles.
      */
     async apply(messages: LikeMessage[]): Promise<Set<LikeMessage>> {
       const failed = new Set<LikeMessage>()
@@ -158,6 +160,10 @@ export function createLikes(
         }
         const applied = ofKind.filter((message) => !failed.has(message))
         await settle(kind, applied).catch(() => {}) // `reconcile` makes up for it
+        if (applied.length === 0) continue
+        await onApplied(kind, [...new Set(applied.map((message) => message.contentId))]).catch(() => {
+          for (const message of applied) failed.add(message)
+        })
       }
       return failed
     },

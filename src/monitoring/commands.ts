@@ -2,7 +2,19 @@ import { isOwnKey, patternOf } from '../keys.ts'
 
 /** Commands all of whose arguments are keys, and those that name none. */
 const ALL_KEYS = new Set(['MGET', 'DEL', 'UNLINK', 'EXISTS', 'TOUCH', 'PFCOUNT'])
-const NO_KEYS = new Set(['PING', 'INFO', 'DBSIZE', 'SCAN', 'SCRIPT', 'PUBLISH', 'MEMORY', 'MULTI', 'EXEC', 'XREAD'])
+const NO_KEYS = new Set([
+  'PING',
+  'INFO',
+  'DBSIZE',
+  'SCAN',
+  'SCRIPT',
+  'PUBLISH',
+  'MEMORY',
+  'MULTI',
+  'EXEC',
+  'XREAD',
+  'SUBSCRIBE',
+])
 const SCRIPTS = new Set(['EVAL', 'EVALSHA', 'EVAL_RO', 'EVALSHA_RO'])
 
 const nameOf = (command: unknown[]) => String(command[0]).toUpperCase()

@@ -428,6 +428,18 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
       await pipeline.exec().finally(forget) // again: a store that Redis had taken before may have been remembered
     },
 
+    /**
+     * Forgets `ids` of a kind that is never `put`, and any load of them in flight: without a tombstone that is one
+     * command, however many they are.
+     */
+    async drop(ids: string[]): Promise<void> {
+      if (ids.length === 0) return
+      const keys = ids.map(keyOf)
+      const forget = () => keys.forEach((key) => memory.delete(key))
+      forget()
+      await redis.del(...keys.map(leaseOf), ...keys).finally(forget)
+    },
+
     /** Expires every entry of a kind with a generation. One command, whatever their number. */
     async expireAll(): Promise<void> {
       if (generationKey === undefined) throw new Error(`The cache ${kind.name} has no generation`)

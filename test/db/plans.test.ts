@@ -62,6 +62,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
       `/v1/presence?ids=${ada.id},u_unknown`,
       [`/v1/presence?ids=${bob.id}`, await newEdge().signIn(ada)],
     ],
+    '/v1/events/stream': [['/v1/events/stream?channels=post_events', await newEdge().signIn(ada)]],
     '/v1/rate-limit': ['/v1/rate-limit'],
     '/v1/sessions': [['/v1/sessions', await newEdge().signIn(ada)]],
     '/v1/users': [`/v1/users?ids=${ada.id}`, `/v1/users?ids=${ada.id},${bob.id},u_unknown`],
@@ -76,6 +77,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
     '/v1/users/:id/followings': pages(`/v1/users/${ada.id}/followings`, 'f'),
     '/v1/posts': [`/v1/posts?ids=${post.id}`, `/v1/posts?ids=${post.id},${other.id},p_unknown`],
     '/v1/feed': pages('/v1/feed', 'p').map((path) => [path, asAda] satisfies Signed),
+    '/v1/notifications': pages('/v1/notifications', 'n').map((path) => [path, asAda] satisfies Signed),
     '/v1/posts/hot': ['/v1/posts/hot'],
     '/v1/posts/:id': [`/v1/posts/${post.id}`, '/v1/posts/p_nobody'],
     '/v1/posts/:id/comments': pages(`/v1/posts/${post.id}/comments`, 'c'),
@@ -91,7 +93,9 @@ async function collectQueries(): Promise<Query[]> {
       for (const isRedisUp of [true, false]) {
         const edge = newEdge({ DB: recording(env.DB, sent) })
         if (!isRedisUp) await edge.redis.fault({ kind: 'refuse' })
-        expect((await edge.fetch(path, { headers })).status).not.toBe(500)
+        const response = await edge.fetch(path, { headers })
+        expect(response.status).not.toBe(500)
+        await response.body?.cancel() // a stream would not end
         await edge.settle()
       }
     }
@@ -131,7 +135,16 @@ test('every route that reads is asked here', async () => {
 test('every query a read sends goes by an index and sorts nothing', async () => {
   expect(await costlyLines(queries)).toEqual([])
   const tables = queries.flatMap(({ sql }) => [...sql.matchAll(/(?:from|join) "(\w+)"/g)].map(([, name]) => name))
-  expect(new Set(tables)).toEqual(new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions']))
+  expect(new Set(tables)).toEqual(
+    new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions', 'notification_reads']),
+  )
+})
+
+test('what one is told of is found by them and by time, not in what all are told of', async () => {
+  const query = queries.find(({ sql }) => /FROM "notifications"/.test(sql))
+  expect(await planOf(query ?? expect.fail('nobody asked'))).toContain(
+    'SEARCH told USING INDEX notifications_user (user_id=? AND id>? AND id<?)',
+  )
 })
 
 test.each([

@@ -110,6 +110,10 @@ const SCANNED = {
   looked: { 'user:u_a': FOUND },
 }
 
+const rebuildNotifications = async (edge: Edge) => {
+  await edge.fetch('/v1/listeners/notifications/rebuild', { method: 'POST', headers: service })
+  await edge.dispatch()
+}
 const redisGone = (edge: Edge) => edge.redis.fault({ kind: 'refuse' })
 const beat = async (edge: Edge, headers: Record<string, string>) => {
   await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers })
@@ -165,6 +169,24 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
     429: [limited('/v1/presence')],
   }),
+  'GET /v1/events/stream': ({ asFan }) => {
+    const path = '/v1/events/stream?channels=post_events,custom_a'
+    const bindings = { STREAM_LIFE_SECONDS: '0.5' } // its body is read to the end
+    return {
+      200: [
+        { path, bindings },
+        { path, bindings, headers: { ...asFan, 'Last-Event-ID': '1-0' } },
+      ],
+      400: [
+        { path: '/v1/events/stream' },
+        { path: '/v1/events/stream?channels=x' },
+        { path: `${path}&lastEventId=x` },
+        { path, headers: { 'Last-Event-ID': 'x' } },
+      ],
+      429: [limited(path)],
+      503: [{ path, before: redisGone }, misconfigured(path)],
+    }
+  },
   'GET /v1/rate-limit': () => ({
     200: [{ path: '/v1/rate-limit' }],
     503: [{ path: '/v1/rate-limit', before: redisGone }, misconfigured('/v1/rate-limit')],
@@ -205,6 +227,15 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/feed?limit=0', headers: asFan }],
     401: [{ path: '/v1/feed' }],
     429: [{ ...limited('/v1/feed'), headers: asFan, before: (edge) => spend(edge, asFan) }],
+  }),
+  'GET /v1/notifications': ({ asAuthor }) => ({
+    200: [
+      { path: '/v1/notifications', headers: asAuthor, before: rebuildNotifications },
+      { path: '/v1/notifications?limit=1', headers: asAuthor, before: redisGone },
+    ],
+    400: [{ path: '/v1/notifications?cursor=p_1', headers: asAuthor }],
+    401: [{ path: '/v1/notifications' }],
+    429: [{ ...limited('/v1/notifications'), headers: asAuthor, before: (edge) => spend(edge, asAuthor) }],
   }),
   'GET /v1/posts/hot': () => ({
     200: [{ path: '/v1/posts/hot' }, { path: '/v1/posts/hot?limit=1' }, { path: '/v1/posts/hot', before: redisGone }],
@@ -406,6 +437,7 @@ test('every write answers what the document says, and not a field more', async (
   }
   await send('DELETE /v1/comments/{id}', `/v1/comments/${said['id']}`)
   await send('POST /v1/posts/{id}/views', `/v1/posts/${post.id}/views`)
+  await send('POST /v1/notifications/read', '/v1/notifications/read', { until: 'n_1' })
   await send('POST /v1/presence/heartbeat', '/v1/presence/heartbeat')
   await send('PATCH /v1/presence', '/v1/presence', { visibility: 'followers' })
   await send('DELETE /v1/presence', '/v1/presence')
@@ -415,7 +447,7 @@ test('every write answers what the document says, and not a field more', async (
   await send('POST /v1/cache/invalidate', '/v1/cache/invalidate', { users: [author.id], hot: true }, service)
   const event = { channel: 'custom_orders', type: 'paid', data: { total: 1 } }
   await send('POST /v1/events', '/v1/events', event, service)
-  asked.add('POST /v1/listeners/{name}/rebuild') // no listener keeps anything yet
+  await send('POST /v1/listeners/{name}/rebuild', '/v1/listeners/notifications/rebuild', undefined, service)
   await send('POST /v1/maintenance', '/v1/maintenance', undefined, service)
   const credentials = { login: account.username, password: account.password }
   await send('POST /v1/sessions', '/v1/sessions', credentials, {})

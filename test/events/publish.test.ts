@@ -336,6 +336,33 @@ test('a rebuild goes on step by step, and an unknown listener is told apart', as
   expect((await edge.fetch('/v1/listeners/nobody/rebuild', { method: 'POST', headers: SERVICE })).status).toBe(404)
 })
 
+test('what is too much for one step goes on through the queue, each part of it by itself, and one that fails again', async () => {
+  const steps: string[] = []
+  let isDown = true
+  const { dispatch, outbox, sent, end, later, failures } = newDispatch([
+    {
+      name: 'busy',
+      wants: (event) => event.channel === 'custom_busy',
+      handle: async () => ['a1', 'b1'],
+      proceed: async (cursor) => {
+        if (cursor === 'b1' && isDown) throw new Error('not now')
+        steps.push(cursor)
+        return cursor === 'a1' ? 'a2' : null
+      },
+    },
+  ])
+  await outbox.publish({ channel: 'custom_busy', type: 'x', data: {}, subject: 's_busy', audience: 'services' })
+  await end()
+  await dispatch.consume(sent.splice(0))
+  expect((await about('s_busy'))[0]?.dueAt).toBeNull()
+  const messages = later.splice(0)
+  expect([...(await dispatch.consume(messages))]).toEqual([messages[1]])
+  expect(failures).toEqual(['busy'])
+  isDown = false
+  await dispatch.consume([...later.splice(0), ...messages.slice(1)])
+  expect([steps, later]).toEqual([['a1', 'a2', 'b1'], []])
+})
+
 test('presence is told to those who may know of it, and dispatched events are purged after some days', async () => {
   const edge = newEdge()
   const [ada, bob] = [await addUser(), await addUser({ presenceVisibility: 'followers' })]

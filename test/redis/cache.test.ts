@@ -119,12 +119,12 @@ test('1 000 concurrent cold readers with caches of their own run one load', asyn
   expect(loads).toBe(1)
 }, 60_000)
 
-test('an invalidation during a load is never overwritten by the old value', async () => {
+test.each(['invalidate', 'drop'] as const)('after %s during a load the old value is never stored', async (forget) => {
   const world = newWorld()
   const slow = world.newCache()
   const { reading, loaded } = await beginRead(slow, 'a')
 
-  await world.newCache().invalidate(['a'])
+  await world.newCache()[forget](['a'])
   loaded(ada) // read before the change
   await reading
   await world.settle()
@@ -132,6 +132,19 @@ test('an invalidation during a load is never overwritten by the old value', asyn
   expect(world.outcomes()).toContain('redis lost')
   expect(await slow.get('a', async () => adaNow)).toEqual(adaNow)
   expect(await world.newCache().get('a', async () => adaNow)).toEqual(adaNow)
+})
+
+test('a thousand are dropped by one command, whether they are held or not, memory included', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await cache.get('7', async () => ada)
+  await world.settle()
+  await world.control.reset()
+
+  await cache.drop(Array.from({ length: 1_000 }, (_, i) => String(i)))
+  expect(await world.control.counts()).toMatchObject({ requests: 1, byCommand: { del: 1 } })
+  expect(await cache.get('7', async () => adaNow)).toEqual(adaNow)
+  await cache.drop([])
 })
 
 test('a write-through during a load is never overwritten by the old value', async () => {

@@ -1,0 +1,235 @@
+import { desc, eq } from 'drizzle-orm'
+import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { follows } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
+import { type Audience, type CloudEvent, type StoredEvent, toCloudEvent } from '../events/catalog.ts'
+import type { Listener } from '../events/consume.ts'
+import type { Entry, Start, Stream } from '../redis/stream.ts'
+
+/** An event on the log. */
+export interface Streamed {
+  event: CloudEvent
+  audience: Audience
+}
+
+/** Who reads: a service sees everything; a user what everyone, their followers, or they may; anyone what everyone may. */
+export type Viewer = { isService: true } | { isService: false; userId: string | undefined }
+
+/** All in ms, but for the bytes. */
+export interface StreamsPolicy {
+  heartbeatMs: number
+  /** How often the session is checked, what was not told is looked for, and who is followed is read again. */
+  checkMs: number
+  /** A stream ends after about this long; the client opens another. */
+  lifeMs: number
+  /** When clients do so, at the earliest. */
+  retryMs: number
+  /** What waits for a reader to take it. */
+  maxQueuedBytes: number
+  /** Who takes nothing for this long, while that many bytes wait, is dropped. */
+  stallMs: number
+}
+
+export interface Opening {
+  channels: ReadonlySet<string>
+  viewer: Viewer
+  /** Whether the session of the viewer is live; for who has none it is not asked. */
+  isLive: () => Promise<boolean>
+  /** The id of the last event the client has seen. */
+  seen: string | undefined
+  /** The client is gone. */
+  signal: AbortSignal
+}
+
+/** Of who follows more, the latest count. Ids of 28 characters. */
+const MAX_FOLLOWED = 10_000
+
+export type Streams = ReturnType<typeof createStreams>
+
+/**
+ * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.
+ *
+ * A listener puts every event on a log in Redis; a stream follows it, and passes on what is on its channels and what its
+ * viewer may see. Who that is stands with the event; whom a viewer follows is read from D1 when first needed, again when
+ * they follow or unfollow somebody, and every `checkMs`.
+ *
+ * Opening: `SUBSCRIBE`, then one round trip, both before the answer. Open: one round trip every `checkMs`, however much
+ * happens. Without Redis opening is refused as `unavailable`, open streams end, and events miss the log, not the other
+ * listeners: `onFailure` is told. A stream that ends, for whatever reason, is continued where it was by the next.
+ */
+export function createStreams(
+  db: DrizzleD1Database,
+  log: Stream<Streamed>,
+  source: string,
+  policy: StreamsPolicy,
+  onFailure: (of: string, error: unknown) => void,
+) {
+  const listener: Listener = {
+    name: 'streams',
+    wants: () => true,
+    async handle(events: StoredEvent[]) {
+      const items = events.map((event) => ({
+        name: event.id,
+        value: { event: toCloudEvent(event, source), audience: event.audience },
+      }))
+      await log.append(items).catch((error: unknown) => onFailure('streams', error))
+    },
+  }
+
+  /** Whether a viewer may see an event; `note` hears of every event, whatever its channel. */
+  function createSight(viewer: Viewer) {
+    let followed: { ids: Set<string>; readAt: number } | undefined
+
+    async function isFollowing(userId: string, subject: string): Promise<boolean> {
+      if (!followed || Date.now() - followed.readAt >= policy.checkMs) {
+        const readAt = Date.now()
+        const rows = await db
+          .select({ id: follows.followedId })
+          .from(follows)
+          .where(eq(follows.followerId, userId))
+          .orderBy(desc(follows.id))
+          .limit(MAX_FOLLOWED)
+        followed = { ids: new Set(rows.map((row) => row.id)), readAt }
+      }
+      return followed.ids.has(subject)
+    }
+
+    return {
+      note({ type, data }: CloudEvent): void {
+        if (viewer.isService || viewer.userId === undefined || data['followerId'] !== viewer.userId) return
+        if (type === 'user_followed' || type === 'user_unfollowed') followed = undefined
+      },
+
+      async maySee({ event, audience }: Streamed): Promise<boolean> {
+        if (viewer.isService || audience === 'everyone') return true
+        const { userId } = viewer
+        if (audience === 'services' || userId === undefined) return false
+        if (audience !== 'followers') return audience.includes(userId)
+        return event.subject === userId || isFollowing(userId, event.subject)
+      },
+    }
+  }
+
+  return {
+    listener,
+
+    /**
+     * Begins a stream; `ended` when it is over. `viewer` sees nothing but what everyone may if their session is not live.
+     * It ends when the client goes, the session or the subscription is over, after `lifeMs`, or when the client stalls.
+     */
+    async open({ channels, viewer: claimed, isLive, seen, signal }: Opening) {
+      const over = new AbortController()
+      const hasSession = !claimed.isService && claimed.userId !== undefined
+      const listening = AbortSignal.any([signal, over.signal])
+      let told: AsyncIterator<string, void>
+      let start: Start<Streamed>
+      let isSignedIn: boolean
+      try {
+        told = await log.subscribe(listening)
+        ;[start, isSignedIn] = await Promise.all([log.read(seen), hasSession && isLive()])
+      } catch (cause) {
+        over.abort()
+        throw new Problem('unavailable', 'Streams cannot be opened right now', { retryAfter: 5 }, { cause })
+      }
+      const viewer: Viewer = hasSession && !isSignedIn ? { isService: false, userId: undefined } : claimed
+      const sight = createSight(viewer)
+      const outlet = createOutlet(policy, () => over.abort())
+      let { position } = start
+
+      async function pass({ id, value }: Entry<Streamed>): Promise<void> {
+        const { event } = value
+        sight.note(event)
+        if (channels.has(event.channel) && (await sight.maySee(value))) {
+          await outlet.send(`id: ${id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
+        }
+        position = id
+      }
+      /** A comment, and how far this is: who resumes there is not given again what it may not see. */
+      const mark = (comment: string) => `: ${comment}\nid: ${position}\n\n`
+
+      async function run(): Promise<void> {
+        // Spread, so that those that end together do not come back together.
+        const retryMs = Math.round(policy.retryMs * (1 + Math.random()))
+        const life = setTimeout(() => over.abort(), policy.lifeMs * (0.9 + 0.1 * Math.random()))
+        const heartbeat = setInterval(() => outlet.sendIfRoom(mark('still here')), policy.heartbeatMs)
+        try {
+          await outlet.send(`retry: ${retryMs}\n${mark('open')}`)
+          if (!start.isComplete) await outlet.send(`event: reset\ndata: ${JSON.stringify({ seen })}\n\n`)
+          const look = { everyMs: policy.checkMs, alongside: async () => !isSignedIn || isLive() }
+          for await (const entries of log.follow(start, told, look)) {
+            if (listening.aborted) break
+            for (const entry of entries) await pass(entry)
+          }
+          outlet.sendIfRoom(mark('over'))
+          outlet.close()
+        } catch (error) {
+          if (!listening.aborted && !(error instanceof Stalled)) onFailure('streams', error)
+          outlet.fail(error)
+        } finally {
+          clearTimeout(life)
+          clearInterval(heartbeat)
+          over.abort()
+        }
+      }
+      return { body: outlet.body, ended: run() }
+    },
+  }
+}
+
+/** A reader took nothing for too long. */
+class Stalled extends Error {
+  override readonly name = 'Stalled'
+}
+
+/** The way out to one reader: at most `maxQueuedBytes` and what is being sent wait for it, and not for ever. */
+function createOutlet({ maxQueuedBytes, stallMs }: StreamsPolicy, onCancel: () => void) {
+  const encoder = new TextEncoder()
+  let controller: ReadableStreamDefaultController<Uint8Array> | undefined
+  let isOpen = true
+  let onRoom = () => {}
+  const body = new ReadableStream<Uint8Array>(
+    {
+      start: (given) => void (controller = given),
+      pull: () => onRoom(),
+      cancel() {
+        isOpen = false
+        onRoom()
+        onCancel()
+      },
+    },
+    new ByteLengthQueuingStrategy({ highWaterMark: maxQueuedBytes }),
+  )
+  const hasRoom = () => (controller?.desiredSize ?? 0) > 0
+
+  /** Until the reader has taken something. */
+  function room(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Stalled(`The reader took nothing for ${stallMs} ms`)), stallMs)
+      onRoom = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+  }
+
+  return {
+    body,
+    /** Sends when there is room; nothing once the reader is gone. Throws `Stalled`. */
+    async send(text: string): Promise<void> {
+      if (isOpen && !hasRoom()) await room()
+      if (isOpen) controller?.enqueue(encoder.encode(text))
+    },
+    sendIfRoom(text: string): void {
+      if (isOpen && hasRoom()) controller?.enqueue(encoder.encode(text))
+    },
+    close(): void {
+      if (isOpen) controller?.close()
+      isOpen = false
+    },
+    /** Ends it as broken, and lets go of what waits. */
+    fail(error: unknown): void {
+      if (isOpen) controller?.error(error)
+      isOpen = false
+    },
+  }
+}

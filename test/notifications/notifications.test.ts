@@ -1,0 +1,323 @@
+import { env } from 'cloudflare:workers'
+import { and, eq } from 'drizzle-orm'
+import { ulid } from 'ulid'
+import { beforeAll, expect, test, vi } from 'vitest'
+import { notifications } from '../../src/db/schema.ts'
+import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
+import { addComment, addFollow, addPost, addUser, db } from '../rows.ts'
+import { type Listed, newWorld } from './world.ts'
+
+beforeAll(migrate)
+
+const SERVICE = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+
+async function rebuild(edge: Edge) {
+  await edge.fetch('/v1/listeners/notifications/rebuild', { method: 'POST', headers: SERVICE })
+  expect(await edge.dispatch()).toBe(0)
+}
+
+const brief = ({ items }: Listed) =>
+  items.map(({ type, actorIds, postId, commentId }) => ({ type, actorIds, postId, commentId }))
+
+test('an author is told of likes, comments and follows, their followers of posts; nobody of what they did themselves', async () => {
+  const { newMember, deliver } = newWorld()
+  const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
+  await ada.post() // before anybody follows
+  await bob.follow(ada.id)
+  const postId = await ada.post()
+  const commentId = await bob.comment(postId)
+  await ada.comment(postId)
+  for (const by of [ada, bob, eve]) await by.like(postId)
+  for (const by of [ada, bob]) await by.like(commentId)
+  await deliver()
+
+  const told = await ada.list()
+  expect(brief(told)).toEqual([
+    { type: 'like', actorIds: [eve.id, bob.id], postId },
+    { type: 'comment', actorIds: [bob.id], postId, commentId },
+    { type: 'follow', actorIds: [bob.id] },
+  ])
+  expect(told).toMatchObject({ nextCursor: null, unreadCount: 3 })
+  expect(told.items[0]).toEqual({
+    id: expect.stringMatching(/^n_[0-9a-z]{38}$/),
+    type: 'like',
+    actorIds: [eve.id, bob.id],
+    actorsCount: 2,
+    postId,
+    createdAt: expect.stringMatching(/^\d{4}-.*Z$/),
+    isRead: false,
+  })
+  const times = told.items.map(({ createdAt }) => createdAt)
+  expect(times).toEqual(times.toSorted().toReversed())
+  expect(brief(await bob.list())).toEqual([
+    { type: 'like', actorIds: [ada.id], postId, commentId },
+    { type: 'post', actorIds: [ada.id], postId },
+  ])
+  expect(await eve.list()).toEqual({ items: [], nextCursor: null, unreadCount: 0 })
+})
+
+test('what is taken back is not told any more, and nobody who looks keeps it', async () => {
+  const { newMember, deliver } = newWorld()
+  const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
+  await bob.follow(ada.id)
+  const postId = await ada.post()
+  const commentId = await bob.comment(postId)
+  for (const by of [eve, bob]) await by.like(postId)
+  await ada.like(commentId)
+  await deliver()
+  expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['like', 'comment', 'follow'])
+  expect(brief(await bob.list()).map(({ type }) => type)).toEqual(['like', 'post'])
+
+  await bob.like(postId, 'DELETE')
+  await ada.like(commentId, 'DELETE')
+  await deliver()
+  expect(brief(await ada.list())[0]).toEqual({ type: 'like', actorIds: [eve.id], postId })
+  expect(brief(await bob.list()).map(({ type }) => type)).toEqual(['post'])
+  await eve.like(postId, 'DELETE')
+  await deliver()
+  expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['comment', 'follow'])
+  await bob.remove(commentId)
+  await deliver()
+  expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['follow'])
+
+  await bob.like(postId)
+  await ada.like(await bob.comment(postId))
+  await deliver()
+  expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['comment', 'like', 'follow'])
+  expect(brief(await bob.list()).map(({ type }) => type)).toEqual(['like', 'post'])
+  await ada.remove(postId)
+  await deliver()
+  expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['follow'])
+  expect(await bob.list()).toEqual({ items: [], nextCursor: null, unreadCount: 0 })
+  const ofAda = and(eq(notifications.userId, ada.id), eq(notifications.postId, postId))
+  expect(await db.select().from(notifications).where(ofAda)).toEqual([])
+
+  await ada.post()
+  await deliver()
+  expect((await bob.list()).unreadCount).toBe(1)
+  await bob.follow(ada.id, 'DELETE')
+  await deliver()
+  for (const member of [ada, bob]) expect((await member.list()).items).toEqual([])
+})
+
+test('pages go on where they ended, from Redis and beyond, whatever comes meanwhile', async () => {
+  const { edge, newMember, deliver } = newWorld({ INBOX_SIZE: '10' })
+  const ada = await newMember()
+  const [author, bob] = [await addUser(), await newMember()]
+  const post = await addPost({ authorId: ada.id })
+  await addFollow(ada.id, author.id, Date.now() - 2_000_000)
+  const expected: string[] = []
+  for (let i = 0; i < 27; i += 1) {
+    const createdAt = Date.now() - 1_000_000 + i
+    const by = { authorId: author.id, createdAt }
+    if (i % 3 === 0) expected.unshift((await addPost(by)).id)
+    else if (i % 3 === 1) expected.unshift((await addComment({ ...by, postId: post.id })).id)
+    else expected.unshift((await addFollow((await addUser()).id, ada.id, createdAt)).followerId)
+  }
+  await rebuild(edge)
+  const seen: (string | undefined)[] = []
+  let more = ''
+  do {
+    const page = await ada.list(`?limit=4${more}`)
+    expect(page.unreadCount).toBe(10) // or more
+    for (const { type, commentId, postId, actorIds } of page.items) {
+      seen.push(type === 'follow' ? actorIds[0] : (commentId ?? postId))
+    }
+    more = page.nextCursor === null ? '' : `&cursor=${page.nextCursor}`
+    await bob.comment(post.id)
+    await deliver()
+  } while (more !== '')
+  expect(seen).toEqual(expected)
+  expect((await ada.list('?limit=100')).items).toHaveLength(27 + 7)
+})
+
+test('what is read stays so, up to where it was read; what comes later is unread, and a mark never goes back', async () => {
+  const { newMember, deliver, likes, edge } = newWorld()
+  const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
+  const postId = await ada.post()
+  await bob.like(postId)
+  const late = likes.splice(0) // still on its way
+  await bob.follow(ada.id)
+  await bob.comment(postId)
+  await eve.comment(postId)
+  await deliver()
+  const readOf = async () => (await ada.list()).items.map(({ isRead }) => isRead)
+  expect(await readOf()).toEqual([false, false, false])
+  const [newest, middle] = (await ada.list()).items
+  expect(await ada.read(middle?.id)).toEqual({ unreadCount: 1 })
+  expect(await readOf()).toEqual([false, true, true])
+  expect(await ada.read('n_0')).toEqual({ unreadCount: 1 })
+  expect(await ada.list()).toMatchObject({ unreadCount: 1 })
+  expect(await ada.read()).toEqual({ unreadCount: 0 })
+  expect(await readOf()).toEqual([true, true, true])
+
+  await edge.deliver(late) // it happened before what was read, and is news all the same
+  expect(await readOf()).toEqual([true, true, true, false])
+  expect(await ada.read(newest?.id)).toEqual({ unreadCount: 0 })
+  await eve.like(postId) // one notification for both, up again, and unread again
+  await deliver()
+  expect(await readOf()).toEqual([false, true, true, true])
+  expect(await ada.read(`n_${'z'.repeat(40)}`)).toEqual({ unreadCount: 0 }) // as far as there is anything
+  await eve.like(postId, 'DELETE') // which is no news
+  await deliver()
+  expect(await readOf()).toEqual([true, true, true, true])
+  await eve.follow(ada.id)
+  const last = await eve.comment(postId)
+  await deliver()
+  const items = [{ commentId: last, isRead: false }, { type: 'follow', isRead: false }, {}, {}, {}, {}]
+  expect(await ada.list()).toMatchObject({ unreadCount: 2, items })
+  expect(await ada.read((await ada.list()).items[1]?.id)).toEqual({ unreadCount: 1 })
+})
+
+test('a list that Redis holds is one round trip and one command beside the session; others say what they cost', async () => {
+  const { newMember, edge } = newWorld()
+  const ada = await newMember()
+  const ask = async (method = 'GET', path = '', body?: object) => {
+    await edge.redis.reset()
+    const response = await ada.send(method, `/v1/notifications${path}`, body)
+    await edge.settle()
+    const { byCommand } = await edge.redis.counts()
+    return { roundTrips: roundTrips(response), byCommand }
+  }
+  await ada.list()
+  await edge.settle()
+  const counted = { evalsha: 1 } // against the limit, after the answer
+  expect(await ask()).toEqual({ roundTrips: 1, byCommand: { mget: 2, ...counted } })
+  expect(await ask('GET', '?cursor=n_1')).toEqual({ roundTrips: 1, byCommand: { mget: 2, ...counted } })
+  expect(await ask('POST', '/read', {})).toEqual({ roundTrips: 2, byCommand: { mget: 1, del: 1, ...counted } })
+  // A lease and a second look; the fill comes after the answer.
+  expect(await ask()).toEqual({ roundTrips: 2, byCommand: { mget: 3, set: 1, eval: 1, ...counted } })
+})
+
+test('without Redis all of it is read from D1 and marked there', async () => {
+  const { newMember, deliver, edge } = newWorld({ REDIS_BREAKER_SECONDS: '0.05' })
+  const [ada, bob] = [await newMember(), await newMember()]
+  const postId = await ada.post()
+  await bob.comment(postId)
+  await bob.follow(ada.id)
+  await deliver()
+  const before = await ada.list()
+  await edge.redis.fault({ kind: 'refuse' })
+  expect(await ada.list()).toEqual(before)
+  expect(await ada.list(`?limit=1&cursor=${before.items[0]?.id}`)).toMatchObject({ items: [before.items[1]] })
+  expect(await ada.read()).toEqual({ unreadCount: 0 })
+  const commentId = await bob.comment(postId)
+  await deliver()
+  expect(await ada.list()).toMatchObject({ unreadCount: 1, items: [{ commentId, isRead: false }, {}, {}] })
+})
+
+test('what Redis could not be told is told again a little later', async () => {
+  const { newMember, deliver, edge } = newWorld({ REDIS_BREAKER_SECONDS: '0.05', REDIS_BREAKER_FAILURES: '1000' })
+  const [ada, bob] = [await newMember(), await newMember()]
+  const postId = await ada.post()
+  await deliver()
+  await ada.list()
+  await edge.settle()
+  await edge.redis.fault({ kind: 'refuse', match: 'DEL', times: 4 }) // twice, and twice after that
+  const commentId = await bob.comment(postId)
+  await deliver()
+  expect((await ada.list()).items).toMatchObject([{ commentId }])
+})
+
+test('what D1 will not take is given again: likes by their queue, the rest by that of events', async () => {
+  const { newMember, edge, likes } = newWorld()
+  const [ada, bob] = [await newMember(), await newMember()]
+  const postId = await ada.post()
+  await bob.like(postId)
+  await bob.comment(postId)
+  await edge.settle()
+  const due = [...edge.events.take(), ...likes.splice(0)]
+  await env.DB.exec('ALTER TABLE notifications RENAME TO notifications_away')
+  using log = vi.spyOn(console, 'error').mockImplementation(() => {})
+  const [posted, commented, liked] = [0, 1, 2]
+  expect(await edge.deliver(due)).toEqual({ acked: [posted], retried: [commented, liked] })
+  expect(log).toHaveBeenCalled()
+  await env.DB.exec('ALTER TABLE notifications_away RENAME TO notifications')
+  expect((await ada.list()).items).toEqual([])
+  expect(await edge.deliver(due)).toEqual({ acked: [posted, commented, liked], retried: [] })
+  expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['comment', 'like'])
+})
+
+test('another isolate sees at once what was read here', async () => {
+  const { newMember, edge, deliver } = newWorld()
+  const [ada, bob] = [await newMember(), await newMember()]
+  const other = newEdge({}, edge.token)
+  const unread = async () =>
+    (await (await other.fetch('/v1/notifications', { headers: ada.headers })).json<Listed>()).unreadCount
+  await bob.follow(ada.id)
+  await deliver()
+  expect(await unread()).toBe(1)
+  await other.settle()
+  await ada.read()
+  expect(await unread()).toBe(0)
+})
+
+test('what is older than its days is neither told nor kept', async () => {
+  const { newMember, edge } = newWorld()
+  const [ada, bob] = [await newMember(), await newMember()]
+  const old = Date.now() - 31 * 86_400_000
+  const post = await addPost({ authorId: ada.id })
+  await addFollow(bob.id, ada.id, old)
+  await addComment({ postId: post.id, authorId: bob.id, createdAt: old })
+  const recent = await addComment({ postId: post.id, authorId: bob.id })
+  await addPost({ authorId: ada.id, createdAt: old })
+  await rebuild(edge)
+  const kept = () => db.select().from(notifications).where(eq(notifications.userId, ada.id))
+  expect((await kept()).map(({ contentId }) => contentId)).toEqual([recent.id])
+  expect(brief(await ada.list())).toMatchObject([{ commentId: recent.id }])
+  expect(brief(await bob.list())).toMatchObject([{ postId: post.id }])
+  await edge.cron(Date.now() + 30 * 86_400_000 - 60_000)
+  expect(await kept()).toHaveLength(1)
+  await edge.cron(Date.now() + 30 * 86_400_000 + 60_000)
+  expect(await kept()).toEqual([])
+})
+
+test('a rebuild is bounded steps of the queue, and unread stays what it was', async () => {
+  const { newMember, edge } = newWorld()
+  const ada = await newMember()
+  const [bob, post] = [await addUser(), await addPost({ authorId: ada.id })]
+  const numbered = 'WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)'
+  const now = Date.now()
+  await env.DB.prepare(
+    `${numbered} INSERT INTO comments (id, post_id, author_id, text, created_at, likes_changed_at)
+    SELECT 'c_' || ?1 || printf('%016d', i), ?2, ?3, 'Well', ?4, ?4 FROM n`,
+  )
+    .bind(ulid(now).slice(0, 10).toLowerCase(), post.id, bob.id, now)
+    .run()
+  await ada.read()
+  await edge.fetch('/v1/listeners/notifications/rebuild', { method: 'POST', headers: SERVICE })
+  let steps = 0
+  for (let due = edge.events.take(); due.length > 0; due = edge.events.take()) {
+    expect((await edge.deliver(due, 'events')).retried).toEqual([])
+    steps += 1
+  }
+  expect(steps).toBe(1 + 3 + 3) // posts liked, comments liked, comments: 500 each
+  expect(await db.select().from(notifications).where(eq(notifications.userId, ada.id))).toHaveLength(1_200)
+  expect(await ada.list('?limit=1')).toMatchObject({ unreadCount: 0 })
+})
+
+test('only who is signed in is told, and of nobody more than an id', async () => {
+  const { newMember, deliver, edge } = newWorld()
+  const [ada, bob] = [await newMember(), await newMember()]
+  await bob.follow(ada.id)
+  await deliver()
+  expect(JSON.stringify(await ada.list())).not.toContain('@')
+  const body = { method: 'POST', body: '{}', headers: { 'Content-Type': 'application/json' } }
+  expect((await edge.fetch('/v1/notifications')).status).toBe(401)
+  expect((await edge.fetch('/v1/notifications/read', body)).status).toBe(401)
+  const { headers } = ada
+  for (const [field, query] of [
+    ['limit', '?limit=0'],
+    ['cursor', '?cursor=p_1'],
+  ] as const) {
+    await expectRefused(edge.fetch(`/v1/notifications${query}`, { headers }), 'query', field)
+  }
+  for (const [field, sent] of [
+    ['until', '{"until":"p_1"}'],
+    ['surprise', '{"surprise":1}'],
+  ] as const) {
+    await expectRefused(edge.fetch('/v1/notifications/read', { method: 'POST', headers, body: sent }), 'body', field)
+  }
+  await ada.send('DELETE', '/v1/sessions/current')
+  expect((await edge.fetch('/v1/notifications', { headers })).status).toBe(401)
+})

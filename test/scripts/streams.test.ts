@@ -1,0 +1,154 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { convertV4MiniflareOptions, Miniflare, type V4WorkerOptionsShape } from 'miniflare'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { unstable_getMiniflareWorkerOptions } from 'wrangler'
+import { createControl } from '../../emulator/control.ts'
+import { type Emulator, startEmulator } from '../../emulator/server.ts'
+import { newReader } from '../streams/reader.ts'
+
+// The Worker as it is deployed, in workerd, behind a socket of its own: the proxy of `wrangler dev` keeps to itself that
+// a client left.
+const TOKEN = 'token-of-streams'
+const SERVICE_TOKEN = 'a-service-token-for-tests'
+const root = fileURLToPath(new URL('../../', import.meta.url))
+let folder = ''
+let emulator: Emulator
+let workerd: Miniflare
+let origin = ''
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
+  emulator = await startEmulator({ openTokens: true })
+  const env = { ...process.env, WRANGLER_SEND_METRICS: 'false', WRANGLER_HIDE_BANNER: 'true' }
+  const wrangler = join(root, 'node_modules/wrangler/bin/wrangler.js')
+  execFileSync(process.execPath, [wrangler, 'deploy', '--dry-run', '--outdir', folder], {
+    cwd: root,
+    env,
+    stdio: 'pipe',
+  })
+  const options: V4WorkerOptionsShape = unstable_getMiniflareWorkerOptions(join(root, 'wrangler.toml')).workerOptions
+  const {
+    compatibilityDate = '',
+    compatibilityFlags = [],
+    d1Databases = {},
+    queueProducers = {},
+    queueConsumers = {},
+  } = options
+  workerd = new Miniflare(
+    convertV4MiniflareOptions({
+      modules: true,
+      script: await readFile(join(folder, 'index.js'), 'utf8'),
+      compatibilityDate,
+      compatibilityFlags,
+      d1Databases,
+      queueProducers,
+      queueConsumers,
+      bindings: {
+        UPSTASH_REDIS_REST_URL: emulator.url,
+        UPSTASH_REDIS_REST_TOKEN: TOKEN,
+        SERVICE_TOKEN,
+        STATS_FLUSH_SECONDS: '0',
+        LOG_REQUESTS: 'none',
+        REDIS_READ_TIMEOUT_MS: '5000',
+        REDIS_WRITE_TIMEOUT_MS: '5000',
+        STREAM_HEARTBEAT_SECONDS: '0.2', // that a client left is noticed when something is sent
+      },
+      unsafeDirectSockets: [{ host: '127.0.0.1', port: 0 }],
+    }),
+  )
+  const database = await workerd.getD1Database('DB')
+  for (const file of (await readdir(join(root, 'migrations'))).filter((name) => name.endsWith('.sql')).sort()) {
+    const sql = await readFile(join(root, 'migrations', file), 'utf8')
+    await database.batch(sql.split('--> statement-breakpoint').map((statement) => database.prepare(statement)))
+  }
+  origin = (await workerd.unsafeGetDirectURL()).origin
+}, 90_000)
+
+afterAll(async () => {
+  await workerd.dispose()
+  await emulator.close()
+  await rm(folder, { recursive: true })
+})
+
+const path = '/v1/events/stream?channels=custom_test'
+
+async function open(headers: Record<string, string> = {}) {
+  const leaving = new AbortController()
+  const response = await fetch(origin + path, { headers, signal: leaving.signal })
+  return { response, ...newReader(response.body), leave: () => leaving.abort() }
+}
+
+async function publish(type: string): Promise<void> {
+  const response = await fetch(`${origin}/v1/events`, {
+    method: 'POST',
+    headers: { Authorization: `Bearer ${SERVICE_TOKEN}`, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ channel: 'custom_test', type, data: {}, audience: 'everyone' }),
+  })
+  expect(response.status).toBe(202)
+}
+
+async function subscriptions(): Promise<number> {
+  const response = await fetch(`${emulator.url}/pubsub/numsub/events:live`, {
+    headers: { Authorization: `Bearer ${TOKEN}` },
+  })
+  const { result } = (await response.json()) as { result: [string, number] }
+  return result[1]
+}
+
+async function until(condition: () => Promise<boolean>): Promise<void> {
+  for (const deadline = Date.now() + 30_000; !(await condition()); await sleep(50)) {
+    if (Date.now() > deadline) throw new Error('it never came to be')
+  }
+}
+
+test(
+  'two readers see an event while their streams are open, and one that left resumes',
+  { timeout: 90_000 },
+  async () => {
+    const [stays, leaves] = [await open(), await open()]
+    expect(stays.response.headers.get('Content-Type')).toBe('text/event-stream; charset=utf-8')
+    await publish('one')
+    for (const stream of [stays, leaves]) expect((await stream.event()).type).toBe('one') // not held back: neither has ended
+    expect(await subscriptions()).toBe(2)
+
+    leaves.leave()
+    await until(async () => (await subscriptions()) === 1) // its socket is closed: so is what was open for it
+    await publish('two')
+    expect((await stays.event()).type).toBe('two')
+    const resumed = await open({ 'Last-Event-ID': leaves.lastEventId() })
+    await publish('three')
+    for (const type of ['two', 'three']) expect((await resumed.event()).type).toBe(type)
+    expect((await stays.event()).type).toBe('three')
+    resumed.leave()
+    stays.leave()
+    await until(async () => (await subscriptions()) === 0)
+  },
+)
+
+test(
+  'when Redis goes, open streams end; to open one is 503 until it is back, and events are taken',
+  { timeout: 90_000 },
+  async () => {
+    const stream = await open()
+    const { port } = emulator
+    await emulator.close()
+    expect(await stream.next()).toBeUndefined()
+    const refused = await open()
+    expect([refused.response.status, refused.response.headers.get('Retry-After')]).toEqual([503, '5'])
+    await refused.close()
+    await publish('unheard')
+
+    emulator = await startEmulator({ openTokens: true, port })
+    await createControl(emulator.url, TOKEN).reset()
+    await until(async () => {
+      const { response, leave } = await open()
+      leave()
+      return response.status === 200
+    })
+  },
+)
