@@ -24,7 +24,7 @@ export default defineConfig({
   ],
   test: {
     include: ['test/**/*.test.ts'],
-    exclude: ['test/bench/**', 'test/deploy/**', 'test/emulator/**', 'test/scripts/**'],
+    exclude: ['test/bench/**', 'test/deploy/**', 'test/e2e/**', 'test/emulator/**', 'test/scripts/**'],
     globalSetup: ['./test/emulator.setup.ts', './test/receiver.setup.ts'],
     maxWorkers: 4,
     testTimeout: 30_000, // scrypt, 1 000 readers, and machines that are busy

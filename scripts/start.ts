@@ -66,15 +66,15 @@ async function start(): Promise<void> {
 
   const stateDir = resolve(root, process.env['STATE_DIR'] ?? '.wrangler/state')
   const { REDIS_URL: redisUrl } = process.env
-  const { token, others } = await readVariables()
+  const { redisToken, serviceToken, others } = await readVariables()
   const emulator = await startEmulator({
     port: emulatorPort,
-    tokens: [token],
+    tokens: [redisToken],
     ...(redisUrl ? { redisUrl } : {}),
   })
   started.push(() => emulator.close())
 
-  await prepareDatabase(stateDir)
+  const isNew = await prepareDatabase(stateDir)
 
   const url = `http://localhost:${port}`
   const address = ['--ip', '127.0.0.1', '--port', String(port)]
@@ -91,9 +91,16 @@ async function start(): Promise<void> {
   // Nothing else fires the crons of a Worker in development.
   const cron = `http://127.0.0.1:${port}/cdn-cgi/local/scheduled?cron=*+*+*+*+*`
   setInterval(() => void fetch(cron).catch(() => {}), 60_000).unref()
+  // Rows that were inserted told nobody. The queue sees to it, in a minute or so.
+  for (const listener of isNew ? ['search', 'recommendations', 'notifications'] : []) {
+    const headers = { Authorization: `Bearer ${serviceToken}` }
+    const begun = await fetch(`http://127.0.0.1:${port}/v1/listeners/${listener}/rebuild`, { method: 'POST', headers })
+    if (!begun.ok) throw new Obstacle(`What ${listener} keeps of the demo data cannot be built: ${begun.status}`)
+  }
 
   console.log(`
-  The API      ${url}
+  The API      ${url}/v1
+  Dashboard    ${url}, with the service token ${serviceToken}
   Reference    ${url}/docs
   Emulator     ${emulator.url}${redisUrl ? ' over REDIS_URL' : ''}
   Sign in as   ada, or bob, with the password ${DEMO_PASSWORD}
@@ -124,7 +131,7 @@ async function requireFree(name: string, port: number): Promise<void> {
   await new Promise((resolve) => probe.close(resolve))
 }
 
-/** What `.dev.vars` says, which is made from its example if there is none: the Redis token, and what is no secret. */
+/** What `.dev.vars` says, which is made from its example if there is none: the secrets, and what else there is. */
 async function readVariables() {
   const file = join(root, '.dev.vars')
   try {
@@ -133,29 +140,35 @@ async function readVariables() {
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
   }
-  const { UPSTASH_REDIS_REST_TOKEN: token, SERVICE_TOKEN: _, ...others } = parseEnv(await readFile(file, 'utf8'))
-  if (!token) throw new Obstacle('.dev.vars has no UPSTASH_REDIS_REST_TOKEN: see .dev.vars.example')
-  return { token, others }
+  const {
+    UPSTASH_REDIS_REST_TOKEN: redisToken,
+    SERVICE_TOKEN: serviceToken,
+    ...others
+  } = parseEnv(await readFile(file, 'utf8'))
+  if (!redisToken) throw new Obstacle('.dev.vars has no UPSTASH_REDIS_REST_TOKEN: see .dev.vars.example')
+  if (!serviceToken) throw new Obstacle('.dev.vars has no SERVICE_TOKEN: see .dev.vars.example')
+  return { redisToken, serviceToken, others }
 }
 
-/** Brings the tables up to date and, if nobody is there, the demo data. */
-async function prepareDatabase(stateDir: string): Promise<void> {
+/** Brings the tables up to date and, if nobody is there, the demo data; answers whether it did that. */
+async function prepareDatabase(stateDir: string): Promise<boolean> {
   const isCurrent = await withDatabase(stateDir, isMigrated)
   if (!isCurrent) {
     const migrating = wrangler('d1', 'migrations', 'apply', 'threads', '--local', '--persist-to', stateDir)
     const report = collect(migrating)
     if ((await ended(migrating)) !== 0) throw new Obstacle(`The migrations failed:\n${report()}`)
   }
-  await withDatabase(stateDir, async (db) => {
+  return withDatabase(stateDir, async (db) => {
     if (!(await isEmpty(db))) {
       console.log('The database has its data; demo data is loaded into an empty one only')
-      return
+      return false
     }
     const startedAt = Date.now()
     const demo = generateDemo(startedAt)
     process.stdout.write(`Loading demo data: ${demo.users.length} users, ${demo.posts.length} posts … `)
     await loadDemo(db, demo)
     console.log(`done in ${((Date.now() - startedAt) / 1_000).toFixed(1)} s`)
+    return true
   })
 }
 

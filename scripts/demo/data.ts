@@ -12,7 +12,20 @@ export const DEMO_PASSWORD = 'correct-horse-battery'
 const PASSWORD_HASH = 'scrypt$16384$8$5$G8UmNg2u1pjK2xqkO2RyIQ$Hb5Oa9X6-vZCNEEJWUZlMn8AcAiplSj5EQjFUJKnVCE'
 
 /** The best known users, most followed first; the names of the others are faker's. */
-const FAMOUS = ['ada', 'bob', 'carol', 'dave', 'erin', 'frank', 'grace', 'heidi', 'ivan', 'judy', 'mallory', 'trent']
+export const FAMOUS = [
+  'ada',
+  'bob',
+  'carol',
+  'dave',
+  'erin',
+  'frank',
+  'grace',
+  'heidi',
+  'ivan',
+  'judy',
+  'mallory',
+  'trent',
+]
 
 const SIZES = { users: 200, posts: 5_000, comments: 10_000 }
 const SEED = 20_260_401

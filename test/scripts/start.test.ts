@@ -1,55 +1,24 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { appendFile, cp, mkdtemp, rm, symlink } from 'node:fs/promises'
-import { type AddressInfo, createServer } from 'node:net'
-import { tmpdir } from 'node:os'
+import { appendFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
+import { cloneProduct, freePort, listen } from './clone.ts'
 
 // One clone, as git would make it and `npm install` fill it: each test starts where the one before has left it.
-const root = fileURLToPath(new URL('../../', import.meta.url))
-const CLONED = [
-  'src',
-  'scripts',
-  'emulator',
-  'migrations',
-  'public',
-  'wrangler.toml',
-  'package.json',
-  '.dev.vars.example',
-]
 let clone = ''
 const products: Product[] = []
 
 beforeAll(async () => {
-  clone = await mkdtemp(join(tmpdir(), 'threads-edge-'))
-  const filter = (path: string) => !path.includes('/public/docs/vendor')
-  await Promise.all(CLONED.map((name) => cp(join(root, name), join(clone, name), { recursive: true, filter })))
-  await symlink(join(root, 'node_modules'), join(clone, 'node_modules'))
+  clone = await cloneProduct()
 })
 
 afterAll(async () => {
   for (const product of products) await product.stop('SIGTERM', 'group') // of tests that failed
   await rm(clone, { recursive: true, force: true })
 })
-
-async function listen() {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  return {
-    port: (server.address() as AddressInfo).port, // a string only for pipes
-    close: () => new Promise((resolve) => server.close(resolve)),
-  }
-}
-
-async function freePort(): Promise<number> {
-  const { port, close } = await listen()
-  await close()
-  return port
-}
 
 interface Product {
   url: string
@@ -155,6 +124,9 @@ test('then it loads the data after all, answers, and ends when npm is killed', {
   await product.says('Stop:')
   expect(product.output()).toContain('Loading demo data: 200 users, 5000 posts … done in')
   const { url } = product
+  expect(product.output()).toMatch(
+    /Dashboard +http:\/\/localhost:\d+, with the service token development-service-token/,
+  )
 
   expect(await json(`${url}/healthz`)).toEqual({ status: 'alive' })
   expect(await json(`${url}/readyz`)).toMatchObject({ isReady: true })
@@ -186,11 +158,13 @@ test(
     expect(product.output()).not.toContain('Loading demo data')
     const { url } = product
 
-    for (const path of ['/docs', '/docs/']) {
+    for (const path of ['/', '/docs', '/docs/']) {
       const page = await fetch(url + path)
-      expect(page.headers.get('Content-Security-Policy')).toContain("default-src 'self'")
+      expect(page.headers.get('Content-Security-Policy')).toMatch(
+        /^default-src '(none|self)'; [^*]*frame-ancestors 'none'/,
+      )
       expect(page.headers.get('X-Content-Type-Options')).toBe('nosniff')
-      const files = (await page.text()).matchAll(/(?:src|href)="(\/docs\/[^"]+)"/g)
+      const files = (await page.text()).matchAll(/(?:src|href)="(\/(?:dashboard|docs)\/[^"]*)"/g)
       for (const [, file = ''] of files) expect([file, (await fetch(url + file)).status]).toEqual([file, 200])
     }
     expect(await json(`${url}/openapi.json`)).toMatchObject({ openapi: '3.1.0' })

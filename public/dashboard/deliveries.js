@@ -1,0 +1,120 @@
+/** @import { Api, Delivery, Stats } from './api.js' */
+import { Failure } from './api.js'
+import { count, moment, NONE } from './format.js'
+import { createTable } from './table.js'
+
+/** @typedef {NonNullable<Stats['webhooks']>[number]} Endpoint */
+/** @typedef {Delivery & { host: string }} Row */
+
+const MOST_ENDPOINTS = 10
+const MOST_DELIVERIES = 20
+
+/**
+ * What webhooks gave up, each with a button that sends it again. It is asked for when how much of it there is changes,
+ * and after a retry.
+ *
+ * @param {Api} api
+ * @param {(text: string) => void} say
+ */
+export function createDeliveries(api, say) {
+  /** @type {Map<string, string>} what became of a retry, by delivery */
+  const notes = new Map()
+  /** @type {Row[]} */
+  let rows = []
+  let known = ''
+  let isLoading = false
+
+  const table = createTable({
+    title: 'Deliveries given up',
+    note: `the newest ${MOST_DELIVERIES} of each endpoint`,
+    empty: 'None was given up.',
+    key: (row) => row.id,
+    columns: /** @type {import('./table.js').Column<Row>[]} */ ([
+      { title: 'Event', text: ({ type, eventId }) => type ?? eventId, isText: true, isCode: true },
+      { title: 'Endpoint', text: ({ host }) => host, sortBy: ({ host }) => host, isText: true },
+      { title: 'Attempts', text: ({ attempts }) => count(attempts.length), sortBy: ({ attempts }) => attempts.length },
+      {
+        title: 'Last attempt',
+        text: ({ attempts }) => timeOf(attempts.at(-1)),
+        sortBy: (row) => row.attempts.at(-1)?.at ?? null,
+      },
+      { title: 'Its outcome', text: ({ attempts }) => outcomeOf(attempts.at(-1)), isText: true },
+      {
+        title: 'Send again',
+        text: () => 'Retry',
+        isText: true,
+        button: {
+          name: ({ type, host }) => `Retry ${type ?? 'the event'} to ${host}`,
+          isBusy: ({ id }) => notes.get(id) === RETRYING,
+          press: (row) => void retry(row),
+        },
+      },
+      { title: 'What became of it', text: ({ id }) => notes.get(id) ?? '', isText: true },
+    ]),
+  })
+  table.update([])
+
+  /** @param {Row} row */
+  async function retry(row) {
+    const name = `${row.type ?? 'The event'} to ${row.host}`
+    note(row.id, RETRYING)
+    try {
+      await api.replay(row.id)
+      rows = rows.filter(({ id }) => id !== row.id)
+      note(row.id, '')
+      say(`${name} is on its way again.`)
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error
+      note(row.id, error.message)
+      say(`${name} was not sent again. ${error.message}`)
+    }
+  }
+
+  /** @param {string} id @param {string} text */
+  function note(id, text) {
+    notes.set(id, text)
+    table.update(rows)
+  }
+
+  /** @param {Endpoint[]} endpoints */
+  async function load(endpoints) {
+    const pages = await Promise.all(endpoints.map(({ id }) => api.deadDeliveries(id, MOST_DELIVERIES)))
+    rows = pages.flatMap(({ items }, i) =>
+      items.map((delivery) => Object.assign(delivery, { host: endpoints[i]?.host ?? '' })),
+    )
+    table.update(rows)
+  }
+
+  return {
+    element: table.element,
+    /** @param {Endpoint[]} endpoints */
+    async update(endpoints) {
+      const failing = endpoints.filter(({ dead }) => dead > 0).slice(0, MOST_ENDPOINTS)
+      const state = failing.map(({ id, dead }) => `${id} ${dead}`).join()
+      if (state === known || isLoading) return
+      isLoading = true
+      try {
+        await load(failing)
+        known = state
+      } catch (error) {
+        if (!(error instanceof Failure)) throw error // it is tried again with the next figures
+      } finally {
+        isLoading = false
+      }
+    },
+  }
+}
+
+const RETRYING = 'Retrying …'
+
+/** @param {Delivery['attempts'][number] | undefined} attempt */
+const timeOf = (attempt) => (attempt ? moment(attempt.at) : NONE)
+
+/** @param {Delivery['attempts'][number] | undefined} attempt */
+function outcomeOf(attempt) {
+  if (!attempt) return NONE
+  const { status, error, answer } = attempt
+  const said = error ?? answer ?? ''
+  const text = said.length > 80 ? `${said.slice(0, 80)} …` : said
+  return status === null ? text : `${status} ${text}`.trim()
+}

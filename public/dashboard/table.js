@@ -1,0 +1,150 @@
+import { element, write } from './dom.js'
+
+/**
+ * @template Row
+ * @typedef {object} Column
+ * @property {string} title
+ * @property {(row: Row) => string} text of the cell, or of its button
+ * @property {(row: Row) => number | string | null} [sortBy] absent: not sortable
+ * @property {Button<Row>} [button]
+ * @property {boolean} [isText] else figures: right-aligned
+ * @property {boolean} [isCode]
+ * @property {(row: Row) => boolean} [isBad] to be looked at
+ */
+
+/**
+ * @template Row
+ * @typedef {object} Button
+ * @property {(row: Row) => string} name what it does, told without the rest of the row
+ * @property {(row: Row) => boolean} isBusy
+ * @property {(row: Row) => void} press
+ */
+
+/**
+ * A table that keeps its cells: what is selected or focused in it stays so while its figures change. It scrolls by
+ * itself where it is too wide, also by keyboard.
+ *
+ * @template Row
+ * @param {object} kind
+ * @param {string} kind.title
+ * @param {string} [kind.note]
+ * @param {string} kind.empty what to say when there are no rows
+ * @param {Column<Row>[]} kind.columns the first names the row
+ * @param {(row: Row) => string} [kind.key] what makes a row the same row; absent: its place
+ */
+export function createTable({ title, note, empty, columns, key }) {
+  /** @type {Row[]} */
+  let rows = []
+  /** @type {{ index: number, isDescending: boolean } | undefined} */
+  let order
+  /** @type {Map<HTMLTableRowElement, { key: string, row: Row }>} */
+  const lines = new Map()
+
+  const body = element('tbody')
+  const buttons = columns.map(({ title, sortBy }) => sortBy && element('button', { type: 'button' }, title))
+  const headings = columns.map(({ title, isText }, i) =>
+    element('th', { scope: 'col', class: isText ? '' : 'number' }, buttons[i] ?? title),
+  )
+  const caption = element('caption', {}, title)
+  if (note) caption.append(element('span', { class: 'quiet' }, note))
+  const table = element('table', {}, caption, element('thead', {}, element('tr', {}, ...headings)), body)
+  const scroller = element('div', { class: 'scroller card', role: 'group', 'aria-label': title }, table)
+  const nothing = element('tr', {}, element('td', { class: 'empty', colspan: String(columns.length) }, empty))
+
+  buttons.forEach((button, index) =>
+    button?.addEventListener('click', () => {
+      const isDescending = order?.index === index ? !order.isDescending : !columns[index]?.isText
+      order = { index, isDescending }
+      headings.forEach((heading, i) => {
+        if (i === index) heading.setAttribute('aria-sort', isDescending ? 'descending' : 'ascending')
+        else heading.removeAttribute('aria-sort')
+      })
+      render()
+    }),
+  )
+  const observer = new ResizeObserver(() => {
+    if (scroller.scrollWidth > scroller.clientWidth) scroller.tabIndex = 0
+    else scroller.removeAttribute('tabindex')
+  })
+  observer.observe(scroller)
+  observer.observe(table)
+
+  function sorted() {
+    const sortBy = order && columns[order.index]?.sortBy
+    if (!order || !sortBy) return rows
+    const sign = order.isDescending ? -1 : 1
+    return rows.toSorted((a, b) => {
+      const [left, right] = [sortBy(a), sortBy(b)]
+      if (left === right) return 0
+      if (left === null || right === null) return left === null ? 1 : -1 // what is not known comes last
+      return left < right ? -sign : sign
+    })
+  }
+
+  function render() {
+    const shown = sorted()
+    const { activeElement } = document
+    const focused = activeElement?.closest('tr')
+    const index = focused && lines.has(focused) ? focused.sectionRowIndex : undefined
+
+    /** @type {Map<string, HTMLTableRowElement>} */
+    const held = new Map([...lines].map(([line, { key }]) => [key, line]))
+    lines.clear()
+    shown.forEach((row, i) => {
+      const name = key?.(row) ?? String(i)
+      const line = held.get(name) ?? newLine()
+      held.delete(name)
+      lines.set(line, { key: name, row })
+      fill(line, row)
+      if (body.rows[i] !== line) body.insertBefore(line, body.rows[i] ?? null) // moved only if it must: it loses the focus
+    })
+    for (const line of held.values()) line.remove()
+    nothing.remove()
+    if (shown.length === 0) body.append(nothing)
+
+    if (index !== undefined && !activeElement?.isConnected) {
+      const next = body.rows[Math.min(index, body.rows.length - 1)]?.querySelector('button')
+      if (!next) scroller.tabIndex = -1
+      ;(next ?? scroller).focus()
+    }
+  }
+
+  function newLine() {
+    const cells = columns.map(({ isText, isCode, button }, i) => {
+      const classes = [isText ? 'text' : 'number', isCode ? 'code' : ''].join(' ').trim()
+      if (i === 0) return element('th', { scope: 'row', class: classes })
+      return element('td', { class: classes }, ...(button ? [element('button', { type: 'button' })] : []))
+    })
+    const line = element('tr', {}, ...cells)
+    columns.forEach(({ button }, i) =>
+      cells[i]?.querySelector('button')?.addEventListener('click', () => {
+        const row = lines.get(line)?.row
+        if (row && !button?.isBusy(row)) button?.press(row)
+      }),
+    )
+    return line
+  }
+
+  /** @param {HTMLTableRowElement} line @param {Row} row */
+  function fill(line, row) {
+    columns.forEach(({ text, isBad, button }, i) => {
+      const cell = line.cells[i]
+      if (!cell) return
+      write(cell.querySelector('button') ?? cell, text(row))
+      cell.classList.toggle('bad', isBad?.(row) ?? false)
+      if (!button) return
+      const node = cell.querySelector('button')
+      node?.setAttribute('aria-label', button.name(row))
+      node?.setAttribute('aria-disabled', String(button.isBusy(row))) // not disabled: it would lose the focus
+    })
+  }
+
+  return {
+    element: scroller,
+    /** @param {Row[]} next */
+    update(next) {
+      rows = next
+      render()
+    },
+  }
+}
