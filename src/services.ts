@@ -48,7 +48,8 @@ export const createIsolate = (config: Config) => ({
   uncounted: createUncounted<LimitName>(),
   tokens: createTokens(config.sessions.key),
   recorder: createRecorder(config.monitoring.slowMs),
-  slowEndpoints: new Set<string>(),
+  /** The endpoints of webhooks that are being waited for, and since when. */
+  awaited: new Map<string, number>(),
 })
 
 /** Of one invocation: where its costs are noted, and how it works on after the answer. */
@@ -187,7 +188,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     policy: config.webhooks,
     source: config.events.source,
     onAttempt: isolate.recorder.delivered,
-    slow: isolate.slowEndpoints,
+    awaited: isolate.awaited,
     defer,
     onFailure,
   })

@@ -56,7 +56,9 @@ const LEASE_MS = 120_000
 /** The longest delay of a queue; what is due later, the cron sends. */
 const MAX_DELAY_MS = 43_200_000
 /** After so long a batch is done, though endpoints that are slow are still being waited for. */
-const BATCH_MS = 500
+const BATCH_MS = 100
+/** An endpoint that has been waited for so long is not tried by others meanwhile. */
+const SLOW_MS = 1_000
 /** After so long nothing new is begun in a batch: the platform ends it 30 s after it is done. */
 const BEGIN_WITHIN_MS = 10_000
 /** What was not come to is tried again after that; what is for an endpoint that is being waited for, a little later. */
@@ -120,13 +122,13 @@ export function createDeliveries(dependencies: {
   /** The CloudEvents `source`. */
   source: string
   onAttempt: (isSuccess: boolean) => void
-  /** The endpoints that this isolate is still waiting for, after the batch. */
-  slow: Set<string>
+  /** The endpoints that this isolate is waiting for, and since when (Unix ms). */
+  awaited: Map<string, number>
   defer: (work: () => Promise<unknown>) => void
   /** Is told of a failure that is made up for later: whose it is, and what was thrown. */
   onFailure: (of: string, error: unknown) => void
 }) {
-  const { db, outbox, send, post, probe, policy, source, onAttempt, slow, defer, onFailure } = dependencies
+  const { db, outbox, send, post, probe, policy, source, onAttempt, awaited, defer, onFailure } = dependencies
 
   /** In whole seconds, as the queue wants it; what is overdue, at once. */
   const delayOf = (delayMs: number) => Math.ceil(Math.min(Math.max(delayMs, 0), MAX_DELAY_MS) / 1_000)
@@ -191,20 +193,20 @@ export function createDeliveries(dependencies: {
 
     const byEndpoint = Map.groupBy(claimed, (delivery) => delivery.webhookId)
     const orphans = claimed.filter(({ webhookId }) => !endpoints.some(({ id }) => id === webhookId))
-    const running = new Set<string>()
     const note = newNotebook()
     const notes: Promise<void>[] = []
     const run = (webhook: WebhookRow) => async () => {
       const own = byEndpoint.get(webhook.id) ?? []
       const isLate = Date.now() - now > BEGIN_WITHIN_MS
-      const leaveForMs = slow.has(webhook.id) ? RELEASE_SLOW_MS : isLate ? RELEASE_MS : 0
-      if (leaveForMs === 0) running.add(webhook.id)
+      const isSlow = Date.now() - (awaited.get(webhook.id) ?? Infinity) > SLOW_MS
+      const leaveForMs = isSlow ? RELEASE_SLOW_MS : isLate ? RELEASE_MS : 0
+      if (leaveForMs === 0 && !awaited.has(webhook.id)) awaited.set(webhook.id, Date.now())
       try {
         notes.push(note(await deliverTo(webhook, own, bodies, leaveForMs)))
       } catch (error) {
         onFailure('deliveries', error)
       }
-      if (running.delete(webhook.id)) slow.delete(webhook.id)
+      if (leaveForMs === 0) awaited.delete(webhook.id)
     }
     const [suspects, healthy] = [true, false].map((isSuspect) =>
       endpoints.filter(({ failures }) => failures > 0 === isSuspect).map(run),
@@ -214,7 +216,6 @@ export function createDeliveries(dependencies: {
       await Promise.all(notes)
     }
     await within(work(), BATCH_MS)
-    for (const id of running) slow.add(id)
   }
 
   /** Waits for `work`, but not longer than `ms`: the rest of it is waited for after the batch. */
