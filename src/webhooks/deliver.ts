@@ -57,8 +57,9 @@ const LEASE_MS = 120_000
 const MAX_DELAY_MS = 43_200_000
 /** After so long a batch is done, though endpoints that are slow are still being waited for. */
 const BATCH_MS = 100
-/** An endpoint that has been waited for so long is not tried by others meanwhile. */
+/** An endpoint that has been waited for so long is not tried by others meanwhile, until who waits must be gone. */
 const SLOW_MS = 1_000
+const GONE_MS = 60_000
 /** After so long nothing new is begun in a batch: the platform ends it 30 s after it is done. */
 const BEGIN_WITHIN_MS = 10_000
 /** What was not come to is tried again after that; what is for an endpoint that is being waited for, a little later. */
@@ -198,9 +199,10 @@ export function createDeliveries(dependencies: {
     const run = (webhook: WebhookRow) => async () => {
       const own = byEndpoint.get(webhook.id) ?? []
       const isLate = Date.now() - now > BEGIN_WITHIN_MS
-      const isSlow = Date.now() - (awaited.get(webhook.id) ?? Infinity) > SLOW_MS
-      const leaveForMs = isSlow ? RELEASE_SLOW_MS : isLate ? RELEASE_MS : 0
-      if (leaveForMs === 0 && !awaited.has(webhook.id)) awaited.set(webhook.id, Date.now())
+      const awaitedMs = Date.now() - (awaited.get(webhook.id) ?? 0)
+      const isAwaited = awaitedMs < GONE_MS
+      const leaveForMs = isAwaited && awaitedMs > SLOW_MS ? RELEASE_SLOW_MS : isLate ? RELEASE_MS : 0
+      if (leaveForMs === 0 && !isAwaited) awaited.set(webhook.id, Date.now())
       try {
         notes.push(note(await deliverTo(webhook, own, bodies, leaveForMs)))
       } catch (error) {
@@ -683,7 +685,7 @@ export function createDeliveries(dependencies: {
       const old = db
         .select({ id: deliveries.id })
         .from(deliveries)
-        .where(and(lt(deliveries.id, `dl_${ulid(before).toLowerCase()}`), isNull(deliveries.dueAt)))
+        .where(and(lt(deliveries.id, `dl_${ulid(Math.max(before, 0)).toLowerCase()}`), isNull(deliveries.dueAt)))
         .orderBy(deliveries.id)
         .limit(most)
       const gone = await db

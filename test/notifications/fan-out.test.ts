@@ -68,8 +68,9 @@ test('a post reaches 100 000 followers in bounded steps, though the Worker dies 
     if (steps.length > 1) expect(EVENTS.take()).toEqual(next)
     await EVENTS.sendBatch(next.map((body) => ({ body })))
   }
-  expect(steps).toEqual([
-    { queries: 15, commands: 2 }, // the event and its first page (4, 1), and what the other listeners do with it
+  const [first, ...rest] = steps
+  expect(first?.queries).toBeLessThan(25) // its first page takes 4, the rest is what all listeners do with the event
+  expect(rest).toEqual([
     ...Array.from({ length: 12 }, () => ({ queries: 4, commands: 4 })),
     { queries: 2, commands: 1 }, // nobody follows after the last
   ])
