@@ -362,10 +362,7 @@ test('all of it can be done with a keyboard', async () => {
   expect(await heading.getAttribute('aria-sort')).toBe('ascending')
 })
 
-test('a delivery that was given up can be sent again', async ({ skip }) => {
-  const { paths } = (await service('GET', '/openapi.json')) as { paths: Record<string, unknown> }
-  skip(!('/v1/webhooks' in paths), 'there are no webhooks yet')
-
+test('a delivery that was given up can be sent again', async () => {
   const receiver = await startReceiver()
   const publish = async (type: string) => {
     await service('POST', '/v1/events', { channel: 'custom_shop', type, data: {} })
