@@ -32,6 +32,13 @@ const whole = (fallback: number, min: number, max: number) =>
 const bound = (what: string) =>
   v.custom<object>((given) => typeof given === 'object' && given !== null, `${what}, bound to the Worker`)
 
+/** What is separated by commas. */
+const listed = (text: string) =>
+  text
+    .split(',')
+    .map((item) => item.trim())
+    .filter(Boolean)
+
 const toMs = (seconds: number) => Math.round(seconds * 1_000)
 
 const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all')
@@ -285,9 +292,7 @@ export function readConfig(env: object) {
       maxDevices: set.PRESENCE_MAX_DEVICES,
     },
     lockTtlMs: set.LOCK_SECONDS * 1_000,
-    corsOrigins: set.CORS_ORIGINS.split(',')
-      .map((origin) => origin.trim())
-      .filter(Boolean),
+    corsOrigins: listed(set.CORS_ORIGINS),
     maxBodyBytes: set.MAX_BODY_BYTES,
     monitoring: {
       flushMs: toMs(set.STATS_FLUSH_SECONDS),
@@ -312,9 +317,7 @@ export function readConfig(env: object) {
     events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
     webhooks: {
       isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
-      ownHosts: set.PUBLIC_HOSTS.split(',')
-        .map((host) => host.trim().toLowerCase())
-        .filter(Boolean),
+      ownHosts: listed(set.PUBLIC_HOSTS.toLowerCase()),
       timeoutMs: toMs(set.WEBHOOK_TIMEOUT_SECONDS),
       retryMs: set.WEBHOOK_RETRY_SECONDS,
       circuitFailures: set.WEBHOOK_CIRCUIT_FAILURES,

@@ -1,3 +1,4 @@
+import { listOf } from '../db/list.ts'
 import { and, eq, gt, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
@@ -86,7 +87,7 @@ export function createLikes(
         changedAt: rows.likesChangedAt,
       })
       .from(rows)
-      .where(sql`${rows.id} IN (SELECT value FROM json_each(${JSON.stringify(ids)}))`)
+      .where(sql`${rows.id} IN ${listOf(ids)}`)
     return found.map(({ id, value, revision, changedAt }) => ({
       count: keys.count('likes', id),
       meta: keys.countsMeta(id),
@@ -195,9 +196,7 @@ export function createLikes(
         const mended = await db
           .update(rows)
           .set({ likesCount: counted, countsRevision: sql`${rows.countsRevision} + 1` })
-          .where(
-            sql`${rows.id} IN (SELECT value FROM json_each(${JSON.stringify(ids)})) AND ${rows.likesCount} <> ${counted}`,
-          )
+          .where(sql`${rows.id} IN ${listOf(ids)} AND ${rows.likesCount} <> ${counted}`)
           .returning({ id: rows.id })
         wrong += mended.length
         signal.throwIfAborted()

@@ -18,10 +18,10 @@ export interface Sources {
   queues: () => Promise<NonNullable<Answer['queues']>>
   /** How many are online. */
   online: () => Promise<number>
-  /** Events stored and not yet queued. Absent: nothing is published. */
-  outbox?: () => Promise<InferOutput<typeof schema.OutboxFigures>>
-  /** How deliveries went, by endpoint. Absent: there are none. */
-  webhooks?: () => Promise<InferOutput<typeof schema.WebhookFigures>[]>
+  /** Events stored and not yet dispatched. */
+  outbox: () => Promise<InferOutput<typeof schema.OutboxFigures>>
+  /** How deliveries went, by endpoint. */
+  webhooks: () => Promise<InferOutput<typeof schema.WebhookFigures>[]>
 }
 
 interface Found {
@@ -145,8 +145,7 @@ export function createStats(dependencies: {
   /** Asks for all there is, at once: one round trip, one query. */
   async function gather(now: number) {
     const unavailable: Part[] = []
-    const ask = async <T>(part: Part, work: (() => Promise<T>) | undefined): Promise<T | null> => {
-      if (!work) return null
+    const ask = async <T>(part: Part, work: () => Promise<T>): Promise<T | null> => {
       try {
         return await work()
       } catch {

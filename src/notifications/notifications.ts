@@ -1,3 +1,4 @@
+import { listOf } from '../db/list.ts'
 import { eq, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
@@ -198,7 +199,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     const told = await Promise.all([
       db.all<{ userId: string }>(sql`
         DELETE FROM ${notifications}
-        WHERE kind = 'like' AND content_id IN (SELECT value FROM json_each(${list}))
+        WHERE kind = 'like' AND content_id IN ${listOf(ids)}
           AND NOT EXISTS (SELECT 1 ${ofOthers(sql`content_id`, sql`notifications.user_id`)})
         RETURNING user_id AS userId`),
       write(
@@ -223,7 +224,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     const told = await Promise.all([
       db.all<{ userId: string }>(sql`
         DELETE FROM ${notifications}
-        WHERE kind IN ('comment', 'like') AND content_id IN (SELECT value FROM json_each(${list}))
+        WHERE kind IN ('comment', 'like') AND content_id IN ${listOf(ids)}
           AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE comments.id = content_id)
         RETURNING user_id AS userId`),
       write(

@@ -1,3 +1,4 @@
+import { listOf } from '../db/list.ts'
 import { and, eq, inArray, ne, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { follows, users } from '../db/schema.ts'
@@ -46,8 +47,7 @@ export function createPresence(
   onChange: (changes: StatusChange[]) => Promise<void>,
   defer: (work: () => Promise<unknown>) => void,
 ) {
-  /** One parameter, however many ids: D1 binds at most 100. */
-  const isOneOf = (ids: string[]) => inArray(users.id, sql`(SELECT value FROM json_each(${JSON.stringify(ids)}))`)
+  const isOneOf = (ids: string[]) => inArray(users.id, listOf(ids))
 
   async function visibilityOf(userId: string): Promise<Visibility | undefined> {
     const [row] = await db.select({ visibility: users.presenceVisibility }).from(users).where(eq(users.id, userId))

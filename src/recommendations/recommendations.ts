@@ -1,3 +1,4 @@
+import { listOf } from '../db/list.ts'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { postScores } from '../db/schema.ts'
@@ -87,8 +88,7 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
       (channel === 'post_events' && type === 'post_created') ||
       (channel === 'counter_events' && type === 'counter_update' && subject.startsWith('p_')),
     async handle(events) {
-      const ids = JSON.stringify(events.map((event) => event.subject))
-      await score(sql`WHERE id IN (SELECT value FROM json_each(${ids}))`)
+      await score(sql`WHERE id IN ${listOf(events.map((event) => event.subject))}`)
     },
     async rebuild(cursor) {
       const ids = await score(sql`WHERE id > ${cursor ?? ''} ORDER BY id LIMIT ${STEP}`)

@@ -1,3 +1,4 @@
+import { listOf } from '../db/list.ts'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core'
@@ -215,9 +216,6 @@ const asRead = (table: typeof posts | typeof users, read: string) => sql`
 const STAGES = ['posts', 'users', 'search_documents'] as const
 
 const NEWEST = sql`(SELECT max(place) FROM search_documents)`
-
-/** One parameter, however many ids: D1 binds at most 100. */
-const listOf = (ids: string[]) => sql`(SELECT value FROM json_each(${JSON.stringify(ids)}))`
 
 /** The newest that match, for a walk of the index from its end. */
 const matching = (table: 'post_words' | 'user_words', query: Term[], position: Position | undefined) => sql`

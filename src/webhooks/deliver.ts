@@ -1,3 +1,4 @@
+import { listOf } from '../db/list.ts'
 import { and, desc, eq, inArray, isNotNull, isNull, lt, lte, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
@@ -177,16 +178,16 @@ export function createDeliveries(dependencies: {
   async function deliver(tickets: { id: string; turn: number }[], now: number): Promise<void> {
     const claimed = await claim(tickets, now)
     if (claimed.length === 0) return
-    const idsOf = (of: 'eventId' | 'webhookId') => JSON.stringify([...new Set(claimed.map((delivery) => delivery[of]))])
+    const idsOf = (of: 'eventId' | 'webhookId') => listOf([...new Set(claimed.map((delivery) => delivery[of]))])
     const [endpoints, happened] = await db.batch([
       db
         .select()
         .from(webhooks)
-        .where(sql`${webhooks.id} IN (SELECT value FROM json_each(${idsOf('webhookId')}))`),
+        .where(inArray(webhooks.id, idsOf('webhookId'))),
       db
         .select({ event: events, place: sql<number>`rowid` })
         .from(events)
-        .where(sql`${events.id} IN (SELECT value FROM json_each(${idsOf('eventId')}))`),
+        .where(inArray(events.id, idsOf('eventId'))),
     ])
     const places = new Map(happened.map(({ event, place }) => [event.id, place]))
     const bodies = new Map(happened.map(({ event }) => [event.id, event]))
@@ -234,7 +235,7 @@ export function createDeliveries(dependencies: {
     await db
       .update(deliveries)
       .set({ status: 'dead', dueAt: null })
-      .where(sql`${deliveries.id} IN (SELECT value FROM json_each(${JSON.stringify(orphans.map(({ id }) => id))}))`)
+      .where(inArray(deliveries.id, listOf(orphans.map(({ id }) => id))))
   }
 
   /** Attempts deliveries of one endpoint, one after the other, in their order; answers what is to be noted of it. */
@@ -628,11 +629,11 @@ export function createDeliveries(dependencies: {
           .limit(limit + 1),
       ])
       if (known.length === 0) throw new Problem('not-found', `There is no webhook ${webhookId}`)
-      const ids = JSON.stringify(rows.map(({ delivery }) => delivery.id))
+      const ids = rows.map(({ delivery }) => delivery.id)
       const attempts = await db
         .select()
         .from(deliveryAttempts)
-        .where(sql`${deliveryAttempts.deliveryId} IN (SELECT value FROM json_each(${ids}))`)
+        .where(inArray(deliveryAttempts.deliveryId, listOf(ids)))
         .orderBy(deliveryAttempts.deliveryId, deliveryAttempts.at)
       const byId = Map.groupBy(attempts, (attempt) => attempt.deliveryId)
       const page: Page<ReturnType<typeof shownDelivery>> = pageOf(
