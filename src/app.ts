@@ -6,7 +6,6 @@ import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
 import { secureHeaders } from 'hono/secure-headers'
-import type { Config } from './config.ts'
 import { Problem } from './errors.ts'
 import { comments } from './comments/routes.ts'
 import { docs } from './docs/routes.ts'
@@ -16,6 +15,7 @@ import type { AppEnv } from './http/context.ts'
 import { follow, traceparentOf } from './http/log.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
+import { beginInvocation, type State } from './invocation.ts'
 import { locks } from './locks/routes.ts'
 import { likesOf } from './likes/routes.ts'
 import { notifications } from './notifications/routes.ts'
@@ -23,8 +23,6 @@ import { health, monitoring, readiness } from './monitoring/routes.ts'
 import { posts } from './posts/routes.ts'
 import { presence } from './presence/routes.ts'
 import { rateLimit } from './rate-limit/routes.ts'
-import { newMeter } from './redis/client.ts'
-import { createServices, type Isolate } from './services.ts'
 import { recommendations } from './recommendations/routes.ts'
 import { search } from './search/routes.ts'
 import { sessions } from './sessions/routes.ts'
@@ -46,7 +44,7 @@ const OWN_HEADERS = [
 ]
 
 /** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
-export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isolate }) {
+export function createApp(stateOf: (env: Env) => State) {
   const app = new Hono<AppEnv>()
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
@@ -101,43 +99,18 @@ export function createApp(stateOf: (env: Env) => { config: Config; isolate: Isol
     })(c, next),
   )
   app.use(async (c, next) => {
-    const { config, isolate } = stateOf(c.env)
-    const meter = newMeter()
-    const watch = isolate.recorder.watch()
-    const works: Promise<unknown>[] = []
-    let waiting: (() => Promise<unknown>)[] | undefined = []
-    const run = (work: () => Promise<unknown>) => {
-      const done = work().catch((error: unknown) => logError(error, c, 'deferred'))
-      works.push(done)
-      c.executionCtx.waitUntil(done)
-    }
-    const defer = (work: () => Promise<unknown>) => (waiting ? void waiting.push(work) : run(work))
-    const { onCacheEvent, onSent } = watch
-    const traceparent = traceparentOf(c.var.trace)
-    const onFailure = (of: string, error: unknown) => logError(error, c, of)
-    const services = createServices(config, c.env, isolate, {
-      meter,
-      onCacheEvent,
-      onSent,
-      onFailure,
-      defer,
-      traceparent,
-    })
-    c.set('meter', meter)
-    c.set('cacheEvents', watch.cacheEvents)
-    c.set('defer', defer)
-    c.set('services', services)
-    c.set('onAnswered', (outcome) => {
-      const deferred = waiting ?? []
-      waiting = undefined
-      for (const work of deferred) run(work)
-      const count = async () => {
-        for (const work of works) await work // and whatever they defer in turn: it is on the bill too
-        watch.end({ ...outcome, meter })
-        services.stats.reportSoon()
-      }
-      c.executionCtx.waitUntil(count())
-    })
+    const invocation = beginInvocation(
+      stateOf(c.env),
+      c.env,
+      (work) => c.executionCtx.waitUntil(work),
+      (of, error) => logError(error, c, of),
+      traceparentOf(c.var.trace),
+    )
+    c.set('meter', invocation.meter)
+    c.set('cacheEvents', invocation.cacheEvents)
+    c.set('defer', invocation.defer)
+    c.set('services', invocation.services)
+    c.set('onAnswered', (outcome) => invocation.end(outcome))
     await next()
   })
   app.use(measure)

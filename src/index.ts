@@ -1,20 +1,13 @@
 import * as v from 'valibot'
 import { createApp } from './app.ts'
-import { type Config, ConfigError, readConfig } from './config.ts'
-import { EventBody } from './events/consume.ts'
-import type { EventMessage } from './events/outbox.ts'
+import { ConfigError, readConfig } from './config.ts'
+import { EventBody, type EventMessage } from './events/outbox.ts'
 import { costOf, log } from './http/log.ts'
 import { logFailure } from './http/problem.ts'
 import type { LikeMessage } from './likes/likes.ts'
-import { newMeter } from './redis/client.ts'
-import { createIsolate, createServices, type Isolate } from './services.ts'
+import { beginInvocation, type State } from './invocation.ts'
+import { createIsolate } from './services.ts'
 import { DeliveryBody, type DeliveryMessage } from './webhooks/deliver.ts'
-
-/** What the configuration of `env` makes of this isolate. */
-export interface State {
-  config: Config
-  isolate: Isolate
-}
 
 /** The Worker. Tests make their own, each with the memory of an isolate of its own. */
 export function createWorker() {
@@ -28,32 +21,18 @@ export function createWorker() {
 
   /** What no request asked for: its services, and `end`, which counts and logs it with what `line` adds. */
   function begin(env: Env, context: ExecutionContext, route: string) {
-    const { config, isolate } = stateOf(env)
+    const state = stateOf(env)
+    const { config } = state
     const startedAt = performance.now()
-    const meter = newMeter()
-    const watch = isolate.recorder.watch()
-    const works: Promise<unknown>[] = []
-    let waiting: (() => Promise<unknown>)[] | undefined = []
-    const onFailure = (of: string, error: unknown) => logFailure({ during: of, route }, error)
-    const run = (work: () => Promise<unknown>) => {
-      const done = work().catch((error: unknown) => onFailure('deferred', error))
-      works.push(done)
-      context.waitUntil(done)
-    }
-    const defer = (work: () => Promise<unknown>) => (waiting ? void waiting.push(work) : run(work))
-    const { onCacheEvent, onSent } = watch
-    const services = createServices(config, env, isolate, { meter, onCacheEvent, onSent, onFailure, defer })
+    const { meter, services, ...invocation } = beginInvocation(
+      state,
+      env,
+      (work) => context.waitUntil(work),
+      (of, error) => logFailure({ during: of, route }, error),
+    )
     const end = (line: { level: 'info' | 'error' } & Record<string, unknown>): void => {
       const ms = performance.now() - startedAt
-      const deferred = waiting ?? []
-      waiting = undefined
-      for (const work of deferred) run(work)
-      const count = async () => {
-        for (const work of works) await work // and whatever they defer in turn
-        watch.end({ route, ms, meter })
-        services.stats.reportSoon()
-      }
-      context.waitUntil(count())
+      invocation.end({ route, ms })
       if (config.logRequests === 'none' || (config.logRequests === 'failed' && line.level === 'info')) return
       log({ ...line, route, durationMs: Number(ms.toFixed(1)), redis: costOf(meter) })
     }
@@ -76,9 +55,20 @@ export function createWorker() {
       for (const message of batch.messages) {
         const parsed = v.safeParse(QueueBody, message.body)
         if (!parsed.success) continue
-        if ('contentId' in parsed.output) likes.set(parsed.output, message)
-        else if (isDelivery(parsed.output)) deliveries.set(parsed.output, message)
-        else events.set(parsed.output, message)
+        const body = parsed.output
+        switch (body.kind) {
+          case 'post':
+          case 'comment':
+            likes.set(body, message)
+            break
+          case 'delivery':
+          case 'wake':
+          case 'replay':
+            deliveries.set(body, message)
+            break
+          default:
+            events.set(body, message)
+        }
       }
       const { services, end } = begin(env, context, `QUEUE ${batch.queue}`)
       const note = <T>(messages: Map<T, Message>, failed: Set<T>) => {
@@ -162,8 +152,7 @@ const LikeBody = v.object({
   traceparent: v.exactOptional(v.string()),
 })
 
-const QueueBody = v.union([LikeBody, EventBody, DeliveryBody])
-
-const isDelivery = (body: EventMessage | DeliveryMessage): body is DeliveryMessage => v.is(DeliveryBody, body)
+/** Told apart by their kinds. */
+const QueueBody = v.variant('kind', [LikeBody, EventBody, DeliveryBody])
 
 export default createWorker()

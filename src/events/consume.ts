@@ -1,11 +1,11 @@
-import { and, isNotNull, sql } from 'drizzle-orm'
+import { listOf } from '../db/list.ts'
+import { and, inArray, isNotNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import * as v from 'valibot'
 import { events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { StoredEvent } from './catalog.ts'
 import type { CounterUpdates } from './counters.ts'
-import { type EventMessage, isOneOf } from './outbox.ts'
+import type { EventMessage } from './outbox.ts'
 
 /** Somebody who is told of events, at least once of each: what it does twice is as if done once. */
 export interface Listener {
@@ -23,14 +23,6 @@ export interface Listener {
   /** One step of building what it keeps again from D1: `null` begins, the answer is where the next step does. */
   rebuild?: (cursor: string | null) => Promise<string | null>
 }
-
-/** A message of the queue `events`. */
-export const EventBody = v.variant('kind', [
-  v.object({ kind: v.literal('event'), id: v.string() }),
-  v.object({ kind: v.literal('counters') }),
-  v.object({ kind: v.literal('rebuild'), listener: v.string(), cursor: v.nullable(v.string()) }),
-  v.object({ kind: v.literal('proceed'), listener: v.string(), cursor: v.string() }),
-])
 
 type Step = Extract<EventMessage, { listener: string }>
 
@@ -80,11 +72,15 @@ export function createDispatch({ db, listeners, counterUpdates, send, onFailure 
     const found = await db
       .select({ event: events, place: sql<number>`rowid` })
       .from(events)
-      .where(and(isOneOf(ids), isNotNull(events.dueAt)))
+      .where(and(inArray(events.id, listOf(ids)), isNotNull(events.dueAt)))
     const happened = found.sort((a, b) => a.place - b.place).map((row) => row.event)
     const failed = new Set((await Promise.all(listeners.map((listener) => tell(listener, happened)))).flat())
     const done = happened.map((event) => event.id).filter((id) => !failed.has(id))
-    if (done.length > 0) await db.update(events).set({ dueAt: null }).where(isOneOf(done))
+    if (done.length > 0)
+      await db
+        .update(events)
+        .set({ dueAt: null })
+        .where(inArray(events.id, listOf(done)))
     return { found: found.length, failed }
   }
 

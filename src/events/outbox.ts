@@ -1,7 +1,9 @@
-import { and, count, eq, isNotNull, isNull, lt, lte, min, type SQL, sql } from 'drizzle-orm'
+import { listOf } from '../db/list.ts'
+import { and, count, eq, inArray, isNotNull, isNull, lt, lte, min, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isDeepStrictEqual } from 'node:util'
 import { ulid } from 'ulid'
+import * as v from 'valibot'
 import { events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
@@ -26,15 +28,17 @@ export interface Publication {
 }
 
 /** A message of the queue `events`. */
-export type EventMessage =
+export const EventBody = v.variant('kind', [
   /** This event is stored: tell those who listen. */
-  | { kind: 'event'; id: string }
+  v.object({ kind: v.literal('event'), id: v.string() }),
   /** Counts changed: tell the latest of each. */
-  | { kind: 'counters' }
+  v.object({ kind: v.literal('counters') }),
   /** The next step of building what a listener keeps again. */
-  | { kind: 'rebuild'; listener: string; cursor: string | null }
+  v.object({ kind: v.literal('rebuild'), listener: v.string(), cursor: v.nullable(v.string()) }),
   /** The next step of what a listener had too much of to do at once. */
-  | { kind: 'proceed'; listener: string; cursor: string }
+  v.object({ kind: v.literal('proceed'), listener: v.string(), cursor: v.string() }),
+])
+export type EventMessage = v.InferOutput<typeof EventBody>
 
 /** How long the queue has to hand an event over before the cron sends it again. */
 const PATIENCE_MS = 60_000
@@ -78,7 +82,7 @@ export function createOutbox(
       .onConflictDoNothing()
   }
 
-  const announce = (ids: string[]) => defer(() => send(ids.map((id) => ({ kind: 'event', id }))))
+  const tell = (ids: string[]) => send(ids.map((id) => ({ kind: 'event', id })))
 
   return {
     /**
@@ -90,7 +94,7 @@ export function createOutbox(
       const all = [happened].flat()
       const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
       const rows = all.map((event) => rowOf(event, now))
-      if (recorded.length === 0) defer(() => send(recorded.splice(0).map((id) => ({ kind: 'event', id }))))
+      if (recorded.length === 0) defer(() => tell(recorded.splice(0)))
       recorded.push(...rows.map((row) => row.id))
       return insert(rows, computed, when, now)
     },
@@ -99,7 +103,7 @@ export function createOutbox(
     async emit(happened: NewEvent[], now = Date.now()): Promise<void> {
       const rows = happened.map((event) => rowOf(event, now))
       await insert(rows, [], sql`true`, now)
-      announce(rows.map((row) => row.id))
+      defer(() => tell(rows.map((row) => row.id)))
     },
 
     /**
@@ -121,7 +125,7 @@ export function createOutbox(
           .where(eq(events.id, id)),
       ])
       if (!isDeepStrictEqual(stored, event)) throw new Problem('event-id-reused', `${id} is another event`)
-      announce([id])
+      defer(() => tell([id]))
       return id
     },
 
@@ -138,14 +142,14 @@ export function createOutbox(
         .limit(most)
       if (overdue.length === 0) return 0
       const ids = overdue.map((row) => row.id)
-      await send(ids.map((id) => ({ kind: 'event', id })))
+      await tell(ids)
       await db
         .update(events)
         .set({
           attempts: sql`${events.attempts} + 1`,
           dueAt: sql`${now} + min(${PATIENCE_MS} << min(${events.attempts} + 1, 6), ${MAX_WAIT_MS})`,
         })
-        .where(and(isOneOf(ids), isNotNull(events.dueAt)))
+        .where(and(inArray(events.id, listOf(ids)), isNotNull(events.dueAt)))
       return ids.length
     },
 
@@ -173,9 +177,6 @@ export function createOutbox(
     },
   }
 }
-
-/** One parameter, however many ids: D1 binds at most 100. */
-export const isOneOf = (ids: string[]) => sql`${events.id} IN (SELECT value FROM json_each(${JSON.stringify(ids)}))`
 
 /** An event with its id and its place; what is computed of its data is left to the statement. */
 function rowOf({ type, data, audience = 'everyone' }: NewEvent, now: number): Publication & { id: string } {
