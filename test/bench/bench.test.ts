@@ -48,7 +48,8 @@ test('every scenario is measured for every contender, and nothing failed', () =>
 })
 
 test('a read that is hot costs us its count against the limit, and the peers a read before the answer too', () => {
-  // The memory of an isolate may lapse (5 s) on a machine that stalls: then one round trip more, once.
+  // The memory of an isolate may lapse (5 s) on a machine that stalls, and once in 10 s it reports its figures: then one
+  // round trip more, once.
   for (const scenario of ['hot profile', 'batch of 20']) {
     expect(alone(scenario, 'ours').commands).toBeLessThan(2)
     expect(alone(scenario, 'ours').d1Queries).toBe(0)
@@ -62,10 +63,10 @@ test('a read that is hot costs us its count against the limit, and the peers a r
 test('a post read by who is signed in, a heartbeat and a like take as many round trips as their budgets say', () => {
   expect(alone('session check', 'ours').roundTrips).toBeLessThan(3)
   expect(alone('session check', 'straightforward').roundTrips).toBe(3)
-  expect(alone('heartbeat', 'ours').roundTrips).toBeLessThanOrEqual(3)
+  expect(alone('heartbeat', 'ours').roundTrips).toBeLessThan(4)
   expect(alone('heartbeat', 'straightforward').roundTrips).toBe(3)
   // The queue brings likes to D1 in batches, and Redis to what D1 has: less than a query and a round trip for each.
-  expect(alone('like', 'ours').roundTrips).toBeLessThanOrEqual(3)
+  expect(alone('like', 'ours').roundTrips).toBeLessThan(4)
   expect(alone('like', 'straightforward')).toEqual({ commands: 4, roundTrips: 3, d1Queries: 2, d1Calls: 1 })
 })
 
