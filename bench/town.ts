@@ -76,6 +76,8 @@ export function createTown(now = Date.now()) {
     demo,
     /** By name, what draws the next request of a scenario. */
     scenarios: { ...asks, 'mixed, Zipf': mixed },
+    /** Of the nth user. */
+    tokenOf: (n: number) => sessions[n]?.token ?? '',
     /** Signs everybody in. */
     async loadSessions(database: Database): Promise<void> {
       const insert = database.prepare(

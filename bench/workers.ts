@@ -153,13 +153,14 @@ export type Contender = Awaited<ReturnType<typeof startWorkers>>
 
 /**
  * Runs `isolates` copies of a Worker in one workerd, over one new keyspace and one copy of the D1 in `databaseFolder`.
- * `.url` is the first of `.urls`, each a socket straight into an isolate.
+ * `.url` is the first of `.urls`, each a socket straight into an isolate. `variables` are set over those of all runs.
  */
 export async function startWorkers(
   { name, code }: Bundle,
-  emulator: EmulatorProcess,
+  emulator: { url: string },
   databaseFolder: string,
   isolates = 1,
+  variables: Record<string, string> = {},
 ) {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
   await cp(databaseFolder, folder, { recursive: true })
@@ -185,7 +186,7 @@ export async function startWorkers(
         modulesRoot: root,
         compatibilityDate,
         compatibilityFlags,
-        bindings: { ...VARIABLES, UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: token },
+        bindings: { ...VARIABLES, UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: token, ...variables },
         d1Databases,
         ...(name === 'ours' ? { queueProducers, ...(i === 0 ? { queueConsumers } : {}) } : {}),
         stripCfConnectingIp: false,

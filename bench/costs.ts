@@ -1,0 +1,234 @@
+/**
+ * `npm run costs`: what each kind of request costs in Redis commands, as the README has it. The Worker as it is deployed,
+ * the demo town, and a `redis-server` of its own (from the PATH), whose `INFO commandstats` also counts what scripts call.
+ */
+import { spawn } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect, type Connection, parseRedisUrl, textOf } from '../emulator/resp.ts'
+import { startEmulator } from '../emulator/server.ts'
+import { DEMO_PASSWORD } from '../scripts/demo/data.ts'
+import { settle } from './measure.ts'
+import { createTown, SERVICE_TOKEN } from './town.ts'
+import { bundle, type Contender, prepareDatabase, startWorkers } from './workers.ts'
+
+/** Of Upstash's pay-as-you-go plan: https://upstash.com/pricing/redis */
+const DOLLARS_PER_COMMAND = 0.2 / 100_000
+/** After an answer, how long Redis must hear nothing before the request counts as done. The queue waits for longer. */
+const QUIET_MS = 120
+/** What the emulator, or this, asks for itself. */
+const OWN_COMMANDS = new Set(['info', 'select', 'ping', 'auth', 'hello', 'client', 'flushdb', 'command', 'config'])
+
+interface Ask {
+  method?: string
+  path: string
+  /** Of the one who asks: a token, or nobody. */
+  token?: string
+  body?: object
+  /** Which isolate answers. Each has a memory of its own. */
+  isolate?: number
+}
+
+await using redis = await startRedis()
+const emulator = await startEmulator({ redisUrl: redis.url, openTokens: true })
+const town = createTown()
+await using prepared = await prepareDatabase(town)
+const DAY = '86400'
+const variables = {
+  // What comes now and then would fall on whoever is asking: figures once in 10 s, a new window of a limit.
+  STATS_FLUSH_SECONDS: '0',
+  LIMIT_READS_SECONDS: DAY,
+  LIMIT_WRITES_SECONDS: DAY,
+  LIMIT_SIGN_IN_SECONDS: DAY,
+  LOG_REQUESTS: 'none',
+}
+const worker = await startWorkers(await bundle('ours'), emulator, prepared.folder, 2, variables)
+try {
+  await main(worker)
+} finally {
+  await worker.close()
+  await emulator.close()
+}
+
+async function main({ urls, control }: Contender): Promise<void> {
+  const { users, posts } = town.demo
+  const user = (n: number) => users[n]?.id ?? ''
+  const post = (n: number) => posts.at(-1 - n)?.id ?? ''
+  const token = (n: number) => town.tokenOf(n)
+  const twenty = (of: (n: number) => string) => Array.from({ length: 20 }, (_, i) => of(50 + i)).join(',')
+
+  /** Commands so far: those sent, as the emulator counts them, and all, as Redis does. */
+  async function counts(): Promise<{ sent: number; billed: number }> {
+    const { commands } = await control.counts()
+    const [reply] = await redis.connection.send([['INFO', 'commandstats']])
+    const calls = textOf(reply).matchAll(/^cmdstat_([^:|]+)[^:]*:calls=(\d+)/gm)
+    let billed = 0
+    for (const [, name = '', number] of calls) if (!OWN_COMMANDS.has(name)) billed += Number(number)
+    return { sent: commands, billed }
+  }
+
+  /** Counts once nothing has been asked of Redis for a moment. */
+  async function quiet() {
+    for (let last = await counts(); ;) {
+      await sleep(QUIET_MS)
+      const now = await counts()
+      if (now.billed === last.billed) return now
+      last = now
+    }
+  }
+
+  async function answer({ method = 'GET', path, token, body, isolate = 0 }: Ask): Promise<unknown> {
+    const response = await fetch(`${urls[isolate]}${path}`, {
+      method,
+      headers: {
+        'cf-connecting-ip': '10.0.0.1',
+        ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    })
+    const text = await response.text()
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${text}`)
+    return text === '' ? null : JSON.parse(text)
+  }
+
+  const rows: string[][] = []
+  /** Counts what `ask` costs, and what it makes happen afterwards, with nobody else about. */
+  async function cost(request: string, ask: Ask): Promise<void> {
+    const before = await quiet()
+    await answer(ask)
+    const answered = await quiet()
+    await settle(worker, 0)
+    const after = await quiet()
+    const billed = answered.billed - before.billed
+    const later = after.billed - answered.billed
+    const dollars = (billed + later) * DOLLARS_PER_COMMAND * 1_000_000
+    rows.push([request, String(answered.sent - before.sent), String(billed), String(later), `$${dollars.toFixed(0)}`])
+  }
+
+  // The first of a window costs one more, and what is first asked with a token reads from D1: that is not counted.
+  for (const isolate of [0, 1]) {
+    await answer({ path: `/v1/users/${user(199)}`, isolate })
+    for (const n of [1, 2]) {
+      for (const path of [`/v1/posts/${post(200)}`, `/v1/sessions`]) await answer({ path, token: token(n), isolate })
+      await answer({ method: 'POST', path: '/v1/presence/heartbeat', token: token(n), isolate })
+      await answer({ method: 'PUT', path: `/v1/posts/${post(201)}/like`, token: token(n), isolate })
+      await answer({ method: 'POST', path: `/v1/posts/${post(201)}/views`, token: token(n), isolate })
+    }
+  }
+  await answer({ method: 'POST', path: '/v1/posts', token: token(1), body: { text: 'The first' } })
+  await answer({
+    method: 'POST',
+    path: `/v1/posts/${post(202)}/comments`,
+    token: token(1),
+    body: { text: 'The first' },
+  })
+  const stranger = 150
+  await answer({ method: 'PUT', path: `/v1/users/${user(stranger)}/follow`, token: token(1) })
+  await answer({ method: 'POST', path: '/v1/sessions', body: { login: users[3]?.username, password: DEMO_PASSWORD } })
+  await settle(worker, 0)
+
+  const profile = `/v1/users/${user(20)}`
+  await cost('profile from D1, and stored for all', { path: profile })
+  await cost('profile from Redis', { path: profile, isolate: 1 })
+  await cost('profile from memory', { path: profile })
+  await answer({ path: `/v1/users?ids=${twenty(user)}` })
+  await cost('20 profiles from memory', { path: `/v1/users?ids=${twenty(user)}` })
+  const one = `/v1/posts/${post(20)}`
+  await cost('post from D1, and stored for all', { path: one })
+  await cost('post from Redis', { path: one, isolate: 1 })
+  await cost('post from memory (counts: Redis)', { path: one })
+  await answer({ path: one, token: token(1) })
+  await cost('post from memory, signed in', { path: one, token: token(1) })
+  await answer({ path: `/v1/posts?ids=${twenty(post)}` })
+  await cost('20 posts from memory', { path: `/v1/posts?ids=${twenty(post)}` })
+  await cost('hot feed, nothing of it in Redis', { path: '/v1/posts/hot' })
+  await cost('hot feed from Redis', { path: '/v1/posts/hot', isolate: 1 })
+  await cost('hot feed from memory', { path: '/v1/posts/hot' })
+  await answer({ path: '/v1/posts/hot', token: token(1) })
+  await cost('hot feed from memory, signed in', { path: '/v1/posts/hot', token: token(1) })
+  await answer({ path: '/v1/feed', token: token(1) })
+  await cost('own feed', { path: '/v1/feed', token: token(1) })
+  await answer({ path: `${one}/comments` })
+  await cost('comments of a post', { path: `${one}/comments` })
+  await cost('who is online', { path: '/v1/presence' })
+  await answer({ path: '/v1/notifications', token: token(1) })
+  await cost('notifications', { path: '/v1/notifications', token: token(1) })
+  await answer({ path: '/v1/recommendations', token: token(1) })
+  await cost('recommendations', { path: '/v1/recommendations', token: token(1) })
+  await cost('search (D1)', { path: '/v1/search?q=cheese' })
+  await cost('heartbeat', { method: 'POST', path: '/v1/presence/heartbeat', token: token(1) })
+  await cost('sign in', {
+    method: 'POST',
+    path: '/v1/sessions',
+    body: { login: users[3]?.username, password: DEMO_PASSWORD },
+  })
+  await cost('write a post', { method: 'POST', path: '/v1/posts', token: token(1), body: { text: 'Another' } })
+  await cost('write a comment', { method: 'POST', path: `${one}/comments`, token: token(1), body: { text: 'Indeed' } })
+  await cost('follow', { method: 'PUT', path: `/v1/users/${user(stranger + 1)}/follow`, token: token(1) })
+  await cost('like', { method: 'PUT', path: `${one}/like`, token: token(1) })
+  await cost('take it back', { method: 'DELETE', path: `${one}/like`, token: token(1) })
+  await cost('like what is liked', { method: 'PUT', path: `/v1/posts/${post(201)}/like`, token: token(1) })
+  await cost('view', { method: 'POST', path: `${one}/views`, token: token(1) })
+  await cost('publish an event', {
+    method: 'POST',
+    path: '/v1/events',
+    token: SERVICE_TOKEN,
+    body: { id: 'costs-1', channel: 'custom_costs', type: 'costs_measured', subject: 'costs', data: {} },
+  })
+
+  const header = ['request', 'sent', 'billed', 'afterwards', 'per million']
+  for (const row of [header, header.map(() => '---'), ...rows]) console.log(`| ${row.join(' | ')} |`)
+}
+
+/** A Redis for this run alone. */
+async function startRedis(): Promise<AsyncDisposable & { url: string; connection: Connection }> {
+  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-costs-'))
+  const port = await freePort()
+  const args = ['--port', String(port), '--bind', '127.0.0.1', '--databases', '4096', '--save', '', '--dir', folder]
+  const server = spawn('redis-server', args, { stdio: 'ignore' })
+  const ended = new Promise<void>((resolve, reject) => {
+    server.once('error', () => reject(new Error('There is no redis-server on the PATH: apt-get install redis-server')))
+    server.once('close', () => resolve())
+  })
+  const url = `redis://127.0.0.1:${port}`
+  const connection = await Promise.race([
+    reach(url),
+    ended.then(() => {
+      throw new Error('redis-server ended')
+    }),
+  ])
+  return {
+    url,
+    connection,
+    async [Symbol.asyncDispose]() {
+      connection.close()
+      server.kill('SIGTERM')
+      await ended
+      await rm(folder, { recursive: true })
+    },
+  }
+}
+
+async function reach(url: string): Promise<Connection> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await connect(parseRedisUrl(url), 0)
+    } catch (error) {
+      if (tries === 100) throw error
+      await sleep(50)
+    }
+  }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer()
+  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve))
+  const address = probe.address()
+  await new Promise((resolve) => probe.close(resolve))
+  if (address === null || typeof address === 'string') throw new Error('no port was given')
+  return address.port
+}
