@@ -38,8 +38,9 @@ const town = createTown()
 await using prepared = await prepareDatabase(town)
 const DAY = '86400'
 const variables = {
-  // What comes now and then would fall on whoever is asking: figures once in 10 s, a new window of a limit.
+  // What comes now and then would fall on whoever is asking: figures once in 10 s, the walk, a new window of a limit.
   STATS_FLUSH_SECONDS: '0',
+  SCAN_COMMANDS: '0',
   LIMIT_READS_SECONDS: DAY,
   LIMIT_WRITES_SECONDS: DAY,
   LIMIT_SIGN_IN_SECONDS: DAY,
@@ -53,7 +54,7 @@ try {
   await emulator.close()
 }
 
-async function main({ urls, control }: Contender): Promise<void> {
+async function main({ urls, control, cron }: Contender): Promise<void> {
   const { users, posts } = town.demo
   const user = (n: number) => users[n]?.id ?? ''
   const post = (n: number) => posts.at(-1 - n)?.id ?? ''
@@ -96,10 +97,11 @@ async function main({ urls, control }: Contender): Promise<void> {
   }
 
   const rows: string[][] = []
-  /** Counts what `ask` costs, and what it makes happen afterwards, with nobody else about. */
-  async function cost(request: string, ask: Ask): Promise<void> {
+  const cost = (request: string, ask: Ask) => costOf(request, () => answer(ask))
+  /** Counts what `work` costs, and what it makes happen afterwards, with nobody else about. */
+  async function costOf(request: string, work: () => Promise<unknown>): Promise<void> {
     const before = await quiet()
-    await answer(ask)
+    await work()
     const answered = await quiet()
     await settle(worker, 0)
     const after = await quiet()
@@ -179,6 +181,12 @@ async function main({ urls, control }: Contender): Promise<void> {
     token: SERVICE_TOKEN,
     body: { id: 'costs-1', channel: 'custom_costs', type: 'costs_measured', subject: 'costs', data: {} },
   })
+
+  // An hour from now there is nothing left to reconcile, nor anybody online.
+  const minute = (n: number) => new Date(Date.now() + 3_600_000 + n * 60_000)
+  for (let n = 0; n < 3; n += 1) await cron(minute(n))
+  await settle(worker, 0)
+  await costOf('a minute with nothing to do', () => cron(minute(3)))
 
   const header = ['request', 'sent', 'billed', 'afterwards', 'per million']
   for (const row of [header, header.map(() => '---'), ...rows]) console.log(`| ${row.join(' | ')} |`)

@@ -41,6 +41,11 @@ export default {
     return worker.fetch(request, env, context)
   },
 
+  scheduled(controller, env, context) {
+    if (!isCounting) count(env)
+    return worker.scheduled(controller, env, context)
+  },
+
   async queue(batch, env, context) {
     if (!isCounting) count(env)
     try {

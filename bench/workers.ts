@@ -220,6 +220,14 @@ export async function startWorkers(
       const sum = (name: keyof Counts) => all.reduce((total, counts) => total + counts[name], 0)
       return { queries: sum('queries'), calls: sum('calls'), sent: sum('sent'), received: sum('received') }
     },
+    /** Runs the cron jobs of the minute of `scheduledTime`. */
+    async cron(scheduledTime: Date): Promise<void> {
+      const worker = await miniflare.getWorker(names[0])
+      // The types of Miniflare do not know it.
+      const { scheduled } = worker as unknown as { scheduled: (event: object) => Promise<{ outcome: string }> }
+      const { outcome } = await scheduled({ cron: '* * * * *', scheduledTime })
+      if (outcome !== 'ok') throw new Error(`The cron ended as ${outcome}`)
+    },
     async close() {
       await miniflare.dispose()
       await rm(folder, { recursive: true })

@@ -94,19 +94,21 @@ export function createWorker() {
       const { config, services, end } = begin(env, context, 'CRON')
       const { comments, deliveries, dispatch, likes, locks, maintenance, outbox, presence, scan, stats, views } =
         services
-      const ttlMs = config.lockTtlMs
       const now = controller.scheduledTime
-      /** One at a time across the world; who comes second leaves the work to the first. */
-      const alone = (name: string, job: (signal: AbortSignal) => Promise<unknown>) => () =>
-        locks.withLock(`cron:${name}`, { ttlMs }, job)
-      const jobs = [
-        alone('views', async (signal) => {
+      const failures: unknown[] = []
+      const run = (job: () => Promise<unknown>) => job().catch((error: unknown) => void failures.push(error))
+      /** One invocation at a time does these; who comes second leaves them to it. One lock for all: it costs 9 commands. */
+      const alone = (signal: AbortSignal) => [
+        async () => {
           // Bounded: what a minute brings beyond this is written in the next.
           for (let round = 0; round < 50 && (await views.flush(1_000)) > 0; round += 1) signal.throwIfAborted()
-        }),
-        alone('likes', (signal) => likes.reconcile(now - 5 * 60_000, 500, signal)),
-        alone('comments', (signal) => comments.reconcile(now - 5 * 60_000, 500, signal)),
-        alone('presence', (signal) => presence.sweep(now, signal)),
+        },
+        () => likes.reconcile(now - 5 * 60_000, 500, signal),
+        () => comments.reconcile(now - 5 * 60_000, 500, signal),
+        () => presence.sweep(now, signal),
+      ]
+      const jobs = [
+        () => locks.withLock('cron', { ttlMs: config.lockTtlMs }, (signal) => Promise.all(alone(signal).map(run))),
         () => outbox.resend(1_000, now),
         () => deliveries.resend(1_000, now),
         () => dispatch.tellCounts(),
@@ -117,15 +119,13 @@ export function createWorker() {
         },
         async () => scan.tick(await stats.fold(now), now),
       ]
-      const results = await Promise.allSettled(jobs.map((job) => job()))
-      const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []))
+      await Promise.all(jobs.map(run))
       end({
         level: failures.length > 0 ? 'error' : 'info',
         message: 'cron',
-        jobs: jobs.length,
         failures: failures.map((failure) => (failure instanceof Error ? failure.name : typeof failure)),
       })
-      if (failures.length > 0) throw new AggregateError(failures, `${failures.length} of ${jobs.length} jobs failed`)
+      if (failures.length > 0) throw new AggregateError(failures, `${failures.length} jobs failed`)
     },
   } satisfies ExportedHandler<Env>
 }

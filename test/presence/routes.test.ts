@@ -234,13 +234,13 @@ test('the cron takes offline who went silent, also when it runs twice, unless an
   const seenAt = (await read(edge, `?ids=${ada.id}`))[0]?.lastSeenAt
   const later = Date.now() + 301_000
 
-  await edge.sdk.set('lock:cron:presence', '1:another', { px: 60_000 })
+  await edge.sdk.set('lock:cron', '1:another', { px: 60_000 })
   await edge.cron(later)
   expect(await edge.sdk.zscore('presence:0', ada.id)).not.toBeNull()
-  await edge.sdk.del('lock:cron:presence')
+  await edge.sdk.del('lock:cron')
 
   await Promise.all([edge.cron(later), newEdge({}, edge.token).cron(later)])
-  expect(await edge.sdk.exists('presence:0', 'presence:0:leaving', 'lock:cron:presence')).toBe(0)
+  expect(await edge.sdk.exists('presence:0', 'presence:0:leaving', 'lock:cron')).toBe(0)
   await edge.sdk.flushdb()
   expect(await read(edge, `?ids=${ada.id}`)).toEqual([{ userId: ada.id, isOnline: false, lastSeenAt: seenAt }])
   await edge.settle()
