@@ -54,7 +54,8 @@ try {
   await emulator.close()
 }
 
-async function main({ urls, control, cron }: Contender): Promise<void> {
+async function main(worker: Contender): Promise<void> {
+  const { urls, control } = worker
   const { users, posts } = town.demo
   const user = (n: number) => users[n]?.id ?? ''
   const post = (n: number) => posts.at(-1 - n)?.id ?? ''
@@ -184,9 +185,9 @@ async function main({ urls, control, cron }: Contender): Promise<void> {
 
   // An hour from now there is nothing left to reconcile, nor anybody online.
   const minute = (n: number) => new Date(Date.now() + 3_600_000 + n * 60_000)
-  for (let n = 0; n < 3; n += 1) await cron(minute(n))
+  for (let n = 0; n < 3; n += 1) await worker.cron(minute(n))
   await settle(worker, 0)
-  await costOf('a minute with nothing to do', () => cron(minute(3)))
+  await costOf('a minute with nothing to do', () => worker.cron(minute(3)))
 
   const header = ['request', 'sent', 'billed', 'afterwards', 'per million']
   for (const row of [header, header.map(() => '---'), ...rows]) console.log(`| ${row.join(' | ')} |`)
