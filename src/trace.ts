@@ -2,7 +2,7 @@
 export interface Trace {
   /** 32 hex digits: of the caller, or new. */
   traceId: string
-  /** 16 hex digits: this request. */
+  /** 16 hex digits: this request, or this attempt to deliver. */
   spanId: string
   /** Two hex digits: of the caller, or 00. */
   flags: string

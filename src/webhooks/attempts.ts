@@ -192,7 +192,8 @@ export function createAttempts(dependencies: {
         continue
       }
       const body = JSON.stringify(toCloudEvent(event, source))
-      last = await send(webhook, { id: event.id, contentType: 'application/cloudevents+json', body })
+      const { id, traceparent } = event
+      last = await send(webhook, { id, contentType: 'application/cloudevents+json', body, traceparent })
       onAttempt(isSuccess(last))
       const now = Date.now()
       failures = isSuccess(last) ? 0 : failures + 1

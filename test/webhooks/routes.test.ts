@@ -217,6 +217,8 @@ test.each([
   ['filter.data.a', { ...fine, filter: { 'data.a': {} } }],
   ['description', { ...fine, description: 'x'.repeat(201) }],
   ['headers.webhook-id', { ...fine, headers: { 'webhook-id': 'x' } }],
+  ['headers.TraceParent', { ...fine, headers: { TraceParent: 'x' } }],
+  ['headers.tracestate', { ...fine, headers: { tracestate: 'a=b' } }],
   ['headers.Host', { ...fine, headers: { Host: 'x' } }],
   ['headers.Content-Type', { ...fine, headers: { 'Content-Type': 'text/plain' } }],
   ['headers.X-A', { ...fine, headers: { 'X-A': 'a\r\nHost: b' } }],
@@ -241,6 +243,7 @@ test('the same is refused of a change', async () => {
     ['channels', { channels: [] }],
     ['types', { channels: ['post_events'], types: ['user_created'] }],
     ['headers.host', { headers: { host: 'x' } }],
+    ['headers.traceparent', { headers: { traceparent: 'x' } }],
     ['status', { status: 'enabled' }],
     ['', {}],
   ] as const) {
