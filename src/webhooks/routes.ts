@@ -179,10 +179,11 @@ export const webhooks = new Hono<AppEnv>()
         'It is sent a challenge at once, `POST { "type": "endpoint.challenge", "challenge": "…" }`, and enabled if it ' +
         'answers 200 with `{ "challenge": "…" }`; until then it gets nothing else. Deliveries carry a CloudEvent and the ' +
         'headers of Standard Webhooks (standardwebhooks.com), signed with the secret; where a request made the event, also ' +
-        `\`traceparent\` (W3C Trace Context): its trace, and a parent id of each attempt. ${NO_REDIS}`,
+        '`traceparent` (W3C Trace Context): its trace, and a parent id of each attempt. There are at most 1 000 webhooks, or ' +
+        `as many as is configured. ${NO_REDIS}`,
       answer: v.object({ ...shape, secret, challenge: Attempt }),
       status: 201,
-      problems: ['invalid-request', 'service-token-required', ...BODY_PROBLEMS],
+      problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
     requireService,
     requireJson,
