@@ -36,7 +36,7 @@ import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 import { createAttempts } from './webhooks/attempts.ts'
 import { createDeliveries } from './webhooks/deliveries.ts'
-import type { DeliveryMessage, Posted } from './webhooks/messages.ts'
+import { type DeliveryMessage, type Posted, wakeMessage } from './webhooks/messages.ts'
 import { createSender } from './webhooks/sender.ts'
 import { createWebhooks } from './webhooks/webhooks.ts'
 
@@ -177,7 +177,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     db,
     outbox,
     send,
-    wakeSoon: (webhookId) => defer(() => post([{ body: { kind: 'wake', webhookId } }])),
+    wakeSoon: (webhookId) => defer(() => post([wakeMessage(webhookId)])),
     policy: config.webhooks,
     source: config.events.source,
   })
