@@ -211,7 +211,7 @@ test('figures, charts and tables move under traffic', async () => {
   expect(Number(await headline(page, 'Online'))).toBeGreaterThan(0)
   const summary = page.locator('#chart-0-summary')
   expect(await summary.textContent()).toMatch(/all: now [\d.]+, between 0 and [\d.]+, highest at \d\d:\d\d/)
-  expect(await page.getByRole('img', { name: 'Requests per second The last 60 minutes.' }).count()).toBe(1)
+  expect(await page.getByRole('img', { name: 'Requests per second The last 15 minutes.' }).count()).toBe(1)
   for (const name of ['Routes', 'Caches by layer', 'Top keys']) {
     expect(await page.getByRole('table', { name }).getByRole('row').count()).toBeGreaterThan(2)
   }
@@ -241,7 +241,7 @@ test('without the network the last figures stay, and it goes on by itself', asyn
   await page.context().setOffline(true)
   await page.getByText(/The API cannot be reached\. These figures are from \d\d:\d\d:\d\d\./).waitFor()
   expect(await page.getByRole('table', { name: 'Routes' }).count()).toBe(1)
-  await page.getByLabel('Time shown').selectOption('15')
+  await page.getByLabel('Time shown').selectOption('60')
   expect(await banner(page).innerText()).toMatch(/cannot be reached/) // what is drawn anew is as old as before
   await expectAccessible(page, 'offline')
 
@@ -349,8 +349,8 @@ test('all of it can be done with a keyboard', async () => {
   expect(await hasFocus(page, 'main')).toBe(true)
 
   await page.getByLabel('Time shown').focus()
-  await page.keyboard.press('ArrowUp')
-  await expect.poll(async () => page.locator('#chart-0-summary').textContent()).toContain('The last 15 minutes.')
+  await page.keyboard.press('ArrowDown')
+  await expect.poll(async () => page.locator('#chart-0-summary').textContent()).toContain('The last 60 minutes.')
 
   await page.getByRole('button', { name: 'Cost per million' }).focus()
   await page.keyboard.press('Enter')
