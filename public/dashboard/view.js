@@ -21,7 +21,7 @@ const { amount, bytes, count, duration, milliseconds, percent, usd } = format
  * @param {AbortSignal} ended when it is not shown any more
  */
 export function createView(root, api, say, ended) {
-  const deliveries = createDeliveries(api, say)
+  const deliveries = createDeliveries(api, say, ended)
   const headline = createHeadline()
   const grid = element('div', { class: 'charts' })
   const server = createFacts('Redis server')

@@ -414,6 +414,57 @@ test('a phone scrolls down, not sideways', async () => {
   const page = await openSignedIn({ viewport: { width: 375, height: 812 }, isMobile: true, hasTouch: true })
   const isWide = () => page.evaluate(() => document.documentElement.scrollWidth > 375)
   expect(await isWide()).toBe(false)
+test('what was given up is named anew each minute and when it is looked at again, though there is as much as before', async () => {
+  const receiver = await startReceiver()
+  try {
+    const webhook = { url: `http://${receiver.host}/hook`, channels: ['custom_news'] }
+    const { id } = (await service('POST', '/v1/webhooks', webhook)) as { id: string }
+    const deliveries = `/v1/webhooks/${id}/deliveries?status=dead`
+    const given = async () =>
+      ((await service('GET', deliveries)) as { items: { id: string }[] }).items.map(({ id }) => id)
+    const giveUp = async (type: string) => {
+      receiver.status = 500
+      await service('POST', '/v1/events', { channel: 'custom_news', type, data: {} })
+      await product.cron()
+      await expect.poll(given, { timeout: 60_000 }).toHaveLength(1)
+    }
+    const sendAgain = async () => {
+      receiver.status = 200
+      await service('POST', `/v1/deliveries/${(await given())[0]}/replay`)
+      await product.cron()
+      await expect.poll(given, { timeout: 60_000 }).toEqual([])
+    }
+    const page = await open()
+    await page.clock.install()
+    await page.reload()
+    await page.getByLabel('Service token').fill(SERVICE_TOKEN)
+    await page.keyboard.press('Enter')
+    const retry = (type: string) => page.getByRole('button', { name: `Retry ${type} to ${receiver.host}` })
+    const pause = page.getByRole('button', { name: 'Pause' })
+    /** One goes and another comes, and the page sees neither. */
+    const replaceWith = async (type: string) => {
+      await pause.click()
+      await sendAgain()
+      await giveUp(type)
+      await pause.click()
+    }
+    await giveUp('sold')
+    await retry('sold').waitFor()
+
+    await replaceWith('lost')
+    await page.clock.fastForward(60_000)
+    await retry('lost').waitFor()
+    expect(await retry('sold').count()).toBe(0)
+
+    await replaceWith('sent')
+    await page.evaluate(() => dispatchEvent(new Event('focus')))
+    await retry('sent').waitFor()
+    expect(await retry('lost').count()).toBe(0)
+  } finally {
+    await receiver.close()
+  }
+})
+
   const routes = page.getByRole('group', { name: 'Routes' })
   expect(await routes.evaluate((node) => node.scrollWidth > node.clientWidth)).toBe(true) // it scrolls by itself
   expect(await routes.getAttribute('tabindex')).toBe('0')
