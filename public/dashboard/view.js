@@ -210,9 +210,15 @@ function serverOf({ server, scan }) {
     ['Memory', server?.maxMemoryBytes ? `${memory} of ${bytes(server.maxMemoryBytes)}` : memory],
     ['Expired keys', count(server?.expiredKeys)],
     ['Evicted keys', count(server?.evictedKeys)],
-    ['Scanned keys', count(scan?.scannedKeys)],
-    ['Whole scan', scan?.completedAt ? format.clock(scan.completedAt) : 'not yet'],
+    ['Scanned keys', scannedOf(scan?.scannedKeys, server?.keys)],
+    ['Last whole scan', scan?.completedAt ? format.moment(scan.completedAt) : 'not yet'],
   ]
+}
+
+/** How far the walk is. Where keys are gone since, it has seen more than there are. @param {Figure} scanned @param {Figure} all */
+function scannedOf(scanned, all) {
+  if (typeof scanned !== 'number' || typeof all !== 'number') return count(scanned)
+  return `${count(scanned)} of ${count(Math.max(scanned, all))}`
 }
 
 /** @param {Stats} stats @returns {[string, string][]} */
@@ -372,7 +378,7 @@ const bigKeys = createTable({
   columns: /** @type {import('./table.js').Column<BigKey>[]} */ ([
     { title: 'Key', text: ({ key }) => key, isText: true, isCode: true },
     ...keyColumns,
-    { title: 'Seen at', text: ({ seenAt }) => format.clock(seenAt), sortBy: ({ seenAt }) => seenAt },
+    { title: 'Seen at', text: ({ seenAt }) => format.moment(seenAt), sortBy: ({ seenAt }) => seenAt },
   ]),
 })
 
