@@ -111,6 +111,9 @@ async function drawnRequests(page: Page): Promise<number> {
 async function expectWell(page: Page): Promise<void> {
   await expect.poll(async () => banner(page).innerText(), { timeout: 60_000 }).toBe('')
 }
+/** By how many pixels a table is wider than its card. */
+const overflow = (page: Page, name: string) =>
+  page.getByRole('group', { name }).evaluate((card) => card.scrollWidth - card.clientWidth)
 const hasFocus = (page: Page, selector: string) =>
   page.evaluate((selector) => document.activeElement?.matches(selector) ?? false, selector)
 
@@ -120,6 +123,7 @@ test('it says what there is not yet', async () => {
     expect([text, await page.getByText(text, { exact: true }).isVisible()]).toEqual([text, true])
   }
   expect(await headline(page, 'Online')).toBe('0')
+  for (const name of ['Big keys', 'Keys by pattern']) expect([name, await overflow(page, name)]).toEqual([name, 0])
   await expectAccessible(page, 'empty')
 })
 
@@ -410,10 +414,6 @@ test('a delivery that was given up can be sent again', async () => {
   }
 })
 
-test('a phone scrolls down, not sideways', async () => {
-  const page = await openSignedIn({ viewport: { width: 375, height: 812 }, isMobile: true, hasTouch: true })
-  const isWide = () => page.evaluate(() => document.documentElement.scrollWidth > 375)
-  expect(await isWide()).toBe(false)
 test('what was given up is named anew each minute and when it is looked at again, though there is as much as before', async () => {
   const receiver = await startReceiver()
   try {
@@ -465,9 +465,48 @@ test('what was given up is named anew each minute and when it is looked at again
   }
 })
 
+test('a phone scrolls down, not sideways', async () => {
+  const page = await openSignedIn({ viewport: { width: 360, height: 780 }, isMobile: true, hasTouch: true })
+  const isWide = () => page.evaluate(() => document.documentElement.scrollWidth > 360)
+  expect(await isWide()).toBe(false)
   const routes = page.getByRole('group', { name: 'Routes' })
-  expect(await routes.evaluate((node) => node.scrollWidth > node.clientWidth)).toBe(true) // it scrolls by itself
+  expect(await overflow(page, 'Routes')).toBeGreaterThan(0) // it scrolls by itself
   expect(await routes.getAttribute('tabindex')).toBe('0')
+
+  // Whole routes stay in sight beside their figures, from the first to the last.
+  const shown = () =>
+    routes.evaluate((card) => {
+      const { left, right } = card.getBoundingClientRect()
+      const cells = [...card.querySelectorAll('tbody tr:first-child > *')].map((cell) => cell.getBoundingClientRect())
+      const name = card.querySelector('.name')
+      const [route] = cells
+      const inSight = cells.flatMap((cell, i) =>
+        cell.left >= (route?.right ?? 0) - 1 && cell.right <= right ? [i] : [],
+      )
+      const isWhole = name !== null && name.scrollWidth <= name.clientWidth && name.scrollHeight <= name.clientHeight
+      return {
+        isHeld: Math.abs((route?.left ?? 0) - left) < 2,
+        isWhole,
+        share: (route?.width ?? 0) / card.clientWidth,
+        inSight,
+      }
+    })
+  const first = await shown()
+  expect(first).toMatchObject({ isHeld: true, isWhole: true })
+  expect(first.inSight).toContain(1)
+  await page.getByRole('button', { name: 'Cost per million' }).focus()
+  const last = await shown()
+  expect(last).toMatchObject({ isHeld: true, isWhole: true })
+  expect(last.inSight).toContain(9)
+  expect(Math.max(first.share, last.share)).toBeLessThan(0.46)
+
+  const small = await page.evaluate(() =>
+    [...document.querySelectorAll('button, select, summary')].flatMap((node) => {
+      const { width, height } = node.getBoundingClientRect()
+      return width > 0 && Math.min(width, height) < 44 ? [`${node.textContent}: ${width} x ${height}`] : []
+    }),
+  )
+  expect(small).toEqual([])
   await expectWell(page)
   await expectAccessible(page, 'phone')
   await product.redis.fault({ kind: 'refuse' })
