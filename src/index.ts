@@ -149,6 +149,7 @@ const LikeBody = v.object({
   userId: v.string(),
   isLiked: v.boolean(),
   changedAt: v.pipe(v.number(), v.integer()),
+  since: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
   traceparent: v.exactOptional(v.string()),
 })
 
