@@ -147,6 +147,8 @@ const Variables = v.object({
   ALLOW_PRIVATE_WEBHOOKS: v.optional(v.picklist(['true', 'false'], 'true or false'), 'false'),
   /** Hosts of ours, separated by commas: no endpoint may be on one. That of the request is always among them. */
   PUBLIC_HOSTS: v.optional(v.string(), ''),
+  /** How many endpoints there may be: every batch of events reads all of them. */
+  WEBHOOK_MAX_ENDPOINTS: whole(1_000, 1, 10_000),
   WEBHOOK_TIMEOUT_SECONDS: number(15, 0.1, 15), // the platform ends work 30 s after a batch
   WEBHOOK_RETRY_SECONDS: Schedule,
   /** After so many failures in a row an endpoint rests for as long as says the next. */
@@ -318,6 +320,7 @@ export function readConfig(env: object) {
     webhooks: {
       isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
       ownHosts: listed(set.PUBLIC_HOSTS.toLowerCase()),
+      maxEndpoints: set.WEBHOOK_MAX_ENDPOINTS,
       timeoutMs: toMs(set.WEBHOOK_TIMEOUT_SECONDS),
       retryMs: set.WEBHOOK_RETRY_SECONDS,
       circuitFailures: set.WEBHOOK_CIRCUIT_FAILURES,

@@ -13,6 +13,7 @@ export const problems = {
   'lock-held': { status: 409, title: 'Another holds this lock' },
   'lock-lost': { status: 409, title: 'This lock is not yours, or no longer' },
   'idempotency-key-in-use': { status: 409, title: 'The first request with this key is still under way' },
+  'too-many-webhooks': { status: 409, title: 'There are as many webhooks as there may be' },
   'webhook-not-enabled': { status: 409, title: 'This endpoint has to be enabled first' },
   'event-gone': { status: 409, title: 'The event of this delivery is not kept any more' },
   'version-changed': { status: 412, title: 'It was changed meanwhile' },

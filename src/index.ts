@@ -7,7 +7,7 @@ import { logFailure } from './http/problem.ts'
 import type { LikeMessage } from './likes/likes.ts'
 import { beginInvocation, type State } from './invocation.ts'
 import { createIsolate } from './services.ts'
-import { DeliveryBody, type DeliveryMessage } from './webhooks/deliver.ts'
+import { DeliveryBody, type DeliveryMessage } from './webhooks/messages.ts'
 
 /** The Worker. Tests make their own, each with the memory of an isolate of its own. */
 export function createWorker() {

@@ -34,7 +34,9 @@ import { createTokens } from './sessions/token.ts'
 import { createStreams, type Streamed } from './streams/streams.ts'
 import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
-import { createDeliveries, type DeliveryMessage, type Posted } from './webhooks/deliver.ts'
+import { createAttempts } from './webhooks/attempts.ts'
+import { createDeliveries } from './webhooks/deliveries.ts'
+import { type DeliveryMessage, type Posted, wakeMessage } from './webhooks/messages.ts'
 import { createSender } from './webhooks/sender.ts'
 import { createWebhooks } from './webhooks/webhooks.ts'
 
@@ -175,11 +177,11 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     db,
     outbox,
     send,
-    wakeSoon: (webhookId) => defer(() => post([{ body: { kind: 'wake', webhookId } }])),
+    wakeSoon: (webhookId) => defer(() => post([wakeMessage(webhookId)])),
     policy: config.webhooks,
     source: config.events.source,
   })
-  const deliveries = createDeliveries({
+  const attempts = createAttempts({
     db,
     outbox,
     send,
@@ -192,6 +194,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     defer,
     onFailure,
   })
+  const deliveries = createDeliveries({ db, attempts, post, onFailure })
   const stats = createStats({
     redis,
     once,

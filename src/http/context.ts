@@ -3,7 +3,7 @@ import type { CacheEvent } from '../redis/cache.ts'
 import type { Meter } from '../redis/client.ts'
 import type { Claims } from '../redis/session.ts'
 import type { Services } from '../services.ts'
-import type { Trace } from './log.ts'
+import type { Trace } from '../trace.ts'
 
 /** What handlers find in the context. */
 export interface AppEnv {

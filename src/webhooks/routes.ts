@@ -12,7 +12,7 @@ const tag = 'Webhooks'
 const MAX_HEADERS = 10
 /** Ours, those of the connection, and those the platform sets itself. */
 const RESERVED_HEADERS =
-  /^(webhook-.*|content-.*|host|connection|keep-alive|transfer-encoding|te|trailer|upgrade|expect|date|via|forwarded|x-forwarded-.*|x-real-ip|cf-.*|cdn-loop|proxy-.*|cookie|accept-encoding)$/i
+  /^(webhook-.*|trace(parent|state)|content-.*|host|connection|keep-alive|transfer-encoding|te|trailer|upgrade|expect|date|via|forwarded|x-forwarded-.*|x-real-ip|cf-.*|cdn-loop|proxy-.*|cookie|accept-encoding)$/i
 
 const Headers = v.pipe(
   v.record(
@@ -178,10 +178,12 @@ export const webhooks = new Hono<AppEnv>()
       description:
         'It is sent a challenge at once, `POST { "type": "endpoint.challenge", "challenge": "…" }`, and enabled if it ' +
         'answers 200 with `{ "challenge": "…" }`; until then it gets nothing else. Deliveries carry a CloudEvent and the ' +
-        `headers of Standard Webhooks (standardwebhooks.com), signed with the secret. ${NO_REDIS}`,
+        'headers of Standard Webhooks (standardwebhooks.com), signed with the secret; where a request made the event, also ' +
+        '`traceparent` (W3C Trace Context): its trace, and a parent id of each attempt. There are at most 1 000 webhooks, or ' +
+        `as many as is configured. ${NO_REDIS}`,
       answer: v.object({ ...shape, secret, challenge: Attempt }),
       status: 201,
-      problems: ['invalid-request', 'service-token-required', ...BODY_PROBLEMS],
+      problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
     requireService,
     requireJson,

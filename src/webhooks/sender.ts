@@ -1,5 +1,6 @@
 import { Webhook } from 'standardwebhooks'
 import type { webhooks } from '../db/schema.ts'
+import { joinTrace, traceparentOf } from '../trace.ts'
 import { type GuardPolicy, objectionTo } from './guard.ts'
 
 export type WebhookRow = typeof webhooks.$inferSelect
@@ -9,6 +10,8 @@ export interface Sendable {
   id: string
   contentType: 'application/json' | 'application/cloudevents+json'
   body: string
+  /** Of what it tells of: each attempt is a step of its own in that trace. */
+  traceparent?: string | null
 }
 
 /** What came of one attempt. */
@@ -37,8 +40,8 @@ export type Sender = ReturnType<typeof createSender>
 
 /**
  * Sends to endpoints, signed as Standard Webhooks says (https://www.standardwebhooks.com): with the secret, and for a
- * day after a rotation with the one before it too. Redirects are not followed. One request of at most `timeoutMs`, never
- * an exception.
+ * day after a rotation with the one before it too; in the trace of what it tells of (https://www.w3.org/TR/trace-context/).
+ * Redirects are not followed. One request of at most `timeoutMs`, never an exception.
  */
 export function createSender(policy: GuardPolicy & { timeoutMs: number }) {
   return async (webhook: WebhookRow, sendable: Sendable, now = Date.now()): Promise<Attempt> => {
@@ -74,7 +77,7 @@ export function createSender(policy: GuardPolicy & { timeoutMs: number }) {
 }
 
 /** Its own headers, and ours, which win. */
-function headersOf(webhook: WebhookRow, { id, contentType, body }: Sendable, now: number): Headers {
+function headersOf(webhook: WebhookRow, { id, contentType, body, traceparent }: Sendable, now: number): Headers {
   const headers = new Headers({ 'User-Agent': 'threads-edge-webhooks' })
   for (const [name, value] of Object.entries(webhook.headers)) headers.set(name, value)
   const signatures = secretsOf(webhook, now).map((secret) => new Webhook(secret).sign(id, new Date(now), body))
@@ -82,6 +85,7 @@ function headersOf(webhook: WebhookRow, { id, contentType, body }: Sendable, now
   headers.set('webhook-id', id)
   headers.set('webhook-timestamp', String(Math.floor(now / 1_000)))
   headers.set('webhook-signature', signatures.join(' '))
+  if (traceparent) headers.set('traceparent', traceparentOf(joinTrace(traceparent)))
   return headers
 }
 

@@ -41,7 +41,7 @@ export function createWebhooks(dependencies: {
   send: Sender
   /** Sees to what is parked for an endpoint. */
   wakeSoon: (webhookId: string) => void
-  policy: GuardPolicy
+  policy: GuardPolicy & { maxEndpoints: number }
   /** The CloudEvents `source` of samples. */
   source: string
 }) {
@@ -96,17 +96,30 @@ export function createWebhooks(dependencies: {
   return {
     /**
      * Adds an endpoint and sends it the challenge: it is enabled if it answers. The secret is told this once; a back end
-     * may bring its own, to be able to verify the challenge too.
+     * may bring its own, to be able to verify the challenge too. Where there are `maxEndpoints` already it is refused as
+     * `too-many-webhooks`, by the statement that would have added it: of several at once none is too many.
      */
     async create(subscription: Subscription & { secret?: string | undefined }, host: string) {
       requireAllowed(subscription.url, host)
       const now = Date.now()
       const secret = subscription.secret ?? newSecret()
+      const { url, channels, types, filter, description, headers } = subscription
+      const json = (value: object | null) => value && JSON.stringify(value)
+      const most = policy.maxEndpoints
       const [row] = await db
         .insert(webhooks)
-        .values({ id: `wh_${ulid(now).toLowerCase()}`, ...subscription, secret, createdAt: now, updatedAt: now })
+        .select(
+          // In the order of the table.
+          sql`
+            SELECT ${`wh_${ulid(now).toLowerCase()}`}, ${url}, ${json(channels)}, ${json(types)}, ${json(filter)},
+              ${description}, ${json(headers)}, ${secret}, NULL, NULL, 'unverified', NULL, NULL, 0, NULL, NULL, ${now}, ${now}
+            WHERE NOT EXISTS (SELECT 1 FROM ${webhooks} WHERE id > 'wh_' LIMIT 1 OFFSET ${most - 1})`,
+        )
         .returning()
-      if (!row) throw new Error('nothing was inserted')
+      if (!row) {
+        const detail = `There are at most ${most} (WEBHOOK_MAX_ENDPOINTS): one has to be deleted first`
+        throw new Problem('too-many-webhooks', detail)
+      }
       const { attempt, row: enabled } = await challengeAndEnable(row, 'created')
       return { ...shown(enabled ?? row), secret, challenge: shownAttempt(attempt) }
     },

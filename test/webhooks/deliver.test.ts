@@ -15,6 +15,7 @@ import {
   readDeliveries,
   readWebhook,
   receiver,
+  SERVICE,
   type Webhook,
 } from './endpoints.ts'
 
@@ -62,6 +63,43 @@ test('an event arrives once, as a CloudEvent that the verifier of Standard Webho
   expect(await readDeliveries(edge, id)).toMatchObject([
     { eventId, status: 'delivered', attempts: [{ status: 200, error: null, answer: 'thanks' }] },
   ])
+})
+
+test('each attempt goes on with the trace of its event, whatever headers the endpoint has; what has none is sent without', async () => {
+  const edge = newDevEdge()
+  const to = receiver()
+  const { id, channel, secret } = await addWebhook(edge, to)
+  const taken = { Traceparent: 'theirs', 'Webhook-Id': 'theirs', 'webhook-signature': 'theirs', 'X-Tenant': 'seven' }
+  await db.update(webhooks).set({ headers: taken }).where(eq(webhooks.id, id)) // no route takes such
+  await to.plan({ status: 500 }, {})
+  const [traceId, parentId] = ['0af7651916cd43dd8448eb211c80319c', 'b7ad6b7169203331']
+  const response = await edge.fetch('/v1/events', {
+    method: 'POST',
+    headers: { ...SERVICE, traceparent: `00-${traceId}-${parentId}-01` },
+    body: JSON.stringify({ channel, type: 'thing.happened', data: {} }),
+  })
+  const { id: eventId } = await response.json<{ id: string }>()
+  await edge.settle()
+  await edge.dispatch()
+  await deliverOnce(edge)
+  await deliverOnce(edge)
+
+  const sent = await to.events()
+  const [event] = await eventsOn(channel)
+  const parentIds = sent.map(({ headers, body }) => {
+    expect(headers).toMatchObject({ 'webhook-id': eventId, 'x-tenant': 'seven' })
+    expect(new Verifier(secret).verify(body, headers)).toMatchObject({ traceparent: event?.traceparent }) // as it happened
+    expect(headers['traceparent']).toMatch(new RegExp(`^00-${traceId}-[0-9a-f]{16}-01$`))
+    return headers['traceparent']?.split('-')[2]
+  })
+  expect(parentIds).toHaveLength(2)
+  expect(new Set([parentId, event?.traceparent?.split('-')[2], ...parentIds]).size).toBe(4)
+
+  const untraced = await addWebhook(edge, to)
+  await publish(edge, untraced.channel)
+  await db.update(events).set({ traceparent: null }).where(eq(events.channel, untraced.channel))
+  await deliverAll(edge)
+  expect((await to.events()).slice(2).map(({ headers }) => headers['traceparent'])).toEqual([undefined])
 })
 
 test('an endpoint gets the channels, types and fields it subscribed to, and nothing else', async () => {

@@ -75,6 +75,30 @@ test.each([
   expect(await to.events()).toHaveLength(1)
 })
 
+test('there are at most so many webhooks, however many are added at once; what is too much gets no challenge', async () => {
+  const { length } = await db.select().from(webhooks)
+  const edge = newDevEdge({ WEBHOOK_MAX_ENDPOINTS: String(length + 2) })
+  const receivers = Array.from({ length: 6 }, receiver)
+  const add = ({ url }: { url: string }) => ask(edge, 'POST', '/v1/webhooks', { url, channels: ['post_events'] })
+  const answers = await Promise.all(receivers.map(add))
+  const added = answers.filter(({ status }) => status === 201)
+  const refused = answers.filter(({ status }) => status === 409)
+  expect([added.length, refused.length]).toEqual([2, 4])
+  expect(await refused[0]?.json()).toMatchObject({
+    type: 'https://edge.test/problems/too-many-webhooks',
+    detail: `There are at most ${length + 2} (WEBHOOK_MAX_ENDPOINTS): one has to be deleted first`,
+  })
+  expect(await db.select().from(webhooks)).toHaveLength(length + 2)
+  expect((await Promise.all(receivers.map((to) => to.all()))).flat()).toHaveLength(2)
+
+  const [first] = await Promise.all(added.map((response) => response.json<Webhook>()))
+  const url = `/v1/webhooks/${first?.id}`
+  expect((await ask(edge, 'PATCH', url, { description: 'still mine' })).status).toBe(200)
+  expect((await ask(edge, 'DELETE', url)).status).toBe(204)
+  expect((await add(receiver())).status).toBe(201)
+  expect((await add(receiver())).status).toBe(409)
+})
+
 test('asking for the challenge again changes nothing if it is not answered, and says what was', async () => {
   const edge = newDevEdge()
   const to = receiver()
@@ -217,6 +241,8 @@ test.each([
   ['filter.data.a', { ...fine, filter: { 'data.a': {} } }],
   ['description', { ...fine, description: 'x'.repeat(201) }],
   ['headers.webhook-id', { ...fine, headers: { 'webhook-id': 'x' } }],
+  ['headers.TraceParent', { ...fine, headers: { TraceParent: 'x' } }],
+  ['headers.tracestate', { ...fine, headers: { tracestate: 'a=b' } }],
   ['headers.Host', { ...fine, headers: { Host: 'x' } }],
   ['headers.Content-Type', { ...fine, headers: { 'Content-Type': 'text/plain' } }],
   ['headers.X-A', { ...fine, headers: { 'X-A': 'a\r\nHost: b' } }],
@@ -241,6 +267,7 @@ test('the same is refused of a change', async () => {
     ['channels', { channels: [] }],
     ['types', { channels: ['post_events'], types: ['user_created'] }],
     ['headers.host', { headers: { host: 'x' } }],
+    ['headers.traceparent', { headers: { traceparent: 'x' } }],
     ['status', { status: 'enabled' }],
     ['', {}],
   ] as const) {
