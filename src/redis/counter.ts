@@ -86,6 +86,7 @@ return 1`
  * (ms), loaded count ('' when not loaded). Answers the count, or -1 when it must be loaded.
  */
 const SEE = `#!lua flags=allow-key-locking
+-- usually calls 7
 local base = redis.call('GET', KEYS[3])
 if not base then
   local count = redis.call('GET', KEYS[2]) or ARGV[5]
