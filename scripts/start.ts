@@ -140,11 +140,10 @@ async function readVariables() {
   } catch (error) {
     if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
   }
-  const {
-    UPSTASH_REDIS_REST_TOKEN: redisToken,
-    SERVICE_TOKEN: serviceToken,
-    ...others
-  } = parseEnv(await readFile(file, 'utf8'))
+  const set = parseEnv(await readFile(file, 'utf8'))
+  const missing = Object.keys(parseEnv(await readFile(`${file}.example`, 'utf8'))).filter((name) => !(name in set))
+  if (missing.length > 0) console.log(`.dev.vars does without ${missing.join(', ')}: see .dev.vars.example`)
+  const { UPSTASH_REDIS_REST_TOKEN: redisToken, SERVICE_TOKEN: serviceToken, ...others } = set
   if (!redisToken) throw new Obstacle('.dev.vars has no UPSTASH_REDIS_REST_TOKEN: see .dev.vars.example')
   if (!serviceToken) throw new Obstacle('.dev.vars has no SERVICE_TOKEN: see .dev.vars.example')
   return { redisToken, serviceToken, others }

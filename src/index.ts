@@ -92,8 +92,20 @@ export function createWorker() {
     /** Every minute. */
     async scheduled(controller, env, context) {
       const { config, services, end } = begin(env, context, 'CRON')
-      const { comments, deliveries, dispatch, likes, locks, maintenance, outbox, presence, scan, stats, views } =
-        services
+      const {
+        comments,
+        deliveries,
+        dispatch,
+        likes,
+        locks,
+        maintenance,
+        outbox,
+        presence,
+        scan,
+        stats,
+        streams,
+        views,
+      } = services
       const now = controller.scheduledTime
       const failures: unknown[] = []
       const run = (job: () => Promise<unknown>) => job().catch((error: unknown) => void failures.push(error))
@@ -106,6 +118,7 @@ export function createWorker() {
         () => likes.reconcile(now - 5 * 60_000, 500, signal),
         () => comments.reconcile(now - 5 * 60_000, 500, signal),
         () => presence.sweep(now, signal),
+        () => streams.catchUp(5_000, now, signal),
       ]
       const jobs = [
         () => locks.withLock('cron', { ttlMs: config.lockTtlMs }, (signal) => Promise.all(alone(signal).map(run))),
@@ -149,6 +162,7 @@ const LikeBody = v.object({
   userId: v.string(),
   isLiked: v.boolean(),
   changedAt: v.pipe(v.number(), v.integer()),
+  since: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
   traceparent: v.exactOptional(v.string()),
 })
 

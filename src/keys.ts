@@ -53,9 +53,9 @@ export const keys = {
   /** Pub/sub channel, no key: what is added to that log. */
   streamChannel: 'events:live',
   /** Stream of what isolates report of themselves, until it is folded. At most 1 000 entries; expires after 30 days. */
-  statsReports: 'stats:v1:reports',
+  statsReports: 'stats:v2:reports',
   /** String of JSON: those reports folded into sums and an hour of steps. Expires after 30 days without one. */
-  stats: 'stats:v1:folded',
+  stats: 'stats:v2:folded',
   /** String of JSON: how far the walk over all keys is, and what it found. Expires after 30 days. */
   statsScan: 'stats:v1:scan',
 }

@@ -233,7 +233,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
       { maxEntries: config.streams.maxEntries, ttlMs: STREAM_TTL_MS },
     ),
     config.events.source,
-    config.streams,
+    { ...config.streams, keptMs: STREAM_TTL_MS },
     onFailure,
   )
   const search = createSearch(db)

@@ -134,7 +134,7 @@ function headlineOf({ window, caches, presence, outbox }, series) {
       unit: 'commands',
       note: `${amount(window.roundTripsPerRequest)} round trips`,
     },
-    { name: 'Redis cost', value: usd(window.costPerMillionUsd), note: 'per million requests' },
+    { name: 'Redis cost', value: usd(window.costPerMillionUsd), note: 'per million requests, with queue and cron' },
     { name: 'Online', value: count(presence?.online), note: 'members seen lately' },
     {
       name: 'Outbox lag',

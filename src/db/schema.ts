@@ -122,14 +122,16 @@ export const postLikes = sqliteTable(
       .references(() => users.id, { onDelete: 'cascade' }),
     /** False once taken back: the row stays, so that an older message cannot bring the like back. */
     isLiked: integer('is_liked', { mode: 'boolean' }).notNull(),
-    /** When the member last changed it: the newest state wins, in whatever order the states arrive. */
+    /** When the member last said so: the newest state wins, in whatever order the states arrive. */
     changedAt: integer('changed_at').notNull(),
+    /** Since when it is so: they may have said it again. Null: since `changedAt`. */
+    since: integer(),
   },
   (t) => [
     primaryKey({ columns: [t.postId, t.userId] }),
     index('post_likes_user').on(t.userId, t.postId),
     index('post_likes_latest')
-      .on(t.postId, t.changedAt, t.userId)
+      .on(t.postId, sql`coalesce(since, changed_at)`, t.userId)
       .where(sql`is_liked`),
   ],
 )
@@ -145,12 +147,13 @@ export const commentLikes = sqliteTable(
       .references(() => users.id, { onDelete: 'cascade' }),
     isLiked: integer('is_liked', { mode: 'boolean' }).notNull(),
     changedAt: integer('changed_at').notNull(),
+    since: integer(),
   },
   (t) => [
     primaryKey({ columns: [t.commentId, t.userId] }),
     index('comment_likes_user').on(t.userId, t.commentId),
     index('comment_likes_latest')
-      .on(t.commentId, t.changedAt, t.userId)
+      .on(t.commentId, sql`coalesce(since, changed_at)`, t.userId)
       .where(sql`is_liked`),
   ],
 )
@@ -224,12 +227,17 @@ export const events = sqliteTable(
     attempts: integer().notNull().default(0),
     /** Of the request that made it so (W3C Trace Context); null where none did. */
     traceparent: text(),
+    /** Since when it is missing on the log of the streams, which could not take it; null: it is not. */
+    missedAt: integer('missed_at'),
   },
   (t) => [
     index('events_due')
       .on(t.dueAt)
       .where(sql`due_at IS NOT NULL`),
     index('events_age').on(t.createdAt),
+    index('events_missed')
+      .on(t.missedAt)
+      .where(sql`missed_at IS NOT NULL`),
   ],
 )
 

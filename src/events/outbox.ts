@@ -75,7 +75,7 @@ export function createOutbox(
         sql`
           SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
             json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0,
-            ${traceparent ?? null}
+            ${traceparent ?? null}, NULL
           FROM json_each(${JSON.stringify(rows)})
           WHERE ${when}`,
       )

@@ -17,6 +17,8 @@ export interface LikeMessage {
   isLiked: boolean
   /** Unix ms; of two for the same member and content the higher wins. */
   changedAt: number
+  /** Since when it is so: what is said again is no news. Null: since `changedAt`. */
+  since: number | null
   /** Of the request that sent it (W3C Trace Context). */
   traceparent?: string
 }
@@ -53,11 +55,11 @@ export function createLikes(
     const [[content], [like]] = await db.batch([
       db.select({ count: rows.likesCount }).from(rows).where(eq(rows.id, id)),
       db
-        .select({ isLiked: likes.isLiked, changedAt: likes.changedAt })
+        .select({ isLiked: likes.isLiked, changedAt: likes.changedAt, since: likes.since })
         .from(likes)
         .where(and(eq(contentId, id), eq(memberId, userId))),
     ])
-    return content ? { count: content.count, state: like ?? { isLiked: false, changedAt: 0 } } : null
+    return content ? { count: content.count, state: like ?? { isLiked: false, changedAt: 0, since: null } } : null
   }
 
   /** Writes states to D1, each where it is newer; leaves out contents and members that are gone. */
@@ -66,12 +68,13 @@ export function createLikes(
     const { rows, likes, contentId } = contents[kind]
     const column = sql.identifier(contentId.name)
     await db.run(sql`
-      INSERT INTO ${likes} (${column}, user_id, is_liked, changed_at)
-      SELECT value->>'contentId', value->>'userId', value->>'isLiked', value->>'changedAt'
+      INSERT INTO ${likes} (${column}, user_id, is_liked, changed_at, since)
+      SELECT value->>'contentId', value->>'userId', value->>'isLiked', value->>'changedAt', value->>'since'
       FROM json_each(${JSON.stringify(messages)})
       WHERE EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
         AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId')
-      ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at
+      ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at,
+        since = excluded.since
       WHERE excluded.changed_at > changed_at`)
   }
 
@@ -123,23 +126,27 @@ export function createLikes(
         .like(like, contentId, isLiked, () => load(kind, contentId, userId))
         .catch(unavailable)
       if (!counted) throw new Problem('not-found', `There is no ${kind} ${contentId}`)
-      await send({ kind, contentId, userId, isLiked, changedAt: counted.changedAt }).catch(async (cause: unknown) => {
+      const { count, changedAt, since } = counted
+      await send({ kind, contentId, userId, isLiked, changedAt, since }).catch(async (cause: unknown) => {
         await counters.forget(Object.values(like)).catch(() => {}) // D1 will not hear of it: count from there again
         unavailable(cause)
       })
-      return { liked: isLiked, likes: counted.count }
+      return { liked: isLiked, likes: count }
     },
 
     /** Which of `postIds` the member likes. One round trip, beside those of the posts themselves. */
     async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {
       const states = await reads.states(keys.likedBy(userId), postIds, async (missing) => {
         const rows = await db
-          .select({ id: posts.id, isLiked: postLikes.isLiked, changedAt: postLikes.changedAt })
+          .select({ id: posts.id, isLiked: postLikes.isLiked, changedAt: postLikes.changedAt, since: postLikes.since })
           .from(posts)
           .leftJoin(postLikes, and(eq(postLikes.postId, posts.id), eq(postLikes.userId, userId)))
           .where(inArray(posts.id, missing))
         return new Map(
-          rows.map(({ id, isLiked, changedAt }) => [id, { isLiked: isLiked ?? false, changedAt: changedAt ?? 0 }]),
+          rows.map(({ id, isLiked, changedAt, since }) => [
+            id,
+            { isLiked: isLiked ?? false, changedAt: changedAt ?? 0, since },
+          ]),
         )
       })
       return states.map((state) => state.isLiked)

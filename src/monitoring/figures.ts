@@ -11,15 +11,16 @@ const round = (value: number, digits = 3) => Number(value.toFixed(digits))
 const ratio = (part: number, whole: number) => (whole === 0 ? null : round(part / whole))
 
 function costOf(
-  { requests, commands, roundTrips }: { requests: number; commands: number; roundTrips: number },
+  { requests, commands, billed, roundTrips }: Record<'requests' | 'commands' | 'billed' | 'roundTrips', number>,
   usdPerCommand: number,
 ) {
   return {
     commands,
+    billedCommands: billed,
     roundTrips,
     commandsPerRequest: ratio(commands, requests),
     roundTripsPerRequest: ratio(roundTrips, requests),
-    costPerMillionUsd: requests === 0 ? null : round((commands / requests) * 1_000_000 * usdPerCommand),
+    costPerMillionUsd: requests === 0 ? null : round((billed / requests) * 1_000_000 * usdPerCommand),
   }
 }
 

@@ -101,9 +101,14 @@ export function render(figures: Exposed['figures'], totals: Exposed['totals']): 
           .map((status): [Labels, Value] => [{ route: name, status }, columns[status]]),
       ),
     )
-    const perRoute = (column: 'commands' | 'roundTrips') =>
+    const perRoute = (column: 'commands' | 'billed' | 'roundTrips') =>
       routes.map(({ name, columns }): [Labels, Value] => [{ route: name }, columns[column]])
-    counter('threads_redis_commands', 'Redis commands sent, by route: what is billed.', perRoute('commands'))
+    counter('threads_redis_commands', 'Redis commands sent, by route.', perRoute('commands'))
+    counter(
+      'threads_redis_billed_commands',
+      'Redis commands by route as they are billed: with those that scripts call, by an estimate.',
+      perRoute('billed'),
+    )
     counter('threads_redis_round_trips', 'HTTP requests to Redis, by route.', perRoute('roundTrips'))
     counter(
       'threads_cache_lookups',

@@ -37,6 +37,7 @@ const STEP_COLUMNS = [
   'limited',
   'likes',
   'commands',
+  'billed',
   'roundTrips',
   'memoryHits',
   'memoryMisses',
@@ -46,7 +47,7 @@ const STEP_COLUMNS = [
   'deliveriesFailed',
   'totalMs',
 ] as const
-const ROUTE_COLUMNS = ['requests', '2xx', '3xx', '4xx', '5xx', 'commands', 'roundTrips', 'totalMs'] as const
+const ROUTE_COLUMNS = ['requests', '2xx', '3xx', '4xx', '5xx', 'commands', 'billed', 'roundTrips', 'totalMs'] as const
 const OUTCOMES = ['hit', 'stale', 'negative', 'miss', 'error', 'load', 'store', 'lost', 'refused'] as const
 
 /** Upper bounds of the latency histogram (ms, inclusive); one more bucket holds what took longer. */
@@ -210,6 +211,7 @@ export function createRecorder(slowMs: number) {
           const bucket = bucketOf(ms)
           const step = stepAt(now)
           bumpStep(step, 'commands', meter.commands)
+          bumpStep(step, 'billed', meter.billed)
           bumpStep(step, 'roundTrips', meter.roundTrips)
           if (status !== undefined) {
             bumpStep(step, 'requests')
@@ -225,6 +227,7 @@ export function createRecorder(slowMs: number) {
           count('requests')
           if (status !== undefined && status >= 200) count(classOf(status))
           count('commands', meter.commands)
+          count('billed', meter.billed)
           count('roundTrips', meter.roundTrips)
           count('totalMs', rounded)
           bump(row, ROUTE_COLUMNS.length + bucket)

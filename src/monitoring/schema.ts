@@ -30,9 +30,12 @@ const Latency = {
   p99Ms: v.nullable(Amount),
 }
 
-/** What Redis was asked for, before and after the answers. Commands inside scripts are billed too, and not seen. */
+/** What Redis was asked for, before and after the answers. */
 const Cost = {
+  /** Sent. */
   commands: Count,
+  /** With those that scripts call, as they are billed: an estimate, for scripts are not watched. The cost is of these. */
+  billedCommands: Count,
   roundTrips: Count,
   commandsPerRequest: v.nullable(Amount),
   roundTripsPerRequest: v.nullable(Amount),

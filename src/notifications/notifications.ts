@@ -195,7 +195,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     const ofOthers = (content: SQL, author: SQL) =>
       sql`FROM ${likes} WHERE ${contentId} = ${content} AND is_liked AND user_id <> ${author}`
     const [content, author] = [sql`content.id`, sql`content.author_id`]
-    const latest = sql`${ofOthers(content, author)} ORDER BY changed_at DESC, user_id DESC`
+    const latest = sql`${ofOthers(content, author)} ORDER BY ${SINCE} DESC, user_id DESC`
     const told = await Promise.all([
       db.all<{ userId: string }>(sql`
         DELETE FROM ${notifications}
@@ -210,7 +210,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
             likes_count - EXISTS (
               SELECT 1 FROM ${likes} WHERE ${contentId} = ${content} AND user_id = ${author} AND is_liked
             ) AS actors_count,
-            (SELECT changed_at ${latest} LIMIT 1) AS created_at
+            (SELECT ${SINCE} ${latest} LIMIT 1) AS created_at
           FROM json_each(${list}) CROSS JOIN ${rows} AS content ON content.id = value`,
         notedAt,
       ),
@@ -406,6 +406,9 @@ const contents = {
     postId: sql.raw('content.post_id'),
   },
 }
+
+/** When a like was given, not when it was last said again; as `post_likes_latest` and `comment_likes_latest` have it. */
+const SINCE = sql.raw('coalesce(since, changed_at)')
 
 /** A field that the schema of the event's type has, as text. */
 function field({ data }: StoredEvent, name: string): string {

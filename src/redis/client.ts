@@ -40,8 +40,13 @@ export function createBreaker(failures: number, coolDownMs: number) {
 
 /** What the Redis of one Worker invocation has cost so far. */
 export interface Meter {
-  /** Commands sent, as Upstash bills them; those inside a script are not seen from here. */
+  /** Commands sent; those inside a script are not among them. */
   commands: number
+  /**
+   * Commands as Upstash bills them, with those that scripts call: an estimate, since a script is read and not watched.
+   * Each call in its text counts once, in a loop or not; one of many branches says itself what it `usually calls`.
+   */
+  billed: number
   /** HTTP requests sent, retries included. */
   roundTrips: number
   /** Milliseconds spent waiting, summed: parallel requests count each. */
@@ -49,7 +54,7 @@ export interface Meter {
   failures: number
 }
 
-export const newMeter = (): Meter => ({ commands: 0, roundTrips: 0, waitedMs: 0, failures: 0 })
+export const newMeter = (): Meter => ({ commands: 0, billed: 0, roundTrips: 0, waitedMs: 0, failures: 0 })
 
 /** One HTTP request to Redis, as it went. */
 export interface Sent {
@@ -94,7 +99,9 @@ export function createConnection(
       if (!breaker.admits(Date.now())) throw new RedisUnavailable('Redis is not asked: the circuit is open')
       const startedAt = performance.now()
       let isAnswered = true
-      meter.commands += isBatch(request) ? request.body.length : 1
+      const sent = isBatch(request) ? request.body : [request.body]
+      meter.commands += sent.length
+      for (const command of sent) meter.billed += billedFor(command)
       meter.roundTrips += 1
       try {
         // A plain AbortSignal would turn a timed-out command into a successful reply; the SDK takes a function here
@@ -120,7 +127,6 @@ export function createConnection(
       } finally {
         const ms = performance.now() - startedAt
         meter.waitedMs += ms
-        const sent = isBatch(request) ? request.body : [request.body]
         onSent({ commands: sent.filter((command) => Array.isArray(command)), ms, isAnswered })
       }
     }
@@ -192,6 +198,25 @@ class OpenRedis extends Redis {
 
 const isBatch = (request: UpstashRequest): request is UpstashRequest & { body: unknown[] } =>
   (request.path?.[0] === 'pipeline' || request.path?.[0] === 'multi-exec') && Array.isArray(request.body)
+
+/** How many commands each script calls, by its text. There are as many as the program has. */
+const calledBy = new Map<string, number>()
+/** Only `@upstash/ratelimit` sends a script by its hash: two `GET` and an `INCRBY`. */
+const CALLED_BY_HASH = 3
+
+/** What a command costs, with what it calls if it is a script. */
+function billedFor(command: unknown): number {
+  const [name, script] = Array.isArray(command) ? (command as unknown[]) : []
+  if (name === 'evalsha') return 1 + CALLED_BY_HASH
+  if (name !== 'eval' || typeof script !== 'string') return 1
+  let called = calledBy.get(script)
+  if (called === undefined) {
+    const [, usually] = /^-- usually calls (\d+)$/m.exec(script) ?? []
+    called = usually === undefined ? script.split('redis.call(').length - 1 : Number(usually)
+    calledBy.set(script, called)
+  }
+  return 1 + called
+}
 
 /** Whether Redis answered, if only to refuse the command: its own errors begin with a code in capitals. */
 const isAnswer = (error: unknown): boolean =>

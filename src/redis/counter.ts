@@ -6,14 +6,17 @@ export interface LikeKeys {
   count: string
   /** Hash: when it was last changed here (`at`), and the newest revision set from the source (`likes`, `comments`). */
   meta: string
-  /** Hash of a member: content id → `<1 or 0>:<changed at>`. */
+  /** Hash of a member: content id → `<1 or 0>:<since>:<changed at>`, the first of the times left out where they are one. */
   states: string
 }
 
-/** What one member thinks of one content. `changedAt` is Unix ms, rises with every change of that content. */
+/** What one member thinks of one content. */
 export interface LikeState {
   isLiked: boolean
+  /** When they last said so: Unix ms, rises with every change of that content. */
   changedAt: number
+  /** When they first said so. Null: at `changedAt`. */
+  since: number | null
 }
 
 /** What the source of truth knows before a like: the member's state, and the count. */
@@ -37,23 +40,28 @@ export interface Settlement {
 
 /**
  * One member likes a content, or no longer. KEYS: states, count, meta. ARGV: content, 1 or 0, now, TTL (ms), loaded
- * state, loaded count ('' when not loaded). Answers nothing when something must be loaded, else the count and when
- * this was. What changes nothing is noted as anew too: an older change may still be on its way to the source.
+ * state, loaded count ('' when not loaded). Answers nothing when something must be loaded, else the count, when this
+ * was, and since when it is so. What changes nothing is noted as anew too: an older change may still be on its way to
+ * the source.
  */
 const LIKE = `#!lua flags=allow-key-locking
 local state = redis.call('HGET', KEYS[1], ARGV[1]) or ARGV[5]
 local count = redis.call('GET', KEYS[2]) or ARGV[6]
 if state == '' or count == '' then return {} end
-local liked, before = string.match(state, '^(%d):(%d+)$')
+local liked, since = string.match(state, '^(%d):(%d+)')
+local before = string.match(state, '%d+$')
 local last = tonumber(redis.call('HGET', KEYS[3], 'at') or '0')
 local changedAt = string.format('%.0f', math.max(tonumber(ARGV[3]), last + 1, tonumber(before) + 1))
-if liked ~= ARGV[2] then count = tonumber(count) + (ARGV[2] == '1' and 1 or -1) end
+if liked ~= ARGV[2] then
+  count = tonumber(count) + (ARGV[2] == '1' and 1 or -1)
+  since = changedAt
+end
 redis.call('HSET', KEYS[3], 'at', changedAt)
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ':' .. changedAt)
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ':' .. (since == changedAt and '' or since .. ':') .. changedAt)
 redis.call('SET', KEYS[2], count, 'PX', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
-return {tonumber(count), changedAt}`
+return {tonumber(count), changedAt, since}`
 
 /** Sets a count from the source. KEYS: count, meta. ARGV: field, value, revision, changed at, TTL (ms). */
 const SETTLE = `#!lua flags=allow-key-locking
@@ -78,6 +86,7 @@ return 1`
  * (ms), loaded count ('' when not loaded). Answers the count, or -1 when it must be loaded.
  */
 const SEE = `#!lua flags=allow-key-locking
+-- usually calls 7
 local base = redis.call('GET', KEYS[3])
 if not base then
   local count = redis.call('GET', KEYS[2]) or ARGV[5]
@@ -95,11 +104,12 @@ return count`
 /** How long Redis keeps who viewed a post after the last view; then its count goes on from what the source has. */
 const VIEWERS_TTL_MS = 30 * 86_400_000
 
-const written = ({ isLiked, changedAt }: LikeState) => `${isLiked ? 1 : 0}:${changedAt}`
+const written = ({ isLiked, changedAt, since }: LikeState) =>
+  [isLiked ? 1 : 0, ...new Set([since ?? changedAt, changedAt])].join(':')
 
 function read(text: string): LikeState {
-  const [isLiked, changedAt] = text.split(':')
-  return { isLiked: isLiked === '1', changedAt: Number(changedAt) }
+  const [isLiked, since = 0, changedAt = since] = text.split(':').map(Number)
+  return { isLiked: isLiked === 1, changedAt, since }
 }
 
 export type Counters = ReturnType<typeof createCounters>
@@ -158,7 +168,7 @@ export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => 
       }
       const missing = ids.filter((id) => typeof held?.[id] !== 'string')
       const loaded = missing.length > 0 ? await load(missing) : new Map<string, LikeState>()
-      const stateOf = (id: string) => loaded.get(id) ?? { isLiked: false, changedAt: 0 }
+      const stateOf = (id: string) => loaded.get(id) ?? { isLiked: false, changedAt: 0, since: null }
       if (held !== undefined && missing.length > 0) {
         const fill = redis.pipeline()
         for (const [id, state] of loaded) fill.hsetnx(statesKey, id, written(state)) // of what exists, no more
@@ -181,9 +191,9 @@ export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => 
       isLiked: boolean,
       load: () => Promise<LoadedLike | null>,
       now = Date.now(),
-    ): Promise<{ count: number; changedAt: number } | null> {
+    ): Promise<{ count: number; changedAt: number; since: number } | null> {
       const attempt = (state: string, count: string) =>
-        redis.eval<string[], [number, number] | []>(
+        redis.eval<string[], [number, number, number] | []>(
           LIKE,
           [keys.states, keys.count, keys.meta],
           [contentId, isLiked ? '1' : '0', String(now), String(ttlMs), state, count],
@@ -194,8 +204,8 @@ export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => 
         if (!loaded) return null
         reply = await attempt(written(loaded.state), String(loaded.count))
       }
-      const [count = 0, changedAt = 0] = reply
-      return { count, changedAt }
+      const [count = 0, changedAt = 0, since = 0] = reply
+      return { count, changedAt, since }
     },
 
     /** Brings counts and states here to what the source has, where nothing newer is under way. One round trip. */

@@ -46,6 +46,7 @@ const CAP_MS = 1_000
  * A fence is the server's time in µs, or the last one + 1 if that is higher: it rises even when the last is forgotten.
  */
 const ACQUIRE = `#!lua flags=allow-key-locking
+-- usually calls 5
 local held = redis.call('GET', KEYS[1])
 if held then
   local fence, owner = string.match(held, '^(%d+):(.*)$')

@@ -60,6 +60,7 @@ const SHARD_MS = 86_400_000
  * Most beats end at the first command: it raises the score of who is there and does nothing for who is not.
  */
 const BEAT = `#!lua flags=allow-key-locking
+-- usually calls 3
 local user, device, beat, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local function note()
   if redis.call('ZADD', KEYS[3], 'GT', now, device) == 1 then

@@ -28,6 +28,7 @@ export function createSubscribe(
     const late = new AbortController()
     const timer = setTimeout(() => late.abort(new Error(`Redis took over ${timeoutMs} ms`)), timeoutMs)
     meter.commands += 1
+    meter.billed += 1
     meter.roundTrips += 1
     let isAnswered = false
     try {

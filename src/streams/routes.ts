@@ -57,8 +57,8 @@ export const streams = new Hono<AppEnv>().get(
       'the service token: everything. A comment comes every 15 s. The stream ends now and then (after 15 minutes, with ' +
       'the session, when the client does not keep up): the browser comes back, with `Last-Event-ID` (or ' +
       '`?lastEventId=`), and misses nothing. If that is too long ago, an event `reset` says so: load afresh, and go on. ' +
-      'An event may come again under the same CloudEvent `id`. Without Redis: 503, open streams end, and what happens ' +
-      'until it is back is on none: a gap in `sequence` shows it.',
+      'An event may come again under the same CloudEvent `id`. Without Redis: 503, and open streams end; what happens ' +
+      'until it is back comes within a minute or two of that, after what happened since: `sequence` tells its place.',
     textType: 'text/event-stream',
     headers: ['Last-Event-ID'],
     problems: ['invalid-request', 'unavailable'],

@@ -1,6 +1,7 @@
-import { desc, eq } from 'drizzle-orm'
+import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { follows } from '../db/schema.ts'
+import { listOf } from '../db/list.ts'
+import { events, follows } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { type Audience, type CloudEvent, type StoredEvent, toCloudEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/consume.ts'
@@ -28,6 +29,8 @@ export interface StreamsPolicy {
   maxQueuedBytes: number
   /** Who takes nothing for this long, while that many bytes wait, is dropped. */
   stallMs: number
+  /** What the log missed longer ago than this is not brought there any more: nothing of then is left to continue. */
+  keptMs: number
 }
 
 export interface Opening {
@@ -44,6 +47,9 @@ export interface Opening {
 /** Of who follows more, the latest count. Ids of 28 characters. */
 const MAX_FOLLOWED = 10_000
 
+/** How many events that the log missed are brought there at once. */
+const PAGE = 100
+
 export type Streams = ReturnType<typeof createStreams>
 
 /**
@@ -54,8 +60,13 @@ export type Streams = ReturnType<typeof createStreams>
  * they follow or unfollow somebody, and every `checkMs`.
  *
  * Opening: `SUBSCRIBE`, then one round trip, both before the answer. Open: one round trip every `checkMs`, however much
- * happens. Without Redis opening is refused as `unavailable`, open streams end, and events miss the log, not the other
- * listeners: `onFailure` is told. A stream that ends, for whatever reason, is continued where it was by the next.
+ * happens. A stream that ends, for whatever reason, is continued where it was by the next.
+ *
+ * Without Redis opening is refused as `unavailable`, and open streams end. What happens meanwhile misses the log, not the
+ * other listeners: `onFailure` is told, D1 notes which events those are (one statement a batch), and `catchUp` brings
+ * them to the log once Redis is back. There they come after what happened since, and so reach whoever resumes or is
+ * there by then; `sequence` tells their place. An event that is appended twice (a reply was lost, a step died) is on the
+ * log once, as the log knows the names of its `maxEntries` latest: only one that has left it since may come again.
  */
 export function createStreams(
   db: DrizzleD1Database,
@@ -67,14 +78,28 @@ export function createStreams(
   const listener: Listener = {
     name: 'streams',
     wants: () => true,
-    async handle(events: StoredEvent[]) {
-      const items = events.map((event) => ({
-        name: event.id,
-        value: { event: toCloudEvent(event, source), audience: event.audience },
-      }))
-      await log.append(items).catch((error: unknown) => onFailure('streams', error))
+    async handle(happened) {
+      try {
+        await append(happened)
+      } catch (error) {
+        onFailure('streams', error)
+        await db
+          .update(events)
+          .set({ missedAt: Date.now() })
+          .where(and(among(happened), isNull(events.missedAt)))
+      }
     },
   }
+
+  const append = (happened: StoredEvent[]) =>
+    log.append(
+      happened.map((event) => ({
+        name: event.id,
+        value: { event: toCloudEvent(event, source), audience: event.audience },
+      })),
+    )
+
+  const among = (happened: StoredEvent[]) => inArray(events.id, listOf(happened.map((event) => event.id)))
 
   /** Whether a viewer may see an event; `note` hears of every event, whatever its channel. */
   function createSight(viewer: Viewer) {
@@ -112,6 +137,27 @@ export function createStreams(
 
   return {
     listener,
+
+    /**
+     * Brings at most `most` events that the log missed there, in the order in which they missed it; answers how many.
+     * Stops between steps when `signal` aborts. For the cron: one D1 query when nothing was missed; else two and two
+     * round trips per `PAGE`. Safe twice; what fails is left for the next time.
+     */
+    async catchUp(most: number, now: number, signal: AbortSignal): Promise<number> {
+      for (let caughtUp = 0; ;) {
+        signal.throwIfAborted()
+        const missed = await db
+          .select()
+          .from(events)
+          .where(gt(events.missedAt, now - policy.keptMs))
+          .orderBy(events.missedAt, sql`rowid`)
+          .limit(Math.min(PAGE, most - caughtUp))
+        if (missed.length === 0) return caughtUp
+        await append(missed)
+        await db.update(events).set({ missedAt: null }).where(among(missed)) // also if they missed it again meanwhile
+        caughtUp += missed.length
+      }
+    },
 
     /**
      * Begins a stream; `ended` when it is over. `viewer` sees nothing but what everyone may if their session is not live.

@@ -140,6 +140,11 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   await edge.deliver(edge.deliveries.take(), 'deliveries')
   await hooks('DELETE', `/v1/webhooks/${hook.id}`)
   await hooks('POST', '/v1/events', order)
+  await edge.settle()
+  await edge.redis.fault({ kind: 'status', match: 'PUBLISH', times: 2 }) // what is told now misses the streams
+  expect(await edge.dispatch()).toBe(0)
+  await edge.cron()
+  expect([...statements].filter((statement) => statement.includes('"missed_at" = ?'))).toHaveLength(2)
   await db.update(counterChanges).set({ changedAt: 0 })
   await edge.cron(Date.now() + 3_600_000)
   await edge.dispatch()

@@ -11,7 +11,7 @@ function reportOf(at: number, ms = 10, status = 200) {
   const recorder = createRecorder(100)
   const watch = recorder.watch()
   watch.onSent({ commands: [['MGET', 'user:u_1', `user:u_${at}`]], ms: 100 + ms, isAnswered: true })
-  const meter = { commands: 2, roundTrips: 1, waitedMs: ms, failures: 0 }
+  const meter = { commands: 2, billed: 3, roundTrips: 1, waitedMs: ms, failures: 0 }
   watch.end({ route: 'GET /', status, ms, meter }, at)
   const [slow] = recorder.held().slow
   if (slow) slow.at = at
@@ -33,7 +33,7 @@ test('reports add up by step, route, key and slowness, and what is older than th
   const { window, routes } = windowOf(folded, 0.000_002, T)
   expect(window).toMatchObject({ from: '2026-01-01T11:00:00.000Z', requests: 66, errors: 1, commands: 132 })
   expect(routes).toMatchObject([
-    { route: 'GET /', requests: 66, statuses: { '2xx': 65, '5xx': 1 }, commandsPerRequest: 2, costPerMillionUsd: 4 },
+    { route: 'GET /', requests: 66, statuses: { '2xx': 65, '5xx': 1 }, commandsPerRequest: 2, costPerMillionUsd: 6 },
   ])
   expect(topKeys(folded)['user:u_1']).toEqual([66])
   expect(Object.keys(topKeys(folded)).length).toBe(20)

@@ -83,7 +83,6 @@ test('an isolate knows at once what it has served: by route, with all that Redis
     commands: spent.commands,
     roundTrips: spent.requests,
     commandsPerRequest: Number((spent.commands / 5).toFixed(3)),
-    costPerMillionUsd: Number(((spent.commands / 5) * 2).toFixed(3)),
     p50Ms: expect.any(Number),
     p99Ms: expect.any(Number),
   })
@@ -106,7 +105,29 @@ test('what a command costs can be set', async () => {
   await edge.fetch('/v1/users/u_nobody')
   await edge.settle()
   const route = routeIn(await readStats(edge), 'GET /v1/users/:id')
-  expect(route?.costPerMillionUsd).toBe((route?.commandsPerRequest ?? 0) * 10)
+  expect(route?.costPerMillionUsd).toBe((route?.billedCommands ?? 0) * 10)
+})
+
+test('the cost has in it what scripts call, as a real Redis counted it (npm run costs)', async () => {
+  const edge = newEdge()
+  const [ada, bob] = [await addUser(), await addUser()]
+  const post = await addPost({ authorId: ada.id })
+  const headers = await edge.signIn(bob)
+  for (const [method, path, route, sent, billed] of [
+    ['GET', `/v1/users/${ada.id}`, 'GET /v1/users/:id', 1, 4],
+    ['POST', '/v1/presence/heartbeat', 'POST /v1/presence/heartbeat', 3, 9],
+    ['PUT', `/v1/posts/${post.id}/like`, 'PUT /v1/posts/:id/like', 3, 14],
+  ] as const) {
+    const ask = async () => {
+      await edge.fetch(path, { method, headers })
+      await edge.settle()
+      return routeIn(await readStats(edge), route)
+    }
+    const first = await ask() // which loads what later ones find
+    const second = await ask()
+    const costs = (of: 'commands' | 'billedCommands') => (second?.[of] ?? 0) - (first?.[of] ?? 0)
+    expect([route, costs('commands'), costs('billedCommands')]).toEqual([route, sent, billed])
+  }
 })
 
 test('an answer from memory costs nothing, and reporting many requests one command each time', async () => {

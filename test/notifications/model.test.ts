@@ -95,6 +95,8 @@ async function play(steps: Step[]): Promise<void> {
       written = written.filter((other) => other !== content && other.on !== content)
     } else {
       await member(by).like(content.id, step.do === 'like' ? 'PUT' : 'DELETE')
+      const isSaidAgain = step.do === 'like' && content.likes.some((like) => like.by === by)
+      if (isSaidAgain) continue
       content.likes = content.likes.filter((like) => like.by !== by)
       if (step.do === 'like') content.likes.unshift({ by, at })
     }

@@ -169,6 +169,47 @@ test('what is read stays so, up to where it was read; what comes later is unread
   expect(await ada.read((await ada.list()).items[1]?.id)).toEqual({ unreadCount: 1 })
 })
 
+test('a like that is said again is no news, whoever says it, however it arrives, and whatever Redis forgot', async () => {
+  const { newMember, deliver, likes, edge } = newWorld()
+  const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
+  const postId = await ada.post()
+  const commentId = await ada.comment(postId)
+  for (const id of [postId, commentId]) for (const by of [bob, eve]) await by.like(id)
+  await deliver()
+  await bob.comment(postId)
+  await deliver()
+  await ada.read()
+  const told = await ada.list()
+  expect(told.items.map(({ type, actorsCount }) => [type, actorsCount])).toEqual([
+    ['comment', 1],
+    ['like', 2],
+    ['like', 2],
+  ])
+  const again = async (...members: (typeof bob)[]) => {
+    for (const by of members) for (const id of [postId, commentId]) await by.like(id)
+    likes.reverse()
+    await deliver()
+    expect(await ada.list()).toEqual(told)
+  }
+  await again(eve) // the latest of them
+  await again(bob, bob, eve)
+  await edge.sdk.flushdb()
+  await again(bob)
+  await edge.sdk.flushdb()
+  for (const by of [bob, eve]) await by.send('GET', `/v1/posts/${postId}`) // what they like is read from D1
+  await edge.settle()
+  await again(bob, eve)
+  await rebuild(edge)
+  expect(await ada.list()).toEqual(told)
+
+  for (const method of ['DELETE', 'PUT', 'PUT'] as const) await bob.like(postId, method)
+  likes.reverse()
+  await deliver()
+  const [news, ...others] = (await ada.list()).items
+  expect(news).toMatchObject({ type: 'like', postId, actorIds: [bob.id, eve.id], actorsCount: 2, isRead: false })
+  expect(others.map((item) => item.isRead)).toEqual([true, true])
+})
+
 test('a list that Redis holds is one round trip and one command beside the session; others say what they cost', async () => {
   const { newMember, edge } = newWorld()
   const ada = await newMember()

@@ -122,6 +122,7 @@ test('ended while it loads its data, it leaves no process', { timeout: 90_000 },
 test('then it loads the data after all, answers, and ends when npm is killed', { timeout: 90_000 }, async () => {
   const product = npmStart(await freePort(), await freePort())
   await product.says('Stop:')
+  expect(product.output()).not.toContain('.dev.vars does without')
   expect(product.output()).toContain('Loading demo data: 200 users, 5000 posts … done in')
   const { url } = product
   expect(product.output()).toMatch(
@@ -152,8 +153,10 @@ test(
   'started again it keeps its data, shows the reference and follows edits, and Ctrl-C ends all',
   { timeout: 90_000 },
   async () => {
+    await appendFile(join(clone, '.dev.vars.example'), 'COMMANDS_USD="0.3"\n')
     const product = run(process.execPath, ['scripts/start.ts'], await freePort(), await freePort())
     await product.says('Stop:')
+    expect(product.output()).toContain('.dev.vars does without COMMANDS_USD: see .dev.vars.example')
     expect(product.output()).toContain('The database has its data')
     expect(product.output()).not.toContain('Loading demo data')
     const { url } = product

@@ -131,7 +131,7 @@ test(
 )
 
 test(
-  'when Redis goes, open streams end; to open one is 503 until it is back, and events are taken',
+  'when Redis goes, open streams end; to open one is 503 until it is back, and what happened comes then',
   { timeout: 90_000 },
   async () => {
     const stream = await open()
@@ -142,6 +142,9 @@ test(
     expect([refused.response.status, refused.response.headers.get('Retry-After')]).toEqual([503, '5'])
     await refused.close()
     await publish('unheard')
+    const database = await workerd.getD1Database('DB')
+    const isMissed = database.prepare(`SELECT 1 FROM events WHERE type = 'unheard' AND missed_at IS NOT NULL`)
+    await until(async () => (await isMissed.first()) !== null) // the queue has brought it
 
     emulator = await startEmulator({ openTokens: true, port })
     await createControl(emulator.url, TOKEN).reset()
@@ -150,5 +153,14 @@ test(
       leave()
       return response.status === 200
     })
+    const returned = await open()
+    // The types of Miniflare do not know it.
+    const worker = (await workerd.getWorker()) as unknown as { scheduled: (event: object) => Promise<unknown> }
+    await until(async () => {
+      await worker.scheduled({ cron: '* * * * *', scheduledTime: new Date() })
+      return (await isMissed.first()) === null
+    })
+    expect((await returned.event()).type).toBe('unheard')
+    returned.leave()
   },
 )

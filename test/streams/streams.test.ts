@@ -3,47 +3,14 @@ import { beforeAll, expect, test } from 'vitest'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { keys } from '../../src/keys.ts'
 import { addFollow, addUser } from '../rows.ts'
-import { newReader } from './reader.ts'
+import type { newReader } from './reader.ts'
+import { custom, open, publish, SERVICE, until } from './world.ts'
 
 beforeAll(migrate)
-
-const SERVICE = { Authorization: `Bearer ${env.SERVICE_TOKEN}`, 'Content-Type': 'application/json' }
-
-/** Publishes an event, and delivers it to those who listen. */
-async function publish(edge: Edge, event: object): Promise<string> {
-  const response = await edge.fetch('/v1/events', { method: 'POST', headers: SERVICE, body: JSON.stringify(event) })
-  expect(response.status).toBe(202)
-  const { id } = await response.json<{ id: string }>()
-  await until(() => edge.events.sent.length > 0) // after the answer
-  expect(await edge.dispatch()).toBe(0)
-  return id
-}
-
-/** An event on a channel of a back end. */
-const custom = (type: string, more: object = {}) => ({
-  channel: 'custom_test',
-  type,
-  data: { text: type },
-  audience: 'everyone',
-  ...more,
-})
-
-async function open(edge: Edge, headers: Record<string, string> = {}, query = 'channels=custom_test') {
-  const response = await edge.fetch(`/v1/events/stream?${query}`, { headers })
-  expect(response.status).toBe(200)
-  return { response, ...newReader(response.body) }
-}
 
 /** How many subscriptions Redis has. */
 const listening = async (edge: Edge) =>
   (await edge.sdk.exec<[string, number]>(['PUBSUB', 'NUMSUB', keys.streamChannel]))[1]
-
-/** Waits for what comes to be after an answer. */
-async function until(condition: () => Promise<boolean> | boolean): Promise<void> {
-  for (const deadline = Date.now() + 20_000; !(await condition()); await scheduler.wait(20)) {
-    if (Date.now() > deadline) throw new Error('it never came to be')
-  }
-}
 
 test('an event reaches every stream on its channel as it happens, once, with its id, type and CloudEvent', async () => {
   const edge = newEdge()
