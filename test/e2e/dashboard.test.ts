@@ -213,6 +213,8 @@ test('figures, charts and tables move under traffic', async () => {
   expect(await headline(page, 'Redis per request')).toMatch(/^[\d.]+ commands$/)
   expect(await headline(page, 'Redis cost')).toMatch(/^\$[\d.]+$/)
   expect(Number(await headline(page, 'Online'))).toBeGreaterThan(0)
+  const server = page.locator('dl').filter({ hasText: 'Scanned keys' })
+  expect(await server.innerText()).toMatch(/Scanned keys\s+[\d,]+ of [\d,]+\s+Last whole scan\s+/)
   const summary = page.locator('#chart-0-summary')
   expect(await summary.textContent()).toMatch(/all: now [\d.]+, between 0 and [\d.]+, highest at \d\d:\d\d/)
   expect(await page.getByRole('img', { name: 'Requests per second The last 15 minutes.' }).count()).toBe(1)
