@@ -215,7 +215,12 @@ function serverOf({ server, scan }) {
   ]
 }
 
-/** How far the walk is. Where keys are gone since, it has seen more than there are. @param {Figure} scanned @param {Figure} all */
+/**
+ * How far the walk is. It may have seen more than there are now: some are gone since.
+ *
+ * @param {Figure} scanned
+ * @param {Figure} all
+ */
 function scannedOf(scanned, all) {
   if (typeof scanned !== 'number' || typeof all !== 'number') return count(scanned)
   return `${count(scanned)} of ${count(Math.max(scanned, all))}`
