@@ -44,7 +44,6 @@ const variables = {
   LIMIT_READS_SECONDS: DAY,
   LIMIT_WRITES_SECONDS: DAY,
   LIMIT_SIGN_IN_SECONDS: DAY,
-  LOG_REQUESTS: 'none',
 }
 const worker = await startWorkers(await bundle('ours'), emulator, prepared.folder, 2, variables)
 try {
