@@ -37,7 +37,9 @@ beforeEach(() => {
 // Whoever follows the README has ids and URLs in the file that these tests copy: none of them may be asked or changed.
 test('a copy of what was set up is as it was before', { timeout: 60_000 }, async () => {
   const fresh = await makeClone()
-  await clone.writeConfig(config.replace('UPSTASH_REDIS_REST_URL = ""', 'UPSTASH_REDIS_REST_URL = "https://production"'))
+  await clone.writeConfig(
+    config.replace('UPSTASH_REDIS_REST_URL = ""', 'UPSTASH_REDIS_REST_URL = "https://production"'),
+  )
   const copy = await makeClone(clone.folder)
   await clone.writeConfig(config)
   const before = await fresh.readConfig()
