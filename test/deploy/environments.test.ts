@@ -49,7 +49,7 @@ test('an environment may have variables and a domain of its own, but may lack no
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
   const path = join(folder, 'wrangler.toml')
   const config = await readFile(configPath, 'utf8')
-  const own = `[env.production.vars]\nCORS_ORIGINS = "https://app.example"`
+  const own = `[env.production.vars]\nOF_PRODUCTION_ALONE = "yes"`
   const domain = `[[env.production.routes]]\npattern = "api.example"\ncustom_domain = true\n`
   await writeFile(path, `${config.replace('[env.production.vars]', own)}\n${domain}`)
   expectSame('production', path)

@@ -34,9 +34,10 @@ export async function makeClone(from = root) {
   }
 }
 
-/** What `npm run setup` fills in is empty again: every id, and the URL of Redis of every environment. */
+/** What `npm run setup` fills in is empty again: every id, and the URL of Redis of every environment. Domains are gone. */
 const beforeSetup = (config: string) =>
   config
+    .replaceAll(/^\[\[env\.[\w-]+\.routes\]\]\n(?:(?!\[).*\n?)*/gm, '')
     .replaceAll(/^(\s*database_id\s*=\s*)("[^"]*"|'[^']*')/gm, '$1"00000000-0000-0000-0000-000000000000"')
     .replaceAll(/^(\[env\.[\w-]+\.vars\](?:.*\n(?!\[))+?\s*UPSTASH_REDIS_REST_URL\s*=\s*)("[^"]*"|'[^']*')/gm, '$1""')
 
