@@ -65,7 +65,7 @@ test('an environment may have variables and a domain of its own, but may lack no
   const start = config.indexOf('[env.production.vars]')
   for (const [from, to] of changes) {
     await writeFile(path, config.slice(0, start) + config.slice(start).replace(from, to))
-    expect(() => expectSame('production', path), to).toThrow(/expected/)
+    expect(() => expectSame('production', path)).toThrow(/expected/)
   }
   await rm(folder, { recursive: true })
 })
