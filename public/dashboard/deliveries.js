@@ -8,20 +8,25 @@ import { createTable } from './table.js'
 
 const MOST_ENDPOINTS = 10
 const MOST_DELIVERIES = 20
+/** As many may be given up as before, and be others. */
+const RELOAD_MS = 60_000
 
 /**
  * What webhooks gave up, each with a button that sends it again. It is asked for when how much of it there is changes,
- * and after a retry.
+ * each minute, and when the window is turned to again: it may have been sent again elsewhere.
  *
  * @param {Api} api
  * @param {(text: string) => void} say
+ * @param {AbortSignal} ended when it is not shown any more
  */
-export function createDeliveries(api, say) {
+export function createDeliveries(api, say, ended) {
   /** @type {Map<string, string>} what became of a retry, by delivery */
   const notes = new Map()
   /** @type {Row[]} */
   let rows = []
   let known = ''
+  /** Unix ms: when `rows` are too old, whatever is known */
+  let reloadAt = 0
   let isLoading = false
 
   const table = createTable({
@@ -53,6 +58,7 @@ export function createDeliveries(api, say) {
     ]),
   })
   table.update([])
+  addEventListener('focus', () => (reloadAt = 0), { signal: ended })
 
   /** @param {Row} row */
   async function retry(row) {
@@ -91,13 +97,16 @@ export function createDeliveries(api, say) {
     async update(endpoints) {
       const failing = endpoints.filter(({ dead }) => dead > 0).slice(0, MOST_ENDPOINTS)
       const state = failing.map(({ id, dead }) => `${id} ${dead}`).join()
-      if (state === known || isLoading) return
+      const now = Date.now()
+      if (isLoading || (state === known && now < reloadAt)) return
       isLoading = true
+      reloadAt = now + RELOAD_MS
       try {
         await load(failing)
         known = state
       } catch (error) {
-        if (!(error instanceof Failure)) throw error // it is tried again with the next figures
+        if (!(error instanceof Failure)) throw error
+        reloadAt = 0 // it is tried again with the next figures
       } finally {
         isLoading = false
       }

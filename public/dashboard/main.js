@@ -64,7 +64,7 @@ pause.addEventListener('click', () => {
 })
 // Who does not look asks for nothing; who looks again, or is online again, sees what is now.
 document.addEventListener('visibilitychange', () => session && schedule(session, 0))
-addEventListener('online', () => session && schedule(session, 0))
+for (const event of ['focus', 'online']) addEventListener(event, () => session && schedule(session, 0))
 
 form.hidden = false
 tokenInput.focus()

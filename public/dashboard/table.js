@@ -21,8 +21,8 @@ import { element, write } from './dom.js'
  */
 
 /**
- * A table that keeps its cells: what is selected or focused in it stays so while its figures change. It scrolls by
- * itself where it is too wide, also by keyboard.
+ * A table that keeps its cells: what is selected or focused in it stays so while its figures change. Where it is too
+ * wide it scrolls by itself, also by keyboard, and the names of its rows stay in sight.
  *
  * @template Row
  * @param {object} kind
@@ -45,11 +45,21 @@ export function createTable({ title, note, empty, columns, key }) {
   const headings = columns.map(({ title, isText }, i) =>
     element('th', { scope: 'col', class: isText ? '' : 'number' }, buttons[i] ?? title),
   )
-  const caption = element('caption', {}, title)
-  if (note) caption.append(element('span', { class: 'quiet' }, note))
-  const table = element('table', {}, caption, element('thead', {}, element('tr', {}, ...headings)), body)
+  const named = element('div', { class: 'held' }, title)
+  if (note) named.append(element('span', { class: 'quiet' }, note))
+  const table = element(
+    'table',
+    {},
+    element('caption', {}, named),
+    element('thead', {}, element('tr', {}, ...headings)),
+    body,
+  )
   const scroller = element('div', { class: 'scroller card', role: 'group', 'aria-label': title }, table)
-  const nothing = element('tr', {}, element('td', { class: 'empty', colspan: String(columns.length) }, empty))
+  const nothing = element(
+    'tr',
+    {},
+    element('td', { colspan: String(columns.length) }, element('div', { class: 'held empty' }, empty)),
+  )
 
   buttons.forEach((button, index) =>
     button?.addEventListener('click', () => {
@@ -112,7 +122,7 @@ export function createTable({ title, note, empty, columns, key }) {
   function newLine() {
     const cells = columns.map(({ isText, isCode, button }, i) => {
       const classes = [isText ? 'text' : 'number', isCode ? 'code' : ''].join(' ').trim()
-      if (i === 0) return element('th', { scope: 'row', class: classes })
+      if (i === 0) return element('th', { scope: 'row', class: classes }, element('span', { class: 'name' }))
       return element('td', { class: classes }, ...(button ? [element('button', { type: 'button' })] : []))
     })
     const line = element('tr', {}, ...cells)
@@ -130,7 +140,7 @@ export function createTable({ title, note, empty, columns, key }) {
     columns.forEach(({ text, isBad, button }, i) => {
       const cell = line.cells[i]
       if (!cell) return
-      write(cell.querySelector('button') ?? cell, text(row))
+      write(cell.querySelector('button, .name') ?? cell, text(row))
       cell.classList.toggle('bad', isBad?.(row) ?? false)
       if (!button) return
       const node = cell.querySelector('button')

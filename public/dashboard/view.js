@@ -21,7 +21,7 @@ const { amount, bytes, count, duration, milliseconds, percent, usd } = format
  * @param {AbortSignal} ended when it is not shown any more
  */
 export function createView(root, api, say, ended) {
-  const deliveries = createDeliveries(api, say)
+  const deliveries = createDeliveries(api, say, ended)
   const headline = createHeadline()
   const grid = element('div', { class: 'charts' })
   const server = createFacts('Redis server')
@@ -210,9 +210,20 @@ function serverOf({ server, scan }) {
     ['Memory', server?.maxMemoryBytes ? `${memory} of ${bytes(server.maxMemoryBytes)}` : memory],
     ['Expired keys', count(server?.expiredKeys)],
     ['Evicted keys', count(server?.evictedKeys)],
-    ['Scanned keys', count(scan?.scannedKeys)],
-    ['Whole scan', scan?.completedAt ? format.clock(scan.completedAt) : 'not yet'],
+    ['Scanned keys', scannedOf(scan?.scannedKeys, server?.keys)],
+    ['Last whole scan', scan?.completedAt ? format.moment(scan.completedAt) : 'not yet'],
   ]
+}
+
+/**
+ * How far the walk is. It may have seen more than there are now: some are gone since.
+ *
+ * @param {Figure} scanned
+ * @param {Figure} all
+ */
+function scannedOf(scanned, all) {
+  if (typeof scanned !== 'number' || typeof all !== 'number') return count(scanned)
+  return `${count(scanned)} of ${count(Math.max(scanned, all))}`
 }
 
 /** @param {Stats} stats @returns {[string, string][]} */
@@ -372,7 +383,7 @@ const bigKeys = createTable({
   columns: /** @type {import('./table.js').Column<BigKey>[]} */ ([
     { title: 'Key', text: ({ key }) => key, isText: true, isCode: true },
     ...keyColumns,
-    { title: 'Seen at', text: ({ seenAt }) => format.clock(seenAt), sortBy: ({ seenAt }) => seenAt },
+    { title: 'Seen at', text: ({ seenAt }) => format.moment(seenAt), sortBy: ({ seenAt }) => seenAt },
   ]),
 })
 

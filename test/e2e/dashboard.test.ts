@@ -111,6 +111,9 @@ async function drawnRequests(page: Page): Promise<number> {
 async function expectWell(page: Page): Promise<void> {
   await expect.poll(async () => banner(page).innerText(), { timeout: 60_000 }).toBe('')
 }
+/** By how many pixels a table is wider than its card. */
+const overflow = (page: Page, name: string) =>
+  page.getByRole('group', { name }).evaluate((card) => card.scrollWidth - card.clientWidth)
 const hasFocus = (page: Page, selector: string) =>
   page.evaluate((selector) => document.activeElement?.matches(selector) ?? false, selector)
 
@@ -120,6 +123,7 @@ test('it says what there is not yet', async () => {
     expect([text, await page.getByText(text, { exact: true }).isVisible()]).toEqual([text, true])
   }
   expect(await headline(page, 'Online')).toBe('0')
+  for (const name of ['Big keys', 'Keys by pattern']) expect([name, await overflow(page, name)]).toEqual([name, 0])
   await expectAccessible(page, 'empty')
 })
 
@@ -209,9 +213,11 @@ test('figures, charts and tables move under traffic', async () => {
   expect(await headline(page, 'Redis per request')).toMatch(/^[\d.]+ commands$/)
   expect(await headline(page, 'Redis cost')).toMatch(/^\$[\d.]+$/)
   expect(Number(await headline(page, 'Online'))).toBeGreaterThan(0)
+  const server = page.locator('dl').filter({ hasText: 'Scanned keys' })
+  expect(await server.innerText()).toMatch(/Scanned keys\s+[\d,]+ of [\d,]+\s+Last whole scan\s+/)
   const summary = page.locator('#chart-0-summary')
   expect(await summary.textContent()).toMatch(/all: now [\d.]+, between 0 and [\d.]+, highest at \d\d:\d\d/)
-  expect(await page.getByRole('img', { name: 'Requests per second The last 60 minutes.' }).count()).toBe(1)
+  expect(await page.getByRole('img', { name: 'Requests per second The last 15 minutes.' }).count()).toBe(1)
   for (const name of ['Routes', 'Caches by layer', 'Top keys']) {
     expect(await page.getByRole('table', { name }).getByRole('row').count()).toBeGreaterThan(2)
   }
@@ -241,7 +247,7 @@ test('without the network the last figures stay, and it goes on by itself', asyn
   await page.context().setOffline(true)
   await page.getByText(/The API cannot be reached\. These figures are from \d\d:\d\d:\d\d\./).waitFor()
   expect(await page.getByRole('table', { name: 'Routes' }).count()).toBe(1)
-  await page.getByLabel('Time shown').selectOption('15')
+  await page.getByLabel('Time shown').selectOption('60')
   expect(await banner(page).innerText()).toMatch(/cannot be reached/) // what is drawn anew is as old as before
   await expectAccessible(page, 'offline')
 
@@ -349,8 +355,8 @@ test('all of it can be done with a keyboard', async () => {
   expect(await hasFocus(page, 'main')).toBe(true)
 
   await page.getByLabel('Time shown').focus()
-  await page.keyboard.press('ArrowUp')
-  await expect.poll(async () => page.locator('#chart-0-summary').textContent()).toContain('The last 15 minutes.')
+  await page.keyboard.press('ArrowDown')
+  await expect.poll(async () => page.locator('#chart-0-summary').textContent()).toContain('The last 60 minutes.')
 
   await page.getByRole('button', { name: 'Cost per million' }).focus()
   await page.keyboard.press('Enter')
@@ -410,13 +416,99 @@ test('a delivery that was given up can be sent again', async () => {
   }
 })
 
+test('what was given up is named anew each minute and when it is looked at again, though there is as much as before', async () => {
+  const receiver = await startReceiver()
+  try {
+    const webhook = { url: `http://${receiver.host}/hook`, channels: ['custom_news'] }
+    const { id } = (await service('POST', '/v1/webhooks', webhook)) as { id: string }
+    const deliveries = `/v1/webhooks/${id}/deliveries?status=dead`
+    const given = async () =>
+      ((await service('GET', deliveries)) as { items: { id: string }[] }).items.map(({ id }) => id)
+    const giveUp = async (type: string) => {
+      receiver.status = 500
+      await service('POST', '/v1/events', { channel: 'custom_news', type, data: {} })
+      await product.cron()
+      await expect.poll(given, { timeout: 60_000 }).toHaveLength(1)
+    }
+    const sendAgain = async () => {
+      receiver.status = 200
+      await service('POST', `/v1/deliveries/${(await given())[0]}/replay`)
+      await product.cron()
+      await expect.poll(given, { timeout: 60_000 }).toEqual([])
+    }
+    const page = await open()
+    await page.clock.install()
+    await page.reload()
+    await page.getByLabel('Service token').fill(SERVICE_TOKEN)
+    await page.keyboard.press('Enter')
+    const retry = (type: string) => page.getByRole('button', { name: `Retry ${type} to ${receiver.host}` })
+    const pause = page.getByRole('button', { name: 'Pause' })
+    /** One goes and another comes, and the page sees neither. */
+    const replaceWith = async (type: string) => {
+      await pause.click()
+      await sendAgain()
+      await giveUp(type)
+      await pause.click()
+    }
+    await giveUp('sold')
+    await retry('sold').waitFor()
+
+    await replaceWith('lost')
+    await page.clock.fastForward(60_000)
+    await retry('lost').waitFor()
+    expect(await retry('sold').count()).toBe(0)
+
+    await replaceWith('sent')
+    await page.evaluate(() => dispatchEvent(new Event('focus')))
+    await retry('sent').waitFor()
+    expect(await retry('lost').count()).toBe(0)
+  } finally {
+    await receiver.close()
+  }
+})
+
 test('a phone scrolls down, not sideways', async () => {
-  const page = await openSignedIn({ viewport: { width: 375, height: 812 }, isMobile: true, hasTouch: true })
-  const isWide = () => page.evaluate(() => document.documentElement.scrollWidth > 375)
+  const page = await openSignedIn({ viewport: { width: 360, height: 780 }, isMobile: true, hasTouch: true })
+  const isWide = () => page.evaluate(() => document.documentElement.scrollWidth > 360)
   expect(await isWide()).toBe(false)
   const routes = page.getByRole('group', { name: 'Routes' })
-  expect(await routes.evaluate((node) => node.scrollWidth > node.clientWidth)).toBe(true) // it scrolls by itself
+  expect(await overflow(page, 'Routes')).toBeGreaterThan(0) // it scrolls by itself
   expect(await routes.getAttribute('tabindex')).toBe('0')
+
+  // Whole routes stay in sight beside their figures, from the first to the last.
+  const shown = () =>
+    routes.evaluate((card) => {
+      const { left, right } = card.getBoundingClientRect()
+      const cells = [...card.querySelectorAll('tbody tr:first-child > *')].map((cell) => cell.getBoundingClientRect())
+      const name = card.querySelector('.name')
+      const [route] = cells
+      const inSight = cells.flatMap((cell, i) =>
+        cell.left >= (route?.right ?? 0) - 1 && cell.right <= right ? [i] : [],
+      )
+      const isWhole = name !== null && name.scrollWidth <= name.clientWidth && name.scrollHeight <= name.clientHeight
+      return {
+        isHeld: Math.abs((route?.left ?? 0) - left) < 2,
+        isWhole,
+        share: (route?.width ?? 0) / card.clientWidth,
+        inSight,
+      }
+    })
+  const first = await shown()
+  expect(first).toMatchObject({ isHeld: true, isWhole: true })
+  expect(first.inSight).toContain(1)
+  await page.getByRole('button', { name: 'Cost per million' }).focus()
+  const last = await shown()
+  expect(last).toMatchObject({ isHeld: true, isWhole: true })
+  expect(last.inSight).toContain(9)
+  expect(Math.max(first.share, last.share)).toBeLessThan(0.46)
+
+  const small = await page.evaluate(() =>
+    [...document.querySelectorAll('button, select, summary')].flatMap((node) => {
+      const { width, height } = node.getBoundingClientRect()
+      return width > 0 && Math.min(width, height) < 44 ? [`${node.textContent}: ${width} x ${height}`] : []
+    }),
+  )
+  expect(small).toEqual([])
   await expectWell(page)
   await expectAccessible(page, 'phone')
   await product.redis.fault({ kind: 'refuse' })
