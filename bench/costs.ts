@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect, type Connection, parseRedisUrl, textOf } from '../emulator/resp.ts'
 import { startEmulator } from '../emulator/server.ts'
 import { DEMO_PASSWORD } from '../scripts/demo/data.ts'
+import { readFlags } from '../scripts/flags.ts'
 import { settle } from './measure.ts'
 import { createTown, SERVICE_TOKEN } from './town.ts'
 import { bundle, type Contender, prepareDatabase, startWorkers } from './workers.ts'
@@ -32,6 +33,7 @@ interface Ask {
   isolate?: number
 }
 
+readFlags({}) // it has none: whoever gives one expects something else
 await using redis = await startRedis()
 const emulator = await startEmulator({ redisUrl: redis.url, openTokens: true })
 const town = createTown()

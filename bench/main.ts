@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os'
 import { dirname, resolve } from 'node:path'
-import { parseArgs } from 'node:util'
+import { readFlags, readNumber } from '../scripts/flags.ts'
 import { measureColdStarts } from './cold-start.ts'
 import { startLoadGenerator } from './load.ts'
 import { compare, type Row, type Run, type Settings } from './measure.ts'
@@ -38,30 +38,30 @@ const FULL: Settings = {
 }
 const QUICK: Settings = { ...FULL, rounds: 1, roundMs: 250, warmUpMs: 80, alone: 8, stampedes: 1, coldStarts: 3 }
 
-const { values: args } = parseArgs({
-  options: {
-    quick: { type: 'boolean', default: false },
-    latencies: { type: 'string' },
-    rounds: { type: 'string' },
-    'round-ms': { type: 'string' },
-    'warm-up-ms': { type: 'string' },
-    connections: { type: 'string' },
-    readers: { type: 'string' },
-    isolates: { type: 'string' },
-    /** Where the JSON goes; without it, nowhere. */
-    out: { type: 'string' },
-  },
+const flags = readFlags({
+  quick: { type: 'boolean', default: false },
+  latencies: { type: 'string' },
+  rounds: { type: 'string' },
+  'round-ms': { type: 'string' },
+  'warm-up-ms': { type: 'string' },
+  connections: { type: 'string' },
+  readers: { type: 'string' },
+  isolates: { type: 'string' },
+  /** Where the JSON goes; without it, nowhere. */
+  out: { type: 'string' },
 })
-const chosen = args.quick ? QUICK : FULL
+const chosen = flags.quick ? QUICK : FULL
+const given = (flag: Exclude<keyof typeof flags, 'quick' | 'latencies' | 'out'>, otherwise: number) =>
+  flags[flag] === undefined ? otherwise : readNumber(flag, flags[flag], { min: 1 })
 const settings: Settings = {
   ...chosen,
-  latenciesMs: args.latencies?.split(',').map(Number) ?? chosen.latenciesMs,
-  rounds: Number(args.rounds ?? chosen.rounds),
-  roundMs: Number(args['round-ms'] ?? chosen.roundMs),
-  warmUpMs: Number(args['warm-up-ms'] ?? chosen.warmUpMs),
-  connections: Number(args.connections ?? chosen.connections),
-  readers: Number(args.readers ?? chosen.readers),
-  isolates: Number(args.isolates ?? chosen.isolates),
+  latenciesMs: flags.latencies?.split(',').map((ms) => readNumber('latencies', ms)) ?? chosen.latenciesMs,
+  rounds: given('rounds', chosen.rounds),
+  roundMs: given('round-ms', chosen.roundMs),
+  warmUpMs: given('warm-up-ms', chosen.warmUpMs),
+  connections: given('connections', chosen.connections),
+  readers: given('readers', chosen.readers),
+  isolates: given('isolates', chosen.isolates),
 }
 
 const machine = await describeMachine()
@@ -97,8 +97,8 @@ const results: Results = {
   stampede,
 }
 printReport(results)
-if (args.out !== undefined) {
-  const file = resolve(args.out)
+if (flags.out !== undefined) {
+  const file = resolve(flags.out)
   await mkdir(dirname(file), { recursive: true })
   await writeFile(file, `${JSON.stringify(results, null, 2)}\n`)
 }

@@ -238,8 +238,9 @@ async function openKeyspace(address: Address, database: number, { readOnly, read
       }
       case 'PUBSUB':
         return planPubSub(command)
+      case 'FLUSHDB': // SYNC, as is the default: a user of Redis can be allowed these words, and scripts the bare one not
       case 'FLUSHALL':
-        return { send: ['FLUSHDB', ...command.slice(1)] }
+        return { send: ['FLUSHDB', ...(command.length > 1 ? command.slice(1) : ['SYNC'])] }
       case 'ECHO': // the embedded engine has none
         return command.length === 2 ? { answer: Buffer.from(command[1] ?? '') } : { send: command }
       case 'SCAN':

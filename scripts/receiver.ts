@@ -9,13 +9,13 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createInterface } from 'node:readline'
-import { parseArgs } from 'node:util'
 import { Webhook } from 'standardwebhooks'
+import { readFlags } from './flags.ts'
 
-const { values } = parseArgs({ options: { fail: { type: 'boolean', default: false } } })
+const flags = readFlags({ fail: { type: 'boolean', default: false } })
 const port = Number(process.env['PORT'] ?? 9_000)
 const secrets = (process.env['SECRET'] ?? '').split(',').filter(Boolean)
-let isBroken = values.fail
+let isBroken = flags.fail
 /** What has arrived: a webhook may come more than once, under the same id. */
 const seen = new Set<string>()
 

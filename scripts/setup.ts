@@ -44,11 +44,7 @@ function printPlan({ name, worker, databases, queues, secrets, redisUrl }: Envir
 
 async function setUp(env: string): Promise<void> {
   const environment = readEnvironment(env)
-  const { databases, queues, redisUrl: knownUrl, secrets, worker } = environment
-  const redisUrl = knownUrl ?? (await demand(env, 'UPSTASH_REDIS_REST_URL', false))
-  if (knownUrl === undefined) await writeRedisUrl(env, redisUrl)
-  say('Variable', 'UPSTASH_REDIS_REST_URL', knownUrl !== undefined, knownUrl ? '' : ', in wrangler.toml')
-
+  const { databases, queues, secrets, worker } = environment
   const present = await inspect(environment)
   const ids = new Set(present.databases.values())
   for (const { name, id } of databases) {
@@ -57,6 +53,7 @@ async function setUp(env: string): Promise<void> {
       `wrangler.toml has the id ${id} for ${name}, but this Cloudflare account has no such database: sign in to the account that has it`,
     )
   }
+  const token = await setUpRedis(environment, present.secrets.has('UPSTASH_REDIS_REST_TOKEN'))
   const absent = databases.filter(({ name }) => !present.databases.has(name))
   for (const { name } of absent) await wrangler(env, ['d1', 'create', name])
   const known = absent.length > 0 ? await listDatabases(env) : present.databases
@@ -74,16 +71,43 @@ async function setUp(env: string): Promise<void> {
   const missing = secrets.filter((secret) => !present.secrets.has(secret))
   const given: Record<string, string> = {}
   for (const secret of missing) {
-    const value = await demand(env, secret, true)
-    const trouble = secret === 'UPSTASH_REDIS_REST_TOKEN' ? await findRedisTrouble(redisUrl, value) : undefined
-    if (trouble) throw new Obstacle(trouble)
-    given[secret] = value
+    const isChecked = secret === 'UPSTASH_REDIS_REST_TOKEN' && token !== undefined
+    given[secret] = isChecked ? token : await demand(env, secret, true)
   }
   // All at once and through a pipe: no command line, file or terminal has them.
   if (missing.length > 0) await wrangler(env, ['secret', 'bulk'], { input: JSON.stringify(given) })
   for (const secret of secrets) say('Secret', secret, present.secrets.has(secret))
 
   console.log(`${worker} has all it needs. Commit wrangler.toml if it changed, then: npm run deploy -- --env ${env}`)
+}
+
+/**
+ * Sees that Redis takes the token before its URL is written into wrangler.toml, so that what is there once answered. A URL
+ * in the environment goes before the one in the file. Answers the token, which is asked for only if the Worker has none
+ * or the URL is new.
+ */
+async function setUpRedis(
+  { name: env, worker, redisUrl: written }: Environment,
+  hasToken: boolean,
+): Promise<string | undefined> {
+  const isGiven = written === undefined || Boolean(process.env['UPSTASH_REDIS_REST_URL'])
+  const url = isGiven ? await demand(env, 'UPSTASH_REDIS_REST_URL', false) : written
+  const isNew = url !== written
+  // A token takes effect at once, a URL when it is deployed: between the two the Worker would be without Redis.
+  if (isNew && written !== undefined && hasToken) {
+    throw new Obstacle(
+      `UPSTASH_REDIS_REST_URL is ${url}, but ${worker} has a token for ${written}: unset the variable; or to move, change the URL in wrangler.toml, then npx wrangler secret put UPSTASH_REDIS_REST_TOKEN --env ${env}, and deploy`,
+    )
+  }
+  const token = isNew || !hasToken ? await demand(env, 'UPSTASH_REDIS_REST_TOKEN', true) : undefined
+  const trouble = token === undefined ? undefined : await findRedisTrouble(url, token)
+  if (trouble) {
+    const where = isNew ? 'is not stored: give another' : 'is in wrangler.toml: change it there, or give another'
+    throw new Obstacle(`${trouble}; the URL ${where} in UPSTASH_REDIS_REST_URL`)
+  }
+  if (isNew) await writeRedisUrl(env, url)
+  say('Variable', 'UPSTASH_REDIS_REST_URL', !isNew, isNew ? ', in wrangler.toml' : '')
+  return token
 }
 
 /** A value that must be given, and that the Worker will take. */

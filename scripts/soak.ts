@@ -15,29 +15,25 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
 import { Webhook } from 'standardwebhooks'
 import { bundle, migrate, platform, startEmulator } from '../bench/workers.ts'
+import { readFlags, readNumber } from './flags.ts'
 
-const { values: flags } = parseArgs({
-  options: {
-    events: { type: 'string', default: '10000' },
-    endpoints: { type: 'string', default: '20' },
-    failing: { type: 'string', default: '0.2' },
-    dead: { type: 'string', default: '0' },
-    rate: { type: 'string', default: '0' },
-    minutes: { type: 'string', default: '30' },
-  },
+const flags = readFlags({
+  events: { type: 'string', default: '10000' },
+  endpoints: { type: 'string', default: '20' },
+  failing: { type: 'string', default: '0.2' },
+  dead: { type: 'string', default: '0' },
+  rate: { type: 'string', default: '0' },
+  minutes: { type: 'string', default: '30' },
 })
-const [events, endpoints, failing, dead, rate, minutes] = [
-  flags.events,
-  flags.endpoints,
-  flags.failing,
-  flags.dead,
-  flags.rate,
-  flags.minutes,
-].map(Number) as [number, number, number, number, number, number] // as many as there are
+const events = readNumber('events', flags.events)
+const endpoints = readNumber('endpoints', flags.endpoints, { min: 1 })
+const failing = readNumber('failing', flags.failing, { max: 1, isWhole: false })
+const dead = readNumber('dead', flags.dead, { max: endpoints })
+const rate = readNumber('rate', flags.rate, { isWhole: false })
+const minutes = readNumber('minutes', flags.minutes, { isWhole: false })
 const SERVICE_TOKEN = 'a-service-token-for-the-soak'
 const SECRET = `whsec_${Buffer.from('a secret for the soak, ok').toString('base64')}`
 const CHANNEL = 'custom_soak'

@@ -34,6 +34,20 @@ beforeEach(() => {
   cloudflare.changes.length = 0
 })
 
+// Whoever follows the README has ids and URLs in the file that these tests copy: none of them may be asked or changed.
+test('a copy of what was set up is as it was before', { timeout: 60_000 }, async () => {
+  const fresh = await makeClone()
+  await clone.writeConfig(
+    config.replace('UPSTASH_REDIS_REST_URL = ""', 'UPSTASH_REDIS_REST_URL = "https://production"'),
+  )
+  const copy = await makeClone(clone.folder)
+  await clone.writeConfig(config)
+  const before = await fresh.readConfig()
+  expect(await copy.readConfig()).toBe(before)
+  expect(before.match(/^UPSTASH_REDIS_REST_URL = ""$/gm)).toHaveLength(2)
+  await Promise.all([fresh.remove(), copy.remove()])
+})
+
 test('what is set up deploys, migrates once, and is well', { timeout: 240_000 }, async () => {
   const first = await deploy()
   expect(first).toEqual({ code: 0, output: expect.stringContaining(`${cloudflare.workerUrl} is alive and ready\n`) })

@@ -15,12 +15,16 @@ export const REDIS_TOKEN = `redis-${crypto.randomUUID()}`
 
 export type Clone = Awaited<ReturnType<typeof makeClone>>
 
-/** A copy of the project that scripts may change. */
-export async function makeClone() {
+/**
+ * A copy of the project that scripts may change, as it is before anybody ran `npm run setup`: the one copied may know the
+ * databases and the Redis of whoever runs the tests.
+ */
+export async function makeClone(from = root) {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
   const file = join(folder, 'wrangler.toml')
-  await Promise.all(CLONED.map((name) => cp(join(root, name), join(folder, name), { recursive: true })))
+  await Promise.all(CLONED.map((name) => cp(join(from, name), join(folder, name), { recursive: true })))
   await symlink(join(root, 'node_modules'), join(folder, 'node_modules'))
+  await writeFile(file, beforeSetup(await readFile(file, 'utf8')))
   return {
     folder,
     /** Its `wrangler.toml`. */
@@ -29,6 +33,13 @@ export async function makeClone() {
     remove: () => rm(folder, { recursive: true }),
   }
 }
+
+/** What `npm run setup` fills in is empty again: every id, and the URL of Redis of every environment. Domains are gone. */
+const beforeSetup = (config: string) =>
+  config
+    .replaceAll(/^\[\[env\.[\w-]+\.routes\]\]\n(?:(?!\[).*\n?)*/gm, '')
+    .replaceAll(/^(\s*database_id\s*=\s*)("[^"]*"|'[^']*')/gm, '$1"00000000-0000-0000-0000-000000000000"')
+    .replaceAll(/^(\[env\.[\w-]+\.vars\](?:.*\n(?!\[))+?\s*UPSTASH_REDIS_REST_URL\s*=\s*)("[^"]*"|'[^']*')/gm, '$1""')
 
 export interface Outcome {
   code: number | null

@@ -168,7 +168,7 @@ test('it does not begin anew in an account that is not the one', { timeout: 240_
   await clone.writeConfig(CONFIG.replaceAll(/0{8}[0-]{28}/g, id))
   expect(await setup()).toEqual({
     code: 1,
-    output: `Variable UPSTASH_REDIS_REST_URL: added, in wrangler.toml\nwrangler.toml has the id ${id} for other-staging, but this Cloudflare account has no such database: sign in to the account that has it\n`,
+    output: `wrangler.toml has the id ${id} for other-staging, but this Cloudflare account has no such database: sign in to the account that has it\n`,
   })
   expect(cloudflare.changes).toEqual([])
 })
@@ -183,16 +183,46 @@ test('what it cannot use is refused in one line before it is stored', { timeout:
     1,
     'UPSTASH_REDIS_REST_URL cannot be used: expected a URL',
   ])
-  expect(await clone.readConfig()).toContain("UPSTASH_REDIS_REST_URL  =  '' # [sic]")
+  const nowhere = 'http://127.0.0.1:1'
+  const advice = 'the URL is not stored: give another in UPSTASH_REDIS_REST_URL'
+  expect(await last({ UPSTASH_REDIS_REST_URL: nowhere })).toEqual([
+    1,
+    `Redis at ${nowhere} cannot be reached; ${advice}`,
+  ])
   expect(await last({ UPSTASH_REDIS_REST_TOKEN: 'wrong' })).toEqual([
     1,
-    `Redis at ${url} does not know that UPSTASH_REDIS_REST_TOKEN`,
+    `Redis at ${url} does not know that UPSTASH_REDIS_REST_TOKEN; ${advice}`,
   ])
+  expect([await clone.readConfig(), cloudflare.changes]).toEqual([CONFIG, []])
   expect(await last({ SERVICE_TOKEN: 'short' })).toEqual([
     1,
     'SERVICE_TOKEN cannot be used: expected at least 16 characters',
   ])
   expect(cloudflare.workers.size).toBe(0)
+})
+
+test('a wrong URL in wrangler.toml is mended by another that answers', { timeout: 240_000 }, async () => {
+  const nowhere = 'http://127.0.0.1:1'
+  const wrong = CONFIG.replace("''", `"${nowhere}"`)
+  await clone.writeConfig(wrong)
+  expect(await setup({ ...given, UPSTASH_REDIS_REST_URL: undefined })).toEqual({
+    code: 1,
+    output: `Redis at ${nowhere} cannot be reached; the URL is in wrangler.toml: change it there, or give another in UPSTASH_REDIS_REST_URL\n`,
+  })
+  expect([await clone.readConfig(), cloudflare.changes]).toEqual([wrong, []])
+
+  const mended = await setup()
+  expect(mended).toEqual({ code: 0, output: expect.stringMatching(/^Variable \S+: added, in wrangler.toml\n/) })
+  expect(await clone.readConfig()).toContain(`UPSTASH_REDIS_REST_URL  =  "${emulator.url}" # [sic]`)
+
+  const config = await clone.readConfig()
+  cloudflare.changes.length = 0
+  const moved = await setup({ ...given, UPSTASH_REDIS_REST_URL: nowhere }) // its token would be of no use at the other
+  expect(moved).toEqual({
+    code: 1,
+    output: `UPSTASH_REDIS_REST_URL is ${nowhere}, but app-staging has a token for ${emulator.url}: unset the variable; or to move, change the URL in wrangler.toml, then npx wrangler secret put UPSTASH_REDIS_REST_TOKEN --env staging, and deploy\n`,
+  })
+  expect([await clone.readConfig(), cloudflare.changes]).toEqual([config, []])
 })
 
 test('which environment is never guessed, and mistakes of the command line are one line', async () => {

@@ -3,6 +3,7 @@ import { beforeAll, expect, test } from 'vitest'
 import { posts } from '../../src/db/schema.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'
+import { keysOf } from '../redis/setup.ts'
 
 beforeAll(migrate)
 
@@ -84,7 +85,7 @@ test('a view of no post is a problem and leaves nothing in Redis; without Redis 
   const edge = newEdge()
   expect((await view(edge, 'p_unknown')).status).toBe(404)
   await edge.settle()
-  expect(await edge.sdk.keys('*p_unknown*')).toEqual([])
+  expect(await keysOf(edge.sdk, '*p_unknown*')).toEqual([])
   expect((await view(edge, 'x')).status).toBe(400)
   await edge.redis.fault({ kind: 'refuse' })
   expect((await view(edge, 'p_unknown')).status).toBe(503)

@@ -5,7 +5,7 @@ import { keys } from '../../src/keys.ts'
 import { createPresence, type StatusChange } from '../../src/presence/presence.ts'
 import { CLAIM_MS, createOnline } from '../../src/redis/presence.ts'
 import { migrate } from '../edge.ts'
-import { newDeferral, newKeyspace } from '../redis/setup.ts'
+import { keysOf, newDeferral, newKeyspace } from '../redis/setup.ts'
 import { addFollow, addUser, db } from '../rows.ts'
 
 beforeAll(migrate)
@@ -148,7 +148,7 @@ test('whom nobody may see is not written, and nobody is told', async () => {
   await beat(shy.id, T + 500)
   await beat(shy.id, T + 5_000)
   await presence.sweep(T + 10_000)
-  expect(await redis.keys('presence:[0-9]*')).toEqual([])
+  expect(await keysOf(redis, 'presence:[0-9]*')).toEqual([])
   expect(told).toEqual([])
   expect(await lastSeenOf(shy.id)).toBeNull()
   expect(await presence.ofUsers(shy.id, [shy.id], T + 500)).toEqual([
@@ -255,7 +255,7 @@ test('a flush forgets who is online and nothing else: the next beat joins again'
 test('a beat of an account that is gone leaves nothing', async () => {
   const { beat, redis, told } = newPresence()
   await beat('u_gone', T)
-  expect([told, await redis.keys('presence:[0-9]*')]).toEqual([[], []])
+  expect([told, await keysOf(redis, 'presence:[0-9]*')]).toEqual([[], []])
 })
 
 test('who is shown again while a beat believes them hidden comes online all the same', async () => {

@@ -1,6 +1,7 @@
 import { beforeAll, expect, test } from 'vitest'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addFollow, addUser } from '../rows.ts'
+import { keysOf } from '../redis/setup.ts'
 
 beforeAll(migrate)
 
@@ -111,7 +112,7 @@ test('above the configured size presence is spread over several keys', async () 
   const edge = newEdge({ PRESENCE_SHARD_USERS: '10000', PRESENCE_MAX_USERS: '25000' })
   const members = await Promise.all(Array.from({ length: 20 }, () => newMember(edge)))
   for (const { headers } of members) await beat(edge, headers)
-  expect((await edge.sdk.keys('presence:?')).sort()).toEqual(['presence:0', 'presence:1', 'presence:2'])
+  expect((await keysOf(edge.sdk, 'presence:?')).sort()).toEqual(['presence:0', 'presence:1', 'presence:2'])
   expect(await read(edge, '')).toHaveLength(20)
 
   const unsharded = newEdge({ PRESENCE_SHARD_USERS: '1' })

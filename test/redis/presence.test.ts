@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { keys } from '../../src/keys.ts'
 import { CLAIM_MS, createOnline, type Gone, type OnlinePolicy } from '../../src/redis/presence.ts'
-import { newKeyspace } from './setup.ts'
+import { keysOf, newKeyspace } from './setup.ts'
 
 const T = 1_800_000_000_000
 const POLICY: OnlinePolicy = { windowMs: 1_000, shards: 4, shardUsers: 1_000, maxDevices: 3 }
@@ -71,11 +71,11 @@ test('nobody is written while it is not known who may see them, nor when nobody 
   const online = newOnline()
   const ada = { userId: 'u_ada', deviceId: 'phone', beatId: 'b' }
   expect(await online.beat(ada, T)).toBe('unknown')
-  expect(await online.redis.keys('*')).toEqual([])
+  expect(await keysOf(online.redis)).toEqual([])
 
   expect(await online.beat(ada, T, 'nobody')).toBe('hidden')
   expect(await online.beat(ada, T)).toBe('hidden') // remembered
-  expect(await online.redis.keys('*')).toEqual([keys.presenceVisibility('u_ada')])
+  expect(await keysOf(online.redis)).toEqual([keys.presenceVisibility('u_ada')])
   expect(await online.redis.pttl(keys.presenceVisibility('u_ada'))).toBeLessThanOrEqual(POLICY.windowMs)
 
   await online.show('u_ada', 'followers')
@@ -184,7 +184,7 @@ test('concurrent sweeps in small batches hand out each departure exactly once', 
   }
   const gone = (await Promise.all(Array.from({ length: 5 }, sweep))).flat()
   expect(ids(gone)).toEqual(everyone.sort())
-  expect(await keyspace.connect().keys('presence:[0-9]*')).toEqual([])
+  expect(await keysOf(keyspace.connect(), 'presence:[0-9]*')).toEqual([])
 })
 
 test('a departure that nobody confirmed is handed out again once its claim has lapsed', async () => {
@@ -238,7 +238,7 @@ test('every key of presence expires once it is swept', async () => {
   await online.seen('u_ada', T)
   await online.seen('u_bob', T + 10_000)
   await online.takeSilent(10, T + 10_000)
-  for (const key of await online.redis.keys('*')) expect([key, (await online.redis.pttl(key)) > 0]).toEqual([key, true])
+  for (const key of await keysOf(online.redis)) expect([key, (await online.redis.pttl(key)) > 0]).toEqual([key, true])
 })
 
 test('whatever devices do, comings and goings alternate and agree with a model', async () => {
