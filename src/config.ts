@@ -43,6 +43,9 @@ const toMs = (seconds: number) => Math.round(seconds * 1_000)
 
 const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all')
 
+/** A wait before a retry is at most so much longer than the schedule says. */
+const MOST_JITTER = 1.2
+
 /** Seconds separated by commas: the wait before each retry. A queue message waits for 12 h at most, jitter included. */
 const Schedule = v.optional(
   v.pipe(
@@ -234,6 +237,11 @@ export function readConfig(env: object) {
     )
   }
   const set = parsed.output
+  const retriedForDays = (set.WEBHOOK_RETRY_SECONDS.reduce((sum, ms) => sum + ms, 0) * MOST_JITTER) / 86_400_000
+  if (set.EVENT_DAYS < retriedForDays) {
+    const most = Math.ceil(retriedForDays * 10) / 10
+    throw new ConfigError({ EVENT_DAYS: `expected at least the ${most} days that WEBHOOK_RETRY_SECONDS takes` })
+  }
   const cache = {
     staleMs: toMs(set.STALE_SECONDS),
     staleIfErrorMs: toMs(set.STALE_IF_ERROR_SECONDS),

@@ -7,14 +7,26 @@ import { Audience, catalog, CHANNELS, CUSTOM_CHANNEL, isKnown, subjectOf, TypeNa
 
 /** As JSON, in UTF-8. */
 const MAX_DATA_BYTES = 32_768
+/** SQLite reads JSON that is nested a thousand deep, and what is around `data` counts too. */
+const MAX_DATA_DEPTH = 100
 const MAX_SUBJECT_CHARACTERS = 100
 
 const isCustom = (channel: string) => CUSTOM_CHANNEL.test(channel)
 
+/** Whether there are more than `most` levels below `value`. */
+function isDeeper(value: unknown, most: number): boolean {
+  let level = [value]
+  for (let depth = 0; depth <= most && level.length > 0; depth += 1) {
+    level = level.flatMap((each) => (typeof each === 'object' && each !== null ? Object.values(each) : []))
+  }
+  return level.length > 0
+}
+
 const Data = v.pipe(
   v.record(v.string(), v.unknown(), 'must be an object'),
+  v.check((data) => !isDeeper(data, MAX_DATA_DEPTH), `must be nested at most ${MAX_DATA_DEPTH} deep`),
   v.check(
-    (data) => new TextEncoder().encode(JSON.stringify(data)).length <= MAX_DATA_BYTES,
+    (data) => isDeeper(data, MAX_DATA_DEPTH) || new TextEncoder().encode(JSON.stringify(data)).length <= MAX_DATA_BYTES,
     `must be at most ${MAX_DATA_BYTES} bytes as JSON`,
   ),
 )
@@ -30,8 +42,16 @@ const Publication = v.pipe(
     ),
     type: TypeName,
     data: Data,
-    id: v.optional(v.pipe(v.string(), v.regex(/^[\w.:-]{1,100}$/, 'must be 1 to 100 letters, digits, or _ . : -'))),
-    subject: v.optional(v.pipe(v.string(), v.minLength(1, 'must not be empty'), v.maxLength(MAX_SUBJECT_CHARACTERS))),
+    // No dot: it is what separates the id from the rest of what webhooks sign.
+    id: v.optional(v.pipe(v.string(), v.regex(/^[\w:-]{1,100}$/, 'must be 1 to 100 letters, digits, or _ : -'))),
+    subject: v.optional(
+      v.pipe(
+        v.string(),
+        v.minLength(1, 'must not be empty'),
+        v.maxLength(MAX_SUBJECT_CHARACTERS),
+        v.check((subject) => subject.isWellFormed(), 'must be well-formed Unicode'),
+      ),
+    ),
     audience: v.optional(Audience),
   }),
   v.rawTransform(({ dataset, addIssue, NEVER }) => {

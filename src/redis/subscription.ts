@@ -31,6 +31,7 @@ export function createSubscribe(
     meter.billed += 1
     meter.roundTrips += 1
     let isAnswered = false
+    let isRefused = false
     try {
       const response = await fetch(`${server.url.replace(/\/$/, '')}/subscribe/${encodeURIComponent(channel)}`, {
         method: 'POST',
@@ -39,6 +40,7 @@ export function createSubscribe(
       })
       if (!response.ok || !response.body) {
         await response.body?.cancel()
+        isRefused = response.status >= 400 && response.status < 500
         throw new Error(`Redis answered ${response.status} to SUBSCRIBE`)
       }
       const told = response.body
@@ -53,7 +55,9 @@ export function createSubscribe(
     } catch (cause) {
       if (!signal.aborted) {
         meter.failures += 1
-        breaker.failed(Date.now())
+        // Too many connections, say: it answers, and whoever else asks it need not be kept away.
+        if (isRefused) breaker.succeeded()
+        else breaker.failed(Date.now())
       }
       throw new RedisUnavailable('Redis did not take a subscription', { cause })
     } finally {

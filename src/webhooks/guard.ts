@@ -13,7 +13,7 @@ const PORTS = new Set(['', '443', '8443'])
 
 /** Names that no resolver of the public Internet knows (RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`), or should. */
 const PRIVATE_NAMES =
-  /(^|\.)(localhost|localdomain|local|internal|intranet|private|corp|home|lan|arpa|test|invalid|onion)$/
+  /(^|\.)(localhost|localdomain|local|internal|intranet|private|corp|home|lan|svc|consul|localnet|alt|arpa|test|invalid|onion)$/
 /** Public names that lead to whatever address is in them, or to loopback; and a name of a metadata service. */
 const WILDCARD_NAMES = /(^|\.)(nip\.io|sslip\.io|xip\.io|localtest\.me|lvh\.me|vcap\.me|lacolhost\.com|metadata\.goog)$/
 /** Public addresses that are a cloud's own: Azure's host, Alibaba's metadata are not in any reserved range. */

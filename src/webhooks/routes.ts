@@ -356,7 +356,11 @@ export const webhooks = new Hono<AppEnv>()
     valid(
       'json',
       v.strictObject({
-        since: v.pipe(v.string('must be a time in RFC 3339'), v.isoTimestamp('must be a time in RFC 3339')),
+        since: v.pipe(
+          v.string('must be a time in RFC 3339'),
+          v.isoTimestamp('must be a time in RFC 3339'),
+          v.check((time) => !Number.isNaN(Date.parse(time)), 'must be a time in RFC 3339'),
+        ),
         includeDelivered: v.optional(v.boolean('must be true or false'), false),
       }),
     ),

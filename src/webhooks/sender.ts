@@ -90,7 +90,7 @@ function headersOf(webhook: WebhookRow, { id, contentType, body, traceparent }: 
 }
 
 const secretsOf = ({ secret, previousSecret, previousSecretUntil }: WebhookRow, now: number) =>
-  previousSecret !== null && now < (previousSecretUntil ?? 0) ? [secret, previousSecret] : [secret]
+  previousSecret !== null && now < (previousSecretUntil ?? 0) ? [secret, ...previousSecret.split(' ')] : [secret]
 
 /** The first KB, as text; the rest is not waited for. */
 async function readStart(response: Response): Promise<string> {

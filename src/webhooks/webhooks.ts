@@ -23,10 +23,13 @@ export interface Subscription {
   headers: Record<string, string>
 }
 
-/** How long the secret before the last rotation signs as well. */
+/** How long the secrets before the last rotation sign as well. */
 const OVERLAP_MS = 86_400_000
-/** How many endpoints the dashboard shows, the newest. */
+/** How many of them. */
+const MOST_PREVIOUS = 3
+/** How many endpoints the dashboard shows, the newest, and up to how many deliveries of each it counts. */
 const MOST_FIGURES = 100
+const MOST_COUNTED = 1_000
 
 export type Webhooks = ReturnType<typeof createWebhooks>
 
@@ -74,23 +77,45 @@ export function createWebhooks(dependencies: {
   }
 
   /**
-   * Enables what answers the challenge; undefined otherwise. What is parked for it is on its way then. If it was
+   * Enables what answers the challenge, unless its status has changed meanwhile; undefined if it does not. What is parked
+   * for it is on its way then. Who has just moved becomes what it was before, `former`: paused, if it was. If that was
    * disabled, an event says so. Two D1 statements, in one round trip.
    */
-  async function challengeAndEnable(row: WebhookRow, reason: string) {
+  async function challengeAndEnable(row: WebhookRow, reason: string, former = row.status) {
     const { isAnswered, attempt } = await challenge(row)
     if (!isAnswered) return { attempt, row: undefined }
     const now = Date.now()
+    const staysPaused = row.status === 'unverified' && former === 'paused'
+    // What proved itself was this URL, and whoever paused it meanwhile meant it.
+    const isSame = sql`${webhooks.id} = ${row.id} AND ${webhooks.url} = ${row.url} AND ${webhooks.status} = ${row.status}`
     const enabling = db
       .update(webhooks)
-      .set({ status: 'enabled', ...HEALTHY, wakeAt: now, updatedAt: now })
-      .where(and(eq(webhooks.id, row.id), eq(webhooks.url, row.url))) // what proved itself was this URL
+      .set({ ...(staysPaused ? { status: 'paused' } : { status: 'enabled', wakeAt: now }), ...HEALTHY, updatedAt: now })
+      .where(isSame)
       .returning()
-    const isDisabled = sql`EXISTS (SELECT 1 FROM ${webhooks} WHERE id = ${row.id} AND status = 'disabled')`
-    const telling = () => outbox.record({ type: 'webhook_enabled', ...aboutWebhook(row, reason) }, isDisabled, now)
-    const [enabled] = row.status === 'disabled' ? (await db.batch([telling(), enabling]))[1] : await enabling
-    wakeSoon(row.id)
-    return { attempt, row: enabled ?? unknown(row.id) }
+    const isStill = sql`EXISTS (SELECT 1 FROM ${webhooks} WHERE ${isSame})`
+    const telling = () => outbox.record({ type: 'webhook_enabled', ...aboutWebhook(row, reason) }, isStill, now)
+    const [enabled] = former === 'disabled' ? (await db.batch([telling(), enabling]))[1] : await enabling
+    if (enabled?.status === 'enabled') wakeSoon(row.id)
+    return { attempt, row: enabled ?? (await find(row.id)) }
+  }
+
+  /**
+   * A new secret, told this once. Those before sign as well for a day: after a rotation whose answer was lost, receivers
+   * know but the one before that. Two D1 round trips.
+   */
+  async function rotate(id: string, now = Date.now()): Promise<ReturnType<typeof shown> & { secret: string }> {
+    const before = await find(id)
+    const isOverlapping = now < (before.previousSecretUntil ?? 0)
+    const older = isOverlapping ? (before.previousSecret?.split(' ') ?? []) : []
+    const previousSecret = [before.secret, ...older].slice(0, MOST_PREVIOUS).join(' ')
+    const secret = newSecret()
+    const [row] = await db
+      .update(webhooks)
+      .set({ secret, previousSecret, previousSecretUntil: now + OVERLAP_MS, updatedAt: now })
+      .where(and(eq(webhooks.id, id), eq(webhooks.secret, before.secret)))
+      .returning()
+    return row ? { ...shown(row), secret } : rotate(id, now) // another was quicker
   }
 
   return {
@@ -152,7 +177,7 @@ export function createWebhooks(dependencies: {
         .where(eq(webhooks.id, id))
         .returning()
       if (!row) unknown(id)
-      const moved = isMoved ? await challengeAndEnable(row, 'moved') : undefined
+      const moved = isMoved ? await challengeAndEnable(row, 'moved', before.status) : undefined
       return { ...shown(moved?.row ?? row), ...(moved ? { challenge: shownAttempt(moved.attempt) } : {}) }
     },
 
@@ -162,16 +187,7 @@ export function createWebhooks(dependencies: {
       if (gone.length === 0) unknown(id)
     },
 
-    /** A new secret, told this once; the one before signs as well for a day. */
-    async rotate(id: string, now = Date.now()) {
-      const secret = newSecret()
-      const [row] = await db
-        .update(webhooks)
-        .set({ secret, previousSecret: sql`secret`, previousSecretUntil: now + OVERLAP_MS, updatedAt: now })
-        .where(eq(webhooks.id, id))
-        .returning()
-      return { ...shown(row ?? unknown(id)), secret }
-    },
+    rotate,
 
     /** From now on what happens is stored for it, not sent. Refused as `webhook-not-enabled`. */
     async pause(id: string) {
@@ -224,7 +240,11 @@ export function createWebhooks(dependencies: {
     /** For the dashboard: how the newest endpoints do. One D1 round trip. */
     async figures(now = Date.now()) {
       const countOf = (status: string) =>
-        sql<number>`(SELECT count(*) FROM deliveries WHERE webhook_id = webhooks.id AND status = ${status})`.as(status)
+        sql<number>`(
+          SELECT count(*) FROM (
+            SELECT 1 FROM deliveries WHERE webhook_id = webhooks.id AND status = ${status} LIMIT ${MOST_COUNTED}
+          )
+        )`.as(status)
       const [rows, hours] = await db.batch([
         db
           .select({

@@ -204,6 +204,20 @@ test('a back end publishes an event once under its id, and another under the sam
   expect((await edge.redis.counts()).commands).toBe(0)
 })
 
+test('what JSON brings back otherwise than it was given is no other event', async () => {
+  const edge = newEdge()
+  const text = `{"channel":"custom_json","type":"json","subject":"json","id":"json-1","data":{"a":-0,"b":1e400,"c":"\\ud800"}}`
+  for (let time = 0; time < 2; time += 1) {
+    const response = await edge.fetch('/v1/events', {
+      method: 'POST',
+      headers: SERVICE,
+      body: text,
+    })
+    expect([response.status, await response.json()]).toEqual([202, { id: 'json-1' }])
+  }
+  expect(await about('json')).toMatchObject([{ data: { a: 0, b: null, c: '\ud800' } }])
+})
+
 test('publishing needs the service token, a known channel, and for its types the right data; the field is named', async () => {
   const edge = newEdge()
   const good = { channel: 'post_events', type: 'post_deleted', data: { postId: 'p_1', authorId: 'u_1' } }
@@ -224,6 +238,16 @@ test('publishing needs the service token, a known channel, and for its types the
     ['audience', { audience: 'followers' }],
     ['subject', { channel: 'custom_x', type: 'x', audience: 'followers', subject: 'p_1' }],
     ['id', { id: 'with space' }],
+    ['id', { id: 'with.dot' }],
+    [
+      'data',
+      { channel: 'custom_x', type: 'deep', data: { a: JSON.parse('['.repeat(101) + ']'.repeat(101)) as object } },
+    ],
+    [
+      'data',
+      { channel: 'custom_x', type: 'deep', data: { a: JSON.parse('['.repeat(9_000) + ']'.repeat(9_000)) as object } },
+    ],
+    ['subject', { channel: 'custom_x', type: 'x', subject: 'a\ud800' }],
     ['surprise', { surprise: 1 }],
   ] as const) {
     await expectRefused(publish(edge, { ...good, ...change }), 'body', field)

@@ -353,6 +353,7 @@ test.each([
   ['SCAN_COMMANDS', '-1', 'expected at least 0'],
   ['COMMANDS_USD', '', 'expected a number'],
   ['LOG_REQUESTS', 'some', 'expected all, failed or none'],
+  ['EVENT_DAYS', '1', 'expected at least the 1.4 days that WEBHOOK_RETRY_SECONDS takes'],
 ])('%s cannot be "%s": %s', async (name, value, expected) => {
   const response = await newEdge({ [name]: value }).fetch('/readyz')
   expect(response.status).toBe(503)

@@ -298,28 +298,29 @@ test('50 contenders, lost replies, holds that expire during work: never two hold
   const name = crypto.randomUUID()
   for (const kind of ['cut', 'refuse', 'cut-mid'] as const) await keyspace.control.fault({ kind, times: 4 })
   const fencesHeld: number[] = []
-  const holds: { from: number; until: number }[] = []
+  // Of those that hold it for longer than they work. Not by the clock: in workerd it stands still within an event.
+  let inside = 0
+  let most = 0
   const refusals: unknown[] = []
 
   async function contend(i: number): Promise<void> {
     const locks = newLocks(keyspace)
-    const held = await locks.acquire(name, { ttlMs: i % 5 === 0 ? 40 : 5_000, waitMs: 60_000 })
+    const isShort = i % 5 === 0
+    const held = await locks.acquire(name, { ttlMs: isShort ? 40 : 20_000, waitMs: 60_000 })
     if (!isHeld(held)) throw new Error('waited in vain')
     fencesHeld.push(held.fence)
-    const from = Date.now()
+    if (!isShort) most = Math.max(most, ++inside)
     for (let n = 0; n < 2; n += 1) {
-      if (i % 5 === 0) await sleep(60) // longer than it holds the lock
+      if (isShort) await sleep(60) // longer than it holds the lock
       await write(name, held.fence).catch((error: unknown) => refusals.push(error))
     }
-    holds.push({ from, until: Math.min(Date.now(), held.expiresAt) })
+    if (!isShort) inside -= 1
     await locks.release(name, held.owner)
   }
   await Promise.all(Array.from({ length: 50 }, (_, i) => contend(i)))
 
   expect(new Set(fencesHeld).size).toBe(50) // no two were given the same
-  holds.sort((a, b) => a.from - b.from)
-  const overlapping = holds.filter((hold, i) => hold.from < Math.max(0, ...holds.slice(0, i).map(({ until }) => until)))
-  expect(overlapping).toEqual([])
+  expect(most).toBe(1)
   const written = await journalOf(name)
   expect(written).toEqual([...written].sort((a, b) => a - b)) // once the next has written, no one before it does
   expect(refusals).toEqual(refusals.map(() => expect.objectContaining({ type: 'lock-lost' })))

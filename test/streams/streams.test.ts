@@ -2,6 +2,8 @@ import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { keys } from '../../src/keys.ts'
+import { createBreaker, newMeter, RedisUnavailable } from '../../src/redis/client.ts'
+import { createSubscribe } from '../../src/redis/subscription.ts'
 import { addFollow, addUser } from '../rows.ts'
 import type { newReader } from './reader.ts'
 import { custom, open, publish, SERVICE, until } from './world.ts'
@@ -392,6 +394,24 @@ test.each([
   await edge.redis.clearFaults()
   await edge.settle()
   await until(async () => (await listening(edge)) === 0)
+})
+
+test('a subscription that Redis refuses opens no breaker: for anything else it is there; one that fails does', async () => {
+  const edge = newEdge()
+  const server = { url: env.UPSTASH_REDIS_REST_URL, token: edge.token }
+  for (const [status, state] of [
+    [429, 'closed'],
+    [500, 'open'],
+  ] as const) {
+    await edge.redis.clearFaults()
+    await edge.redis.fault({ kind: 'status', status, match: 'subscribe' })
+    const breaker = createBreaker(3, 60_000)
+    const subscribe = createSubscribe(server, breaker, newMeter(), 5_000)
+    for (let time = 0; time < 3; time += 1) {
+      await expect(subscribe('channel', new AbortController().signal)).rejects.toThrow(RedisUnavailable)
+    }
+    expect(breaker.state(Date.now())).toBe(state)
+  }
 })
 
 test('with nothing where Redis should be, opening is 503, and events are dispatched all the same', async () => {

@@ -78,6 +78,8 @@ test.each([
   'https://100.100.100.200/',
   'https://metadata.google.internal/',
   'https://metadata.goog/',
+  'https://kubernetes.default.svc/',
+  'https://vault.service.consul/',
   'https://metadata/',
   // Names that are not public
   'https://localhost/',

@@ -1,4 +1,5 @@
 import { eq } from 'drizzle-orm'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Webhook as Verifier } from 'standardwebhooks'
 import { beforeAll, expect, test } from 'vitest'
 import { events, webhooks } from '../../src/db/schema.ts'
@@ -169,6 +170,59 @@ test('a rotated secret is shown once, and both sign for a day', async () => {
   new Verifier(after.secret).verify(later?.body ?? '', later?.headers ?? {})
 })
 
+test('secrets of several rotations in a day all sign, up to three before the last', async () => {
+  const edge = newDevEdge()
+  const to = receiver()
+  const { id, secret, channel } = await addWebhook(edge, to)
+  const secrets = [secret]
+  for (let time = 0; time < 4; time += 1) {
+    secrets.push((await (await ask(edge, 'POST', `/v1/webhooks/${id}/rotate`)).json<Webhook>()).secret)
+    await publish(edge, channel)
+    await deliverAll(edge)
+    const sent = (await to.events()).at(-1)
+    const signing = secrets.filter((secret) => {
+      try {
+        return new Verifier(secret).verify(sent?.body ?? '', sent?.headers ?? {})
+      } catch {
+        return false
+      }
+    })
+    expect(signing).toEqual(secrets.slice(-4))
+  }
+  await Promise.all([0, 1].map(() => ask(edge, 'POST', `/v1/webhooks/${id}/rotate`)))
+  const [row] = await db.select().from(webhooks).where(eq(webhooks.id, id))
+  expect(row?.previousSecret?.split(' ')).toHaveLength(3)
+  expect(row?.previousSecret).toContain(secrets.at(-1)) // of two at once neither lost it
+})
+
+test('who is paused stays so when it moves, or while it answers the challenge; who was disabled is told of', async () => {
+  const edge = newDevEdge()
+  const [to, next] = [receiver(), receiver()]
+  const { id, channel } = await addWebhook(edge, to)
+  const change = async (url: string) => (await ask(edge, 'PATCH', `/v1/webhooks/${id}`, { url })).json<Webhook>()
+  const pause = async () => (await ask(edge, 'POST', `/v1/webhooks/${id}/pause`)).json<Webhook>()
+  expect(await pause()).toMatchObject({ status: 'paused' })
+  await publish(edge, channel)
+  expect(await change(next.url)).toMatchObject({ status: 'paused', challenge: { status: 200 } })
+  await deliverAll(edge)
+  expect(await next.events()).toEqual([])
+  expect(await (await ask(edge, 'POST', `/v1/webhooks/${id}/enable`)).json()).toMatchObject({ status: 'enabled' })
+  await deliverAll(edge)
+  expect(await next.events()).toHaveLength(1)
+
+  await next.plan({ delayMs: 1_000 })
+  const before = (await next.all()).length
+  const enabling = ask(edge, 'POST', `/v1/webhooks/${id}/enable`)
+  while ((await next.all()).length === before) await sleep(20)
+  expect(await pause()).toMatchObject({ status: 'paused' })
+  expect(await (await enabling).json()).toMatchObject({ status: 'paused' })
+
+  await db.update(webhooks).set({ status: 'disabled', disabledReason: 'gone' }).where(eq(webhooks.id, id))
+  expect(await change(to.url)).toMatchObject({ status: 'enabled', disabledReason: null })
+  const told = await db.select().from(events).where(eq(events.type, 'webhook_enabled'))
+  expect(told.filter(({ data }) => data['webhookId'] === id)).toHaveLength(1)
+})
+
 test('a sample is sent once, signed, and its answer shown', async () => {
   const edge = newDevEdge()
   const to = receiver()
@@ -272,6 +326,9 @@ test('the same is refused of a change', async () => {
     ['', {}],
   ] as const) {
     await expectRefused(ask(edge, 'PATCH', `/v1/webhooks/${id}`, body), 'body', field)
+  }
+  for (const since of ['yesterday', '2026-01-01', '2026-01-01T00:00:00+05']) {
+    await expectRefused(ask(edge, 'POST', `/v1/webhooks/${id}/replay`, { since }), 'body', 'since')
   }
 })
 
