@@ -346,8 +346,7 @@ export const webhooks = sqliteTable(
     headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
     /** `whsec_` and base64: what deliveries are signed with. */
     secret: text().notNull(),
-    /** The one before it signs as well until then. */
-    /** Those of the rotations before, the latest first, with spaces between. */
+    /** Those of the rotations before, the latest first, with spaces between: they sign as well until then. */
     previousSecret: text('previous_secret'),
     previousSecretUntil: integer('previous_secret_until'),
     status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
