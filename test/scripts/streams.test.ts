@@ -1,12 +1,7 @@
-import { execFileSync } from 'node:child_process'
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { convertV4MiniflareOptions, Miniflare, type V4WorkerOptionsShape } from 'miniflare'
+import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { unstable_getMiniflareWorkerOptions } from 'wrangler'
+import { bundle, migrate, platform } from '../../bench/workers.ts'
 import { createControl } from '../../emulator/control.ts'
 import { type Emulator, startEmulator } from '../../emulator/server.ts'
 import { newReader } from '../streams/reader.ts'
@@ -15,39 +10,18 @@ import { newReader } from '../streams/reader.ts'
 // a client left.
 const TOKEN = 'token-of-streams'
 const SERVICE_TOKEN = 'a-service-token-for-tests'
-const root = fileURLToPath(new URL('../../', import.meta.url))
-let folder = ''
 let emulator: Emulator
 let workerd: Miniflare
 let origin = ''
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
   emulator = await startEmulator({ openTokens: true })
-  const env = { ...process.env, WRANGLER_SEND_METRICS: 'false', WRANGLER_HIDE_BANNER: 'true' }
-  const wrangler = join(root, 'node_modules/wrangler/bin/wrangler.js')
-  execFileSync(process.execPath, [wrangler, 'deploy', '--dry-run', '--outdir', folder], {
-    cwd: root,
-    env,
-    stdio: 'pipe',
-  })
-  const options: V4WorkerOptionsShape = unstable_getMiniflareWorkerOptions(join(root, 'wrangler.toml')).workerOptions
-  const {
-    compatibilityDate = '',
-    compatibilityFlags = [],
-    d1Databases = {},
-    queueProducers = {},
-    queueConsumers = {},
-  } = options
+  const { code } = await bundle('ours')
   workerd = new Miniflare(
     convertV4MiniflareOptions({
       modules: true,
-      script: await readFile(join(folder, 'index.js'), 'utf8'),
-      compatibilityDate,
-      compatibilityFlags,
-      d1Databases,
-      queueProducers,
-      queueConsumers,
+      script: code,
+      ...platform(),
       bindings: {
         UPSTASH_REDIS_REST_URL: emulator.url,
         UPSTASH_REDIS_REST_TOKEN: TOKEN,
@@ -61,18 +35,13 @@ beforeAll(async () => {
       unsafeDirectSockets: [{ host: '127.0.0.1', port: 0 }],
     }),
   )
-  const database = await workerd.getD1Database('DB')
-  for (const file of (await readdir(join(root, 'migrations'))).filter((name) => name.endsWith('.sql')).sort()) {
-    const sql = await readFile(join(root, 'migrations', file), 'utf8')
-    await database.batch(sql.split('--> statement-breakpoint').map((statement) => database.prepare(statement)))
-  }
+  await migrate(await workerd.getD1Database('DB'))
   origin = (await workerd.unsafeGetDirectURL()).origin
 }, 90_000)
 
 afterAll(async () => {
   await workerd.dispose()
   await emulator.close()
-  await rm(folder, { recursive: true })
 })
 
 const path = '/v1/events/stream?channels=custom_test'
