@@ -101,7 +101,6 @@ say('bundling …')
 const { code } = await bundle('ours')
 const emulator = await startEmulator()
 const folder = await mkdtemp(join(tmpdir(), 'threads-edge-soak-'))
-const { compatibilityDate, compatibilityFlags, d1Databases, queueProducers, queueConsumers } = platform()
 const miniflare = new Miniflare(
   convertV4MiniflareOptions({
     resourcePersistencePath: folder,
@@ -109,11 +108,7 @@ const miniflare = new Miniflare(
       {
         name: 'soak',
         modules: [{ type: 'ESModule', path: 'index.js', contents: code }],
-        compatibilityDate,
-        compatibilityFlags,
-        d1Databases,
-        queueProducers,
-        queueConsumers,
+        ...platform(),
         bindings: {
           SERVICE_TOKEN,
           UPSTASH_REDIS_REST_URL: emulator.url,
