@@ -1,6 +1,6 @@
 /** The queries of the peers: plain D1, by the same indexes as ours, for answers of the same types. */
-import type { Post } from '../../src/posts/posts.ts'
-import type { User } from '../../src/users/users.ts'
+import type { Post } from '../../src/posts/schema.ts'
+import type { User } from '../../src/users/schema.ts'
 
 /** A post without what changes all the time. */
 export type PostText = Omit<Post, keyof Counts | 'likedByMe'>
