@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, globSync } from 'node:fs'
+import { existsSync, globSync, readFileSync } from 'node:fs'
 import { readFile, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,8 +20,6 @@ const documents = [
 const RUN_ELSEWHERE: { command: RegExp; file: string; needs: string }[] = [
   { command: /^npm install && npm start$/, file: 'test/scripts/start.test.ts', needs: "run('npm', ['start']" },
   { command: /^npm install && npm test$/, file: '.ci/run', needs: 'npm install && npm test' },
-  { command: /^npm run check$/, file: '.ci/run', needs: 'npm run check' },
-  { command: /^npm run test:e2e$/, file: '.ci/run', needs: 'npm run test:e2e' },
   { command: /^REDIS_URL=\S+ npm run test:redis$/, file: '.ci/run', needs: 'npm run test:redis' },
   {
     command: /^npm run setup -- --env \w+( --dry-run)?$/,
@@ -31,16 +29,12 @@ const RUN_ELSEWHERE: { command: RegExp; file: string; needs: string }[] = [
   { command: /^npm run deploy -- --env \w+$/, file: 'test/deploy/deploy.test.ts', needs: "'deploy'" },
   { command: /^REDIS_PASSWORD=.* docker compose up/, file: 'test/deploy/compose.test.ts', needs: 'compose.yaml' },
   { command: /^npm run bench\b/, file: 'test/bench/bench.test.ts', needs: 'bench/main.ts' },
-  // These run for minutes: the test runs the script up to the reading of its flags.
+  // It runs for minutes: the test runs the script up to the reading of its flags.
   { command: /^npm run costs\b/, file: 'test/scripts/flags.test.ts', needs: 'bench/costs.ts' },
-  { command: /^npm run soak\b/, file: 'test/scripts/flags.test.ts', needs: 'scripts/soak.ts' },
 ]
 
 /** Commands that run until they are ended. */
 const isLasting = (command: string) => /npm run receiver$|^curl -sN /.test(command)
-
-/** Commands that need an account at Cloudflare. */
-const NEEDS_ACCOUNT = /^npx wrangler (login|rollback)/
 
 interface Step {
   command: string
@@ -72,7 +66,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await end(product.process)
   await rm(product.folder, { recursive: true, force: true })
-})
+}, 60_000)
 
 function collect(child: ChildProcess): () => string {
   let output = ''
@@ -90,8 +84,11 @@ async function end(child: ChildProcess): Promise<void> {
 /** The commands in fenced blocks: in `console` after `$`, with their output; in `sh` every line. */
 function stepsOf(text: string): Step[] {
   const steps: Step[] = []
-  for (const [, language, block = ''] of text.matchAll(/^```(console|sh)\n([^]*?)^```$/gm)) {
-    for (const line of block.replaceAll('\\\n', '\\\u0000').split('\n')) {
+  for (const [, indent = '', language, block = ''] of text.matchAll(/^( *)```(console|sh)\n([^]*?)^ *```$/gm)) {
+    for (const line of block
+      .replaceAll(new RegExp(`^${indent}`, 'gm'), '')
+      .replaceAll('\\\n', '\\\u0000')
+      .split('\n')) {
       const whole = line.replaceAll('\u0000', '\n')
       const last = steps.at(-1)
       if (language === 'sh') {
@@ -104,10 +101,11 @@ function stepsOf(text: string): Step[] {
   return steps
 }
 
-const isRunElsewhere = (command: string) =>
-  NEEDS_ACCOUNT.test(command) || RUN_ELSEWHERE.some((entry) => entry.command.test(command))
+const isRunElsewhere = (command: string) => RUN_ELSEWHERE.some((entry) => entry.command.test(command))
 
-/** What differs from run to run becomes the same: ids, times, durations, what is left of a limit. */
+const documentsWithCommands = documents.filter((path) => stepsOf(readFileSync(join(root, path), 'utf8')).length > 0)
+
+/** Replaces what differs between runs: ids, times, durations, remaining requests. */
 const stable = (text: string) =>
   text
     .replaceAll('\r', '')
@@ -133,20 +131,20 @@ test.each(['docs/configuration.md', 'docs/events.md'])('%s is what npm run docs 
   expect(await readFile(join(root, path), 'utf8')).toBe(generated[path])
 })
 
-test.each(documents)('the commands of %s do what it says', { timeout: 180_000 }, async (path) => {
+test.each(documentsWithCommands)('the commands of %s do what it says', { timeout: 180_000 }, async (path) => {
   const text = await readFile(join(root, path), 'utf8')
   const steps = stepsOf(text).filter(({ command }) => !isRunElsewhere(command))
   const ports = { 8787: product.port, 8079: product.emulatorPort, 9000: await freePort() }
-  const here = (line: string) =>
+  const toTestPorts = (line: string) =>
     Object.entries(ports).reduce(
       (line, [from, to]) => line.replaceAll(new RegExp(`(localhost:|PORT=)${from}`, 'g'), `$1${to}`),
       line,
     )
-  const there = (line: string) =>
+  const toDocumentedPorts = (line: string) =>
     Object.entries(ports).reduce((line, [to, from]) => line.replaceAll(`localhost:${from}`, `localhost:${to}`), line)
-  const bash = (script: string) => spawn('bash', ['-c', here(script)], { cwd: product.folder, stdio: 'pipe' })
+  const bash = (script: string) => spawn('bash', ['-c', toTestPorts(script)], { cwd: product.folder, stdio: 'pipe' })
 
-  // These run in a terminal of their own until they are ended.
+  // Each of these runs in another terminal until the test ends it.
   const lasting = steps
     .filter(({ command }) => isLasting(command))
     .map(({ command, output }) => {
@@ -156,28 +154,30 @@ test.each(documents)('the commands of %s do what it says', { timeout: 180_000 },
   // Documents show what the receiver prints after the commands that cause it.
   const receiver = lasting.find(({ expected }) => expected === '')
   for (const [, block = ''] of text.matchAll(/^```text\n([^]*?)^```$/gm)) if (receiver) receiver.expected += block
+  const processes = lasting.map(({ process }) => process)
   try {
     for (const { printed } of lasting) await expect.poll(printed, { timeout: 30_000 }).toMatch(/open|listening/)
 
     const finite = steps.filter(({ command }) => !isLasting(command))
     const mark = `--- ${crypto.randomUUID()} ---`
     const run = bash(finite.map(({ command }) => `${command}\nprintf '\\n%s\\n' '${mark}'`).join('\n'))
+    processes.push(run)
     const printed = collect(run)
     await new Promise((resolve) => run.once('close', resolve))
     const outputs = printed().split(mark)
     for (const [i, { command, output }] of finite.entries()) {
-      const actual = { command, output: stable(there(outputs[i] ?? '')) }
+      const actual = { command, output: stable(toDocumentedPorts(outputs[i] ?? '')) }
       expect(actual).toEqual({ command, output: expect.stringMatching(pattern(output)) })
     }
 
     for (const { printed, expected } of lasting) {
       for (const line of expected.split('\n').filter(Boolean)) {
-        const lines = () => stable(there(printed())).split('\n')
+        const lines = () => stable(toDocumentedPorts(printed())).split('\n')
         await expect.poll(lines, { timeout: 60_000 }).toContainEqual(expect.stringMatching(pattern(line)))
       }
     }
   } finally {
-    for (const { process } of lasting) await end(process)
+    for (const process of processes) await end(process)
   }
 })
 
@@ -203,8 +203,11 @@ test.each(documents)('%s names npm scripts, files and headings that exist', asyn
   }
 })
 
-test('what another file is said to run is there', async () => {
-  for (const { file, needs } of RUN_ELSEWHERE) {
+test('each file that is said to run a documented command does', async () => {
+  const texts = await Promise.all(documents.map((path) => readFile(join(root, path), 'utf8')))
+  const steps = texts.flatMap(stepsOf)
+  for (const { command, file, needs } of RUN_ELSEWHERE) {
+    expect([command, steps.some((step) => command.test(step.command))]).toEqual([command, true])
     const text = await readFile(join(root, file), 'utf8')
     expect([file, needs, text.includes(needs)]).toEqual([file, needs, true])
   }
