@@ -131,6 +131,14 @@ test.each(['docs/configuration.md', 'docs/events.md'])('%s is what npm run docs 
   expect(await readFile(join(root, path), 'utf8')).toBe(generated[path])
 })
 
+test('docs/configuration.md has every variable that the Worker reads', async () => {
+  const source = await readFile(join(root, 'src/config.ts'), 'utf8')
+  const read = [...source.matchAll(/\bset\.([A-Z_]+)/g)].map(([, name = '']) => name)
+  expect(read.length).toBeGreaterThan(50)
+  const text = await readFile(join(root, 'docs/configuration.md'), 'utf8')
+  expect(read.filter((name) => !text.includes(`| \`${name}\``))).toEqual([])
+})
+
 test.each(documentsWithCommands)('the commands of %s do what it says', { timeout: 180_000 }, async (path) => {
   const text = await readFile(join(root, path), 'utf8')
   const steps = stepsOf(text).filter(({ command }) => !isRunElsewhere(command))
