@@ -4,7 +4,7 @@ import { connect, Failure, parseRedisUrl } from '../emulator/resp.ts'
 import { startEmulator } from '../emulator/server.ts'
 
 /**
- * What tests ask beyond what the README gives the Worker: the emulator asks how many databases there are, and empties
+ * What tests ask beyond what docs/redis.md gives the Worker: the emulator asks how many databases there are, and empties
  * them, also for a test that says FLUSHALL. It does so in these words alone: a script that says FLUSHDB is refused.
  */
 const BEYOND = ['+config|get', '+flushdb|sync']
@@ -21,11 +21,11 @@ export default async function setup(project: TestProject) {
   }
 }
 
-/** A user of that Redis with the rules of the README, so that no suite passes with a command that they refuse. */
+/** A user of that Redis with the rules of docs/redis.md, so that no suite passes with a command that they refuse. */
 async function makeUser(redisUrl: string) {
-  const readme = await readFile(new URL('../README.md', import.meta.url), 'utf8')
-  const [, rules] = /`ACL SETUSER edge on >TOKEN ([^`]+)`/.exec(readme) ?? []
-  if (rules === undefined) throw new Error('README.md does not give the rules of the Redis user')
+  const guide = await readFile(new URL('../docs/redis.md', import.meta.url), 'utf8')
+  const [, rules] = /`ACL SETUSER edge on >TOKEN ([^`]+)`/.exec(guide) ?? []
+  if (rules === undefined) throw new Error('docs/redis.md does not give the rules of the Redis user')
   const admin = await connect(parseRedisUrl(redisUrl), 0)
   const [name, password] = [`tests-${crypto.randomUUID()}`, crypto.randomUUID()]
   const [reply] = await admin.send([['ACL', 'SETUSER', name, 'on', `>${password}`, ...rules.split(/\s+/), ...BEYOND]])

@@ -16,7 +16,7 @@ export function newKeyspace() {
   }
 }
 
-/** The keys that match, in no order. Not by KEYS, which the README denies the Worker's user of Redis: `.ci/run` has it. */
+/** The keys that match, in no order. Not by KEYS, which docs/redis.md denies the Worker's user of Redis: `.ci/run` has it. */
 export async function keysOf(redis: Pick<Redis, 'scan'>, match = '*'): Promise<string[]> {
   const found = new Set<string>()
   for (let cursor = '0'; ;) {
