@@ -2,7 +2,8 @@ import { spawn } from 'node:child_process'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Control, createControl } from '../../emulator/control.ts'
-import { cloneProduct, freePort } from '../scripts/clone.ts'
+import { freePort } from '../../scripts/ports.ts'
+import { cloneProject } from '../scripts/clone.ts'
 
 /** The product as `npm start` runs it, with its demo data: a copy with ports, data and secrets of its own. */
 export interface Product {
@@ -23,7 +24,7 @@ const VARIABLES = {
 const READY_WITHIN_MS = 100_000
 
 export async function startProduct(): Promise<Product> {
-  const copy = await cloneProduct()
+  const copy = await cloneProject()
   const lines = (values: object) => Object.entries(values).map(([name, value]) => `${name} = "${value}"\n`)
   await writeFile(join(copy, '.dev.vars'), lines(SECRETS).join(''))
   const settings = join(copy, 'wrangler.toml') // .dev.vars holds the secrets declared there, and nothing else
