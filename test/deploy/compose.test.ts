@@ -78,15 +78,19 @@ test.skipIf(!hasRedis)(
     try {
       const auth = { PATH: process.env['PATH'], REDISCLI_AUTH: values.REDIS_PASSWORD }
       const cli = (...args: string[]) =>
-        execFileSync('redis-cli', ['-p', `${redisPort}`, ...args], { encoding: 'utf8', env: auth }).trim()
+        execFileSync('redis-cli', ['-p', `${redisPort}`, ...args], {
+          encoding: 'utf8',
+          env: auth,
+          stdio: 'pipe',
+        }).trim()
       await until(() => cli('ping') === 'PONG')
       expect(cli('config', 'get', 'appendonly')).toBe('appendonly\nyes')
       expect(cli('config', 'get', 'maxmemory')).toBe(`maxmemory\n${256 * 1024 * 1024}`)
       expect(cli('config', 'get', 'maxmemory-policy')).toBe('maxmemory-policy\nallkeys-lru')
       const unknown = { ...process.env, REDISCLI_AUTH: '' }
-      expect(execFileSync('redis-cli', ['-p', `${redisPort}`, 'ping'], { encoding: 'utf8', env: unknown })).toContain(
-        'NOAUTH',
-      )
+      expect(
+        execFileSync('redis-cli', ['-p', `${redisPort}`, 'ping'], { encoding: 'utf8', env: unknown, stdio: 'pipe' }),
+      ).toContain('NOAUTH')
 
       const declared = Object.entries(emulator?.environment ?? {}).map(([name, value]) => {
         const set = interpolate(String(value), values).replace('redis:6379', `127.0.0.1:${redisPort}`)
@@ -98,7 +102,7 @@ test.skipIf(!hasRedis)(
         arg.replace('8079', String(emulatorPort)),
       )
       expect(node).toBe('node')
-      await until(() => execFileSync(process.execPath, check, { env }) !== undefined)
+      await until(() => execFileSync(process.execPath, check, { env, stdio: 'pipe' }) !== undefined)
       await fetch(`http://127.0.0.1:${emulatorPort}/set/kept/yes`, {
         headers: { Authorization: `Bearer ${values.UPSTASH_REDIS_REST_TOKEN}` },
       })
