@@ -17,7 +17,7 @@ import { occupyPort } from './ports.ts'
 import { createOutputFilter } from './wrangler-output.ts'
 
 const root = dirname(import.meta.dirname)
-const READY_WITHIN_MS = 60_000
+const READY_WITHIN_MS = 120_000
 const STOP_WITHIN_MS = 5_000
 const CRON_EVERY_MS = Number(process.env['CRON_SECONDS'] || 60) * 1_000
 

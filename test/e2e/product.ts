@@ -18,6 +18,9 @@ export const SERVICE_TOKEN = 'a-service-token-for-tests'
 const REDIS_TOKEN = 'a-redis-token-for-tests'
 const SECRETS = { UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, SERVICE_TOKEN }
 const VARIABLES = {
+  // On a busy machine Redis does not answer within the timeouts of production.
+  REDIS_READ_TIMEOUT_MS: '5000',
+  REDIS_WRITE_TIMEOUT_MS: '5000',
   ALLOW_PRIVATE_WEBHOOKS: 'true',
   WEBHOOK_RETRY_SECONDS: '0.1', // a delivery fails its last attempt soon
 }
