@@ -1,12 +1,21 @@
+import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 
-/** A TCP port of 127.0.0.1 that was free a moment ago. */
+/**
+ * Finds a TCP port of 127.0.0.1 that is free. It is outside the range from which systems take ports for `listen(0)` and for
+ * outgoing connections, so no other process gets it by chance before the caller listens.
+ */
 export async function freePort(): Promise<number> {
-  const { port, close } = await occupyPort(0)
-  await close()
-  return port
+  for (;;) {
+    try {
+      const { port, close } = await occupyPort(randomInt(10_000, 32_000))
+      await close()
+      return port
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error // what listening throws
+    }
+  }
 }
 
 /** Listens on a port (0: any) until `close`. Throws what listening throws, such as `EADDRINUSE`. */

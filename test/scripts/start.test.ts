@@ -141,14 +141,6 @@ test('stopped while it loads the demo data, it leaves no process', { timeout: 24
   expect(product.output()).not.toContain('done in')
 })
 
-test('killed while it prepares the database, it leaves no process', { timeout: 240_000 }, async () => {
-  const product = startScript(await freePort(), await freePort())
-  await product.prints('Loading demo data')
-  const { ran, left } = await product.stop('SIGKILL', 'first')
-  expect(ran.join('\n')).toContain('workerd')
-  expect(left).toEqual([])
-})
-
 test(
   'started again it loads the demo data and answers, and ends when npm is killed',
   { timeout: 240_000 },
