@@ -4,13 +4,13 @@
  */
 import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect, type Connection, parseRedisUrl, textOf } from '../emulator/resp.ts'
 import { startEmulator } from '../emulator/server.ts'
 import { DEMO_PASSWORD } from '../scripts/demo/data.ts'
+import { freePort } from '../scripts/ports.ts'
 import { readFlags } from '../scripts/flags.ts'
 import { settle } from './measure.ts'
 import { createTown, SERVICE_TOKEN } from './town.ts'
@@ -232,13 +232,4 @@ async function reach(url: string): Promise<Connection> {
       await sleep(50)
     }
   }
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer()
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve))
-  const address = probe.address()
-  await new Promise((resolve) => probe.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('no port was given')
-  return address.port
 }

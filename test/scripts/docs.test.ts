@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { generate } from '../../scripts/docs.ts'
-import { cloneProduct, freePort } from './clone.ts'
+import { freePort } from '../../scripts/ports.ts'
+import { cloneProject } from './clone.ts'
 
 const root = dirname(dirname(import.meta.dirname))
 const documents = [
@@ -52,7 +53,7 @@ let product: Product
 
 beforeAll(async () => {
   const [port, emulatorPort] = [await freePort(), await freePort()]
-  const folder = await cloneProduct()
+  const folder = await cloneProject()
   const environment = { ...process.env, PORT: String(port), EMULATOR_PORT: String(emulatorPort) }
   const child = spawn(process.execPath, ['scripts/start.ts'], { cwd: folder, env: environment, stdio: 'pipe' })
   product = { folder, port, emulatorPort, process: child }
