@@ -2,7 +2,7 @@
 import { ulid } from 'ulid'
 import { generateDemo } from '../scripts/demo/data.ts'
 import type { Database } from '../scripts/demo/load.ts'
-import { createTokens } from '../src/sessions/token.ts'
+import { createSessionTokens } from '../src/sessions/token.ts'
 
 export const SERVICE_TOKEN = 'a-service-token-for-benchmarks'
 
@@ -22,7 +22,7 @@ const EXPONENT = 1
 
 export function createTown(now = Date.now()) {
   const demo = generateDemo(now)
-  const tokens = createTokens(SERVICE_TOKEN)
+  const tokens = createSessionTokens(SERVICE_TOKEN)
   const sessions = demo.users.map((user, i) => {
     const { token, claims } = tokens.issue(user.id, `s_${ulid(now - i).toLowerCase()}`)
     return { token, claims }

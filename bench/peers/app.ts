@@ -6,7 +6,7 @@ import { Ratelimit } from '@upstash/ratelimit'
 import { Redis } from '@upstash/redis/cloudflare'
 import { type Context, Hono } from 'hono'
 import { HTTPException } from 'hono/http-exception'
-import type { Post } from '../../src/posts/posts.ts'
+import type { Post } from '../../src/posts/schema.ts'
 import * as db from './database.ts'
 
 export interface PeerEnv {

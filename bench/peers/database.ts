@@ -1,6 +1,6 @@
 /** The queries of the peers: plain D1, with the same indexes and answer types as ours. */
-import type { Post } from '../../src/posts/posts.ts'
-import type { User } from '../../src/users/users.ts'
+import type { Post } from '../../src/posts/schema.ts'
+import type { User } from '../../src/users/schema.ts'
 
 /** A post without its counts. */
 export type PostText = Omit<Post, keyof Counts | 'likedByMe'>

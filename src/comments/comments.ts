@@ -5,20 +5,13 @@ import { ulid } from 'ulid'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { service } from '../service.ts'
+import { newId } from '../ids.ts'
 import { keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Counters, Settlement } from '../redis/counter.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
-
-/** A comment on a post. `createdAt` is RFC 3339. */
-export interface Comment {
-  id: string
-  postId: string
-  authorId: string
-  text: string
-  createdAt: string
-  likesCount: number
-}
+import type { Comment } from './schema.ts'
 
 const content = {
   id: comments.id,
@@ -30,6 +23,7 @@ const content = {
 }
 
 export type Comments = ReturnType<typeof createComments>
+export const commentsService = service<Comments>('comments')
 
 /**
  * Comments: pages from D1, their likes fresh from Redis where it has them.
@@ -60,13 +54,14 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       alongside: (created: Comment) => BatchItem<'sqlite'>[] = () => [],
       now = Date.now(),
     ): Promise<Comment> {
-      const comment = { id: `c_${ulid(now).toLowerCase()}`, postId, authorId, text, createdAt: now }
+      const comment = { id: newId('c', now), postId, authorId, text, createdAt: now }
       const created = { ...comment, createdAt: new Date(now).toISOString(), likesCount: 0 }
+      const transaction = outbox.transaction()
       const [, [counted]] = await db
         .batch([
           db.insert(comments).values(comment),
           countOf(postId),
-          outbox.record(
+          transaction.record(
             { type: 'comment_created', data: { commentId: comment.id, postId, authorId, text } },
             sql`true`,
             now,
@@ -78,8 +73,9 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
           if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
           throw error
         })
-      const tell = () => (counted ? [counters.settle([settlement(counted)])] : []) // else the post is gone again
-      await writeThrough(tell, tell)
+      transaction.enqueue()
+      const refresh = () => (counted ? [counters.settle([settlement(counted)])] : []) // else the post is gone again
+      await writeThrough(refresh, refresh)
       return created
     },
 
@@ -95,19 +91,21 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       if (userId !== authorId && userId !== postAuthorId) {
         throw new Problem('not-yours', 'Only its author, or that of the post, may do this')
       }
+      const transaction = outbox.transaction()
       const [, , [counted]] = await db.batch([
-        outbox.record(
+        transaction.record(
           { type: 'comment_deleted', data: { commentId: id, postId, authorId } },
           sql`EXISTS (SELECT 1 FROM ${comments} WHERE ${comments.id} = ${id})`,
         ),
         db.delete(comments).where(eq(comments.id, id)),
         countOf(postId),
       ])
-      const tell = () => [
+      transaction.enqueue()
+      const refresh = () => [
         counters.forget([keys.count('likes', id), keys.countsMeta(id)]),
         ...(counted ? [counters.settle([settlement(counted)])] : []),
       ]
-      await writeThrough(tell, tell)
+      await writeThrough(refresh, refresh)
     },
 
     /** Brings Redis to the counts of at most `most` posts commented on since `since` (Unix ms), where it missed one. */

@@ -1,6 +1,7 @@
 import { lte, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { counterChanges } from '../db/schema.ts'
+import { service } from '../service.ts'
 import type { Outbox } from './outbox.ts'
 
 /** However often a count changes, it is told of at most this often. */
@@ -9,6 +10,7 @@ const COALESCE_MS = 1_000
 const MOST = 500
 
 export type CounterUpdates = ReturnType<typeof createCounterUpdates>
+export const counterUpdatesService = service<CounterUpdates>('counter updates')
 
 /**
  * Coalesced `counter_update` events. Triggers note which counts changed (migrations/0004_events.sql), and each is told
@@ -18,7 +20,7 @@ export type CounterUpdates = ReturnType<typeof createCounterUpdates>
 export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
   return {
     /** Tells of the counts that changed; answers whether there are more to tell. Two D1 round trips, one for none. */
-    async flush(now = Date.now()): Promise<boolean> {
+    async publish(now = Date.now()): Promise<boolean> {
       const noted = await db
         .select({
           contentId: counterChanges.contentId,
@@ -40,15 +42,17 @@ export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
             value: COUNT,
           },
         }))
-        const told = JSON.stringify(ripe.map(({ contentId, counterType }) => [contentId, counterType]))
+        const published = JSON.stringify(ripe.map(({ contentId, counterType }) => [contentId, counterType]))
+        const transaction = outbox.transaction()
         await db.batch([
-          outbox.record(updates, IS_NOTED, now),
+          transaction.record(updates, IS_NOTED, now),
           db
             .delete(counterChanges)
             .where(
-              sql`(${counterChanges.contentId}, ${counterChanges.counterType}) IN (SELECT value ->> 0, value ->> 1 FROM json_each(${told}))`,
+              sql`(${counterChanges.contentId}, ${counterChanges.counterType}) IN (SELECT value ->> 0, value ->> 1 FROM json_each(${published}))`,
             ),
         ])
+        transaction.enqueue()
       }
       return ripe.length < noted.length || noted.length === MOST
     },

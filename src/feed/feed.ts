@@ -1,9 +1,12 @@
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { type Page, pageOf } from '../page.ts'
-import type { Post, PostRow } from '../posts/posts.ts'
+import { service } from '../service.ts'
+import type { PostRow } from '../posts/posts.ts'
+import type { Post } from '../posts/schema.ts'
 
 export type Feed = ReturnType<typeof createFeed>
+export const feedService = service<Feed>('feed')
 
 /** Sorts after every id of a post. */
 const LATEST = 'p_~'

@@ -1,16 +1,43 @@
 import * as v from 'valibot'
+import { type IdKind, idPattern } from '../ids.ts'
+
+/** The messages of schemas that state none themselves. The wording of the library never reaches clients. */
+v.setGlobalMessage((issue) => {
+  const { type, received, requirement } = issue as v.BaseIssue<unknown> & { requirement?: unknown } // some kinds have it
+  if (issue.expected === 'never') return 'is not a known field'
+  if (received === 'undefined') return 'is required'
+  const unit = typeof issue.input === 'string' ? 'characters' : 'items'
+  const messages: Record<string, string> = {
+    string: 'must be a string',
+    number: 'must be a number',
+    integer: 'must be a whole number',
+    boolean: 'must be true or false',
+    array: 'must be a list',
+    object: 'must be an object',
+    strict_object: 'must be an object',
+    loose_object: 'must be an object',
+    record: 'must be an object',
+    picklist: `must be one of ${(issue.expected ?? '').replaceAll(/[()]/g, '').replaceAll(' | ', ', ')}`,
+    literal: `must be ${issue.expected}`,
+    min_length: `must have at least ${String(requirement)} ${unit}`,
+    max_length: `must have at most ${String(requirement)} ${unit}`,
+    min_value: `must be at least ${String(requirement)}`,
+    max_value: `must be at most ${String(requirement)}`,
+    email: 'must be an email address',
+    url: 'must be a URL',
+    iso_timestamp: 'must be a time in RFC 3339',
+  }
+  return messages[type] ?? 'is not valid'
+})
 
 /** An id of one kind, as it appears in paths, queries and bodies: `u_…`. */
-export const id = (kind: 'u' | 'p' | 'c' | 'f' | 'n' | 'wh' | 'dl') =>
+export const id = (kind: IdKind) =>
   v.pipe(
     v.string(),
-    v.regex(
-      new RegExp(`^${kind}_[a-z0-9]{1,${kind === 'n' ? 60 : 40}}$`), // a notification's has another's in it
-      `must be an id: ${kind}_ and lower-case letters or digits`,
-    ),
+    v.regex(new RegExp(`^${idPattern(kind)}$`), `must be an id: ${kind}_ and lower-case letters or digits`),
   )
 
-/** How many items a page has, in a query. Documented as the number it means, not the text it is. */
+/** The number of items in a page, from a query. OpenAPI documents it as a number. */
 export const limitOf = (fallback: number, max: number) =>
   v.pipe(
     v.optional(
@@ -26,11 +53,11 @@ export const limitOf = (fallback: number, max: number) =>
     v.metadata({ type: 'integer', pattern: undefined, minimum: 1, maximum: max, default: fallback }),
   )
 
-/** Which page: at most 100 items, `cursor` as the page before it said. */
+/** Selects a page: at most 100 items, after `cursor`, which is the `nextCursor` of the page before. */
 export const pageQuery = (kind: 'p' | 'c' | 'f' | 'n' | 'wh') =>
   v.object({ limit: limitOf(20, 100), cursor: v.optional(id(kind)) })
 
-/** A batch of ids, separated by commas; repetitions count once. Documented as the text it is. */
+/** A batch of ids, separated by commas. Repeated ids count once. OpenAPI documents it as a string. */
 export const idsQuery = (kind: 'u' | 'p', max = 100) =>
   v.object({
     ids: v.pipe(
@@ -40,15 +67,15 @@ export const idsQuery = (kind: 'u' | 'p', max = 100) =>
       v.array(id(kind)),
       v.metadata({
         type: 'string',
-        pattern: `^${kind}_[a-z0-9]{1,40}(,${kind}_[a-z0-9]{1,40}){0,${max - 1}}$`,
+        pattern: `^${idPattern(kind)}(,${idPattern(kind)}){0,${max - 1}}$`,
         items: undefined,
         maxLength: undefined,
       }),
     ),
   })
 
-/** The answer that is a list of `item`s with a cursor. */
-export const pageOf = <T extends v.GenericSchema>(item: T) =>
+/** The schema of a page of items. */
+export const pageSchema = <T extends v.GenericSchema>(item: T) =>
   v.object({ items: v.array(item), nextCursor: v.nullable(v.string()) })
 
 /** A time in RFC 3339. */

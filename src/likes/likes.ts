@@ -2,26 +2,14 @@ import { listOf } from '../db/list.ts'
 import { and, eq, gt, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { Problem, unavailable } from '../errors.ts'
+import { service } from '../service.ts'
 import { keys } from '../keys.ts'
 import type { Counters, Settlement } from '../redis/counter.ts'
+import type { Liked, LikeMessage } from './schema.ts'
 
-/** What can be liked. */
-export type LikedKind = 'post' | 'comment'
-
-/** The newest thought of a member about a content, on its way to D1. */
-export interface LikeMessage {
-  kind: LikedKind
-  contentId: string
-  userId: string
-  isLiked: boolean
-  /** Unix ms; of two for the same member and content the higher wins. */
-  changedAt: number
-  /** Since when it is so: what is said again is no news. Null: since `changedAt`. */
-  since: number | null
-  /** Of the request that sent it (W3C Trace Context). */
-  traceparent?: string
-}
+/** The content that users can like. */
+export type LikedKind = LikeMessage['kind']
 
 const contents = {
   post: { rows: posts, likes: postLikes, contentId: postLikes.postId, userId: postLikes.userId },
@@ -31,6 +19,7 @@ const contents = {
 const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? 'comment' : 'post')
 
 export type Likes = ReturnType<typeof createLikes>
+export const likesService = service<Likes>('likes')
 
 /**
  * Likes: counted in Redis at once, written behind to D1 through a queue.
@@ -42,13 +31,16 @@ export type Likes = ReturnType<typeof createLikes>
  *
  * Without Redis a like is refused as unavailable (it could not be counted exactly); reading falls back to D1.
  */
-export function createLikes(
-  db: DrizzleD1Database,
-  reads: Counters,
-  counters: Counters,
-  send: (message: LikeMessage) => Promise<unknown>,
-  onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>,
-) {
+export function createLikes(dependencies: {
+  db: DrizzleD1Database
+  readCounters: Counters
+  writeCounters: Counters
+  enqueue: (message: LikeMessage) => Promise<unknown>
+  /** Called after D1 has the likes of these contents. */
+  onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>
+}) {
+  const { db, readCounters, writeCounters, enqueue, onApplied } = dependencies
+
   /** The state of one member and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {
     const { rows, likes, contentId, userId: memberId } = contents[kind]
@@ -103,40 +95,38 @@ export function createLikes(
 
   async function settle(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
     const ids = [...new Set(messages.map((message) => message.contentId))]
-    await counters.settle(
+    await writeCounters.settle(
       await settlements(kind, ids),
       messages.map((message) => ({ key: keys.likedBy(message.userId), contentId: message.contentId, state: message })),
     )
   }
 
-  const unavailable = (cause: unknown) => {
-    throw new Problem('unavailable', 'Likes cannot be counted right now', { retryAfter: 5 }, { cause })
-  }
+  const cannotCount = unavailable('Likes cannot be counted right now')
 
   return {
     /** Sets whether `userId` likes a content; answers as asked, with the exact count. One round trip. */
-    async set(contentId: string, userId: string, isLiked: boolean): Promise<{ liked: boolean; likes: number }> {
+    async set(contentId: string, userId: string, isLiked: boolean): Promise<Liked> {
       const kind = kindOf(contentId)
       const like = {
         count: keys.count('likes', contentId),
         meta: keys.countsMeta(contentId),
         states: keys.likedBy(userId),
       }
-      const counted = await counters
+      const counted = await writeCounters
         .like(like, contentId, isLiked, () => load(kind, contentId, userId))
-        .catch(unavailable)
+        .catch(cannotCount)
       if (!counted) throw new Problem('not-found', `There is no ${kind} ${contentId}`)
       const { count, changedAt, since } = counted
-      await send({ kind, contentId, userId, isLiked, changedAt, since }).catch(async (cause: unknown) => {
-        await counters.forget(Object.values(like)).catch(() => {}) // D1 will not hear of it: count from there again
-        unavailable(cause)
+      await enqueue({ kind, contentId, userId, isLiked, changedAt, since }).catch(async (cause: unknown) => {
+        await writeCounters.forget(Object.values(like)).catch(() => {}) // D1 will not hear of it: count from there again
+        cannotCount(cause)
       })
       return { liked: isLiked, likes: count }
     },
 
     /** Which of `postIds` the member likes. One round trip, beside those of the posts themselves. */
     async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {
-      const states = await reads.states(keys.likedBy(userId), postIds, async (missing) => {
+      const states = await readCounters.states(keys.likedBy(userId), postIds, async (missing) => {
         const rows = await db
           .select({ id: posts.id, isLiked: postLikes.isLiked, changedAt: postLikes.changedAt, since: postLikes.since })
           .from(posts)
@@ -178,7 +168,7 @@ export function createLikes(
 
     /** Brings the counts of posts to what D1 has, where nothing newer is on its way. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {
-      await counters.settle(await settlements('post', postIds))
+      await writeCounters.settle(await settlements('post', postIds))
     },
 
     /**
@@ -207,7 +197,7 @@ export function createLikes(
           .returning({ id: rows.id })
         wrong += mended.length
         signal.throwIfAborted()
-        await counters.settle(await settlements(kind, ids))
+        await writeCounters.settle(await settlements(kind, ids))
       }
       return wrong
     },

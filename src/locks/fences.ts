@@ -6,7 +6,7 @@ import { Problem } from '../errors.ts'
 
 export type Fences = ReturnType<typeof createFences>
 
-/** Makes D1 writes conditional on a fencing token: who held a lock before its present holder writes nothing. */
+/** Makes D1 writes conditional on a fencing token: an earlier holder of a lock writes nothing. */
 export function createFences(db: DrizzleD1Database) {
   return {
     /**

@@ -1,4 +1,5 @@
 import type { Redis } from '@upstash/redis/cloudflare'
+import { service } from '../service.ts'
 import type { InferOutput } from 'valibot'
 import { keys, patternOf } from '../keys.ts'
 import { shownKey } from './commands.ts'
@@ -84,6 +85,7 @@ const newWalk = (now: number): Walk => ({ cursor: '0', rest: [], startedAt: now,
 const LOOK_UP_COMMANDS = 3
 
 export type Scan = ReturnType<typeof createScan>
+export const scanService = service<Scan>('scan')
 
 /**
  * A walk over all keys for the cron, a little at a time: it never blocks the server, resumes where it stopped, and

@@ -1,15 +1,14 @@
 import * as v from 'valibot'
+import { Count, Time } from '../http/input.ts'
 
-// What `GET /v1/stats` answers: the dashboard is built on it. A part that could not be asked for is null, and named in
-// `unavailable`; everything else is there all the same.
+// The answer of `GET /v1/stats`, which the dashboard shows. A part that is unavailable is null, and `unavailable` names it.
 
-const Time = v.pipe(v.string(), v.isoTimestamp())
-const Count = v.pipe(v.number(), v.integer(), v.minValue(0))
 const Amount = v.pipe(v.number(), v.minValue(0))
 /** From 0 to 1; null where nothing was asked. */
 const Rate = v.nullable(v.pipe(v.number(), v.minValue(0), v.maxValue(1)))
 
-const Dependency = v.object({ isUp: v.boolean(), ms: Amount })
+/** Whether a dependency answers, and how fast. */
+export const Dependency = v.object({ isUp: v.boolean(), ms: Amount })
 
 const Server = v.object({
   version: v.nullable(v.string()),
@@ -196,3 +195,11 @@ export const Stats = v.pipe(
   }),
   v.metadata({ ref: 'Stats' }),
 )
+
+export type Dependency = v.InferOutput<typeof Dependency>
+export const Readiness = v.object({ isReady: v.boolean(), redis: Dependency, d1: Dependency })
+
+/** What each purge deleted. */
+export const Maintained = v.object({
+  purged: v.array(v.object({ name: v.string(), isDone: v.boolean(), removed: Count, hasMore: v.boolean() })),
+})

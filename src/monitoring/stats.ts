@@ -2,6 +2,7 @@ import type { Redis } from '@upstash/redis/cloudflare'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import type { InferOutput } from 'valibot'
+import { service } from '../service.ts'
 import { keys } from '../keys.ts'
 import { cachesOf, routesOf, seriesOf, serverOf, windowOf } from './figures.ts'
 import { emptyFolded, fold, type Folded, noteOnline, prune, type Report, topKeys } from './folded.ts'
@@ -12,15 +13,13 @@ import type * as schema from './schema.ts'
 type Answer = InferOutput<typeof schema.Stats>
 type Part = Answer['unavailable'][number]
 
-/** Figures that other modules have. Each may fail, and is then unavailable. */
-export interface Sources {
-  /** What each queue says of itself. */
-  queues: () => Promise<NonNullable<Answer['queues']>>
-  /** How many are online. */
+/** The figures that features contribute. Each source may fail: then its part of the answer is unavailable. */
+export interface FigureSources {
+  /** The number of users online. */
   online: () => Promise<number>
-  /** Events stored and not yet dispatched. */
+  /** Events that are stored but not dispatched. */
   outbox: () => Promise<InferOutput<typeof schema.OutboxFigures>>
-  /** How deliveries went, by endpoint. */
+  /** The outcome of deliveries, by endpoint. */
   webhooks: () => Promise<InferOutput<typeof schema.WebhookFigures>[]>
 }
 
@@ -63,7 +62,12 @@ function following(id: string): string {
   return `${ms}-${Number(number) + 1}`
 }
 
+/** Whether an isolate should report what it counted: no other invocation of it is about to. */
+export const isReportDue = (recorder: Recorder, flushMs: number, now = Date.now()) =>
+  flushMs > 0 && now >= recorder.reportDueAt + LATE_MS
+
 export type Stats = ReturnType<typeof createStats>
+export const statsService = service<Stats>('stats')
 
 /**
  * What the Worker knows of itself, for the dashboard and for Prometheus.
@@ -83,11 +87,12 @@ export function createStats(dependencies: {
   recorder: Recorder
   scan: Scan
   breakerState: () => 'open' | 'closed' | 'half-open'
-  sources: Sources
+  queueBacklogs: () => Promise<NonNullable<Answer['queues']>>
+  sources: FigureSources
   policy: { flushMs: number; slowMs: number; usdPerCommand: number }
   defer: (work: () => Promise<unknown>) => void
 }) {
-  const { redis, once, db, recorder, scan, breakerState, sources, policy, defer } = dependencies
+  const { redis, once, db, recorder, scan, breakerState, queueBacklogs, sources, policy, defer } = dependencies
 
   async function send(now: number): Promise<void> {
     const taken = recorder.take()
@@ -165,7 +170,7 @@ export function createStats(dependencies: {
       ),
       timed(db.run(sql`SELECT 1`)),
       ask('presence', sources.online),
-      ask('queues', sources.queues),
+      ask('queues', queueBacklogs),
       ask('outbox', sources.outbox),
       ask('webhooks', sources.webhooks),
     ])
@@ -217,7 +222,7 @@ export function createStats(dependencies: {
      * platform has ended the one that was to report.
      */
     reportSoon(now = Date.now()): void {
-      if (policy.flushMs === 0 || now < recorder.reportDueAt + LATE_MS) return
+      if (!isReportDue(recorder, policy.flushMs, now)) return
       recorder.reportDueAt = now + policy.flushMs
       defer(async () => {
         await new Promise((resolve) => setTimeout(resolve, policy.flushMs))

@@ -4,29 +4,12 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
 import { commentLikes, comments, notificationReads, notifications, postLikes, posts } from '../db/schema.ts'
 import type { EventType, StoredEvent } from '../events/catalog.ts'
-import type { Listener } from '../events/consume.ts'
+import type { Listener } from '../events/dispatch.ts'
+import { service } from '../service.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
-
-/**
- * What a member is told of: a `post` of somebody they follow, a `like` of what they wrote (one for all likes of it), a
- * `comment` on a post of theirs, or a `follow`.
- */
-export interface Notification {
-  /** `n_…`; rises with time. That of likes changes with the latest of them. */
-  id: string
-  type: 'post' | 'like' | 'comment' | 'follow'
-  /** Who did it: of likes the latest three at most, the last first. */
-  actorIds: string[]
-  /** How many did. */
-  actorsCount: number
-  postId?: string
-  commentId?: string
-  /** RFC 3339: when it last happened. */
-  createdAt: string
-  isRead: boolean
-}
+import type { Notification } from './schema.ts'
 
 /** A notification as it is held: whether it is read depends on the reader's mark. */
 interface Told {
@@ -90,6 +73,7 @@ const REBUILT_AT_ONCE = 500
 const AS_IT_HAPPENED = sql`created_at`
 
 export type Notifications = ReturnType<typeof createNotifications>
+export const notificationsService = service<Notifications>('notifications')
 
 /**
  * Notifications: what a member is told of, newest first, and how far they have read.
@@ -189,7 +173,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
       RETURNING user_id AS userId`)
 
   /** Brings what is told of the likes of `ids` to what D1 has. One D1 round trip; answers whom it concerns. */
-  async function refreshLikes(kind: 'post' | 'comment', ids: string[], notedAt: SQL): Promise<string[]> {
+  async function writeLikes(kind: 'post' | 'comment', ids: string[], notedAt: SQL): Promise<string[]> {
     const { rows, likes, contentId, postId } = contents[kind]
     const list = JSON.stringify(ids)
     const ofOthers = (content: SQL, author: SQL) =>
@@ -306,7 +290,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
           WHERE (likes_changed_at, rowid) > (${Number(from)}, ${Number(row)})
           ORDER BY likes_changed_at, rowid LIMIT ${REBUILT_AT_ONCE}`)
         const ids = liked.map((content) => content.id)
-        if (ids.length > 0) await drop([...new Set(await refreshLikes(phase, ids, AS_IT_HAPPENED))])
+        if (ids.length > 0) await drop([...new Set(await writeLikes(phase, ids, AS_IT_HAPPENED))])
         const last = liked.at(-1)
         if (last && liked.length === REBUILT_AT_ONCE) return `${phase} ${last.at} ${last.row}`
         return phase === 'post' ? `comment ${since} 0` : `comments c_${encoded(since)}`
@@ -324,8 +308,8 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     listener,
 
     /** The likes of contents of one kind changed. D1 in one round trip, then one command; throws when D1 fails. */
-    async tellLikes(kind: 'post' | 'comment', contentIds: string[], now = Date.now()): Promise<void> {
-      await drop([...new Set(await refreshLikes(kind, contentIds, sql`${now}`))])
+    async refreshLikes(kind: 'post' | 'comment', contentIds: string[], now = Date.now()): Promise<void> {
+      await drop([...new Set(await writeLikes(kind, contentIds, sql`${now}`))])
     },
 
     /**

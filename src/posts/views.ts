@@ -1,11 +1,13 @@
 import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { posts } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { Problem, unavailable } from '../errors.ts'
+import { service } from '../service.ts'
 import { keys } from '../keys.ts'
 import type { Counters } from '../redis/counter.ts'
 
 export type Views = ReturnType<typeof createViews>
+export const viewsService = service<Views>('views')
 
 /**
  * Unique viewers of posts, approximate: a HyperLogLog per post in Redis, written to D1 in batches by the cron.
@@ -25,9 +27,9 @@ export function createViews(db: DrizzleD1Database, counters: Counters) {
         const [row] = await db.select({ views: posts.viewsCount }).from(posts).where(eq(posts.id, postId))
         return row?.views ?? null
       }
-      const views = await counters.see(place, postId, viewer, load).catch((cause: unknown) => {
-        throw new Problem('unavailable', 'Views cannot be counted right now', { retryAfter: 5 }, { cause })
-      })
+      const views = await counters
+        .see(place, postId, viewer, load)
+        .catch(unavailable('Views cannot be counted right now'))
       if (views === null) throw new Problem('not-found', `There is no post ${postId}`)
       return views
     },

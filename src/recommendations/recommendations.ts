@@ -2,8 +2,9 @@ import { listOf } from '../db/list.ts'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { postScores } from '../db/schema.ts'
-import type { Listener } from '../events/consume.ts'
-import type { Post } from '../posts/posts.ts'
+import type { Listener } from '../events/dispatch.ts'
+import { service } from '../service.ts'
+import type { Post } from '../posts/schema.ts'
 import type { Cache } from '../redis/cache.ts'
 
 /** How many posts are kept for a member, best first: three of the largest page, since what they like then is left out. */
@@ -27,6 +28,7 @@ const DOUBLING_MS = 8 * 3_600_000
 const FUSION = 60
 
 export type Recommendations = ReturnType<typeof createRecommendations>
+export const recommendationsService = service<Recommendations>('recommendations')
 
 export interface RecommendationsDependencies {
   db: DrizzleD1Database

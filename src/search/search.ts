@@ -4,7 +4,8 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core'
 import { posts, searchDocuments, users } from '../db/schema.ts'
 import type { StoredEvent } from '../events/catalog.ts'
-import type { Listener } from '../events/consume.ts'
+import type { Listener } from '../events/dispatch.ts'
+import { service } from '../service.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { PostRow } from '../posts/posts.ts'
 import type { CachedUser } from '../users/users.ts'
@@ -30,6 +31,7 @@ export interface Position {
 }
 
 export type Search = ReturnType<typeof createSearch>
+export const searchService = service<Search>('search')
 
 /** Of more that match, the newest are ranked: what a word that everybody uses may cost. It is also where pages end. */
 const MOST_RANKED = 1_000

@@ -1,20 +1,17 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { ulid } from 'ulid'
 import { follows, users } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { invalidField, Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { service } from '../service.ts'
+import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
-import { type CachedUser, profile, toUser, type User, type Users } from './users.ts'
-
-/** Whether one now follows another, and how many do. */
-export interface Following {
-  isFollowing: boolean
-  followersCount: number
-}
+import type { Following, User } from './schema.ts'
+import { type CachedUser, profile, toUser, type Users } from './users.ts'
 
 export type Follows = ReturnType<typeof createFollows>
+export const followsService = service<Follows>('follows')
 
 /**
  * Who follows whom. D1 alone: pages differ by viewer and cursor too much to be worth caching. The row of a pair is
@@ -52,8 +49,8 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     const user = rows.find((row) => row.id === followed)
     if (!user) throw new Problem('not-found', `There is no user ${followed}`)
     await writeThrough(
-      () => profiles.tell(rows),
-      () => [profiles.forget(rows.map((row) => row.id))],
+      () => profiles.refreshCache(rows),
+      () => [profiles.invalidateCache(rows.map((row) => row.id))],
     )
     return { isFollowing, followersCount: user.followersCount }
   }
@@ -62,10 +59,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
 
   function refuseOneself(follower: string, followed: string): void {
     if (follower !== followed) return
-    const message = 'must be somebody else'
-    throw new Problem('invalid-request', 'One does not follow oneself', {
-      errors: [{ in: 'path', field: 'id', message }],
-    })
+    throw invalidField('path', 'id', 'must be another user')
   }
 
   return {
@@ -74,8 +68,9 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
       refuseOneself(follower, followed)
       const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${followed})
         AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`
+      const transaction = outbox.transaction()
       const [, , rows] = await db.batch([
-        outbox.record({ type: 'user_followed', data: { followerId: follower, followedId: followed } }, isNew, now),
+        transaction.record({ type: 'user_followed', data: { followerId: follower, followedId: followed } }, isNew, now),
         db
           .insert(follows)
           .select(
@@ -83,7 +78,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
               .select({
                 followerId: sql<string>`${follower}`.as('follower_id'),
                 followedId: users.id,
-                id: sql<string>`${`f_${ulid(now).toLowerCase()}`}`.as('position'),
+                id: sql<string>`${newId('f', now)}`.as('position'),
                 createdAt: sql<number>`${now}`.as('followed_at'),
               })
               .from(users)
@@ -92,20 +87,23 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
           .onConflictDoNothing(),
         profiles.select(follower, followed),
       ])
+      transaction.enqueue()
       return changed(true, followed, rows)
     },
 
     /** Makes `follower` not follow `followed` any more, if they do. One D1 round trip, then one for the cache. */
     async unfollow(follower: string, followed: string): Promise<Following> {
       refuseOneself(follower, followed)
+      const transaction = outbox.transaction()
       const [, , rows] = await db.batch([
-        outbox.record(
+        transaction.record(
           { type: 'user_unfollowed', data: { followerId: follower, followedId: followed } },
           sql`EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`,
         ),
         db.delete(follows).where(pair(follower, followed)),
         profiles.select(follower, followed),
       ])
+      transaction.enqueue()
       return changed(false, followed, rows)
     },
 

@@ -4,22 +4,10 @@ import type { SQLiteColumn } from 'drizzle-orm/sqlite-core'
 import { users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { service } from '../service.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
-
-/** A profile as anyone sees it. Times are RFC 3339. */
-export interface User {
-  id: string
-  username: string
-  displayName: string
-  bio: string
-  followersCount: number
-  followingsCount: number
-  postsCount: number
-  createdAt: string
-  /** Of the profile, for `If-Match`; counts do not raise it. */
-  version: number
-}
+import type { OwnUser, ProfileChanges, User } from './schema.ts'
 
 /** A profile as the cache holds it: nothing in it is private. */
 export interface CachedUser extends Omit<User, 'createdAt'> {
@@ -49,17 +37,8 @@ export function toUser(user: CachedUser): User {
   return { id, username, displayName, bio, followersCount, followingsCount, postsCount, createdAt, version }
 }
 
-/** A profile as its owner sees it. */
-export interface OwnUser extends User {
-  email: string
-}
-
-export interface ProfileChanges {
-  displayName?: string
-  bio?: string
-}
-
 export type Users = ReturnType<typeof createUsers>
+export const usersService = service<Users>('users')
 
 /** Profiles, cache-aside. Without Redis every read is answered from memory or D1, and writes reach the cache later. */
 export function createUsers(
@@ -81,7 +60,7 @@ export function createUsers(
     return toUser(user)
   }
 
-  const tell = (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row))
+  const refreshCache = (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row))
 
   return {
     /** One profile. One round trip from Redis, none from memory. */
@@ -97,7 +76,7 @@ export function createUsers(
     },
 
     /** A username is taken now: it is no longer known as nobody's. One round trip. */
-    async forgetUsername(username: string): Promise<void> {
+    async invalidateUsername(username: string): Promise<void> {
       const forget = () => [idsByUsername.invalidate([username.toLowerCase()])]
       await writeThrough(forget, forget)
     },
@@ -123,8 +102,9 @@ export function createUsers(
     async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
       const isMeant = and(eq(users.id, id), versions && inArray(users.version, versions))
       const current = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${users} WHERE ${users.id} = ${id})`
+      const transaction = outbox.transaction()
       const [, [row], [found]] = await db.batch([
-        outbox.record(
+        transaction.record(
           {
             type: 'user_updated',
             data: {
@@ -150,11 +130,12 @@ export function createUsers(
           .returning({ ...profile, email: users.email }),
         db.select({ version: users.version }).from(users).where(eq(users.id, id)),
       ])
+      transaction.enqueue()
       if (!found) throw new Problem('not-found', `There is no user ${id}`)
       if (!row) throw new Problem('version-changed', `The profile is at version ${found.version}`)
       const { email, ...user } = row
       await writeThrough(
-        () => tell([user]),
+        () => refreshCache([user]),
         () => [byId.invalidate([id])],
       )
       return { ...toUser(user), email }
@@ -171,9 +152,9 @@ export function createUsers(
     select: (...ids: string[]) => db.select(profile).from(users).where(inArray(users.id, ids)),
 
     /** Write-through of what `select` read. One round trip. */
-    tell,
+    refreshCache,
 
     /** The second try of `tell`. One round trip. */
-    forget: (ids: string[]) => byId.invalidate(ids),
+    invalidateCache: (ids: string[]) => byId.invalidate(ids),
   }
 }

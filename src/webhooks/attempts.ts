@@ -4,7 +4,7 @@ import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { deliveries, deliveryAttempts, events, webhookHours, webhooks } from '../db/schema.ts'
 import { type StoredEvent, toCloudEvent } from '../events/catalog.ts'
-import type { Outbox } from '../events/outbox.ts'
+import type { Outbox, Transaction } from '../events/outbox.ts'
 import { MAX_DELAY_MS, messageOf, PATIENCE_MS, type Posted, wakeMessage } from './messages.ts'
 import { type Attempt, isSuccess, type Sender, type WebhookRow } from './sender.ts'
 import { aboutWebhook } from './webhooks.ts'
@@ -60,6 +60,8 @@ interface Fate {
 interface Outcome {
   statements: BatchItem<'sqlite'>[]
   messages: Posted[]
+  /** The event that follows. */
+  transaction: Transaction
 }
 
 export type Attempts = ReturnType<typeof createAttempts>
@@ -254,13 +256,14 @@ export function createAttempts(dependencies: {
       const wakeAt = sql`coalesce(wake_at, ${now + PATIENCE_MS})`
       statements.push(db.update(webhooks).set({ wakeAt }).where(eq(webhooks.id, webhook.id)))
     }
-    if (disabledReason) statements.push(...disable(webhook, disabledReason, now))
+    const transaction = outbox.transaction()
+    if (disabledReason) statements.push(...disable(webhook, disabledReason, now, transaction))
     const messages = fates.flatMap(({ id, turn, nextAt }) =>
       nextAt === null || nextAt - now > MAX_DELAY_MS ? [] : [messageOf({ id, turn }, nextAt - now)],
     )
     if (restUntil !== undefined) messages.push(wakeMessage(webhook.id, restUntil - now))
     else if (isWaking) messages.push(wakeMessage(webhook.id))
-    return { statements, messages }
+    return { statements, messages, transaction }
   }
 
   /**
@@ -277,6 +280,7 @@ export function createAttempts(dependencies: {
         try {
           const [first, ...rest] = noted.flatMap(({ statements }) => statements)
           if (first) await db.batch([first, ...rest])
+          for (const { transaction } of noted) transaction.enqueue()
           await post(noted.flatMap(({ messages }) => messages))
         } catch (error) {
           onFailure('deliveries', error)
@@ -354,12 +358,17 @@ export function createAttempts(dependencies: {
   }
 
   /** The statements that disable an endpoint, and tell of it. */
-  function disable(webhook: WebhookRow, disabledReason: 'gone' | 'failing', now: number): BatchItem<'sqlite'>[] {
+  function disable(
+    webhook: WebhookRow,
+    disabledReason: 'gone' | 'failing',
+    now: number,
+    transaction: Transaction,
+  ): BatchItem<'sqlite'>[] {
     const days = Math.round(policy.failingMs / 86_400_000)
     const reason = disabledReason === 'gone' ? 'it answered 410' : `it has been failing for ${days} days`
     const isEnabled = sql`EXISTS (SELECT 1 FROM ${webhooks} WHERE id = ${webhook.id} AND status = 'enabled')`
     return [
-      outbox.record({ type: 'webhook_disabled', ...aboutWebhook(webhook, reason) }, isEnabled, now),
+      transaction.record({ type: 'webhook_disabled', ...aboutWebhook(webhook, reason) }, isEnabled, now),
       db
         .update(webhooks)
         .set({

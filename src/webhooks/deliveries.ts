@@ -4,8 +4,9 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { monotonicFactory, ulid } from 'ulid'
 import { deliveries, deliveryAttempts, events, webhooks } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import { service } from '../service.ts'
 import type { StoredEvent } from '../events/catalog.ts'
-import type { Listener } from '../events/consume.ts'
+import type { Listener } from '../events/dispatch.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Attempts } from './attempts.ts'
 import { type Filter, meets } from './filter.ts'
@@ -18,6 +19,9 @@ const CRON_PATIENCE_MS = 600_000
 /** How many deliveries are stored in one statement, unparked or replayed in one step. */
 const STORE_AT_ONCE = 1_000
 const STEP = 100
+
+export type Deliveries = ReturnType<typeof createDeliveries>
+export const deliveriesService = service<Deliveries>('deliveries')
 
 /**
  * Deliveries. D1 is the truth, queue messages are wake-ups: each names the turn of a delivery, which the first that comes

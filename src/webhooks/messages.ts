@@ -1,7 +1,7 @@
 import * as v from 'valibot'
 
 /** A message of the queue `deliveries`. */
-export const DeliveryBody = v.variant('kind', [
+export const DeliveryMessage = v.variant('kind', [
   /** This delivery is to be attempted, if it is still at this turn. */
   v.object({ kind: v.literal('delivery'), id: v.string(), turn: v.number() }),
   /** This endpoint has parked deliveries, or is to be probed. */
@@ -16,7 +16,7 @@ export const DeliveryBody = v.variant('kind', [
     isAll: v.boolean(),
   }),
 ])
-export type DeliveryMessage = v.InferOutput<typeof DeliveryBody>
+export type DeliveryMessage = v.InferOutput<typeof DeliveryMessage>
 
 /** A message, and when it is to arrive. */
 export interface Posted {

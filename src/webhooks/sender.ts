@@ -1,5 +1,6 @@
 import { Webhook } from 'standardwebhooks'
 import type { webhooks } from '../db/schema.ts'
+import { service } from '../service.ts'
 import { joinTrace, traceparentOf } from '../trace.ts'
 import { type GuardPolicy, objectionTo } from './guard.ts'
 
@@ -35,6 +36,9 @@ const MAX_ANSWER_BYTES = 1_024
 const MAX_RETRY_AFTER_MS = 86_400_000
 
 export const isSuccess = ({ status }: Attempt) => status !== null && status >= 200 && status < 300
+
+/** The endpoints that this isolate waits for, and since when (Unix ms). */
+export const endpointsInFlight = service<Map<string, number>>('endpoints in flight')
 
 export type Sender = ReturnType<typeof createSender>
 

@@ -5,6 +5,7 @@ import { ulid } from 'ulid'
 import * as v from 'valibot'
 import { webhookHours, webhooks } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import { service } from '../service.ts'
 import { type CloudEvent, WEBHOOK_CHANNEL } from '../events/catalog.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { type Page, pageOf } from '../page.ts'
@@ -32,6 +33,7 @@ const MOST_FIGURES = 100
 const MOST_COUNTED = 1_000
 
 export type Webhooks = ReturnType<typeof createWebhooks>
+export const webhooksService = service<Webhooks>('webhooks')
 
 /**
  * Endpoints. One is `unverified` until it has answered a challenge, and gets nothing else before; then `enabled`; `paused`
@@ -94,8 +96,10 @@ export function createWebhooks(dependencies: {
       .where(isSame)
       .returning()
     const isStill = sql`EXISTS (SELECT 1 FROM ${webhooks} WHERE ${isSame})`
-    const telling = () => outbox.record({ type: 'webhook_enabled', ...aboutWebhook(row, reason) }, isStill, now)
-    const [enabled] = former === 'disabled' ? (await db.batch([telling(), enabling]))[1] : await enabling
+    const transaction = outbox.transaction()
+    const recording = () => transaction.record({ type: 'webhook_enabled', ...aboutWebhook(row, reason) }, isStill, now)
+    const [enabled] = former === 'disabled' ? (await db.batch([recording(), enabling]))[1] : await enabling
+    transaction.enqueue()
     if (enabled?.status === 'enabled') wakeSoon(row.id)
     return { attempt, row: enabled ?? (await find(row.id)) }
   }

@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import { counterChanges, webhooks } from '../../src/db/schema.ts'
-import type { LikeMessage } from '../../src/likes/likes.ts'
+import type { LikeMessage } from '../../src/likes/schema.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser, db } from '../rows.ts'
 import { newReader } from '../streams/reader.ts'

@@ -1,6 +1,6 @@
 import { expect } from 'vitest'
-import type { LikeMessage } from '../../src/likes/likes.ts'
-import type { Notification } from '../../src/notifications/notifications.ts'
+import type { LikeMessage } from '../../src/likes/schema.ts'
+import type { Notification } from '../../src/notifications/schema.ts'
 import { newEdge } from '../edge.ts'
 import { addUser } from '../rows.ts'
 
