@@ -4,6 +4,7 @@
  */
 import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { getPlatformProxy } from 'wrangler'
 import { generateDemo } from './demo/data.ts'
 import { type Database, isEmpty, loadDemo } from './demo/load.ts'
@@ -52,6 +53,8 @@ async function loadDemoData(db: Database): Promise<void> {
   const startedAt = Date.now()
   const demo = generateDemo(startedAt)
   process.stdout.write(`Loading demo data: ${demo.users.length} users, ${demo.posts.length} posts … `)
+  // Generating blocks the event loop. Meanwhile workerd can close the idle connection: notice that before using it.
+  await setImmediate()
   await loadDemo(db, demo)
   console.log(`done in ${((Date.now() - startedAt) / 1_000).toFixed(1)} s`)
 }
