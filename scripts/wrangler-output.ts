@@ -1,12 +1,14 @@
 import * as v from 'valibot'
 
-/** What the Worker logs when a cron job fails: one line of JSON. */
+/** The name of an error, and the code of its message if it has one. */
+const ErrorCode = v.looseObject({ name: v.string(), code: v.optional(v.string()) })
+
+/** The line of JSON that the Worker logs when a cron job fails. */
 const JobFailure = v.looseObject({
   level: v.literal('error'),
   job: v.string(),
-  name: v.string(),
-  error: v.optional(v.string()),
-  cause: v.optional(v.string()),
+  ...ErrorCode.entries,
+  cause: v.optional(ErrorCode),
 })
 
 /**
@@ -23,11 +25,12 @@ export function createOutputFilter(): (line: string) => string[] {
     }
     const failure = parseFailure(line)
     if (!failure) return [line]
-    const error = failure.error ? `: ${failure.error}` : ''
-    const cause = failure.cause ? `, caused by ${failure.cause}` : ''
-    return [`The cron job "${failure.job}" failed: ${failure.name}${error}${cause}`, line]
+    const cause = failure.cause ? `, caused by ${toText(failure.cause)}` : ''
+    return [`The cron job "${failure.job}" failed: ${toText(failure)}${cause}`, line]
   }
 }
+
+const toText = ({ name, code }: v.InferOutput<typeof ErrorCode>) => (code ? `${name} (${code})` : name)
 
 function parseFailure(line: string): v.InferOutput<typeof JobFailure> | undefined {
   if (!line.startsWith('{')) return undefined

@@ -96,10 +96,15 @@ export function createWorker() {
         ),
         ...sharedJobs.map((job) => attempt(job.name, () => job.run(platform, { now }))),
       ])
+      for (const { job, error } of failures) {
+        const cause =
+          error instanceof AggregateError ? error.errors[0] : error instanceof Error ? error.cause : undefined
+        console.error(JSON.stringify({ level: 'error', job, ...errorCode(error), cause: cause && errorCode(cause) }))
+      }
       end({
         level: failures.length > 0 ? 'error' : 'info',
         message: 'cron',
-        failures: failures.map(({ job, error }) => ({ job, ...errorCode(error) })),
+        failures: failures.map(({ job }) => job),
       })
       if (failures.length === 0) return
       const names = failures.map(({ job }) => job).join(', ')

@@ -18,9 +18,10 @@ test('the warning that nothing triggers the cron is dropped, and nothing else', 
 
 test('the log line of a failed cron job follows a sentence with its name and cause', () => {
   const filter = createOutputFilter()
-  const line = '{"level":"error","job":"reconcile likes","name":"TypeError","error":"no rows","cause":"D1 is locked"}'
+  const line =
+    '{"level":"error","job":"reconcile likes","name":"DrizzleQueryError","cause":{"name":"Error","code":"D1_ERROR"}}'
   expect(filter(line)).toEqual([
-    'The cron job "reconcile likes" failed: TypeError: no rows, caused by D1 is locked',
+    'The cron job "reconcile likes" failed: DrizzleQueryError, caused by Error (D1_ERROR)',
     line,
   ])
 })
