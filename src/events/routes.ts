@@ -2,6 +2,7 @@ import { Hono } from 'hono'
 import * as v from 'valibot'
 import { requireService } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
+import { JsonObject } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import { Audience, catalog, CHANNELS, CUSTOM_CHANNEL, isKnown, subjectOf, TypeName } from './catalog.ts'
 
@@ -23,7 +24,7 @@ function isDeeper(value: unknown, most: number): boolean {
 }
 
 const Data = v.pipe(
-  v.record(v.string(), v.unknown(), 'must be an object'),
+  JsonObject,
   v.check((data) => !isDeeper(data, MAX_DATA_DEPTH), `must be nested at most ${MAX_DATA_DEPTH} deep`),
   v.check(
     (data) => isDeeper(data, MAX_DATA_DEPTH) || new TextEncoder().encode(JSON.stringify(data)).length <= MAX_DATA_BYTES,
