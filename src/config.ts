@@ -150,6 +150,17 @@ const Variables = v.object({
   ALLOW_PRIVATE_WEBHOOKS: v.optional(v.picklist(['true', 'false'], 'true or false'), 'false'),
   /** Hosts of ours, separated by commas: no endpoint may be on one. That of the request is always among them. */
   PUBLIC_HOSTS: v.optional(v.string(), ''),
+  /**
+   * Encrypts the secrets and header values of webhooks. Several keys, separated by commas: the first encrypts, all
+   * decrypt. Without it the service token does; list that here before you change it.
+   */
+  WEBHOOK_KEY: v.optional(
+    v.pipe(
+      v.string(),
+      v.transform(listed),
+      v.check((keys) => keys.length > 0 && keys.every((key) => key.length >= 16), 'keys of at least 16 characters'),
+    ),
+  ),
   /** How many endpoints there may be: every batch of events reads all of them. */
   WEBHOOK_MAX_ENDPOINTS: whole(1_000, 1, 10_000),
   WEBHOOK_TIMEOUT_SECONDS: number(15, 0.1, 15), // the platform ends work 30 s after a batch
@@ -328,6 +339,7 @@ export function readConfig(env: object) {
     webhooks: {
       isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
       ownHosts: listed(set.PUBLIC_HOSTS.toLowerCase()),
+      keys: [...(set.WEBHOOK_KEY ?? []), set.SERVICE_TOKEN],
       maxEndpoints: set.WEBHOOK_MAX_ENDPOINTS,
       timeoutMs: toMs(set.WEBHOOK_TIMEOUT_SECONDS),
       retryMs: set.WEBHOOK_RETRY_SECONDS,
