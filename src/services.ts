@@ -36,8 +36,9 @@ import { createViews } from './posts/views.ts'
 import { type CachedUser, createUsers } from './users/users.ts'
 import { createAttempts } from './webhooks/attempts.ts'
 import { createDeliveries } from './webhooks/deliveries.ts'
-import { type DeliveryMessage, type Posted, wakeMessage } from './webhooks/messages.ts'
+import { type DeliveryMessage, type Outgoing, wakeMessage } from './webhooks/messages.ts'
 import { createSender } from './webhooks/sender.ts'
+import { createVault } from './webhooks/vault.ts'
 import { createWebhooks } from './webhooks/webhooks.ts'
 
 /** What an isolate keeps between requests. */
@@ -50,8 +51,9 @@ export const createIsolate = (config: Config) => ({
   uncounted: createUncounted<LimitName>(),
   tokens: createTokens(config.sessions.key),
   recorder: createRecorder(config.monitoring.slowMs),
-  /** The endpoints of webhooks that are being waited for, and since when. */
-  awaited: new Map<string, number>(),
+  /** When this isolate started the request in flight to each webhook (Unix ms). */
+  inFlight: new Map<string, number>(),
+  vault: createVault(config.webhooks.keys),
 })
 
 /** Of one invocation: where its costs are noted, and how it works on after the answer. */
@@ -171,13 +173,14 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
   const idempotency = createIdempotency(db)
   const online = createOnline(redis, keys, config.presence)
   const scan = createScan(redis, config.monitoring.scanCommands)
-  const send = createSender(config.webhooks)
-  const post = (messages: Posted[]) => sendAll(bindings.DELIVERIES, messages)
+  const send = createSender(config.webhooks, isolate.vault)
+  const enqueue = (messages: Outgoing[]) => sendAll(bindings.DELIVERIES, messages)
   const webhooks = createWebhooks({
     db,
     outbox,
     send,
-    wakeSoon: (webhookId) => defer(() => post([wakeMessage(webhookId)])),
+    vault: isolate.vault,
+    wakeSoon: (webhookId) => defer(() => enqueue([wakeMessage(webhookId)])),
     policy: config.webhooks,
     source: config.events.source,
   })
@@ -185,16 +188,16 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     db,
     outbox,
     send,
-    post,
-    probe: (webhook) => webhooks.probe(webhook),
+    enqueue,
+    probe: webhooks.probe,
     policy: config.webhooks,
     source: config.events.source,
     onAttempt: isolate.recorder.delivered,
-    awaited: isolate.awaited,
+    inFlight: isolate.inFlight,
     defer,
     onFailure,
   })
-  const deliveries = createDeliveries({ db, attempts, post, onFailure })
+  const deliveries = createDeliveries({ db, attempts, enqueue, onFailure })
   const stats = createStats({
     redis,
     once,
@@ -223,6 +226,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     events: (most, now) => outbox.purge(most, now - config.events.keptMs),
     deliveries: (most, now) => deliveries.purge(most, now - config.webhooks.keptMs),
     webhookFigures: (most, now) => webhooks.purge(most, now),
+    plainWebhookSecrets: (most) => webhooks.reseal(most),
     notifications: (most, now) => notifications.purge(most, now),
   })
   const streams = createStreams(

@@ -5,9 +5,8 @@ import type { TestProject } from 'vitest/node'
 import type { Plan, Received } from './webhooks/receiver.ts'
 
 /**
- * An HTTP server that is every endpoint of the tests: each path is one. `PUT /_<path>` says what the next requests of a
- * path are answered, the last for ever; `GET /_<path>` tells what it was sent. A challenge is answered, unless the plan
- * says otherwise.
+ * An HTTP server for all webhook endpoints of the tests: each path is one endpoint. `PUT /_<path>` sets how the next
+ * requests are answered; `GET /_<path>` returns the requests received. Challenges are answered unless a plan has a body.
  */
 export default async function setup(project: TestProject) {
   const plans = new Map<string, Plan[]>()
@@ -37,6 +36,11 @@ export default async function setup(project: TestProject) {
     if (isChallenge && plan.body === undefined) {
       const { challenge } = JSON.parse(body) as { challenge: string }
       return void response.end(JSON.stringify({ challenge }))
+    }
+    if (plan.isDripping) {
+      response.flushHeaders()
+      const dripping = setInterval(() => response.write('x'), 1_000)
+      return void response.once('close', () => clearInterval(dripping))
     }
     if (plan.isEndless) {
       const write = () => {

@@ -343,24 +343,30 @@ export const webhooks = sqliteTable(
     types: text({ mode: 'json' }).$type<string[]>(),
     filter: text({ mode: 'json' }).$type<Record<string, unknown>>(),
     description: text().notNull().default(''),
+    /** Sent with every request. Names are plain, values are encrypted (`v1.<key id>.<IV>.<ciphertext>`). */
     headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
-    /** `whsec_` and base64: what deliveries are signed with. */
+    /** Signs the requests: `whsec_` and base64, encrypted. */
     secret: text().notNull(),
-    /** Those of the rotations before, the latest first, with spaces between: they sign as well until then. */
+    /** The secrets before the last rotations, encrypted, the latest first, separated by spaces. They sign too until then. */
     previousSecret: text('previous_secret'),
     previousSecretUntil: integer('previous_secret_until'),
     status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
       .notNull()
       .default('unverified'),
-    /** `gone`: it answered 410; `failing`: it failed for long. */
+    /** `gone`: it answered 410; `failing`: it has been failing for days. */
     disabledReason: text('disabled_reason', { enum: ['gone', 'failing'] }),
-    /** When the first of the failures was, since it last took anything. */
+    /** When the first failure after the last success was. */
     failingSince: integer('failing_since'),
     /** Failures in a row. */
     failures: integer().notNull().default(0),
-    /** Its circuit is open until then; after that one delivery tries it. Null: closed. */
+    /** The circuit is open until then; after that, one delivery tests the endpoint. Null: closed. */
     openUntil: integer('open_until'),
-    /** When its parked deliveries, or a probe, are looked after. An enabled one that has parked deliveries has it. */
+    /** Since when its successful answers are slow. Null: the last one was fast. */
+    slowSince: integer('slow_since'),
+    /**
+     * When to send the parked deliveries of an enabled endpoint, test a disabled one, or remove an unverified one whose
+     * creation was not finished.
+     */
     wakeAt: integer('wake_at'),
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),
@@ -373,22 +379,22 @@ export const webhooks = sqliteTable(
   ],
 )
 
-/** An event on its way to an endpoint. Those of an endpoint that was deleted are left to the purge. */
+/** An event to deliver to an endpoint. The purge removes those of deleted endpoints. */
 export const deliveries = sqliteTable(
   'deliveries',
   {
-    /** `dl_` + ULID, rising with the order of the events that were told together. */
+    /** `dl_` + ULID. Sorts like the events that were dispatched together. */
     id: text().primaryKey(),
     eventId: text('event_id').notNull(),
     webhookId: text('webhook_id').notNull(),
     status: text({ enum: ['pending', 'delivered', 'dead'] })
       .notNull()
       .default('pending'),
-    /** How many attempts had an outcome, since it was made or replayed. */
+    /** How many attempts were made since it was stored or replayed. */
     attempts: integer().notNull().default(0),
-    /** Rises when it is taken up: a message of the queue names the turn it is for, and is void once that is taken. */
+    /** Rises with each claim and replay. A queue message names a turn, and does nothing once that has passed. */
     turn: integer().notNull().default(0),
-    /** When the cron sends a message that should have come. Null: done, or parked until its endpoint wakes. */
+    /** When the cron enqueues it, if the queue has lost its message. Null: it has ended, or is parked until its endpoint wakes. */
     dueAt: integer('due_at'),
   },
   (t) => [
@@ -404,7 +410,7 @@ export const deliveries = sqliteTable(
   ],
 )
 
-/** What came of each attempt. */
+/** Attempts to deliver. */
 export const deliveryAttempts = sqliteTable(
   'delivery_attempts',
   {
@@ -416,7 +422,7 @@ export const deliveryAttempts = sqliteTable(
     durationMs: integer('duration_ms').notNull(),
     /** HTTP status; null: there was no answer. */
     status: integer(),
-    /** Why it failed, where no status says so. */
+    /** Why there was no answer. */
     error: text(),
     /** The first KB of the answer. */
     answer: text(),
@@ -424,7 +430,7 @@ export const deliveryAttempts = sqliteTable(
   (t) => [primaryKey({ columns: [t.deliveryId, t.at] })],
 )
 
-/** How attempts went, by the hour: for the dashboard. */
+/** Counts of attempts per hour and endpoint, for the dashboard. */
 export const webhookHours = sqliteTable(
   'webhook_hours',
   {

@@ -3,9 +3,9 @@ import * as v from 'valibot'
 import { catalog, Channel, isKnown, TypeName } from '../events/catalog.ts'
 import { requireService } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
-import { Count, id, limitOf, pageOf, pageQuery, Time, written } from '../http/input.ts'
+import { Count, id, JsonObject, limitOf, pageOf, pageQuery, record, Time, written } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
-import { Filter } from './filter.ts'
+import { Filter } from './schema.ts'
 
 const tag = 'Webhooks'
 
@@ -15,7 +15,7 @@ const RESERVED_HEADERS =
   /^(webhook-.*|trace(parent|state)|content-.*|host|connection|keep-alive|transfer-encoding|te|trailer|upgrade|expect|date|via|forwarded|x-forwarded-.*|x-real-ip|cf-.*|cdn-loop|proxy-.*|cookie|accept-encoding)$/i
 
 const Headers = v.pipe(
-  v.record(
+  record(
     v.pipe(
       v.string(),
       v.regex(/^[\w!#$%&'*+.^`|~-]{1,64}$/, 'must be the name of a header'),
@@ -137,7 +137,7 @@ const shape = {
   url: v.string(),
   channels: v.array(v.string()),
   types: v.nullable(v.array(v.string())),
-  filter: v.nullable(v.record(v.string(), v.unknown())),
+  filter: v.nullable(JsonObject),
   description: v.string(),
   headerNames: v.array(v.string()),
   status: v.picklist(['unverified', 'enabled', 'paused', 'disabled']),
@@ -167,7 +167,7 @@ const PROBLEMS = ['invalid-request', 'service-token-required', 'not-found'] as c
 const BODY_PROBLEMS = ['malformed-json', 'unsupported-media-type'] as const
 
 /** The host of a request, which no endpoint may be on. */
-const hostOf = (url: string) => new URL(url).hostname
+const hostOf = (url: string) => new URL(url).host
 
 export const webhooks = new Hono<AppEnv>()
   .post(
@@ -305,7 +305,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: v.object({
         ...Attempt.entries,
         isDelivered: v.boolean(),
-        sample: v.record(v.string(), v.unknown()),
+        sample: JsonObject,
       }),
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
