@@ -142,7 +142,11 @@ function follow(run: Run, attempt: Attempt, isTest: boolean): boolean {
   result.health = health
   result.hasSucceeded ||= isSuccess(attempt)
   result.failed = isSuccess(attempt) ? 0 : result.failed + 1
-  if (isSuccess(attempt)) return isTest || run.left.length === 0 ? end(run, now + RELEASE_MS) : true
+  if (isSuccess(attempt)) {
+    // That it has become slow is recorded at once: other batches keep it apart from then on.
+    const isNews = isTest || (health.slowSince !== null && result.webhook.slowSince === null)
+    return isNews || run.left.length === 0 ? end(run, now + RELEASE_MS) : true
+  }
   result.disable = reasonToDisable(health, attempt, batch.policy, now)
   if (result.disable || health.openUntil !== null) return end(run, null)
   // An unreachable endpoint would block a connection again; one that failed before the batch is likely to fail again.

@@ -90,6 +90,21 @@ test('an answer to the challenge has to be complete within the deadline', async 
   expect(created.challenge.durationMs).toBeLessThan(10_000)
 })
 
+test('that an endpoint is slow is recorded after its first slow answer, not after its last', async () => {
+  const edge = newDevEdge()
+  const to = receiver()
+  const { id, channel } = await addWebhook(edge, to)
+  for (let i = 0; i < 3; i += 1) await publish(edge, channel)
+  await to.plan({ isDripping: true })
+  await edge.deliver(edge.deliveries.take(), 'deliveries')
+  expect(await to.events()).toHaveLength(1)
+  expect((await rowOf(id))?.slowSince).toEqual(expect.any(Number))
+  expect(edge.deliveries.sent).toHaveLength(2)
+  await to.plan({})
+  await deliverAll(edge)
+  expect((await readDeliveries(edge, id)).map(({ status }) => status)).toEqual(Array(3).fill('delivered'))
+})
+
 test('an endpoint that answers fast again is no longer slow', async () => {
   const edge = newDevEdge()
   const to = receiver()

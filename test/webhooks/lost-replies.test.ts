@@ -257,3 +257,19 @@ test('when D1 loses the reply of the outcomes, a delivery that arrived is not se
   expect(await readDeliveries(edge, id)).toMatchObject([{ status: 'delivered', attempts: [{ status: 200 }] }])
   expect(await rowOf(id)).toMatchObject({ failures: 0 })
 })
+
+test('when the row of an endpoint cannot be read again, nothing more is sent, and the rest comes later', async () => {
+  const edge = newDevEdge()
+  const to = receiver()
+  const { id, channel } = await addWebhook(edge, to)
+  await to.plan({ delayMs: 200 })
+  const ids: string[] = []
+  for (let i = 0; i < 3; i += 1) ids.push(await publish(edge, channel))
+  const faulty = losingEdge(edge, /^select [^;]* from "webhooks" where "webhooks"."id" in [^;]*$/i)
+  await faulty.deliver(edge.deliveries.take(), 'deliveries')
+  expect(faulty.hasLost()).toBe(true)
+  expect(await to.events()).toHaveLength(1)
+  await deliverAll(edge)
+  expect((await to.events()).map(({ headers }) => headers['webhook-id'])).toEqual(ids)
+  expect((await readDeliveries(edge, id)).map(({ status }) => status)).toEqual(Array(3).fill('delivered'))
+})
