@@ -34,7 +34,8 @@ export function createCreation(
   /**
    * Adds an endpoint and sends it the challenge; it is enabled if it answers. The secret is returned this once; a back
    * end may bring its own, to verify the challenge too. Refused as `too-many-webhooks` by the statement that would add
-   * it, so that concurrent requests cannot exceed `maxEndpoints`. A request that fails is undone, at once or by the cron.
+   * it, so that concurrent requests cannot exceed `maxEndpoints`. A request that fails is undone,
+   * at once or by the cron, so that to repeat it adds one endpoint; to repeat one that succeeded adds another.
    */
   async function create(subscription: Subscription & { secret?: string | undefined }, host: string) {
     requireAllowed(subscription.url, policy, host)
