@@ -121,3 +121,38 @@ interface Writing {
   isLong?: boolean
   isOptional?: boolean
 }
+
+/**
+ * An object whose keys and values match schemas. Unlike `v.record` it keeps every key (`constructor`, `prototype`,
+ * `__proto__`) and refuses arrays.
+ */
+export function record<Value extends v.GenericSchema>(
+  key: v.GenericSchema<string, string>,
+  value: Value,
+  message = 'must be an object',
+): v.RecordSchema<v.GenericSchema<string, string>, Value, string> {
+  const schema = v.record(key, value, message)
+  const run: (typeof schema)['~run'] = ({ value: input }, config) => {
+    if (typeof input !== 'object' || input === null || Array.isArray(input))
+      return schema['~run']({ value: null }, config)
+    const issues: v.BaseIssue<unknown>[] = []
+    const entries = Object.entries<unknown>({ ...input }).map(([name, item]) => {
+      const parsedKey = key['~run']({ value: name }, config)
+      const parsed = value['~run']({ value: item }, config)
+      const at = { type: 'object', input: { ...input }, key: name, value: item } as const
+      for (const issue of parsedKey.issues ?? []) issues.push({ ...issue, path: [{ ...at, origin: 'key' }] })
+      for (const issue of parsed.issues ?? []) {
+        issues.push({ ...issue, path: [{ ...at, origin: 'value' }, ...(issue.path ?? [])] })
+      }
+      return [name, parsed.value]
+    })
+    const [first, ...rest] = issues
+    const output = Object.fromEntries(entries) // defines `__proto__` like any other key
+    return first ? { typed: false, value: output, issues: [first, ...rest] } : { typed: true, value: output }
+  }
+  const descriptors = { ...Object.getOwnPropertyDescriptors(schema), '~run': { value: run, enumerable: true } }
+  return Object.defineProperties({} as typeof schema, descriptors) // all of its properties
+}
+
+/** Any JSON object, with every key. */
+export const JsonObject = record(v.string(), v.unknown())
