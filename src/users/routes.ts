@@ -6,6 +6,7 @@ import type { AppEnv } from '../http/context.ts'
 import { Count, id, idsQuery, pageOf, pageQuery, Time, written } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import { Post } from '../posts/routes.ts'
+import { notReserved } from './reserved.ts'
 
 const tag = 'Users'
 
@@ -34,6 +35,7 @@ const Account = v.object({
     v.string(),
     v.regex(/^\w{3,30}$/, 'must be 3 to 30 letters, digits or underscores'),
     v.toLowerCase(),
+    notReserved,
   ),
   email: v.pipe(v.string(), v.trim(), v.email('must be an email address'), v.maxLength(254, 'is too long')),
   password: v.pipe(
