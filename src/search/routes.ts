@@ -8,6 +8,7 @@ import { doc, valid } from '../http/openapi.ts'
 import { Post } from '../posts/routes.ts'
 import { User } from '../users/routes.ts'
 import { toUser } from '../users/users.ts'
+import { parseCursor } from './search.ts'
 import { parseQuery } from './words.ts'
 
 const MAX_CHARACTERS = 200
@@ -22,13 +23,12 @@ const Typed = v.pipe(
   v.metadata({ type: 'string', minLength: 1, maxLength: MAX_CHARACTERS, items: undefined }),
 )
 
-/** `until-offset`: as the page before said. */
 const Cursor = v.pipe(
   v.string(),
-  v.regex(/^\d{1,15}-\d{1,3}$/, 'must be the nextCursor of a page'),
-  v.transform((cursor) => {
-    const [until = 0, offset = 0] = cursor.split('-').map(Number)
-    return { until, offset }
+  v.rawTransform(({ dataset, addIssue, NEVER }) => {
+    const position = parseCursor(dataset.value)
+    if (position === null) addIssue({ message: 'must be the nextCursor of a page' })
+    return position ?? NEVER
   }),
 )
 
@@ -49,8 +49,8 @@ export const search = new Hono<AppEnv>().get(
     tag: 'Search',
     summary: 'Search posts or users',
     description:
-      'What has all the words of `q`; the last may be the beginning of a word. Case, accents and punctuation do not ' +
-      'matter, and Chinese, Japanese, Korean and Thai are found by any characters in a row. The most relevant come ' +
+      'What has all the words of `q`; the last may be the beginning of a word. Case, accents, invisible characters and ' +
+      'punctuation do not matter, `đ` is found as `d`, and Chinese, Japanese, Korean and Thai are found by any characters in a row. The most relevant come ' +
       'first, newer posts before older, users with more followers before others; of more than 1 000 matches the newest ' +
       'are ranked. A post is found some seconds after it was written. Without Redis it is answered all the same, with ' +
       'counts that may be a little behind.',
