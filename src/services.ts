@@ -131,7 +131,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     counters,
     patientCounters,
     (message) => bindings.LIKES.send({ ...message, ...(traceparent === undefined ? {} : { traceparent }) }),
-    (kind, contentIds) => notifications.tellLikes(kind, contentIds),
+    (kind, contentIds) => notifications.refreshLikes(kind, contentIds),
   )
 
   const sessions = createSessions(redis, createSessionSource(db), config.sessions, keys, defer)
