@@ -225,13 +225,16 @@ test('a stale value is served, and refreshed once however many readers there are
   world.clock.now += 10_000
 
   let loads = 0
+  const answered = Promise.withResolvers<void>()
   const load = async () => {
     loads += 1
+    await answered.promise // a refresh that is done earlier serves the others a fresh value
     return adaNow
   }
   const readers = Array.from({ length: 50 }, () => world.newCache())
   const values = await Promise.all(readers.map((reader) => reader.get('a', load)))
   expect(values.every((value) => value?.version === 1)).toBe(true)
+  answered.resolve()
   await world.settle()
 
   expect(loads).toBe(1)
@@ -463,9 +466,9 @@ test.each([
   await world.newCache({ negativeMs: 60_000 }).get('a', async () => old)
   await world.settle()
 
-  const { executed, release } = slow.withholdNext()
+  const { withheld, release } = slow.withholdNext('reply')
   const reading = world.newCache({}, slow.redis, undefined, memory).get('a', never)
-  await executed
+  await withheld
   const cache = world.newCache({}, undefined, undefined, memory)
   await (change === 'put' ? cache.put('a', adaNow) : cache[change](['a']))
   release()
@@ -484,9 +487,9 @@ test('a late reply does not undo the end of a generation in the same isolate', a
   await world.newCache(generations).get('a', async () => ada)
   await world.settle()
 
-  const { executed, release } = slow.withholdNext()
+  const { withheld, release } = slow.withholdNext('reply')
   const reading = world.newCache(generations, slow.redis, undefined, memory).get('a', never)
-  await executed
+  await withheld
   const cache = world.newCache(generations, undefined, undefined, memory)
   await cache.expireAll()
   release()
@@ -503,9 +506,9 @@ test('a late reply does not replace what the same isolate has read since, with a
     await elsewhere.get('a', async () => ada)
     await world.settle()
 
-    const { executed, release } = slow.withholdNext()
+    const { withheld, release } = slow.withholdNext('reply')
     const reading = world.newCache({ versionOf }, slow.redis, undefined, memory).get('a', never)
-    await executed
+    await withheld
     world.clock.now += 1
     await elsewhere.invalidate(['a'])
     await elsewhere.get('a', async () => adaNow)
@@ -516,6 +519,41 @@ test('a late reply does not replace what the same isolate has read since, with a
     await reading
     expect(await cache.get('a', never)).toEqual(adaNow)
   }
+})
+
+test.each(['invalidate', 'drop', 'expireAll'] as const)(
+  'what is read while "%s" is on its way to Redis is not remembered after it',
+  async (change) => {
+    const world = newWorld()
+    const memory = createMemory(1_000_000)
+    const slow = newWithholdingRedis(world.server)
+    const kind = change === 'expireAll' ? { generationKey: 'generation:thing' } : {}
+    await world.newCache(kind).get('a', async () => ada)
+    await world.settle()
+    const { withheld, release } = slow.withholdNext('request')
+    const slowCache = world.newCache(kind, slow.redis, undefined, memory)
+    const changing = change === 'expireAll' ? slowCache.expireAll() : slowCache[change](['a'])
+    await withheld
+    const cache = world.newCache(kind, undefined, undefined, memory)
+    expect(await cache.get('a', never)).toEqual(ada)
+    release()
+    await changing
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+  },
+)
+
+test('a write-through whose reply comes after a later invalidation is not remembered', async () => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const slow = newWithholdingRedis(world.server)
+  const { withheld, release } = slow.withholdNext('reply')
+  const putting = world.newCache({}, slow.redis, undefined, memory).put('a', ada)
+  await withheld
+  const cache = world.newCache({}, undefined, undefined, memory)
+  await cache.invalidate(['a'])
+  release()
+  await putting
+  expect(await cache.get('a', async () => null)).toBeNull()
 })
 
 test.each(['put', 'invalidate', 'drop'] as const)(
