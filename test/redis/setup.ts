@@ -10,7 +10,7 @@ export function newKeyspace() {
   return {
     server,
     control: createControl(server.url, server.token),
-    /** A client like that of one more invocation: patient, and safe twice, unless told otherwise. */
+    /** A client of one more invocation: by default with a long timeout, and safe twice. */
     connect: (
       options: Partial<ClientOptions> = {},
       breaker: Breaker = createBreaker(1_000, 1_000),
