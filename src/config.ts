@@ -117,7 +117,8 @@ const access = {
   UPSTASH_REDIS_REST_URL: v.pipe(
     v.string('the URL of the Redis REST API'),
     v.url('a URL'),
-    declare('URL', null, 'a URL', 'Address of the Redis REST API.'),
+    v.regex(/^https?:/i, 'an http or https URL'),
+    declare('URL', null, 'http or https', 'Address of the Redis REST API.'),
   ),
   UPSTASH_REDIS_REST_TOKEN: v.pipe(
     v.string('the token of the Redis REST API'),
