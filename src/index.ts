@@ -92,31 +92,16 @@ export function createWorker() {
     /** Every minute. */
     async scheduled(controller, env, context) {
       const { config, services, end } = begin(env, context, 'CRON')
-      const {
-        comments,
-        deliveries,
-        dispatch,
-        likes,
-        locks,
-        maintenance,
-        outbox,
-        presence,
-        scan,
-        stats,
-        streams,
-        views,
-      } = services
+      const { counts, deliveries, dispatch, likes, locks, maintenance, outbox, presence, scan, stats, streams, views } =
+        services
       const now = controller.scheduledTime
       const failures: unknown[] = []
       const run = (job: () => Promise<unknown>) => job().catch((error: unknown) => void failures.push(error))
       /** One invocation at a time does these; who comes second leaves them to it. One lock for all: it costs 9 commands. */
       const alone = (signal: AbortSignal) => [
-        async () => {
-          // Bounded: what a minute brings beyond this is written in the next.
-          for (let round = 0; round < 50 && (await views.flush(1_000)) > 0; round += 1) signal.throwIfAborted()
-        },
-        () => likes.reconcile(now - 5 * 60_000, 500, signal),
-        () => comments.reconcile(now - 5 * 60_000, 500, signal),
+        () => views.flush(signal),
+        () => likes.complete(10_000, signal),
+        () => counts.reconcile(5_000, signal),
         () => presence.sweep(now, signal),
         () => streams.catchUp(5_000, now, signal),
       ]
@@ -162,7 +147,7 @@ const LikeBody = v.object({
   userId: v.string(),
   isLiked: v.boolean(),
   changedAt: v.pipe(v.number(), v.integer()),
-  since: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
+  stateSince: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
   traceparent: v.exactOptional(v.string()),
 })
 

@@ -15,6 +15,7 @@ import { createRecorder } from './monitoring/recorder.ts'
 import { createScan } from './monitoring/scan.ts'
 import { createStats } from './monitoring/stats.ts'
 import { createNotifications, type Inbox } from './notifications/notifications.ts'
+import { createCounts } from './posts/counts.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
@@ -122,8 +123,8 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     { ...cache, memory: createMemory(0) }, // one's own change must be seen at once, whichever isolate answers
     { ...config.caches.inboxes, name: 'inbox', key: keys.inbox, versionOf: () => 0 },
   )
-  const counters = createCounters(redis, COUNT_TTL_MS, defer)
-  const patientCounters = createCounters(writes, COUNT_TTL_MS, defer)
+  const counters = createCounters(redis, keys, COUNT_TTL_MS, defer)
+  const patientCounters = createCounters(writes, keys, COUNT_TTL_MS, defer)
   const writeThrough = createWriteThrough(defer, config.redis.breakerCoolDownMs)
   const notifications = createNotifications({ db, inboxes, writeThrough, ...config.notifications })
   const likes = createLikes(
@@ -275,6 +276,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     users,
     posts,
     comments: createComments(db, counters, outbox, writeThrough),
+    counts: createCounts(db, patientCounters),
     follows: createFollows(db, users, outbox, writeThrough),
     feed: createFeed(db, posts.withCounts),
     search,

@@ -264,6 +264,9 @@ export const counterChanges = sqliteTable(
   (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
 )
 
+/** Contents whose counts changed, or that were deleted, since the cron brought Redis to them. Triggers add them. */
+export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
+
 /**
  * What authors are told of: the likes of each content, gathered, and each comment. All of it follows from the other
  * tables, but for `notedAt`. Posts and follows are told of without rows: see `notifications/notifications`.
