@@ -6,6 +6,7 @@ import { costOf, log } from './http/log.ts'
 import { logFailure } from './http/problem.ts'
 import type { LikeMessage } from './likes/likes.ts'
 import { beginInvocation, type State } from './invocation.ts'
+import { settleMessages } from './queue.ts'
 import { createIsolate } from './services.ts'
 import { DeliveryBody, type DeliveryMessage } from './webhooks/messages.ts'
 
@@ -71,17 +72,20 @@ export function createWorker() {
         }
       }
       const { services, end } = begin(env, context, `QUEUE ${batch.queue}`)
-      const note = <T>(messages: Map<T, Message>, failed: Set<T>) => {
-        for (const [body, message] of messages) if (!failed.has(body)) taken.add(message)
+      /** A consumer that throws has failed for all of its messages: each is retried, later each time. */
+      const consume = async <T>(messages: Map<T, Message>, consumer: (bodies: T[]) => Promise<Set<T>>) => {
+        try {
+          const failed = await consumer([...messages.keys()])
+          for (const [body, message] of messages) if (!failed.has(body)) taken.add(message)
+        } catch (error) {
+          logFailure({ during: 'queue', route: `QUEUE ${batch.queue}` }, error)
+        }
       }
-      note(likes, await services.likes.apply([...likes.keys()]))
+      await consume(likes, (bodies) => services.likes.apply(bodies))
       if (likes.size > 0) await services.dispatch.tellCountsLater().catch(() => {}) // the cron tells them all the same
-      note(events, await services.dispatch.consume([...events.keys()]))
-      note(deliveries, await services.deliveries.consume([...deliveries.keys()]))
-      for (const message of batch.messages) {
-        if (taken.has(message)) message.ack()
-        else message.retry()
-      }
+      await consume(events, (bodies) => services.dispatch.consume(bodies))
+      await consume(deliveries, (bodies) => services.deliveries.consume(bodies))
+      settleMessages(batch.messages, (message) => taken.has(message))
       const retried = batch.messages.length - taken.size
       const traceparents = [...likes.keys()].flatMap(({ traceparent }) => traceparent ?? [])
       const traceIds = [...new Set(traceparents.map((traceparent) => traceparent.split('-')[1]))].slice(0, 10)
