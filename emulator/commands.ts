@@ -1,47 +1,73 @@
-/** Which commands Upstash's REST API refuses, in its words. */
-import type { Command } from './resp.ts'
+/** Which commands the emulator refuses before the engine gets them, with Upstash's error texts. */
+import { type Command, textOf } from './resp.ts'
 
-/** Need a connection of their own, or have a path of their own. */
+/** These need a connection of their own, block it, or have a path of their own. */
 const connectionBound = new Set(
   `AUTH HELLO RESET QUIT SELECT MULTI EXEC DISCARD WATCH UNWATCH CLIENT MONITOR ASKING READONLY READWRITE
   SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE
   BLPOP BRPOP BRPOPLPUSH BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF`.split(/\s+/),
 )
 
-/** Not offered at all; several would reach beyond the token's keyspace. */
+/** Upstash does not offer these. Several would reach other keyspaces. */
 const absent = new Set(
   `CONFIG DEBUG SHUTDOWN SLOWLOG LATENCY OBJECT CLUSTER MODULE MOVE SWAPDB MIGRATE REPLICAOF SLAVEOF FAILOVER ROLE
-  SYNC PSYNC REPLCONF SAVE BGSAVE BGREWRITEAOF LASTSAVE LOLWUT PFDEBUG PFSELFTEST SORT SORT_RO SPUBLISH ACL`.split(
-    /\s+/,
-  ),
+  SYNC PSYNC REPLCONF SAVE BGSAVE BGREWRITEAOF LASTSAVE LOLWUT PFDEBUG PFSELFTEST SORT SORT_RO SPUBLISH ACL
+  RESTORE-ASKING`.split(/\s+/),
 )
 
+/** The error text for a command that does not exist. */
 export function unavailable(name: string): string {
   return `ERR Command is not available: '${name}'. See https://upstash.com/docs/redis/overall/rediscompatibility for details`
 }
 
-/** The argument of `command` at `index`, in capitals. */
-const word = (command: Command, index: number): string => String(command[index] ?? '').toUpperCase()
+/** The argument of `command` at `index` in upper case; empty if there is none. */
+export const keyword = (command: Command, index: number): string => textOf(command[index]).toUpperCase()
 
-/** The error with which a command is refused before the engine sees it; `name` is in capitals. */
-export function availability(name: string, command: Command): string | undefined {
+/**
+ * The index of the option `wanted`, or -1. Options begin at `start`; `values` states how many values follow each other
+ * option. Any other word ends the options, so a key, pattern or group named like an option is not mistaken for it.
+ */
+export function findOption(command: Command, wanted: string, start: number, values: Record<string, number>): number {
+  for (let index = start; index < command.length;) {
+    const option = keyword(command, index)
+    if (option === wanted) return index
+    const count = values[option]
+    if (count === undefined) return -1
+    index += 1 + count
+  }
+  return -1
+}
+
+const readOptions = { GROUP: 2, COUNT: 1, NOACK: 0, CLAIM: 1 }
+
+const wrongArity = (name: string): string => `ERR wrong number of arguments for '${name}' command`
+
+/** The error text with which the emulator refuses `command`, if it does. `name` is the command's name in upper case. */
+export function commandError(name: string, command: Command): string | undefined {
   const notOverRest = `ERR Command "${name}" is not allowed in REST or it has a special context path`
-  if (name === 'CLIENT' && word(command, 1) === 'SETINFO') return undefined // of no use, but the SDK can send it
+  const subcommand = keyword(command, 1)
+  if (name === 'CLIENT' && subcommand === 'SETINFO') {
+    if (command.length !== 4) return wrongArity('client|setinfo')
+    return ['LIB-NAME', 'LIB-VER'].includes(keyword(command, 2))
+      ? undefined
+      : `ERR Unrecognized option '${textOf(command[2])}'`
+  }
   if (connectionBound.has(name)) return notOverRest
   if (absent.has(name)) return unavailable(name)
   switch (name) {
-    case 'MEMORY': // STATS, DOCTOR and the like tell of the whole server
-      return word(command, 1) === 'USAGE' ? undefined : unavailable(`MEMORY ${word(command, 1)}`.trim())
+    case 'ECHO': // answered without the engine
+      return command.length === 2 ? undefined : wrongArity('echo')
+    case 'MEMORY': // STATS, DOCTOR and the like describe the whole engine
+      return subcommand === 'USAGE' ? undefined : unavailable(`MEMORY ${subcommand}`.trim())
     case 'PUBSUB':
-      return word(command, 1).startsWith('SHARD') ? unavailable(`PUBSUB ${word(command, 1)}`) : undefined
+      return subcommand.startsWith('SHARD') ? unavailable(`PUBSUB ${subcommand}`) : undefined
     case 'SCRIPT':
-      return ['DEBUG', 'KILL'].includes(word(command, 1)) ? unavailable(`SCRIPT ${word(command, 1)}`) : undefined
-    case 'XREAD': // XREAD [COUNT n] [BLOCK ms] STREAMS …
-      return word(command, 1) === 'BLOCK' || word(command, 3) === 'BLOCK' ? notOverRest : undefined
-    case 'XREADGROUP': // XREADGROUP GROUP g consumer [COUNT n] [BLOCK ms] STREAMS …
-      return word(command, 4) === 'BLOCK' || word(command, 6) === 'BLOCK' ? notOverRest : undefined
-    case 'COPY': // … DB n reaches another token's keyspace
-      return command.slice(3).some((_, i) => word(command, i + 3) === 'DB') ? 'ERR syntax error' : undefined
+      return ['DEBUG', 'KILL'].includes(subcommand) ? unavailable(`SCRIPT ${subcommand}`) : undefined
+    case 'XREAD':
+    case 'XREADGROUP':
+      return findOption(command, 'BLOCK', 1, readOptions) === -1 ? undefined : notOverRest
+    case 'COPY': // DB would reach another keyspace
+      return findOption(command, 'DB', 3, { REPLACE: 0 }) === -1 ? undefined : 'ERR syntax error'
     default:
       return undefined
   }

@@ -1,37 +1,53 @@
 /**
- * The emulator's control path: what tests and benchmarks ask of it, and its client.
- * Only `fetch`: this file is also imported by tests that run inside workerd.
+ * The emulator's control API: its types and its client, for tests, drills and benchmarks.
+ * It uses only `fetch`: tests inside workerd import this file.
  */
 
 /**
- * What a fault does to an HTTP request:
- * `refuse` closes the connection, nothing executed; `status` answers an error, nothing executed;
- * `delay` waits, then executes; `delay-after` executes, then waits; `cut` executes, then closes the connection
- * without a reply; `cut-mid` the same after half of the reply; `hang` neither executes nor answers.
+ * What a fault does to an HTTP request. The README describes each kind.
+ * Lost connections: `refuse` and `cut-before` run nothing; `cut` and `cut-mid` run the commands, then lose the reply.
+ * Slowness: `hang` runs nothing and never answers; `delay` waits, then runs; `delay-after` runs, then waits.
+ * Answers that run nothing: `status`, `html`, `garbage` and `wrongpass`.
+ * Redis errors of single commands: `oom`, `readonly`, `loading` and `noscript`.
  */
-export type FaultKind = 'refuse' | 'status' | 'delay' | 'delay-after' | 'cut' | 'cut-mid' | 'hang'
+export type FaultKind =
+  | 'refuse'
+  | 'cut-before'
+  | 'cut'
+  | 'cut-mid'
+  | 'hang'
+  | 'delay'
+  | 'delay-after'
+  | 'status'
+  | 'html'
+  | 'garbage'
+  | 'wrongpass'
+  | 'oom'
+  | 'readonly'
+  | 'loading'
+  | 'noscript'
 
 export interface Fault {
   kind: FaultKind
-  /** Of `status`; 500 if absent. */
+  /** The HTTP status of `status` (default 500), `html` (502), `garbage` (200) and `wrongpass` (401). */
   status?: number
-  /** Of `status`: the `error` of its JSON body. */
+  /** Replaces the error text; for `html` and `garbage`, the body. */
   message?: string
-  /** Of `delay` and `delay-after`. */
+  /** For `delay` and `delay-after`. */
   delayMs?: number
-  /** How many HTTP requests it befalls (a pipeline is one); absent: until cleared. */
+  /** How many HTTP requests the fault hits (a pipeline is one). Absent: until cleared. */
   times?: number
-  /** Only requests that contain this command (`EVAL`, of a pipeline any), or this path (`/pipeline`). */
-  match?: string
+  /** Hits only these commands (`EVAL`, also inside a pipeline) or paths (`/pipeline`). */
+  match?: string | string[]
 }
 
 /** Counted for one token since its last reset. */
 export interface Counts {
-  /** As billed: each of a pipeline, of a transaction, and the ones answered by an error. Not those inside Lua. */
+  /** Billed commands: each one of a pipeline or transaction, errors included. Commands that Lua calls are not counted. */
   commands: number
-  /** HTTP requests with a valid token, also those a fault befell. */
+  /** HTTP requests with a valid token, also those that a fault hit. */
   requests: number
-  /** By lower-case name. */
+  /** Billed commands by lower-case name. */
   byCommand: Record<string, number>
 }
 
@@ -41,30 +57,37 @@ export interface ControlState extends Counts {
   latencyMs: number
 }
 
+/** Which keys to evict: these, or this many random ones. */
+export type Eviction = { keys: string[] } | { count: number }
+
 export type Control = ReturnType<typeof createControl>
 
-/** Talks to the control path of the emulator at `url` about the keyspace of `token`; never counted itself. */
+/** Controls the keyspace of `token` in the emulator at `url`. Control requests are not counted. */
 export function createControl(url: string, token: string) {
-  async function call(method: string, path: string, body?: unknown): Promise<Response> {
+  async function call(method: string, path: string, body?: unknown): Promise<unknown> {
     const init: RequestInit = { method, headers: { authorization: `Bearer ${token}` } }
     if (body !== undefined) init.body = JSON.stringify(body)
     const response = await fetch(`${url}/control${path}`, init)
     if (!response.ok) throw new Error(`emulator control: ${response.status} ${await response.text()}`)
-    return response
-  }
-  const done = async (response: Promise<Response>): Promise<void> => {
-    await (await response).text() // workerd warns about bodies left unread
+    return response.json() // always: workerd warns about unread bodies
   }
 
   return {
-    /** What was counted since the last reset, and what is asked for. */
-    counts: async (): Promise<ControlState> => (await call('GET', '')).json() as Promise<ControlState>,
-    /** Zeroes the counters, clears faults and latency; the data stays. */
-    reset: () => done(call('POST', '/reset')),
-    /** Adds a fault after those already asked for; the first that matches a request befalls it. */
-    fault: (fault: Fault) => done(call('POST', '/faults', fault)),
-    clearFaults: () => done(call('DELETE', '/faults')),
-    /** Every HTTP request of this token takes this much longer; concurrent ones wait at the same time. */
-    latency: (ms: number) => done(call('POST', '/latency', { ms })),
+    /** The counts since the last reset, the pending faults and the latency. */
+    counts: async () => (await call('GET', '')) as ControlState, // what `/control` answers
+    /** Zeroes the counts and clears faults and latency. The data stays. */
+    reset: async () => void (await call('POST', '/reset')),
+    /** Adds a fault. The first fault that matches a request hits it. */
+    fault: async (fault: Fault) => void (await call('POST', '/faults', fault)),
+    clearFaults: async () => void (await call('DELETE', '/faults')),
+    /** Delays every HTTP request of this token; concurrent requests wait at the same time. */
+    latency: async (ms: number) => void (await call('POST', '/latency', { ms })),
+    /** Deletes all keys. */
+    flush: async () => void (await call('POST', '/flush')),
+    /** Deletes keys as eviction would, and returns the keys that it deleted. */
+    evict: async (eviction: Eviction) => {
+      const answer = (await call('POST', '/evict', eviction)) as { evicted: string[] } // what `/control/evict` answers
+      return answer.evicted
+    },
   }
 }

@@ -1,9 +1,11 @@
 /**
- * A token's keyspace: one database of the engine, and what Redis shares between databases but Upstash does not between
- * customers: channels, the script cache, `FLUSHALL`.
+ * The keyspace of a token: one database of the engine. It also separates what Redis shares between databases and Upstash
+ * does not: channels, the script cache, `FLUSHALL`.
  */
+import { randomInt } from 'node:crypto'
 import { RedisServerState, Resp2Server, createRedisCommandExecutor } from 'js-redis-server/core'
-import { availability, unavailable } from './commands.ts'
+import { commandError, keyword, unavailable } from './commands.ts'
+import type { Eviction } from './control.ts'
 import {
   type Address,
   type Command,
@@ -19,28 +21,30 @@ import { type Script, createScriptReader } from './script.ts'
 import { scanWithTypes, trimExactly } from './shims.ts'
 
 export interface Engine {
-  /** The keyspace at `database`; absent: the next that nobody has used, emptied. */
+  /** Opens the keyspace at `database`; if absent, at the next unused database, which it empties. */
   open(database?: number): Promise<Keyspace>
+  /** Closes every connection to the engine, and stops the embedded engine. */
   close(): Promise<void>
 }
 
 export type Keyspace = Awaited<ReturnType<typeof openKeyspace>>
 
-/** What was found out about the engine. */
+/** What differs between engines. */
 interface Abilities {
-  /** The commands that write nothing, in lower case. */
-  readOnly: ReadonlySet<string>
+  flagsOf: (command: Command) => ReadonlySet<string>
   readScript: (source: string) => Script
   /** Whether `XADD` takes `MAXLEN` and `MINID`. */
   trims: boolean
 }
 
+type Dial = (database: number, events?: Parameters<typeof connect>[2]) => Promise<Connection>
+
 /** Of the embedded engine: about 3 KB each. */
 const embeddedDatabases = 16_384
 
 /**
- * How often the embedded engine looks for what has expired. It then walks over every key of every database, ten times a
- * second by default, which is most of its work; what is read or counted expires by itself, at the moment it should.
+ * How often the embedded engine removes expired keys. It walks over every key of every database, by default ten times a
+ * second, which would be most of its work. A key that is read or counted expires on time without it.
  */
 const sweepMs = 60_000
 
@@ -49,7 +53,7 @@ async function startEmbedded(): Promise<{ port: number; close(): Promise<void> }
     server: new RedisServerState({ databaseCount: embeddedDatabases, activeExpiryIntervalMs: sweepMs }),
     executor: createRedisCommandExecutor(),
   })
-  // It writes each reply by itself, and Nagle's algorithm held the second of a pipeline back for 40 ms.
+  // The engine writes replies one by one: Nagle's algorithm delayed the second reply of a pipeline by 40 ms.
   server.server.on('connection', (socket) => socket.setNoDelay(true))
   await server.listen(0)
   return { port: server.getPort(), close: () => server.close() }
@@ -61,14 +65,38 @@ export async function startEngine(redisUrl: string | undefined): Promise<Engine>
   const address: Address = embedded
     ? { host: '127.0.0.1', port: embedded.port, tls: false, username: '', password: '' }
     : parseRedisUrl(redisUrl ?? '')
-  let registry: Connection
-  try {
-    registry = await connect(address, 0)
-  } catch (error) {
+  const connections = new Set<Connection>()
+  let isClosed = false
+
+  const dial: Dial = async (database, events = {}) => {
+    const connection = await connect(address, database, {
+      ...events,
+      onEnd(error) {
+        connections.delete(connection)
+        events.onEnd?.(error)
+      },
+    })
+    connections.add(connection)
+    if (isClosed) connection.close()
+    return connection
+  }
+
+  async function close(): Promise<void> {
+    isClosed = true
+    for (const connection of connections) connection.close()
     await embedded?.close()
+  }
+
+  let registry: () => Promise<Connection>
+  try {
+    registry = await keepConnected(() => dial(0))
+  } catch (error) {
+    await close()
     throw error
   }
-  const [config, commandTable, shebang, trimmed] = await registry.send([
+  const [config, commandTable, shebang, trimmed] = await (
+    await registry()
+  ).send([
     ['CONFIG', 'GET', 'databases'],
     ['COMMAND'],
     ['EVAL', '#!lua\nreturn 1', '0'],
@@ -76,104 +104,132 @@ export async function startEngine(redisUrl: string | undefined): Promise<Engine>
   ])
   const databases = embedded ? embeddedDatabases : Array.isArray(config) ? Number(textOf(config[1])) : 16
   const abilities: Abilities = {
-    readOnly: readOnlyCommands(commandTable ?? null),
+    flagsOf: readCommandTable(commandTable ?? null),
     readScript: createScriptReader(!(shebang instanceof Failure)),
     trims: !(trimmed instanceof Failure),
   }
-  const keyspaces: Keyspace[] = []
-  let taken = 0
+  let opened = 0
 
-  const ranOut = (): Error =>
+  const noDatabaseLeft = (): Error =>
     new Error(`the engine has ${databases} databases and each token takes one; start Redis with --databases 4096`)
 
   /**
-   * The number of a database nobody uses. The count is kept in database 0 and goes round, so that emulators that share a
-   * Redis (parallel test files, one run after the other) stay out of each other's way.
+   * The number of an unused database. The count is kept in database 0 and wraps around, so emulators that share a Redis
+   * (parallel test files, consecutive runs) use different databases.
    */
   async function nextDatabase(): Promise<number> {
-    if (++taken >= databases) throw ranOut()
-    const [count] = await registry.send([['INCR', 'threads-edge:emulator:databases']])
-    if (typeof count !== 'number') throw new Error('the engine cannot count databases')
+    if (++opened >= databases) throw noDatabaseLeft()
+    const [count] = await (await registry()).send([['INCR', 'threads-edge:emulator:databases']])
+    if (typeof count !== 'number') throw new Error(`the engine cannot count databases: ${textOf(count)}`)
     return 1 + (count % (databases - 1))
   }
 
   return {
     async open(database) {
       const number = database ?? (await nextDatabase())
-      if (number >= databases) throw ranOut()
-      const keyspace = await openKeyspace(address, number, abilities)
-      if (database === undefined) await keyspace.run([['FLUSHDB']])
-      keyspaces.push(keyspace)
+      if (number >= databases) throw noDatabaseLeft()
+      const keyspace = await openKeyspace(dial, number, abilities)
+      if (database === undefined) await keyspace.flush()
       return keyspace
     },
-    async close() {
-      for (const keyspace of keyspaces) keyspace.close()
-      registry.close()
-      await embedded?.close()
-    },
+    close,
   }
 }
 
-/** The names `COMMAND` flags as `readonly`, in lower case. */
-function readOnlyCommands(table: Reply): Set<string> {
-  const names = new Set<string>()
-  for (const entry of Array.isArray(table) ? table : []) {
-    if (!Array.isArray(entry)) continue
-    const [name, , flags] = entry
-    if (Array.isArray(flags) && flags.some((flag) => textOf(flag) === 'readonly')) names.add(textOf(name).toLowerCase())
+/** Returns a function that returns the open connection, or a new one after the engine ended it. */
+async function keepConnected(dial: () => Promise<Connection>): Promise<() => Promise<Connection>> {
+  let connection = await dial()
+  let dialing: Promise<Connection> | undefined
+  return async () => {
+    if (!connection.closed) return connection
+    dialing ??= dial().finally(() => (dialing = undefined))
+    connection = await dialing
+    return connection
   }
-  return names
 }
 
-/** What to do with a command: send it, perhaps changed, and change the reply; or answer without the engine. */
+const noFlags: ReadonlySet<string> = new Set()
+
+/** Commands that need memory, but that the embedded engine does not flag as `denyoom`. */
+const unflagged = new Set(
+  'copy decr decrby hincrby hincrbyfloat incr incrby incrbyfloat lset xsetid zincrby zrangestore'.split(' '),
+)
+
+/** Reads the reply of `COMMAND`: the flags of each command, and of each subcommand where Redis reports subcommands. */
+function readCommandTable(table: Reply): (command: Command) => ReadonlySet<string> {
+  const flagsByName = new Map<string, ReadonlySet<string>>()
+  function add(entries: Reply | undefined): void {
+    for (const entry of Array.isArray(entries) ? entries : []) {
+      if (!Array.isArray(entry)) continue
+      const name = textOf(entry[0]).toLowerCase()
+      const flags = new Set(Array.isArray(entry[2]) ? entry[2].map(textOf) : [])
+      if (unflagged.has(name)) flags.add('denyoom')
+      flagsByName.set(name, flags)
+      add(entry[9])
+    }
+  }
+  add(table)
+  return (command) => {
+    const name = textOf(command[0]).toLowerCase()
+    return flagsByName.get(`${name}|${textOf(command[1]).toLowerCase()}`) ?? flagsByName.get(name) ?? noFlags
+  }
+}
+
+/** Either sends a command, perhaps rewritten, and may rewrite the reply; or answers without the engine. */
 type Plan = { send: Command; reply?: (reply: Reply) => Reply } | { answer: Reply }
 
 const sendable = (plans: Plan[]): Command[] => plans.flatMap((step) => ('send' in step ? [step.send] : []))
 
-async function openKeyspace(address: Address, database: number, { readOnly, readScript, trims }: Abilities) {
-  let connection = await connect(address, database)
-  let reconnecting: Promise<Connection> | undefined
-  const subscribers = new Set<Connection>()
-  /** How many subscribers each pattern has: `PUBSUB NUMPAT` counts those of the whole server. */
+/** Receives what a stream sends. */
+export interface Listener<Event> {
+  onEvent: (event: Event) => void
+  /** The engine ended the stream. The listener gets no more events. */
+  onEnd: (error: Error) => void
+}
+
+async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript, trims }: Abilities) {
+  /** How many subscribers each pattern has. The engine's `PUBSUB NUMPAT` counts the patterns of all keyspaces. */
   const patterns = new Map<string, number>()
-  /** From the SHA the client knows to the one the engine knows. */
+  /** From the SHA the client knows to the SHA the engine knows. */
   const scripts = new Map<string, string>()
-  const monitors = new Set<(line: string) => void>()
+  const monitors = new Set<Listener<string>>()
   /** Redis has one set of channels for all databases. */
   const channelPrefix = `${database}:`
   const withoutPrefix = (channel: Reply): Reply =>
     Buffer.isBuffer(channel) ? channel.subarray(channelPrefix.length) : channel
 
-  /** The open connection; a new one after the engine was away. */
-  async function connected(): Promise<Connection> {
-    if (!connection.closed) return connection
-    reconnecting ??= connect(address, database).finally(() => (reconnecting = undefined))
-    connection = await reconnecting
-    return connection
-  }
+  const connected = await keepConnected(() =>
+    dial(database, {
+      onEnd(error) {
+        scripts.clear() // a restarted engine has none
+        for (const monitor of monitors) monitor.onEnd(error)
+        monitors.clear()
+      },
+    }),
+  )
 
   function planScript(name: string, command: Command): Plan {
-    const [, source = ''] = command
+    const [, given = ''] = command
     const rest = command.slice(2)
-    if (name.startsWith('EVALSHA')) {
-      const engineSha = scripts.get(textOf(source).toLowerCase())
-      if (engineSha === undefined) return { answer: new Failure('NOSCRIPT No matching script. Please use EVAL.') }
-      return { send: [command[0], engineSha, ...rest] }
-    }
-    const script = readScript(textOf(source))
-    scripts.set(script.sha, script.engineSha) // at once: an EVALSHA may follow in the same pipeline
+    const isSha = name.startsWith('EVALSHA')
+    const script = isSha ? undefined : readScript(textOf(given))
+    const sha = script?.sha ?? textOf(given).toLowerCase()
+    const engineSha = script?.engineSha ?? scripts.get(sha)
+    if (engineSha === undefined) return { answer: new Failure('NOSCRIPT No matching script. Please use EVAL.') }
+    scripts.set(sha, engineSha) // before the reply: an EVALSHA may follow in the same pipeline
     return {
-      send: [command[0], script.source, ...rest],
+      send: [command[0], script?.source ?? engineSha, ...rest],
       reply(reply) {
-        if (reply instanceof Failure && reply.message.includes('compiling script')) scripts.delete(script.sha)
-        return reply
+        if (!(reply instanceof Failure)) return reply
+        if (reply.message.includes('compiling script')) scripts.delete(sha)
+        return new Failure(reply.message.replaceAll(engineSha, sha))
       },
     }
   }
 
   function planScriptCache(command: Command): Plan {
-    const [, subcommand, ...rest] = command
-    switch (textOf(subcommand).toUpperCase()) {
+    const rest = command.slice(2)
+    switch (keyword(command, 1)) {
       case 'LOAD': {
         if (rest.length !== 1) return { send: command }
         const script = readScript(textOf(rest[0]))
@@ -190,7 +246,7 @@ async function openKeyspace(address: Address, database: number, { readOnly, read
       case 'EXISTS':
         if (rest.length === 0) return { send: command }
         return { answer: rest.map((sha) => (scripts.has(textOf(sha).toLowerCase()) ? 1 : 0)) }
-      case 'FLUSH': // of this keyspace; the engine's cache is shared
+      case 'FLUSH': // only of this keyspace: the engine shares its cache
         if (rest.length > 1 || (rest[0] !== undefined && !/^(a?sync)$/i.test(textOf(rest[0])))) return { send: command }
         scripts.clear()
         return { answer: new Status('OK') }
@@ -200,13 +256,15 @@ async function openKeyspace(address: Address, database: number, { readOnly, read
   }
 
   function planPubSub(command: Command): Plan {
-    const [name, subcommand, ...rest] = command
-    switch (textOf(subcommand).toUpperCase()) {
-      case 'CHANNELS':
+    const [name, , ...rest] = command
+    switch (keyword(command, 1)) {
+      case 'CHANNELS': {
+        const [pattern = '*', ...excess] = rest // the engine refuses the excess
         return {
-          send: [name, 'CHANNELS', channelPrefix + (rest[0] === undefined ? '*' : textOf(rest[0]))],
+          send: [name, 'CHANNELS', channelPrefix + textOf(pattern), ...excess],
           reply: (reply) => (Array.isArray(reply) ? reply.map(withoutPrefix) : reply),
         }
+      }
       case 'NUMSUB':
         return {
           send: [name, 'NUMSUB', ...rest.map((channel) => channelPrefix + textOf(channel))],
@@ -214,16 +272,21 @@ async function openKeyspace(address: Address, database: number, { readOnly, read
             Array.isArray(reply) ? reply.map((item, i) => (i % 2 ? item : withoutPrefix(item))) : reply,
         }
       case 'NUMPAT':
-        return { answer: patterns.size }
+        return rest.length > 0 ? { send: command } : { answer: patterns.size }
       default:
         return { send: command }
     }
   }
 
+  function planTrim(command: Command): Plan {
+    const shim = trims ? undefined : trimExactly(command)
+    return shim instanceof Failure ? { answer: shim } : { send: shim ?? command }
+  }
+
   function plan(command: Command): Plan {
-    const name = textOf(command[0]).toUpperCase()
-    const refused = availability(name, command)
-    if (refused !== undefined) return { answer: new Failure(refused) }
+    const name = keyword(command, 0)
+    const error = commandError(name, command)
+    if (error !== undefined) return { answer: new Failure(error) }
     switch (name) {
       case 'EVAL':
       case 'EVAL_RO':
@@ -238,110 +301,145 @@ async function openKeyspace(address: Address, database: number, { readOnly, read
       }
       case 'PUBSUB':
         return planPubSub(command)
-      case 'FLUSHDB': // SYNC, as is the default: a user of Redis can be allowed these words, and scripts the bare one not
+      case 'FLUSHDB': // SYNC is the default. The rules of a Redis user can allow FLUSHDB SYNC and nothing else.
       case 'FLUSHALL':
         return { send: ['FLUSHDB', ...(command.length > 1 ? command.slice(1) : ['SYNC'])] }
       case 'ECHO': // the embedded engine has none
-        return command.length === 2 ? { answer: Buffer.from(command[1] ?? '') } : { send: command }
+        return { answer: Buffer.from(command[1] ?? '') }
       case 'SCAN':
         return { send: scanWithTypes(command) ?? command }
       case 'XADD':
       case 'XTRIM':
-        return { send: (trims ? undefined : trimExactly(command)) ?? command }
-      case 'CLIENT': // the SDK's `clientSetinfo`; a request has no connection to name
+        return planTrim(command)
+      case 'CLIENT': // SETINFO names a connection, and a request has none
         return { answer: new Status('OK') }
       default:
         return { send: command }
     }
   }
 
-  /** Upstash's words for a command the engine lacks. */
-  function reworded(reply: Reply, command: Command): Reply {
+  /** Replaces the engine's error for a command it lacks by Upstash's. */
+  function withUpstashError(reply: Reply, command: Command): Reply {
     if (!(reply instanceof Failure) || !reply.message.startsWith('ERR unknown command')) return reply
-    return new Failure(unavailable(textOf(command[0]).toUpperCase()))
+    return new Failure(unavailable(keyword(command, 0)))
   }
 
-  /** One reply for each plan, out of the replies to those that were sent. */
+  /** One reply for each plan, from the replies to the commands that were sent. */
   function finish(commands: readonly Command[], plans: Plan[], replies: Reply[]): Reply[] {
     let next = 0
     return plans.map((step, i) => {
       if ('answer' in step) return step.answer
-      const reply = reworded(replies[next++] ?? null, commands[i] ?? step.send)
+      const reply = withUpstashError(replies[next++] ?? null, commands[i] ?? step.send)
       return step.reply ? step.reply(reply) : reply
     })
   }
 
-  function tellMonitors(commands: readonly Command[]): void {
+  function notifyMonitors(commands: readonly Command[]): void {
     if (monitors.size === 0) return
     const now = (Date.now() / 1_000).toFixed(6)
     for (const command of commands) {
       const line = `${now} [0 0.0.0.0:0] ${command.map((argument) => JSON.stringify(textOf(argument))).join(' ')}`
-      for (const monitor of monitors) monitor(line)
+      for (const monitor of monitors) monitor.onEvent(line)
     }
   }
 
-  return {
-    /** Whether a token that may only read may run this. */
-    isReadOnly: (name: string): boolean => readOnly.has(name.toLowerCase()),
+  /** Every key of this keyspace. */
+  async function scanKeys(): Promise<Buffer[]> {
+    const keys = new Map<string, Buffer>() // SCAN may return a key twice
+    let cursor = '0'
+    do {
+      const [reply] = await (await connected()).send([['SCAN', cursor, 'COUNT', '1000']])
+      if (!Array.isArray(reply)) throw new Error(`SCAN failed: ${textOf(reply)}`)
+      const [next, page] = reply
+      for (const key of Array.isArray(page) ? page : []) if (Buffer.isBuffer(key)) keys.set(key.toString('latin1'), key)
+      cursor = textOf(next)
+    } while (cursor !== '0')
+    return [...keys.values()]
+  }
 
-    /** Runs commands in order, one reply each; other requests may come between them. */
+  return {
+    /** The flags that `COMMAND` reports for a command, such as `readonly`, `write` and `denyoom`. */
+    flagsOf,
+
+    /** Runs commands in order, one reply each. Commands of other requests may run between them. */
     async run(commands: readonly Command[]): Promise<Reply[]> {
-      const engine = connection.closed ? await connected() : connection
-      tellMonitors(commands)
+      const engine = await connected()
+      notifyMonitors(commands)
       const plans = commands.map(plan)
       const replies = await engine.send(sendable(plans))
       return finish(commands, plans, replies)
     },
 
-    /** Runs commands as one transaction: one reply each, or one failure when none was run. */
+    /** Runs commands as one transaction: one reply each, or one failure if none ran. */
     async transact(commands: readonly Command[]): Promise<Reply[] | Failure> {
-      const engine = connection.closed ? await connected() : connection
-      const refused = commands.map((command) => availability(textOf(command[0]).toUpperCase(), command)).find(Boolean)
-      if (refused !== undefined) return new Failure(refused)
-      tellMonitors(commands)
+      const engine = await connected()
+      const error = commands.map((command) => commandError(keyword(command, 0), command)).find(Boolean)
+      if (error !== undefined) return new Failure(error)
+      notifyMonitors(commands)
       const plans = commands.map(plan)
-      const sent = sendable(plans)
-      const executed = (await engine.send([['MULTI'], ...sent, ['EXEC']])).at(-1)
+      const executed = (await engine.send([['MULTI'], ...sendable(plans), ['EXEC']])).at(-1)
       if (executed instanceof Failure) return executed
       return finish(commands, plans, Array.isArray(executed) ? executed : [])
     },
 
-    /** Listens to channels, or patterns; `onEvent` gets `['message', 'channel', payload]` and the like. */
+    /** Deletes all keys. */
+    async flush(): Promise<void> {
+      const [reply] = await (await connected()).send([['FLUSHDB', 'SYNC']])
+      if (reply instanceof Failure) throw new Error(`FLUSHDB failed: ${reply.message}`)
+    },
+
+    /** Deletes these keys, or this many random keys. Returns the keys that existed. */
+    async evict(eviction: Eviction): Promise<string[]> {
+      const keys = 'keys' in eviction ? eviction.keys : takeRandom(await scanKeys(), eviction.count)
+      const replies = await (await connected()).send(keys.map((key): Command => ['DEL', key]))
+      return keys.filter((_, i) => replies[i] === 1).map(textOf)
+    },
+
+    /**
+     * Subscribes to channels or patterns. The listener gets `['message', 'channel', payload]` and the like.
+     * Returns a function that ends the subscription.
+     */
     async subscribe(
       kind: 'subscribe' | 'psubscribe',
       names: string[],
-      onEvent: (event: Reply[]) => void,
+      { onEvent, onEnd }: Listener<Reply[]>,
     ): Promise<() => void> {
-      const subscriber = await connect(address, database, (push) => {
-        if (!Array.isArray(push)) return
-        const [type, ...rest] = push
-        // a message's last part is its payload, a confirmation's the number of subscriptions
-        onEvent([type ?? null, ...rest.slice(0, -1).map(withoutPrefix), rest.at(-1) ?? null])
+      const listened = kind === 'psubscribe' ? [...new Set(names)] : []
+      const subscriber = await dial(database, {
+        onPush(push) {
+          if (push instanceof Failure) return subscriber.close(new Error(push.message)) // SUBSCRIBE failed
+          if (!Array.isArray(push)) return
+          const [type, ...rest] = push
+          // the last part of a message is its payload, that of a confirmation the number of subscriptions
+          onEvent([type ?? null, ...rest.slice(0, -1).map(withoutPrefix), rest.at(-1) ?? null])
+        },
+        onEnd(error) {
+          for (const name of listened) {
+            const left = (patterns.get(name) ?? 1) - 1
+            if (left > 0) patterns.set(name, left)
+            else patterns.delete(name)
+          }
+          onEnd(error)
+        },
       })
-      subscribers.add(subscriber)
-      const listened = kind === 'psubscribe' ? names : []
       for (const name of listened) patterns.set(name, (patterns.get(name) ?? 0) + 1)
       subscriber.post([kind, ...names.map((name) => channelPrefix + name)])
-      return () => {
-        if (!subscribers.delete(subscriber)) return
-        subscriber.close()
-        for (const name of listened) {
-          const left = (patterns.get(name) ?? 1) - 1
-          if (left > 0) patterns.set(name, left)
-          else patterns.delete(name)
-        }
-      }
+      return () => subscriber.close()
     },
 
-    /** Tells every command as `MONITOR` words it, made here: the engine's own shows those of all keyspaces. */
-    monitor(onLine: (line: string) => void): () => void {
-      monitors.add(onLine)
-      return () => monitors.delete(onLine)
-    },
-
-    close(): void {
-      connection.close()
-      for (const subscriber of subscribers) subscriber.close()
+    /**
+     * Sends every command to the listener, in the format of `MONITOR`. The engine's own would show all keyspaces.
+     * Returns a function that ends this.
+     */
+    monitor(listener: Listener<string>): () => void {
+      monitors.add(listener)
+      return () => monitors.delete(listener)
     },
   }
+}
+
+/** `count` random keys, or all. Removes them from `keys`. */
+function takeRandom(keys: Buffer[], count: number): Buffer[] {
+  const length = Math.min(count, keys.length)
+  return Array.from({ length }, () => keys.splice(randomInt(keys.length), 1)).flat()
 }

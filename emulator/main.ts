@@ -1,4 +1,4 @@
-/** Runs the emulator by itself: `node emulator/main.ts`. */
+/** Runs the emulator as a process: `node emulator/main.ts`. */
 import { startEmulator } from './server.ts'
 
 const port = Number(process.env.PORT ?? process.env.EMULATOR_PORT ?? 8079)
@@ -8,7 +8,7 @@ const token = process.env.UPSTASH_REDIS_REST_TOKEN
 
 if (redisUrl && !token) {
   console.error(
-    'Upstash emulator: with REDIS_URL set UPSTASH_REDIS_REST_TOKEN too; accepting any token empties databases',
+    'Upstash emulator: REDIS_URL also needs UPSTASH_REDIS_REST_TOKEN; without a token the emulator empties databases',
   )
   process.exit(1)
 }
@@ -26,7 +26,7 @@ try {
   process.once('SIGINT', stop)
   process.once('SIGTERM', stop)
 } catch (error) {
-  const cause = error as NodeJS.ErrnoException // what listening and connecting throw
+  const cause = error as NodeJS.ErrnoException // listening and connecting throw this
   console.error(
     cause.code === 'EADDRINUSE'
       ? `Upstash emulator: port ${port} is taken; free it or set EMULATOR_PORT`

@@ -1,6 +1,6 @@
 /**
- * RESP2: the wire between the emulator and its engine. A client of our own, because the REST API shows what client
- * libraries hide: a status reply is not a bulk string (base64, resp2), bulk strings are bytes, integers have 64 bits.
+ * RESP2, the protocol between the emulator and its engine. Client libraries hide what the REST API shows: a status
+ * reply is not a bulk string (base64, resp2), bulk strings are bytes, integers have 64 bits.
  */
 import net from 'node:net'
 import tls from 'node:tls'
@@ -13,7 +13,7 @@ export class Status {
   }
 }
 
-/** An error reply: a value, as one may sit inside an array. */
+/** An error reply. It is a value: an array may contain it. */
 export class Failure {
   readonly message: string
   constructor(message: string) {
@@ -21,20 +21,20 @@ export class Failure {
   }
 }
 
-/** A reply of the engine; an integer is a `bigint` where a `number` would lose digits. */
+/** A reply of the engine. An integer is a `bigint` if a `number` would lose digits. */
 export type Reply = Status | Failure | Buffer | number | bigint | null | Reply[]
 
 export type Argument = string | Buffer
 export type Command = readonly [Argument, ...Argument[]]
 
-/** The text of a bulk string, status, error or integer; empty for null, an array and what is not there. */
+/** The text of a bulk string, status, error or integer; empty for null, an array and undefined. */
 export function textOf(value: Reply | Argument | undefined): string {
   if (value instanceof Status) return value.text
   if (value instanceof Failure) return value.message
   return value === undefined || value === null || Array.isArray(value) ? '' : value.toString()
 }
 
-/** Writes a command as RESP; strings where possible, as joining them is cheaper than joining buffers. */
+/** Encodes a command as RESP. Uses strings where possible: joining strings is cheaper than joining buffers. */
 function encodeCommand(command: Command): (string | Buffer)[] {
   const parts: (string | Buffer)[] = []
   let text = `*${command.length}\r\n`
@@ -50,11 +50,11 @@ function encodeCommand(command: Command): (string | Buffer)[] {
   return parts
 }
 
-/** Writes a reply as RESP2. */
+/** Encodes a reply as RESP2. An error is one line, as Redis makes it. */
 export function encodeReply(reply: Reply): Buffer {
   if (reply === null) return Buffer.from('$-1\r\n')
   if (reply instanceof Status) return Buffer.from(`+${reply.text}\r\n`)
-  if (reply instanceof Failure) return Buffer.from(`-${reply.message}\r\n`)
+  if (reply instanceof Failure) return Buffer.from(`-${reply.message.replaceAll(/[\r\n]/g, ' ')}\r\n`)
   if (Buffer.isBuffer(reply)) return Buffer.concat([Buffer.from(`$${reply.length}\r\n`), reply, Buffer.from('\r\n')])
   if (Array.isArray(reply)) return Buffer.concat([Buffer.from(`*${reply.length}\r\n`), ...reply.map(encodeReply)])
   return Buffer.from(`:${reply}\r\n`)
@@ -62,13 +62,13 @@ export function encodeReply(reply: Reply): Buffer {
 
 const none = Buffer.alloc(0)
 
-/** Reads replies out of chunks; keeps its place in nested arrays, so a large reply is read once. */
-export function createReader(onReply: (reply: Reply) => void): (chunk: Buffer) => void {
+/** Parses replies out of chunks. It remembers its position in nested arrays, so it parses a large reply once. */
+function createReader(onReply: (reply: Reply) => void): (chunk: Buffer) => void {
   let buffer: Buffer = none
   let at = 0
   let chunks: Buffer[] = []
   let received = 0
-  /** Bytes without which there is no point in trying again. */
+  /** How many bytes the next reply needs at least. */
   let needed = 0
   const open: { items: Reply[]; left: number }[] = []
 
@@ -84,7 +84,7 @@ export function createReader(onReply: (reply: Reply) => void): (chunk: Buffer) =
     }
   }
 
-  /** Reads one reply, or the head of an array; false when more bytes are needed. */
+  /** Reads one reply, or the head of an array. False if it needs more bytes. */
   function readOne(): boolean {
     const end = buffer.indexOf('\r\n', at)
     if (end === -1) {
@@ -155,7 +155,7 @@ export function createReader(onReply: (reply: Reply) => void): (chunk: Buffer) =
   }
 }
 
-/** Where the engine listens. */
+/** The address and credentials of the engine. */
 export interface Address {
   host: string
   port: number
@@ -164,7 +164,7 @@ export interface Address {
   password: string
 }
 
-/** Reads `redis://user:password@host:port` or `rediss://…`. */
+/** Parses `redis://user:password@host:port` or `rediss://…`. */
 export function parseRedisUrl(redisUrl: string): Address {
   const url = new URL(redisUrl)
   if (url.protocol !== 'redis:' && url.protocol !== 'rediss:')
@@ -180,11 +180,19 @@ export function parseRedisUrl(redisUrl: string): Address {
 
 export interface Connection {
   readonly closed: boolean
-  /** Sends commands in one piece: nothing comes between them on this connection. Rejects when the connection ends. */
+  /** Sends commands without any other command between them on this connection. Rejects if the connection ends. */
   send(commands: readonly Command[]): Promise<Reply[]>
   /** Sends a command whose replies go to `onPush` (`SUBSCRIBE`). */
   post(command: Command): void
-  close(): void
+  /** Ends the connection. `onEnd` gets `reason`. */
+  close(reason?: Error): void
+}
+
+export interface ConnectionEvents {
+  /** Gets replies that belong to no `send`. */
+  onPush?: (reply: Reply) => void
+  /** The open connection ended. Runs once, also after `close`. */
+  onEnd?: (error: Error) => void
 }
 
 interface Pending {
@@ -194,19 +202,20 @@ interface Pending {
   reject(error: Error): void
 }
 
-/** Opens a connection, signs in and selects `database`. `onPush` gets the replies nobody waits for. */
+/** Opens a connection, authenticates and selects `database`. */
 export async function connect(
   address: Address,
   database: number,
-  onPush?: (reply: Reply) => void,
+  { onPush, onEnd }: ConnectionEvents = {},
 ): Promise<Connection> {
   const socket: net.Socket = address.tls
     ? tls.connect({ host: address.host, port: address.port, servername: address.host })
     : net.connect({ host: address.host, port: address.port })
   socket.setNoDelay(true)
   const waiting: Pending[] = []
-  let head = 0 // of `waiting`: cheaper than shifting a long queue
+  let head = 0 // index into `waiting`: cheaper than shifting a long queue
   let closed = false
+  let opened = false
   let corked = false
 
   const read = createReader((reply) => {
@@ -229,6 +238,7 @@ export async function connect(
     closed = true
     socket.destroy()
     for (const pending of waiting.splice(head)) pending.reject(error)
+    if (opened) onEnd?.(error)
   }
   socket.on('data', (chunk: Buffer) => {
     try {
@@ -242,7 +252,7 @@ export async function connect(
   )
   socket.on('close', () => end(new Error(`the engine at ${address.host}:${address.port} closed the connection`)))
 
-  /** Joins what is written in the same turn of the event loop into one packet. */
+  /** Joins all writes of one turn of the event loop into one packet. */
   function write(command: Command): void {
     if (!corked) {
       corked = true
@@ -270,8 +280,8 @@ export async function connect(
     post(command) {
       if (!closed) write(command)
     },
-    close() {
-      end(new Error('the connection was closed'))
+    close(reason = new Error('the connection was closed')) {
+      end(reason)
     },
   }
 
@@ -279,12 +289,13 @@ export async function connect(
   if (address.password)
     hello.push(address.username ? ['AUTH', address.username, address.password] : ['AUTH', address.password])
   if (database !== 0) hello.push(['SELECT', String(database)])
-  if (hello.length === 0) hello.push(['PING']) // so that a failing connection is known here
+  if (hello.length === 0) hello.push(['PING']) // detects a failing connection here
   for (const reply of await connection.send(hello)) {
     if (reply instanceof Failure) {
       connection.close()
-      throw new Error(`the engine at ${address.host}:${address.port} says: ${reply.message}`)
+      throw new Error(`the engine at ${address.host}:${address.port} refused the connection: ${reply.message}`)
     }
   }
+  opened = true
   return connection
 }

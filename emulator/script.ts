@@ -1,20 +1,20 @@
-/** How Upstash takes a Lua script and how the engine does: the same but for the first line. */
+/** Translates Lua scripts from Upstash to the engine. Only the first line differs. */
 import { createHash } from 'node:crypto'
 
 export interface Script {
-  /** The name the client knows it by: the SHA-1 of what it sent. */
+  /** The SHA-1 that the client knows: that of the source it sent. */
   sha: string
-  /** What the engine runs. */
+  /** The source that the engine runs. */
   source: string
-  /** The name the engine knows it by. */
+  /** The SHA-1 that the engine knows. */
   engineSha: string
 }
 
 const sha1 = (text: string): string => createHash('sha1').update(text).digest('hex')
 
 /**
- * Takes `allow-key-locking`, a flag of Upstash's own, off the `#!lua` line; or the whole line, for an engine that does
- * not know it. An emptied line stays, so that the line numbers of errors are those of the original.
+ * Removes Upstash's own flag `allow-key-locking` from the `#!lua` line, or the whole line if the engine rejects
+ * it. An empty line remains, so the line numbers of errors are those of the original.
  */
 function adapt(source: string, shebangs: boolean): string {
   const shebang = /^#!lua[^\n]*/.exec(source)?.[0]
@@ -29,9 +29,9 @@ function adapt(source: string, shebangs: boolean): string {
 
 const maxKnown = 1_000
 
-/** Reads scripts for an engine that takes `#!lua` lines, or one that does not. */
+/** Creates a function that translates scripts. `shebangs`: whether the engine accepts `#!lua` lines. */
 export function createScriptReader(shebangs: boolean): (source: string) => Script {
-  /** Those seen: clients send the same few over and over, and hashing costs more than looking up. */
+  /** Clients send the same few scripts repeatedly, and hashing costs more than a lookup. */
   const known = new Map<string, Script>()
   return (source) => {
     const seen = known.get(source)

@@ -1,52 +1,53 @@
 /**
- * The Upstash REST API over HTTP, in front of a RESP engine. Error texts are Upstash's.
+ * The Upstash REST API over HTTP, in front of a RESP engine, with Upstash's error texts.
  * @see https://upstash.com/docs/redis/features/restapi
  */
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import * as v from 'valibot'
 import type { ControlState, Counts, Fault } from './control.ts'
-import { readFault, takeFault } from './faults.ts'
-import { type Engine, type Keyspace, startEngine } from './keyspace.ts'
+import { type Target, commandErrors, effects, parseFault, takeFault, wrongToken } from './faults.ts'
+import { type Engine, type Keyspace, type Listener, startEngine } from './keyspace.ts'
 import { type Argument, type Command, Failure, type Reply, Status, encodeReply, textOf } from './resp.ts'
 
 export interface EmulatorOptions {
-  /** 0, the default, is any free port. */
+  /** Default: 0, any free port. */
   port?: number
-  /** `127.0.0.1` if absent. */
+  /** Default: `127.0.0.1`. */
   host?: string
-  /** A Redis to use; absent: the embedded engine. */
+  /** The Redis to use. Absent: the embedded engine. */
   redisUrl?: string
-  /** Each has its own keyspace. */
+  /** Each token has its own keyspace. */
   tokens?: string[]
-  /** From a token to the one of `tokens` whose keyspace it may read. */
+  /** Maps a read-only token to the one of `tokens` whose keyspace it reads. */
   readOnlyTokens?: Record<string, string>
-  /** Test mode: any other token is accepted too, with a keyspace of its own, empty at first. */
+  /** Test mode: accepts any token. Each gets its own keyspace, which is empty at first. */
   openTokens?: boolean
 }
 
 export interface Emulator {
   url: string
   port: number
-  /** Ends every connection, hanging ones too. */
+  /** Ends every connection, also hanging requests and streams. */
   close(): Promise<void>
 }
 
 const maxBodyBytes = 10 * 1024 * 1024
 
-/** What one token's requests share. */
+/** What all requests of one token share. */
 interface Account {
   keyspace: Keyspace
   readOnly: boolean
   counts: Counts
   faults: Fault[]
   latencyMs: number
-  /** Behind `upstash-sync-token`: grows with every request, as if it had written. */
-  synced: number
+  /** Sent as `upstash-sync-token`. Grows with every request, as if each one wrote. */
+  syncToken: number
 }
 
-/** Answered instead of the reply: a status and Upstash's `{ error }`. */
-class Refusal extends Error {
+/** A failed request: its HTTP status and the text of Upstash's `{ error }`. */
+class RequestError extends Error {
   readonly status: number
   constructor(message: string, status = 400) {
     super(message)
@@ -54,16 +55,17 @@ class Refusal extends Error {
   }
 }
 
-/** How the client wants its replies. */
+/** The format of the replies. */
 type Format = 'json' | 'base64' | 'resp2'
 
-/** What an HTTP request asks for. */
+/** A parsed HTTP request. */
 type Call =
   | { kind: 'command'; commands: [Command] }
   | { kind: 'pipeline' | 'transaction'; commands: Command[] }
   | { kind: 'subscribe' | 'psubscribe'; channels: string[] }
   | { kind: 'monitor' }
 
+/** Starts the emulator and its engine. */
 export async function startEmulator(options: EmulatorOptions = {}): Promise<Emulator> {
   const { port = 0, host = '127.0.0.1', tokens = [], readOnlyTokens = {}, openTokens = false } = options
   const engine = await startEngine(options.redisUrl)
@@ -74,11 +76,10 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
     (request, response) => {
       handle(request, response, accountOf).catch((error: unknown) => {
         if (response.headersSent) return response.destroy()
-        if (error instanceof Refusal)
-          return answerJson(response, error.status, JSON.stringify({ error: error.message }))
-        // the engine is away, or a mistake of ours: whoever sees the test fail wants to know which
+        if (error instanceof RequestError) return sendJson(response, error.status, { error: error.message })
+        // The engine failed, or the emulator has a bug: the message tells which.
         const message = error instanceof Error ? error.message : String(error)
-        answerJson(response, 500, JSON.stringify({ error: `ERR emulator: ${message}` }))
+        sendJson(response, 500, { error: `ERR emulator: ${message}` })
       })
     },
   )
@@ -105,22 +106,17 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
   }
 }
 
-/** Finds the account of a token, opening its keyspace at the first request. */
+/** Creates a function that finds the account of a token. The first request of a token opens its keyspace. */
 function createAccounts(engine: Engine, tokens: string[], readOnlyTokens: Record<string, string>, openTokens: boolean) {
   const accounts = new Map<string, Promise<Account>>()
 
   async function open(token: string): Promise<Account> {
-    const owner = readOnlyTokens[token]
+    const owner = Object.hasOwn(readOnlyTokens, token) ? readOnlyTokens[token] : undefined
     const declared = tokens.indexOf(owner ?? token)
-    if (declared === -1 && !openTokens) {
-      throw new Refusal(
-        'WRONGPASS invalid or missing auth token. See https://docs.upstash.com/redis/troubleshooting/http_unauthorized for details.',
-        401,
-      )
-    }
+    if (declared === -1 && !openTokens) throw new RequestError(wrongToken, 401)
     let keyspace: Keyspace
     if (owner !== undefined && owner !== token) keyspace = (await accountOf(owner)).keyspace
-    // the data of declared tokens survives a restart; in test mode nothing is to be found there
+    // the data of declared tokens survives a restart; in test mode a keyspace starts empty
     else keyspace = await engine.open(openTokens ? undefined : declared)
     return {
       keyspace,
@@ -128,7 +124,7 @@ function createAccounts(engine: Engine, tokens: string[], readOnlyTokens: Record
       counts: { commands: 0, requests: 0, byCommand: {} },
       faults: [],
       latencyMs: 0,
-      synced: 0,
+      syncToken: 0,
     }
   }
 
@@ -137,7 +133,7 @@ function createAccounts(engine: Engine, tokens: string[], readOnlyTokens: Record
     if (!account) {
       account = open(token)
       accounts.set(token, account)
-      account.catch(() => accounts.delete(token)) // a wrong token, or an engine that was away
+      account.catch(() => accounts.delete(token)) // a wrong token, or the engine failed
     }
     return account
   }
@@ -146,80 +142,95 @@ function createAccounts(engine: Engine, tokens: string[], readOnlyTokens: Record
 
 const noQuery = new URLSearchParams()
 
+function splitUrl(url: string): [path: string, search: string] {
+  const question = url.indexOf('?')
+  return question === -1 ? [url, ''] : [url.slice(0, question), url.slice(question + 1)]
+}
+
 async function handle(
   request: http.IncomingMessage,
   response: http.ServerResponse,
   accountOf: (token: string) => Promise<Account>,
 ): Promise<void> {
   const method = request.method ?? 'GET'
-  const target = request.url ?? '/'
-  const question = target.indexOf('?')
-  const path = question === -1 ? target : target.slice(0, question)
-  const query = question === -1 ? noQuery : new URLSearchParams(target.slice(question + 1))
+  const [path, search] = splitUrl(request.url ?? '/')
+  const query = search === '' ? noQuery : new URLSearchParams(search)
 
-  const control = path === '/control' || path.startsWith('/control/')
-  if (!control && !['GET', 'POST', 'PUT', 'HEAD'].includes(method)) {
+  const isControl = path === '/control' || path.startsWith('/control/')
+  if (!isControl && !['GET', 'POST', 'PUT', 'HEAD'].includes(method)) {
     response.writeHead(405).end()
     return
   }
   const account = await accountOf(readToken(request, query))
-  if (control) return answerControl(account, method, path, await readBody(request), response)
+  if (isControl) {
+    const body = await readBody(request)
+    return sendJson(response, 200, await control(account, method, path.replace(/\/$/, ''), body))
+  }
 
   account.counts.requests++
   const body = method === 'POST' || method === 'PUT' ? await readBody(request) : Buffer.alloc(0)
   if (account.latencyMs > 0) await sleep(account.latencyMs)
-  const fault = account.faults.length > 0 ? takeFault(account.faults, path, body) : undefined
-  if (fault) {
-    if (fault.kind === 'refuse') return void request.socket.destroy()
-    if (fault.kind === 'hang') return
-    if (fault.kind === 'status')
-      throw new Refusal(fault.message ?? 'ERR fault asked of the emulator', fault.status ?? 500)
-    if (fault.kind === 'delay') await sleep(fault.delayMs ?? 0)
-  }
-
   const format = readFormat(request)
-  const call = readCall(method, path, query, body)
-  if ('commands' in call) {
-    const answer = await execute(account, call, format)
-    if (fault?.kind === 'delay-after') await sleep(fault.delayMs ?? 0)
-    if (fault?.kind === 'cut') return void request.socket.destroy()
-    response.writeHead(answer.status, {
-      'content-type': format === 'resp2' ? 'application/octet-stream' : 'application/json',
-      'content-length': Buffer.byteLength(answer.body),
-      'upstash-sync-token': (++account.synced).toString(32),
-    })
-    if (fault?.kind === 'cut-mid') {
-      const half = Buffer.from(answer.body).subarray(0, Math.floor(answer.body.length / 2))
-      response.write(half, () => request.socket.destroy())
-      return
-    }
-    response.end(answer.body)
+  const call = parseCall(method, path, query, body)
+
+  const isStream = !('commands' in call)
+  const target: Target = {
+    path,
+    commands: isStream ? [[call.kind]] : call.commands,
+    isStream,
+    flagsOf: account.keyspace.flagsOf,
+  }
+  const fault = account.faults.length > 0 ? takeFault(account.faults, target) : undefined
+  const effect = fault ? effects[fault.kind] : {}
+  if (effect.instead === 'reset') return void request.socket.resetAndDestroy()
+  if (effect.instead === 'close') return void request.socket.destroy()
+  if (effect.instead === 'hang') return
+  if (effect.answer) {
+    const { status, type, body: bodyOf } = effect.answer
+    return sendBody(response, fault?.status ?? status, type, bodyOf(fault?.message))
+  }
+  if (effect.waits === 'before') await sleep(fault?.delayMs)
+  const errors = commandErrors(fault, target)
+
+  if (isStream) {
+    if (errors[0]) throw new RequestError(errors[0].message)
+    return stream(account, call, response)
+  }
+  const answer = await execute(account, call, format, errors, effect.discardsTransaction ?? false)
+  if (effect.waits === 'after') await sleep(fault?.delayMs)
+  if (effect.sends === 'nothing') return void request.socket.destroy()
+  response.setHeader('upstash-sync-token', (++account.syncToken).toString(32))
+  const type = format === 'resp2' ? 'application/octet-stream' : 'application/json'
+  if (effect.sends === 'half') {
+    response.writeHead(answer.status, { 'content-type': type, 'content-length': Buffer.byteLength(answer.body) })
+    const half = Buffer.from(answer.body).subarray(0, Math.floor(answer.body.length / 2))
+    response.write(half, () => request.socket.destroy())
     return
   }
-  await stream(account, call, response)
+  sendBody(response, answer.status, type, answer.body)
 }
 
-/** `?_token=` before `Authorization`, which may also hold the bare token. */
+/** Reads the token from `?_token=`, otherwise from `Authorization`, with or without `Bearer`. */
 function readToken(request: http.IncomingMessage, query: URLSearchParams): string {
   const header = request.headers.authorization ?? ''
   return query.get('_token') || (/^bearer\s/i.test(header) ? header.slice(7) : header).trim()
 }
 
-/** By events: iterating over the request costs throughput that benchmarks would see. */
+/** Reads the body by events: an async iterator costs throughput that benchmarks would notice. */
 function readBody(request: http.IncomingMessage): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = []
     let size = 0
     request.on('data', (chunk: Buffer) => {
       size += chunk.length
-      if (size <= maxBodyBytes) chunks.push(chunk) // the rest is read and dropped, so that the client gets to see the answer
+      if (size <= maxBodyBytes) chunks.push(chunk) // the rest is dropped, but read: the client must get the answer
     })
     request.on('error', reject)
     request.on('end', () => {
       if (size <= maxBodyBytes) return resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks))
       const details = 'See https://upstash.com/docs/redis/troubleshooting/max_request_size_exceeded for details'
       reject(
-        new Refusal(
+        new RequestError(
           `ERR max request size exceeded. Limit: ${maxBodyBytes} bytes, Actual: ${size} bytes. ${details}`,
           413,
         ),
@@ -232,31 +243,31 @@ function readFormat(request: http.IncomingMessage): Format {
   const encoding = request.headers['upstash-encoding']
   const format = request.headers['upstash-response-format'] ?? 'json'
   if (format !== 'json' && format !== 'resp2')
-    throw new Refusal(`ERR invalid Upstash-Response-Format: ${String(format)}`)
+    throw new RequestError(`ERR invalid Upstash-Response-Format: ${String(format)}`)
   if (encoding !== undefined && encoding !== '' && encoding !== 'base64') {
-    throw new Refusal(`ERR invalid Upstash-Encoding: ${String(encoding)}`)
+    throw new RequestError(`ERR invalid Upstash-Encoding: ${String(encoding)}`)
   }
   if (format === 'json') return encoding === 'base64' ? 'base64' : 'json'
   if (encoding === 'base64')
-    throw new Refusal('ERR Upstash-Encoding base64 is not permitted with Upstash-Response-Format resp2')
+    throw new RequestError('ERR Upstash-Encoding base64 is not permitted with Upstash-Response-Format resp2')
   return 'resp2'
 }
 
-function readCall(method: string, path: string, query: URLSearchParams, body: Buffer): Call {
+function parseCall(method: string, path: string, query: URLSearchParams, body: Buffer): Call {
   switch (path) {
     case '/':
-      return { kind: 'command', commands: [readCommand(parseJson(body, 'ERR failed to parse command'))] }
+      return { kind: 'command', commands: [parseCommand(parseJson(body, 'ERR failed to parse command'))] }
     case '/pipeline':
-      return { kind: 'pipeline', commands: readCommands(body, 'pipeline') }
+      return { kind: 'pipeline', commands: parseCommands(body, 'pipeline') }
     case '/multi-exec':
-      return { kind: 'transaction', commands: readCommands(body, 'transaction') }
+      return { kind: 'transaction', commands: parseCommands(body, 'transaction') }
     case '/monitor':
       return { kind: 'monitor' }
     default: {
       const [name = '', ...rest] = path.slice(1).replace(/\/$/, '').split('/').map(decodeSegment)
       const kind = name.toString().toLowerCase()
       if (kind === 'subscribe' || kind === 'psubscribe') {
-        if (rest.length === 0) throw new Refusal(`ERR wrong number of arguments for '${kind}' command`)
+        if (rest.length === 0) throw new RequestError(`ERR wrong number of arguments for '${kind}' command`)
         return { kind, channels: rest.map(String) }
       }
       const command: [Argument, ...Argument[]] = [name, ...rest]
@@ -271,7 +282,7 @@ function readCall(method: string, path: string, query: URLSearchParams, body: Bu
   }
 }
 
-/** A percent-decoded part of the path; a buffer when it is not text. */
+/** A percent-decoded part of the path; a buffer if it is not UTF-8. */
 function decodeSegment(segment: string): Argument {
   try {
     return decodeURIComponent(segment)
@@ -281,154 +292,168 @@ function decodeSegment(segment: string): Argument {
   }
 }
 
-/** A number with more digits than a `number` holds, which `JSON.parse` alone would round. */
-const longNumber = /[[,]\s*-?\d[\d.]{15,}/
+/**
+ * A number that may not survive `JSON.parse`, which rounds long integers and turns `1e400` into Infinity, `1.0` into `1`
+ * and `-0` into `0`. A match inside a string only costs time.
+ */
+const inexactNumber = /[[,]\s*(?:-0|-?\d+[.eE]|-?\d{16})/
 
-function parseJson(body: Buffer, otherwise: string): unknown {
+/** Parses JSON. A number that `JSON.parse` would change becomes a string, exactly as written. */
+function parseJson(body: Buffer, malformed: string): unknown {
   const text = body.toString()
-  if (text.trim() === '') throw new Refusal('EOF')
+  if (text.trim() === '') throw new RequestError('EOF')
   try {
-    if (!longNumber.test(text)) return JSON.parse(text)
+    if (!inexactNumber.test(text)) return JSON.parse(text)
     const asWritten = (_: string, value: unknown, context?: { source: string }): unknown =>
       typeof value === 'number' && context ? context.source : value
     return JSON.parse(text, asWritten)
   } catch (cause) {
-    throw new Refusal(otherwise, cause instanceof SyntaxError ? 400 : 500)
+    throw new RequestError(malformed, cause instanceof SyntaxError ? 400 : 500)
   }
 }
 
-function readCommand(json: unknown): Command {
-  if (!Array.isArray(json)) throw new Refusal('expected JSON array')
+function parseCommand(json: unknown): Command {
+  if (!Array.isArray(json)) throw new RequestError('expected JSON array')
   const [name, ...rest] = json.map((value: unknown): string => {
     if (typeof value === 'string') return value
     if (typeof value === 'number' || typeof value === 'boolean') return String(value)
-    if (value === null) throw new Refusal('ERR null args are not supported')
-    throw new Refusal(`ERR unsupported arg type: "${Array.isArray(value) ? '[' : '{'}": json.Delim`)
+    if (value === null) throw new RequestError('ERR null args are not supported')
+    throw new RequestError(`ERR unsupported arg type: "${Array.isArray(value) ? '[' : '{'}": json.Delim`)
   })
-  if (name === undefined) throw new Refusal('ERR empty command')
+  if (name === undefined) throw new RequestError('ERR empty command')
   return [name, ...rest]
 }
 
-function readCommands(body: Buffer, what: 'pipeline' | 'transaction'): Command[] {
+function parseCommands(body: Buffer, what: 'pipeline' | 'transaction'): Command[] {
   const malformed = `ERR failed to parse ${what} request`
   const json = parseJson(body, malformed)
-  if (!Array.isArray(json) || !json.every(Array.isArray)) throw new Refusal(malformed)
-  if (json.length === 0) throw new Refusal(`ERR empty ${what} request`)
-  return json.map(readCommand)
+  if (!Array.isArray(json) || !json.every(Array.isArray)) throw new RequestError(malformed)
+  if (json.length === 0) throw new RequestError(`ERR empty ${what} request`)
+  return json.map(parseCommand)
 }
 
-/** Runs what is asked and words the answer. */
+/** Runs the commands that have no error in `errors`, and encodes the replies. */
 async function execute(
   account: Account,
   call: Extract<Call, { commands: Command[] }>,
   format: Format,
+  errors: (Failure | undefined)[],
+  discardsTransaction: boolean,
 ): Promise<{ status: number; body: string | Buffer }> {
-  const { counts, keyspace } = account
-  const denied: (Failure | undefined)[] = []
-  for (const command of call.commands) {
+  const { counts, keyspace, readOnly } = account
+  const { commands, kind } = call
+  for (const command of commands) {
     const name = String(command[0]).toLowerCase()
     counts.commands++
     counts.byCommand[name] = (counts.byCommand[name] ?? 0) + 1
-    if (account.readOnly) denied.push(whyDenied(keyspace, name))
   }
-  if (call.kind === 'transaction') {
-    const replies = denied.find(Boolean) ?? (await keyspace.transact(call.commands))
-    if (replies instanceof Failure) throw new Refusal(replies.message)
-    return { status: 200, body: wordItems(replies, format === 'base64') } // always JSON
+  const denied = readOnly ? commands.map((command) => permissionError(keyspace, command)) : []
+  if (kind === 'transaction') {
+    const denial = denied.find(Boolean)
+    if (denial) throw new RequestError(denial.message)
+    const error = discardsTransaction ? errors.find(Boolean) : undefined
+    if (error) throw new RequestError(`EXECABORT Transaction discarded because of: ${error.message}`)
   }
-  const allowed = account.readOnly ? call.commands.filter((_, i) => !denied[i]) : call.commands
-  const ran = await keyspace.run(allowed)
+  const errorAt = (index: number): Failure | undefined => denied[index] ?? errors[index]
+  const allowed = readOnly || errors.length > 0 ? commands.filter((_, i) => !errorAt(i)) : commands
+  const executed = await (kind === 'transaction' ? keyspace.transact(allowed) : keyspace.run(allowed))
+  if (executed instanceof Failure) throw new RequestError(executed.message)
   let next = 0
-  const replies = account.readOnly ? call.commands.map((_, i) => denied[i] ?? ran[next++] ?? null) : ran
+  const replies = allowed === commands ? executed : commands.map((_, i) => errorAt(i) ?? executed[next++] ?? null)
+
+  const isBase64 = format === 'base64'
+  if (kind === 'transaction') return { status: 200, body: itemsToJson(replies, isBase64) } // JSON in every format
   const [first = null] = replies
-  const status = call.kind === 'command' && first instanceof Failure ? 400 : 200
+  const status = kind === 'command' && first instanceof Failure ? 400 : 200
   if (format === 'resp2') return { status, body: Buffer.concat(replies.map(encodeReply)) }
-  if (call.kind === 'pipeline') return { status, body: wordItems(replies, format === 'base64') }
-  return { status, body: wordItem(first, format === 'base64') }
+  return { status, body: kind === 'pipeline' ? itemsToJson(replies, isBase64) : itemToJson(first, isBase64) }
 }
 
-/** Reads only, and of those not the ones that walk the whole keyspace. */
-function whyDenied(keyspace: Keyspace, name: string): Failure | undefined {
-  const allowed =
-    ['ping', 'echo', 'time'].includes(name) || (keyspace.isReadOnly(name) && name !== 'scan' && name !== 'keys')
-  if (allowed) return undefined
+/** A read-only token may run the engine's read commands, except those that walk over the whole keyspace. */
+function permissionError(keyspace: Keyspace, command: Command): Failure | undefined {
+  const name = String(command[0]).toLowerCase()
+  const isAllowed = keyspace.flagsOf(command).has('readonly') && name !== 'scan' && name !== 'keys'
+  if (isAllowed || ['ping', 'echo', 'time'].includes(name)) return undefined
   return new Failure(`NOPERM this user has no permissions to run the '${name}' command or its subcommand`)
 }
 
-const wordItem = (reply: Reply, base64: boolean): string =>
-  reply instanceof Failure ? `{"error":${JSON.stringify(reply.message)}}` : `{"result":${wordReply(reply, base64)}}`
+const itemToJson = (reply: Reply, isBase64: boolean): string =>
+  reply instanceof Failure ? `{"error":${JSON.stringify(reply.message)}}` : `{"result":${toJson(reply, isBase64)}}`
 
-const wordItems = (replies: Reply[], base64: boolean): string =>
-  `[${replies.map((reply) => wordItem(reply, base64)).join(',')}]`
+const itemsToJson = (replies: Reply[], isBase64: boolean): string =>
+  `[${replies.map((reply) => itemToJson(reply, isBase64)).join(',')}]`
 
-/** A reply as JSON; under base64 every string but the status OK is encoded, and integers keep their digits. */
-function wordReply(reply: Reply, base64: boolean): string {
+/** Encodes a reply as JSON. Base64 applies to every string except the status OK. Integers keep their digits. */
+function toJson(reply: Reply, isBase64: boolean): string {
   if (reply === null) return 'null'
-  if (Buffer.isBuffer(reply)) return base64 ? `"${reply.toString('base64')}"` : JSON.stringify(reply.toString())
-  if (Array.isArray(reply)) return `[${reply.map((item) => wordReply(item, base64)).join(',')}]`
-  if (reply instanceof Status) return wordText(reply.text, base64 && reply.text !== 'OK')
-  if (reply instanceof Failure) return wordText(reply.message, base64)
+  if (Buffer.isBuffer(reply)) return isBase64 ? `"${reply.toString('base64')}"` : JSON.stringify(reply.toString())
+  if (Array.isArray(reply)) return `[${reply.map((item) => toJson(item, isBase64)).join(',')}]`
+  if (reply instanceof Status) return textToJson(reply.text, isBase64 && reply.text !== 'OK')
+  if (reply instanceof Failure) return textToJson(reply.message, isBase64)
   return String(reply)
 }
 
-const wordText = (text: string, base64: boolean): string =>
-  JSON.stringify(base64 ? Buffer.from(text).toString('base64') : text)
+const textToJson = (text: string, isBase64: boolean): string =>
+  JSON.stringify(isBase64 ? Buffer.from(text).toString('base64') : text)
 
-/** Server-Sent Events until the client goes. */
+/** Sends Server-Sent Events until the client or the engine ends the stream. */
 async function stream(
   account: Account,
   call: Exclude<Call, { commands: Command[] }>,
   response: http.ServerResponse,
 ): Promise<void> {
-  let gone = false
-  let stop = (): void => {}
-  response.on('close', () => {
-    gone = true
-    stop()
-  })
+  const { keyspace, readOnly } = account
   const send = (text: string): void => {
-    // every line of a message needs its own `data:`
-    if (!gone) response.write(`data: ${text.replaceAll('\n', '\ndata: ')}\n\n`)
+    if (response.destroyed) return
+    if (!response.headersSent) {
+      response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' })
+    }
+    response.write(`data: ${text.replaceAll('\n', '\ndata: ')}\n\n`) // each line needs its own `data:`
   }
-  const start = (): void => {
-    response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' })
-    response.flushHeaders()
+  const onEnd = (error: Error): void => {
+    if (response.headersSent) response.destroy()
+    else sendJson(response, 400, { error: error.message })
   }
+  let stop: () => void
   if (call.kind === 'monitor') {
-    if (account.readOnly) throw new Refusal(whyDenied(account.keyspace, 'monitor')?.message ?? '')
-    start()
+    const error = readOnly ? permissionError(keyspace, ['monitor']) : undefined
+    if (error) throw new RequestError(error.message)
+    stop = keyspace.monitor({ onEvent: send, onEnd })
     send('"OK"')
-    stop = account.keyspace.monitor(send)
   } else {
-    const listen = account.keyspace.subscribe(call.kind, call.channels, (event) => {
-      if (!response.headersSent) start()
-      send(event.map(textOf).join(','))
-    })
-    stop = await listen
+    const listener: Listener<Reply[]> = { onEvent: (event) => send(event.map(textOf).join(',')), onEnd }
+    stop = await keyspace.subscribe(call.kind, call.channels, listener)
   }
-  if (gone) stop()
+  if (response.destroyed) stop()
+  else response.on('close', stop)
 }
 
-function answerJson(response: http.ServerResponse, status: number, body: string): void {
-  response.writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) })
+function sendBody(response: http.ServerResponse, status: number, type: string, body: string | Buffer): void {
+  response.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(body) })
   response.end(body)
 }
 
-function answerControl(
-  account: Account,
-  method: string,
-  path: string,
-  body: Buffer,
-  response: http.ServerResponse,
-): void {
-  const json = (): Record<string, unknown> => {
+const sendJson = (response: http.ServerResponse, status: number, body: object): void =>
+  sendBody(response, status, 'application/json', JSON.stringify(body))
+
+const LatencySchema = v.strictObject({ ms: v.pipe(v.number(), v.minValue(0)) })
+
+const EvictionSchema = v.union([
+  v.strictObject({ keys: v.array(v.string()) }),
+  v.strictObject({ count: v.pipe(v.number(), v.integer(), v.minValue(0)) }),
+])
+
+/** Runs a control request, and returns the JSON of its answer. */
+async function control(account: Account, method: string, path: string, body: Buffer): Promise<object> {
+  const parse = <T>(parser: (json: unknown) => T): T => {
     try {
-      return JSON.parse(body.toString()) as Record<string, unknown> // an object, or the checks below fail
-    } catch {
-      throw new Refusal('control: the body is not JSON')
+      return parser(JSON.parse(body.toString()))
+    } catch (cause) {
+      const detail = v.isValiError(cause) ? v.summarize(cause.issues) : 'the body is not JSON'
+      throw new RequestError(`control: ${detail}`)
     }
   }
-  switch (`${method} ${path.replace(/\/$/, '')}`) {
+  switch (`${method} ${path}`) {
     case 'GET /control':
       break
     case 'POST /control/reset':
@@ -436,24 +461,23 @@ function answerControl(
       account.faults = []
       account.latencyMs = 0
       break
-    case 'POST /control/faults': {
-      const fault = readFault(json())
-      if (!fault) throw new Refusal('control: a fault needs a kind that is known')
-      account.faults.push(fault)
+    case 'POST /control/faults':
+      account.faults.push(parse(parseFault))
       break
-    }
     case 'DELETE /control/faults':
       account.faults = []
       break
-    case 'POST /control/latency': {
-      const { ms } = json()
-      if (typeof ms !== 'number' || !(ms >= 0)) throw new Refusal('control: latency needs { ms }')
-      account.latencyMs = ms
+    case 'POST /control/latency':
+      account.latencyMs = parse(v.parser(LatencySchema)).ms
       break
-    }
+    case 'POST /control/flush':
+      await account.keyspace.flush()
+      break
+    case 'POST /control/evict':
+      return { evicted: await account.keyspace.evict(parse(v.parser(EvictionSchema))) }
     default:
-      throw new Refusal(`control: there is no ${method} ${path}`, 404)
+      throw new RequestError(`control: unknown request ${method} ${path}`, 404)
   }
   const { counts, faults, latencyMs } = account
-  answerJson(response, 200, JSON.stringify({ ...counts, faults, latencyMs } satisfies ControlState))
+  return { ...counts, faults, latencyMs } satisfies ControlState
 }

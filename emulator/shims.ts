@@ -1,7 +1,12 @@
-/** What Upstash has and an engine has not, made of what the engine has; each is one script, so it stays atomic. */
-import type { Command } from './resp.ts'
+/**
+ * Commands that Upstash has and an engine lacks, built from commands the engine has. Each becomes one script: it stays
+ * atomic. The scripts use `pcall`: an error of `call` would contain the script's name.
+ */
+import { findOption, keyword } from './commands.ts'
+import { type Command, Failure, textOf } from './resp.ts'
 
-const scanAndType = `local page = redis.call('SCAN', unpack(ARGV))
+const scanAndType = `local page = redis.pcall('SCAN', unpack(ARGV))
+if page.err then return page end
 local pairs = {}
 for _, key in ipairs(page[2]) do
   pairs[#pairs + 1] = key
@@ -9,29 +14,72 @@ for _, key in ipairs(page[2]) do
 end
 return { page[1], pairs }`
 
-/** `SCAN … WITHTYPE`, which no Redis has: each key is followed by its type. Undefined without that option. */
+/** `SCAN … WITHTYPE`: each key is followed by its type. Undefined without that option. */
 export function scanWithTypes(command: Command): Command | undefined {
-  const args = command.slice(1)
-  const index = args.findIndex((argument) => String(argument).toUpperCase() === 'WITHTYPE')
-  return index === -1 ? undefined : ['EVAL', scanAndType, '0', ...args.toSpliced(index, 1)]
+  const index = findOption(command, 'WITHTYPE', 2, { MATCH: 1, COUNT: 1, TYPE: 1 })
+  if (index === -1) return undefined
+  return ['EVAL', scanAndType, '0', ...command.slice(1, index), ...command.slice(index + 1)]
 }
 
-const addAndTrim = `local id = redis.call('XADD', KEYS[1], unpack(ARGV, 3))
-if id then redis.call('XTRIM', KEYS[1], ARGV[1], ARGV[2]) end
+const addAndTrim = `local id = redis.pcall('XADD', KEYS[1], unpack(ARGV, 3))
+if type(id) == 'string' then redis.call('XTRIM', KEYS[1], ARGV[1], ARGV[2]) end
 return id`
 
 /**
- * `XADD` and `XTRIM` for an engine whose `XADD` does not trim and whose `XTRIM` takes neither `=` nor trims at `~`: what
- * is to be trimmed, is, exactly. Undefined for any other command, and for an `XADD` that does not trim.
+ * `XADD` and `XTRIM` for an engine whose `XADD` does not trim and whose `XTRIM` knows no `=` and ignores `~`. Trims
+ * exactly. A failure if a trimming option is not valid, because the script must not write then. Undefined if the engine
+ * can run the command.
  */
-export function trimExactly(command: Command): Command | undefined {
-  const [name, key, ...args] = command
-  const word = (index: number): string => String(args[index] ?? '').toUpperCase()
-  const start = word(0) === 'NOMKSTREAM' ? 1 : 0
-  if (key === undefined || (word(start) !== 'MAXLEN' && word(start) !== 'MINID')) return undefined
-  const threshold = ['=', '~'].includes(word(start + 1)) ? start + 2 : start + 1
-  const end = threshold + (word(threshold + 1) === 'LIMIT' ? 3 : 1)
-  const trim = [word(start), String(args[threshold] ?? '')]
-  if (String(name).toUpperCase() === 'XTRIM') return [name, key, ...trim]
-  return ['EVAL', addAndTrim, '1', key, ...trim, ...args.slice(0, start), ...args.slice(end)]
+export function trimExactly(command: Command): Command | Failure | undefined {
+  const isAdd = keyword(command, 0) === 'XADD'
+  const [name, key] = command
+  if (key === undefined || command.length < (isAdd ? 5 : 4)) return undefined // the engine reports it
+  const options: string[] = []
+  let trim: [strategy: string, threshold: string] | undefined
+  let isApproximate = false
+  let hasLimit = false
+  let index = 2
+  for (; index < command.length; index++) {
+    const option = keyword(command, index)
+    const hasValue = index + 1 < command.length
+    if ((option === 'MAXLEN' || option === 'MINID') && hasValue) {
+      if (trim) return syntaxError('MAXLEN and MINID options at the same time are not compatible')
+      const operator = index + 2 < command.length ? textOf(command[index + 1]) : ''
+      isApproximate = operator === '~'
+      if (isApproximate || operator === '=') index++
+      trim = [option, textOf(command[++index])]
+      const invalid = option === 'MINID' ? streamIdError(trim[1]) : countError(option, trim[1])
+      if (invalid) return invalid
+    } else if (option === 'LIMIT' && hasValue) {
+      const invalid = countError(option, textOf(command[++index]))
+      if (invalid) return invalid
+      hasLimit = true
+    } else if (option === 'NOMKSTREAM' && isAdd) {
+      options.push(option)
+    } else {
+      break
+    }
+  }
+  if (!isAdd && index < command.length) return new Failure('ERR syntax error')
+  if (hasLimit && !trim) return syntaxError('LIMIT cannot be used without specifying a trimming strategy')
+  if (hasLimit && !isApproximate) return syntaxError('LIMIT cannot be used without the special ~ option')
+  if (!trim) return undefined
+  if (!isAdd) return [name, key, ...trim]
+  return ['EVAL', addAndTrim, '1', key, ...trim, ...options, ...command.slice(index)]
+}
+
+const syntaxError = (detail: string): Failure => new Failure(`ERR syntax error, ${detail}`)
+
+function countError(option: string, text: string): Failure | undefined {
+  if (!/^(0|-?[1-9]\d*)$/.test(text) || BigInt.asIntN(64, BigInt(text)) !== BigInt(text))
+    return new Failure('ERR value is not an integer or out of range')
+  return text.startsWith('-') ? new Failure(`ERR The ${option} argument must be >= 0.`) : undefined
+}
+
+function streamIdError(text: string): Failure | undefined {
+  const parts = /^(\d+)(?:-(\d+))?$/.exec(text)
+  const isValid = parts
+    ?.slice(1)
+    .every((part) => part === undefined || BigInt.asUintN(64, BigInt(part)) === BigInt(part))
+  return isValid ? undefined : new Failure('ERR Invalid stream ID specified as stream command argument')
 }

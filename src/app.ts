@@ -7,31 +7,16 @@ import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
 import { secureHeaders } from 'hono/secure-headers'
 import { Problem } from './errors.ts'
-import { comments } from './comments/routes.ts'
-import { docs } from './docs/routes.ts'
-import { events, listeners } from './events/routes.ts'
-import { feed } from './feed/routes.ts'
+import type { Mount } from './feature.ts'
+import { features } from './features.ts'
 import type { AppEnv } from './http/context.ts'
 import { follow } from './http/log.ts'
 import { measure } from './http/measure.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
-import { beginInvocation, type State } from './invocation.ts'
-import { locks } from './locks/routes.ts'
-import { likesOf } from './likes/routes.ts'
-import { notifications } from './notifications/routes.ts'
-import { health, monitoring, readiness } from './monitoring/routes.ts'
-import { posts } from './posts/routes.ts'
-import { presence } from './presence/routes.ts'
-import { rateLimit } from './rate-limit/routes.ts'
-import { recommendations } from './recommendations/routes.ts'
-import { search } from './search/routes.ts'
-import { sessions } from './sessions/routes.ts'
-import { streams } from './streams/routes.ts'
+import { beginInvocation, type Isolate } from './platform.ts'
 import { traceparentOf } from './trace.ts'
-import { users } from './users/routes.ts'
-import { deliveries, webhooks } from './webhooks/routes.ts'
 
-/** What a 304 says too: without the first, a browser of another origin may not see it. */
+/** Headers that a 304 keeps. Without the first, a browser on another origin cannot read it. */
 const OWN_HEADERS = [
   'Access-Control-Allow-Origin',
   'Access-Control-Allow-Credentials',
@@ -44,14 +29,17 @@ const OWN_HEADERS = [
   'Traceresponse',
 ]
 
-/** The HTTP side of one isolate: middleware in order, features mounted, errors rendered. */
-export function createApp(stateOf: (env: Env) => State) {
+/** The HTTP side of one isolate: middleware in order, the routes of all features, errors rendered. */
+export function createApp(isolateOf: (env: Env) => Isolate) {
   const app = new Hono<AppEnv>()
+  const mount = (mounts: Mount[] = []) => {
+    for (const [path, routes] of mounts) app.route(path, typeof routes === 'function' ? routes(app) : routes)
+  }
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
   app.use(requestId(), follow)
-  // An entity tag is a hash of the whole body: a stream would never be answered.
+  // The entity tag hashes the whole body, and a stream has no end.
   const tagged = etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] })
   app.use(secureHeaders(), except('/v1/events/stream', tagged))
   app.use(
@@ -59,19 +47,17 @@ export function createApp(stateOf: (env: Env) => State) {
       app,
       onMethodNotAllowed: (c, methods) => {
         const allowed = methods.join(', ')
-        const response = renderProblem(new Problem('method-not-allowed', `This route has ${allowed}`), c)
+        const response = renderProblem(new Problem('method-not-allowed', `This route supports ${allowed}`), c)
         response.headers.set('Allow', allowed)
         return response
       },
     }),
   )
 
-  // These answer however little is configured.
-  app.route('/', health)
-  app.route('/', docs(app))
+  for (const { unconfiguredRoutes } of features) mount(unconfiguredRoutes)
 
   app.use(async (c, next) => {
-    c.set('config', stateOf(c.env).config) // throws what is missing
+    c.set('config', isolateOf(c.env).config) // throws `ConfigError`
     await next()
   })
   app.use(
@@ -100,41 +86,23 @@ export function createApp(stateOf: (env: Env) => State) {
     })(c, next),
   )
   app.use(async (c, next) => {
-    const invocation = beginInvocation(
-      stateOf(c.env),
+    const { platform, end } = beginInvocation(
+      isolateOf(c.env),
       c.env,
       (work) => c.executionCtx.waitUntil(work),
-      (of, error) => logError(error, c, of),
+      (during, error) => logError(error, c, during),
       traceparentOf(c.var.trace),
     )
-    c.set('meter', invocation.meter)
-    c.set('cacheEvents', invocation.cacheEvents)
-    c.set('defer', invocation.defer)
-    c.set('services', invocation.services)
-    c.set('onAnswered', (outcome) => invocation.end(outcome))
+    c.set('platform', platform)
+    c.set('use', platform.use)
+    c.set('meter', platform.meter)
+    c.set('cacheEvents', platform.cacheEvents)
+    c.set('defer', platform.defer)
+    c.set('onAnswered', end)
     await next()
   })
   app.use(measure)
 
-  app.route('/', readiness)
-  app.route('/', monitoring)
-  app.route('/v1/users', users)
-  app.route('/v1/sessions', sessions)
-  app.route('/v1/posts', posts)
-  app.route('/v1/presence', presence)
-  app.route('/v1/locks', locks)
-  app.route('/v1/comments', comments)
-  app.route('/v1/posts', likesOf('p'))
-  app.route('/v1/comments', likesOf('c'))
-  app.route('/v1/feed', feed)
-  app.route('/v1/notifications', notifications)
-  app.route('/v1/recommendations', recommendations)
-  app.route('/v1/search', search)
-  app.route('/v1/rate-limit', rateLimit)
-  app.route('/v1/events', events)
-  app.route('/v1/events', streams)
-  app.route('/v1/listeners', listeners)
-  app.route('/v1/webhooks', webhooks)
-  app.route('/v1/deliveries', deliveries)
+  for (const { routes } of features) mount(routes)
   return app
 }

@@ -4,40 +4,40 @@ export const problems = {
   'malformed-json': { status: 400, title: 'The body is not JSON' },
   'not-signed-in': { status: 401, title: 'Sign in first' },
   'wrong-credentials': { status: 401, title: 'Login or password is wrong' },
-  'service-token-required': { status: 401, title: 'This route is for services, with their token' },
-  'not-yours': { status: 403, title: 'Only its author may do this' },
+  'service-token-required': { status: 401, title: 'This route requires the service token' },
+  'not-yours': { status: 403, title: 'Only the author may do this' },
   'not-found': { status: 404, title: 'There is no such resource' },
   'no-such-route': { status: 404, title: 'There is no such route' },
-  'method-not-allowed': { status: 405, title: 'This route does not have that method' },
+  'method-not-allowed': { status: 405, title: 'This route does not support the method' },
   taken: { status: 409, title: 'Somebody else has this already' },
-  'lock-held': { status: 409, title: 'Another holds this lock' },
-  'lock-lost': { status: 409, title: 'This lock is not yours, or no longer' },
-  'idempotency-key-in-use': { status: 409, title: 'The first request with this key is still under way' },
-  'too-many-webhooks': { status: 409, title: 'There are as many webhooks as there may be' },
-  'webhook-not-enabled': { status: 409, title: 'This endpoint has to be enabled first' },
-  'event-gone': { status: 409, title: 'The event of this delivery is not kept any more' },
-  'version-changed': { status: 412, title: 'It was changed meanwhile' },
+  'lock-held': { status: 409, title: 'Another owner holds this lock' },
+  'lock-lost': { status: 409, title: 'This owner does not hold the lock' },
+  'idempotency-key-in-use': { status: 409, title: 'The first request with this key is still running' },
+  'too-many-webhooks': { status: 409, title: 'The maximum number of webhooks exists already' },
+  'webhook-not-enabled': { status: 409, title: 'Enable this endpoint first' },
+  'event-gone': { status: 409, title: 'The event of this delivery has expired' },
+  'version-changed': { status: 412, title: 'The resource has changed' },
   'body-too-large': { status: 413, title: 'The body is too large' },
   'unsupported-media-type': { status: 415, title: 'The body must be application/json' },
   'idempotency-key-reused': { status: 422, title: 'This key was used for another request' },
-  'event-id-reused': { status: 422, title: 'This id is that of another event' },
+  'event-id-reused': { status: 422, title: 'Another event has this id' },
   'challenge-failed': { status: 422, title: 'The endpoint did not answer the challenge' },
   'rate-limited': { status: 429, title: 'Too many requests' },
   internal: { status: 500, title: 'Something went wrong on our side' },
   misconfigured: { status: 503, title: 'The Worker is not fully configured' },
-  unavailable: { status: 503, title: 'This cannot be answered right now' },
+  unavailable: { status: 503, title: 'The service is temporarily unavailable' },
 } as const
 
 export type ProblemType = keyof typeof problems
 
-/** What is wrong with one field of the input: where it was found, its name (a path), and what is expected. */
+/** One invalid field of the input: its place, its name (a path), and what the API expects. */
 export interface FieldError {
   in: 'path' | 'query' | 'body' | 'header'
   field: string
   message: string
 }
 
-/** A failure the client is told about. Whatever else is thrown becomes `internal`, unexplained. */
+/** A failure that the API explains to the client. Any other error becomes `internal`, without details. */
 export class Problem extends Error {
   override readonly name = 'Problem'
   readonly type: ProblemType
@@ -50,3 +50,14 @@ export class Problem extends Error {
     this.extensions = extensions
   }
 }
+
+/** A 400 that names one invalid field. */
+export const invalidField = (where: FieldError['in'], field: string, message: string): Problem =>
+  new Problem('invalid-request', `${field}: ${message}`, { errors: [{ in: where, field, message }] })
+
+/** For `catch`: turns an error of Redis or D1 into a 503 with `Retry-After`. `detail` names what the API cannot do. */
+export const unavailable =
+  (detail: string, retryAfterSeconds = 5) =>
+  (cause: unknown): never => {
+    throw new Problem('unavailable', detail, { retryAfter: retryAfterSeconds }, { cause })
+  }

@@ -1,142 +1,136 @@
 import * as v from 'valibot'
 import { createApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
-import { EventBody, type EventMessage } from './events/outbox.ts'
-import { costOf, log } from './http/log.ts'
-import { logFailure } from './http/problem.ts'
-import type { LikeMessage } from './likes/likes.ts'
-import { beginInvocation, type State } from './invocation.ts'
+import type { Consumer } from './feature.ts'
+import { features } from './features.ts'
+import { log, redisCost } from './http/log.ts'
+import { errorCode, logFailure } from './http/problem.ts'
+import { beginInvocation, createIsolate, type Isolate } from './platform.ts'
 import { settleMessages } from './queue.ts'
-import { createIsolate } from './services.ts'
-import { DeliveryBody, type DeliveryMessage } from './webhooks/messages.ts'
 
-/** The Worker. Tests make their own, each with the memory of an isolate of its own. */
+/** Creates the Worker with the memory of one isolate. */
 export function createWorker() {
-  // Made by the first event, because the configuration comes with it.
-  let made: { env: Env; outcome: State | ConfigError } | undefined
-  function stateOf(env: Env): State {
-    if (made?.env !== env) made = { env, outcome: createState(env) }
-    if (made.outcome instanceof ConfigError) throw made.outcome
-    return made.outcome
+  // Created by the first event, which brings the configuration.
+  let created: { env: Env; outcome: Isolate | ConfigError } | undefined
+  function isolateOf(env: Env): Isolate {
+    if (created?.env !== env) created = { env, outcome: tryCreateIsolate(env) }
+    if (created.outcome instanceof ConfigError) throw created.outcome
+    return created.outcome
   }
 
-  /** What no request asked for: its services, and `end`, which counts and logs it with what `line` adds. */
+  /** Begins an invocation that is not a request. `end` records and logs it, with the fields of `line`. */
   function begin(env: Env, context: ExecutionContext, route: string) {
-    const state = stateOf(env)
-    const { config } = state
+    const isolate = isolateOf(env)
+    const { logRequests } = isolate.config
     const startedAt = performance.now()
-    const { meter, services, ...invocation } = beginInvocation(
-      state,
+    const invocation = beginInvocation(
+      isolate,
       env,
       (work) => context.waitUntil(work),
-      (of, error) => logFailure({ during: of, route }, error),
+      (during, error) => logFailure({ during, route }, error),
     )
     const end = (line: { level: 'info' | 'error' } & Record<string, unknown>): void => {
       const ms = performance.now() - startedAt
       invocation.end({ route, ms })
-      if (config.logRequests === 'none' || (config.logRequests === 'failed' && line.level === 'info')) return
-      log({ ...line, route, durationMs: Number(ms.toFixed(1)), redis: costOf(meter) })
+      if (logRequests === 'none' || (logRequests === 'failed' && line.level === 'info')) return
+      log({ ...line, route, durationMs: Number(ms.toFixed(1)), redis: redisCost(invocation.platform.meter) })
     }
-    return { config, services, end }
+    return { platform: invocation.platform, end }
   }
 
-  const app = createApp(stateOf)
+  const app = createApp(isolateOf)
   return {
     fetch: (request, env, context) => app.fetch(request, env, context),
 
     /**
-     * Takes the messages of every queue: what they are says whose they are. One that is nobody's, or will not be taken,
-     * is retried alone, and ends among the dead letters.
+     * Handles a batch of any queue: each message goes to the consumer whose schema accepts it. A message that no consumer
+     * accepts, or that fails, is retried alone and ends in the dead-letter queue.
      */
     async queue(batch, env, context) {
-      const likes = new Map<LikeMessage, Message>()
-      const events = new Map<EventMessage, Message>()
-      const deliveries = new Map<DeliveryMessage, Message>()
-      const taken = new Set<Message>()
+      const accepted = new Map<Consumer, Map<object, Message>>()
       for (const message of batch.messages) {
-        const parsed = v.safeParse(QueueBody, message.body)
-        if (!parsed.success) continue
-        const body = parsed.output
-        switch (body.kind) {
-          case 'post':
-          case 'comment':
-            likes.set(body, message)
-            break
-          case 'delivery':
-          case 'wake':
-          case 'replay':
-            deliveries.set(body, message)
-            break
-          default:
-            events.set(body, message)
+        for (const consumer of consumers) {
+          const parsed = v.safeParse(consumer.message, message.body)
+          if (!parsed.success) continue
+          const group = accepted.get(consumer) ?? new Map<object, Message>()
+          accepted.set(consumer, group.set(parsed.output, message))
+          break
         }
       }
-      const { services, end } = begin(env, context, `QUEUE ${batch.queue}`)
-      /** A consumer that throws has failed for all of its messages: each is retried, later each time. */
-      const consume = async <T>(messages: Map<T, Message>, consumer: (bodies: T[]) => Promise<Set<T>>) => {
+      const { platform, end } = begin(env, context, `QUEUE ${batch.queue}`)
+      const done = new Set<Message>()
+      for (const consumer of consumers) {
+        const group = accepted.get(consumer)
+        if (!group) continue
+        const bodies = [...group.keys()] as never[] // the schema of this consumer accepted them
         try {
-          const failed = await consumer([...messages.keys()])
-          for (const [body, message] of messages) if (!failed.has(body)) taken.add(message)
+          const failed: Set<object> = await consumer.consume(platform, bodies)
+          for (const [body, message] of group) if (!failed.has(body)) done.add(message)
         } catch (error) {
+          // It has failed for all of its messages: each is retried, later each time.
           logFailure({ during: 'queue', route: `QUEUE ${batch.queue}` }, error)
         }
       }
-      await consume(likes, (bodies) => services.likes.apply(bodies))
-      if (likes.size > 0) await services.dispatch.tellCountsLater().catch(() => {}) // the cron tells them all the same
-      await consume(events, (bodies) => services.dispatch.consume(bodies))
-      await consume(deliveries, (bodies) => services.deliveries.consume(bodies))
-      settleMessages(batch.messages, (message) => taken.has(message))
-      const retried = batch.messages.length - taken.size
-      const traceparents = [...likes.keys()].flatMap(({ traceparent }) => traceparent ?? [])
-      const traceIds = [...new Set(traceparents.map((traceparent) => traceparent.split('-')[1]))].slice(0, 10)
+      settleMessages(batch.messages, (message) => done.has(message))
+      const retried = batch.messages.length - done.size
+      const traceIds = [...new Set(batch.messages.flatMap(({ body }) => traceIdOf(body) ?? []))].slice(0, 10)
       const level = retried > 0 ? 'error' : 'info'
       end({ level, message: 'queue', messages: batch.messages.length, retried, traceIds })
     },
 
-    /** Every minute. */
+    /** Runs the jobs of all features, every minute. One invocation at a time runs the exclusive jobs, under one lock. */
     async scheduled(controller, env, context) {
-      const { config, services, end } = begin(env, context, 'CRON')
-      const { counts, deliveries, dispatch, likes, locks, maintenance, outbox, presence, scan, stats, streams, views } =
-        services
+      const { platform, end } = begin(env, context, 'CRON')
       const now = controller.scheduledTime
-      const failures: unknown[] = []
-      const run = (job: () => Promise<unknown>) => job().catch((error: unknown) => void failures.push(error))
-      /** One invocation at a time does these; who comes second leaves them to it. One lock for all: it costs 9 commands. */
-      const alone = (signal: AbortSignal) => [
-        () => views.flush(signal),
-        () => likes.complete(10_000, signal),
-        () => counts.reconcile(5_000, signal),
-        () => presence.sweep(now, signal),
-        () => streams.catchUp(5_000, now, signal),
-      ]
-      const jobs = [
-        () => locks.withLock('cron', { ttlMs: config.lockTtlMs }, (signal) => Promise.all(alone(signal).map(run))),
-        () => outbox.resend(1_000, now),
-        () => deliveries.resend(1_000, now),
-        () => dispatch.tellCounts(),
-        async () => {
-          const purged = Object.values(await maintenance(1_000, now))
-          const errors = purged.flatMap((outcome) => ('error' in outcome ? [outcome.error] : []))
-          if (errors.length > 0) throw new AggregateError(errors, `${errors.length} purges failed`)
-        },
-        async () => scan.tick(await stats.fold(now), now),
-      ]
-      await Promise.all(jobs.map(run))
+      const failures: { job: string; error: unknown }[] = []
+      async function attempt(job: string, work: () => Promise<unknown>): Promise<void> {
+        try {
+          await work()
+        } catch (error) {
+          failures.push({ job, error })
+        }
+      }
+      await Promise.all([
+        attempt('hold the lock of exclusive jobs', () =>
+          platform.locks.withLock(CRON_LOCK, { ttlMs: platform.config.lockTtlMs }, (signal, fence) => {
+            const tick = { now, signal, lock: { name: CRON_LOCK, fence } }
+            return Promise.all(exclusiveJobs.map((job) => attempt(job.name, () => job.run(platform, tick))))
+          }),
+        ),
+        ...sharedJobs.map((job) => attempt(job.name, () => job.run(platform, { now }))),
+      ])
+      for (const { job, error } of failures) {
+        const cause =
+          error instanceof AggregateError ? error.errors[0] : error instanceof Error ? error.cause : undefined
+        console.error(JSON.stringify({ level: 'error', job, ...errorCode(error), cause: cause && errorCode(cause) }))
+      }
       end({
         level: failures.length > 0 ? 'error' : 'info',
         message: 'cron',
-        failures: failures.map((failure) => (failure instanceof Error ? failure.name : typeof failure)),
+        failures: failures.map(({ job }) => job),
       })
-      if (failures.length > 0) throw new AggregateError(failures, `${failures.length} jobs failed`)
+      if (failures.length === 0) return
+      const names = failures.map(({ job }) => job).join(', ')
+      throw new AggregateError(
+        failures.map(({ error }) => error),
+        `${failures.length} cron jobs failed: ${names}`,
+      )
     },
   } satisfies ExportedHandler<Env>
 }
 
-/** Every event is told what is missing; the log is told once. */
-function createState(env: Env): State | ConfigError {
+/** The lock of the exclusive jobs. One lock for all of them: a lock costs nine commands. */
+const CRON_LOCK = 'cron'
+
+const consumers = features.flatMap((feature) => feature.consumers ?? [])
+const jobs = features.flatMap((feature) => feature.jobs ?? [])
+const exclusiveJobs = jobs.filter((job) => job.isExclusive)
+const sharedJobs = jobs.filter((job) => !job.isExclusive)
+
+/** Logs a configuration error once. Every event then reports it. */
+function tryCreateIsolate(env: Env): Isolate | ConfigError {
   try {
-    const config = readConfig(env)
-    return { config, isolate: createIsolate(config) }
+    return createIsolate(readConfig(env), features)
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     const { name, variables } = error
@@ -145,17 +139,8 @@ function createState(env: Env): State | ConfigError {
   }
 }
 
-const LikeBody = v.object({
-  kind: v.picklist(['post', 'comment']),
-  contentId: v.string(),
-  userId: v.string(),
-  isLiked: v.boolean(),
-  changedAt: v.pipe(v.number(), v.integer()),
-  stateSince: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
-  traceparent: v.exactOptional(v.string()),
-})
-
-/** Told apart by their kinds. */
-const QueueBody = v.variant('kind', [LikeBody, EventBody, DeliveryBody])
+/** The trace of the request that sent a queue message. */
+const traceIdOf = (body: unknown): string | undefined =>
+  v.is(v.object({ traceparent: v.string() }), body) ? body.traceparent.split('-')[1] : undefined
 
 export default createWorker()

@@ -1,13 +1,13 @@
 /**
- * A page of a list, in a fixed order over a unique, never changing position: rows that come or go elsewhere move
- * nothing (keyset pagination). `nextCursor` asks for the next page, and is null at the end.
+ * A page of a list, ordered by a unique position that never changes (keyset pagination): rows that come or go elsewhere
+ * do not move it. `nextCursor` selects the next page, and is null at the end.
  */
 export interface Page<T> {
   items: T[]
   nextCursor: string | null
 }
 
-/** Cuts a page from `rows`, of which one more than `limit` was asked for, to see whether there is a next. */
+/** Cuts a page from `rows`. Query one row more than `limit`: it shows whether there is a next page. */
 export function pageOf<Row, T>(
   rows: Row[],
   limit: number,

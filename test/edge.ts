@@ -15,7 +15,7 @@ import { createControl } from '../emulator/control.ts'
 import { sessions } from '../src/db/schema.ts'
 import { createApp } from '../src/app.ts'
 import { createWorker } from '../src/index.ts'
-import { createTokens } from '../src/sessions/token.ts'
+import { createSessionTokens } from '../src/sessions/token.ts'
 import { db } from './rows.ts'
 
 declare global {
@@ -132,7 +132,7 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
 
     /** The headers of a request by this user: a session of theirs, begun without asking for a password. */
     async signIn(user: { id: string; sessionEpoch: number }): Promise<{ Authorization: string }> {
-      const { token, claims } = createTokens(settings.SERVICE_TOKEN).issue(user.id, `s_${ulid().toLowerCase()}`)
+      const { token, claims } = createSessionTokens(settings.SERVICE_TOKEN).issue(user.id, `s_${ulid().toLowerCase()}`)
       const now = Date.now()
       await db.insert(sessions).values({
         id: claims.sessionId,

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { beforeAll, expect, test } from 'vitest'
-import type { LikeMessage } from '../src/likes/likes.ts'
+import type { LikeMessage } from '../src/likes/schema.ts'
 import { migrate, newEdge } from './edge.ts'
 import { addUser } from './rows.ts'
 

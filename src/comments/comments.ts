@@ -1,24 +1,16 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { ulid } from 'ulid'
 import { listOf } from '../db/list.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Counters } from '../redis/counter.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
-
-/** A comment on a post. `createdAt` is RFC 3339. */
-export interface Comment {
-  id: string
-  postId: string
-  authorId: string
-  text: string
-  createdAt: string
-  likesCount: number
-}
+import { service } from '../service.ts'
+import type { Comment } from './schema.ts'
 
 const content = {
   id: comments.id,
@@ -30,6 +22,7 @@ const content = {
 }
 
 export type Comments = ReturnType<typeof createComments>
+export const commentsService = service<Comments>('comments')
 
 /**
  * Comments: pages from D1, their likes fresh from Redis where it has them.
@@ -71,13 +64,14 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       alongside: (created: Comment) => BatchItem<'sqlite'>[] = () => [],
       now = Date.now(),
     ): Promise<Comment> {
-      const comment = { id: `c_${ulid(now).toLowerCase()}`, postId, authorId, text, createdAt: now }
+      const comment = { id: newId('c', now), postId, authorId, text, createdAt: now }
       const created = { ...comment, createdAt: new Date(now).toISOString(), likesCount: 0 }
+      const transaction = outbox.transaction()
       const [, counted] = await db
         .batch([
           db.insert(comments).values(comment),
           countOf([postId]),
-          outbox.record(
+          transaction.record(
             { type: 'comment_created', data: { commentId: comment.id, postId, authorId, text } },
             sql`true`,
             now,
@@ -89,6 +83,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
           if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
           throw error
         })
+      transaction.enqueue()
       const refresh = () => [settle(counted)]
       await writeThrough(refresh, refresh)
       return created
@@ -109,14 +104,16 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       if (userId !== authorId && userId !== postAuthorId) {
         throw new Problem('not-yours', 'Only its author, or that of the post, may do this')
       }
+      const transaction = outbox.transaction()
       const [, , counted] = await db.batch([
-        outbox.record(
+        transaction.record(
           { type: 'comment_deleted', data: { commentId: id, postId, authorId } },
           sql`EXISTS (SELECT 1 FROM ${comments} WHERE ${comments.id} = ${id})`,
         ),
         db.delete(comments).where(eq(comments.id, id)),
         countOf([postId]),
       ])
+      transaction.enqueue()
       const refresh = () => [counters.evict(['likes'], [id]), settle(counted)]
       await writeThrough(refresh, refresh)
     },

@@ -10,31 +10,35 @@ const isProblem = (name: string): name is ProblemType => Object.hasOwn(problems,
 
 const ProblemKind = v.object({ type: v.string(), title: v.string(), status: v.number() })
 
-/** The API's description of itself. The page that shows it, `/docs`, is a static asset. */
+/** The OpenAPI document of the app. The page `/docs`, which shows it, is a static asset. */
 export function docs(app: Hono<AppEnv>) {
-  let document: object | undefined // the same for every request
+  let document: object | undefined // built once per isolate
   return new Hono<AppEnv>()
-    .get('/openapi.json', doc({ tag, summary: 'This document: OpenAPI 3.1', answer: v.looseObject({}) }), async (c) => {
-      document ??= await generateSpecs(app, {
-        defaultValidationErrorResponse: false,
-        excludeStaticFile: false,
-        documentation: {
-          openapi: '3.1.0',
-          info: {
-            title: 'threads-edge',
-            version: '1',
-            description:
-              'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents; `Server-Timing` and ' +
-              '`Cache-Status` on each answer tell what it cost and who answered it.',
+    .get(
+      '/openapi.json',
+      doc({ tag, summary: 'Read this document (OpenAPI 3.1)', answer: v.looseObject({}) }),
+      async (c) => {
+        document ??= await generateSpecs(app, {
+          defaultValidationErrorResponse: false,
+          excludeStaticFile: false,
+          documentation: {
+            openapi: '3.1.0',
+            info: {
+              title: 'threads-edge',
+              version: '1',
+              description:
+                'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
+                'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`.',
+            },
           },
-        },
-      })
-      c.header('Cache-Control', 'public, max-age=300')
-      return c.json(document)
-    })
+        })
+        c.header('Cache-Control', 'public, max-age=300')
+        return c.json(document)
+      },
+    )
     .get(
       '/problems/:type',
-      doc({ tag, summary: 'What a problem type means', answer: ProblemKind, problems: ['not-found'] }),
+      doc({ tag, summary: 'Read what a problem type means', answer: ProblemKind, problems: ['not-found'] }),
       valid('param', v.object({ type: v.string() })),
       (c) => {
         const { type } = c.req.valid('param')

@@ -1,10 +1,7 @@
 import * as v from 'valibot'
+import { Count, id, Time } from '../http/input.ts'
 
-const id = (kind: 'u' | 'p' | 'c' | 'wh') =>
-  v.pipe(v.string(), v.regex(new RegExp(`^${kind}_[a-z0-9]{1,40}$`), `must be ${kind}_…`))
 const text = v.string()
-const count = v.pipe(v.number(), v.integer(), v.minValue(0))
-const time = v.pipe(v.string(), v.isoTimestamp('must be a time in RFC 3339'))
 
 /** One type of event: its channel, which field of its data is its subject, and the schema of that data. */
 const kind = <C extends string, E extends v.ObjectEntries>(channel: C, subject: keyof E & string, data: E) => ({
@@ -14,7 +11,7 @@ const kind = <C extends string, E extends v.ObjectEntries>(channel: C, subject: 
 })
 
 const post = { postId: id('p'), authorId: id('u') }
-const profile = { userId: id('u'), username: text, displayName: text, bio: text, version: count }
+const profile = { userId: id('u'), username: text, displayName: text, bio: text, version: Count }
 const follow = { followerId: id('u'), followedId: id('u') }
 const comment = { commentId: id('c'), postId: id('p'), authorId: id('u') }
 const content = v.union([id('p'), id('c')])
@@ -22,8 +19,8 @@ const webhook = { webhookId: id('wh'), url: text, reason: text }
 
 /** Every type of event that has a schema. Nothing in them is private: who is signed in may read all but presence. */
 export const catalog = {
-  post_created: kind('post_events', 'postId', { ...post, text, version: count }),
-  post_updated: kind('post_events', 'postId', { ...post, text, version: count }),
+  post_created: kind('post_events', 'postId', { ...post, text, version: Count }),
+  post_updated: kind('post_events', 'postId', { ...post, text, version: Count }),
   post_deleted: kind('post_events', 'postId', post),
   user_created: kind('user_events', 'userId', profile),
   user_updated: kind('user_events', 'userId', profile),
@@ -33,7 +30,7 @@ export const catalog = {
     userId: id('u'),
     status: v.picklist(['online', 'offline']),
     /** When they came, or were last seen. */
-    at: time,
+    at: Time,
   }),
   comment_created: kind('comment_events', 'postId', { ...comment, text }),
   comment_deleted: kind('comment_events', 'postId', comment),
@@ -41,7 +38,7 @@ export const catalog = {
     contentId: content,
     contentType: v.picklist(['post', 'comment']),
     counterType: v.picklist(['likes', 'comments', 'views']),
-    value: count,
+    value: Count,
   }),
   /** An endpoint failed for long, or answered 410. */
   webhook_disabled: kind('webhook_events', 'webhookId', webhook),

@@ -1,14 +1,16 @@
 import { lte, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { counterChanges } from '../db/schema.ts'
+import { service } from '../service.ts'
 import type { Outbox } from './outbox.ts'
 
 /** The shortest time between two events about one count. */
 const COALESCE_MS = 1_000
-/** How many counts one flush reads. */
+/** How many counts one call publishes. */
 const MAX_COUNTS = 500
 
 export type CounterUpdates = ReturnType<typeof createCounterUpdates>
+export const counterUpdatesService = service<CounterUpdates>('counter updates')
 
 /**
  * Coalesced `counter_update` events. Triggers record which counts changed (migrations/0004_events.sql). One second after
@@ -18,10 +20,10 @@ export type CounterUpdates = ReturnType<typeof createCounterUpdates>
 export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
   return {
     /**
-     * Records events for the counts that changed; returns whether more remain. Two D1 round trips, or one when nothing
+     * Publishes the counts that changed; returns whether more remain. Two D1 round trips, or one when nothing
      * changed. Safe to repeat: the batch that records the events removes the records of the changes.
      */
-    async flush(now = Date.now()): Promise<boolean> {
+    async publish(now = Date.now()): Promise<boolean> {
       const changes = await db
         .select({
           contentId: counterChanges.contentId,
@@ -43,22 +45,24 @@ export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
             value: COUNT,
           },
         }))
-        const recorded = JSON.stringify(due.map(({ contentId, counterType }) => [contentId, counterType]))
+        const published = JSON.stringify(due.map(({ contentId, counterType }) => [contentId, counterType]))
+        const transaction = outbox.transaction()
         await db.batch([
-          outbox.record(updates, IS_DUE, now),
+          transaction.record(updates, IS_DUE, now),
           db
             .delete(counterChanges)
             .where(
-              sql`(${counterChanges.contentId}, ${counterChanges.counterType}) IN (SELECT value ->> 0, value ->> 1 FROM json_each(${recorded}))`,
+              sql`(${counterChanges.contentId}, ${counterChanges.counterType}) IN (SELECT value ->> 0, value ->> 1 FROM json_each(${published}))`,
             ),
         ])
+        transaction.enqueue()
       }
       return due.length < changes.length || changes.length === MAX_COUNTS
     },
   }
 }
 
-/** Another flush may have recorded the event since this one read the change, and the content may be gone. */
+/** Another call may have published the change since this one read it, and the content may be gone. */
 const IS_DUE = sql`EXISTS (
     SELECT 1 FROM counter_changes
     WHERE content_id = value -> 'data' ->> 'contentId' AND counter_type = value -> 'data' ->> 'counterType'

@@ -2,13 +2,13 @@ import { listOf } from '../db/list.ts'
 import { and, count, eq, inArray, isNotNull, isNull, lt, lte, min, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isDeepStrictEqual } from 'node:util'
-import { ulid } from 'ulid'
-import * as v from 'valibot'
 import { events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import { newId } from '../ids.ts'
 import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
+import type { EventMessage, Publication } from './schema.ts'
 
-/** Something that happened. A field of its data may be SQL, computed in the transaction that records it. */
+/** An event of a known type. A field of its data may be SQL that the transaction computes. */
 export type NewEvent = {
   [T in EventType]: {
     type: T
@@ -17,40 +17,20 @@ export type NewEvent = {
   }
 }[EventType]
 
-/** What a back end publishes. */
-export interface Publication {
-  channel: string
-  type: string
-  data: Record<string, unknown>
-  subject: string
-  audience: Audience
-  id?: string | undefined
-}
-
-/** A message of the queue `events`. */
-export const EventBody = v.variant('kind', [
-  /** This event is stored: tell those who listen. */
-  v.object({ kind: v.literal('event'), id: v.string() }),
-  /** Counts changed: tell the latest of each. */
-  v.object({ kind: v.literal('counters') }),
-  /** The next step of building what a listener keeps again. */
-  v.object({ kind: v.literal('rebuild'), listener: v.string(), cursor: v.nullable(v.string()) }),
-  /** The next step of what a listener had too much of to do at once. */
-  v.object({ kind: v.literal('proceed'), listener: v.string(), cursor: v.string() }),
-])
-export type EventMessage = v.InferOutput<typeof EventBody>
-
-/** How long the queue has to hand an event over before the cron sends it again. */
+/** The queue has this long to deliver an event. After that the cron enqueues it again. */
 const PATIENCE_MS = 60_000
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
 
+/** The events of one D1 batch: `record` them in it, then `enqueue` them. */
+export type Transaction = ReturnType<Outbox['transaction']>
+
 export type Outbox = ReturnType<typeof createOutbox>
 
 /**
- * The transactional outbox (https://microservices.io/patterns/data/transactional-outbox.html): an event is a row of the
- * D1 batch that makes the change it tells of, so there is never one without the other. The queue carries ids only; what
- * it loses, `resend` sends again, until `consume` has marked the row as dispatched. No Redis.
+ * The transactional outbox (https://microservices.io/patterns/data/transactional-outbox.html): the D1 batch that makes a
+ * change also inserts its event, so neither exists without the other. Queue messages carry ids only. `resend` enqueues
+ * the events that the queue lost, until `dispatch` marks their rows as dispatched. No Redis.
  */
 export function createOutbox(
   db: DrizzleD1Database,
@@ -58,9 +38,7 @@ export function createOutbox(
   defer: (work: () => Promise<unknown>) => void,
   traceparent?: string,
 ) {
-  const recorded: string[] = []
-
-  /** Inserts events in their order (their sequences rise with it), where `when` holds; those already there stay. */
+  /** Inserts events in their order, where `when` holds. Their sequences rise in this order. Existing events stay. */
   function insert(
     rows: (Publication & { id: string })[],
     computed: [field: string, value: SQL][],
@@ -68,7 +46,7 @@ export function createOutbox(
     now: number,
   ) {
     const set = computed.map(([field, value]) => sql`, ${`$.${field}`}, ${value}`)
-    // In the order of the table. A trigger numbers it.
+    // The columns in the order of the table. A trigger sets the sequence.
     return db
       .insert(events)
       .select(
@@ -82,35 +60,45 @@ export function createOutbox(
       .onConflictDoNothing()
   }
 
-  const tell = (ids: string[]) => send(ids.map((id) => ({ kind: 'event', id })))
+  const enqueue = (ids: string[]) => send(ids.map((id) => ({ kind: 'event', id })))
 
   return {
     /**
-     * A statement for the batch that makes a change: it records `happened` (events of one kind) if `when` holds at that
-     * point. So an event of a change that may find nothing to change goes before it, under the same condition. In `when`
-     * and in computed data `value` is the event as JSON. The queue is told once the invocation has done its work.
+     * Begins the events of one D1 batch. `record` returns a statement for the batch: it inserts events of one type if
+     * `when` holds at that point. So if the change may find nothing to change, record its event before it, under the same
+     * condition. In `when` and in computed data, `value` is the event as JSON.
+     *
+     * Call `enqueue` after the batch: it sends the events to the queue after the answer. Events whose batch failed do
+     * not exist, and `dispatch` ignores their messages.
      */
-    record(happened: NewEvent | NewEvent[], when: SQL = sql`true`, now = Date.now()) {
-      const all = [happened].flat()
-      const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
-      const rows = all.map((event) => rowOf(event, now))
-      if (recorded.length === 0) defer(() => tell(recorded.splice(0)))
-      recorded.push(...rows.map((row) => row.id))
-      return insert(rows, computed, when, now)
+    transaction() {
+      const recorded: string[] = []
+      return {
+        record(events: NewEvent | NewEvent[], when: SQL = sql`true`, now = Date.now()) {
+          const all = [events].flat()
+          const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
+          const rows = all.map((event) => toRow(event, now))
+          recorded.push(...rows.map((row) => row.id))
+          return insert(rows, computed, when, now)
+        },
+        enqueue(): void {
+          if (recorded.length > 0) defer(() => enqueue(recorded))
+        },
+      }
     },
 
-    /** Stores events of which D1 has no other trace, and tells the queue. One D1 round trip. */
-    async emit(happened: NewEvent[], now = Date.now()): Promise<void> {
-      const rows = happened.map((event) => rowOf(event, now))
+    /** Stores events that belong to no other change of D1, and enqueues them after the answer. One D1 round trip. */
+    async emit(events: NewEvent[], now = Date.now()): Promise<void> {
+      const rows = events.map((event) => toRow(event, now))
       await insert(rows, [], sql`true`, now)
-      defer(() => tell(rows.map((row) => row.id)))
+      defer(() => enqueue(rows.map((row) => row.id)))
     },
 
     /**
-     * Stores what a back end publishes, and tells the queue; answers its id. The same again changes nothing; another
-     * event under the same id is refused as `event-id-reused`. One D1 round trip.
+     * Stores an event of a back end, and enqueues it after the answer. Returns its id. Safe to repeat: the same event
+     * changes nothing. Throws `event-id-reused` if another event has the id. One D1 round trip.
      */
-    async publish({ id = newId(Date.now()), ...event }: Publication, now = Date.now()): Promise<string> {
+    async publish({ id = newId('ev'), ...event }: Publication, now = Date.now()): Promise<string> {
       const [, [stored]] = await db.batch([
         insert([{ id, ...event }], [], sql`true`, now),
         db
@@ -124,16 +112,16 @@ export function createOutbox(
           .from(events)
           .where(eq(events.id, id)),
       ])
-      // As JSON brings it back: -0 is 0 there, and what is no number is null.
+      // Compare with what JSON preserves: -0 becomes 0, and NaN becomes null.
       if (!isDeepStrictEqual(stored, JSON.parse(JSON.stringify(event))))
         throw new Problem('event-id-reused', `${id} is another event`)
-      defer(() => tell([id]))
+      defer(() => enqueue([id]))
       return id
     },
 
     /**
-     * Tells the queue again of at most `most` events that are overdue, the longest waiting first, each time after twice
-     * the wait; answers how many. For the cron.
+     * Enqueues at most `most` overdue events again, the oldest first. The wait doubles with each attempt. Returns how many.
+     * For the cron.
      */
     async resend(most: number, now = Date.now()): Promise<number> {
       const overdue = await db
@@ -144,7 +132,7 @@ export function createOutbox(
         .limit(most)
       if (overdue.length === 0) return 0
       const ids = overdue.map((row) => row.id)
-      await tell(ids)
+      await enqueue(ids)
       await db
         .update(events)
         .set({
@@ -155,7 +143,7 @@ export function createOutbox(
       return ids.length
     },
 
-    /** How many events are yet to be dispatched, and how old the oldest is. */
+    /** The number of events that are not dispatched, and the age of the oldest. */
     async backlog(now: number): Promise<{ pending: number; oldestAgeSeconds: number }> {
       const [row] = await db
         .select({ pending: count(), oldestAt: min(events.createdAt) })
@@ -164,7 +152,7 @@ export function createOutbox(
       return { pending: row?.pending ?? 0, oldestAgeSeconds: Math.max(0, now - (row?.oldestAt ?? now)) / 1_000 }
     },
 
-    /** Deletes at most `most` dispatched events from before `before` (Unix ms); answers how many. For the cron. */
+    /** Deletes at most `most` dispatched events that are older than `before` (Unix ms). Returns how many. */
     async purge(most: number, before: number): Promise<number> {
       const old = db
         .select({ id: events.id })
@@ -180,11 +168,11 @@ export function createOutbox(
   }
 }
 
-/** An event with its id and its place; what is computed of its data is left to the statement. */
-function rowOf({ type, data, audience = 'everyone' }: NewEvent, now: number): Publication & { id: string } {
+/** The row of an event. The statement adds its computed data. */
+function toRow({ type, data, audience = 'everyone' }: NewEvent, now: number): Publication & { id: string } {
   const plain = Object.fromEntries(Object.entries(data).filter(([, value]) => !isSql(value)))
   return {
-    id: newId(now),
+    id: newId('ev', now),
     channel: catalog[type].channel,
     type,
     subject: subjectOf(type, plain),
@@ -192,7 +180,5 @@ function rowOf({ type, data, audience = 'everyone' }: NewEvent, now: number): Pu
     audience,
   }
 }
-
-const newId = (now: number) => `ev_${ulid(now).toLowerCase()}`
 
 const isSql = (value: unknown): value is SQL => typeof value === 'object' && value !== null && 'getSQL' in value

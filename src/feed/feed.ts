@@ -1,9 +1,12 @@
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { type Page, pageOf } from '../page.ts'
-import type { Post, PostRow } from '../posts/posts.ts'
+import type { PostRow } from '../posts/posts.ts'
+import type { Post } from '../posts/schema.ts'
+import { service } from '../service.ts'
 
 export type Feed = ReturnType<typeof createFeed>
+export const feedService = service<Feed>('feed')
 
 /** Sorts after every id of a post. */
 const LATEST = 'p_~'
@@ -40,7 +43,7 @@ export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[], 
 }
 
 /** The rows of a page. The queue returns them in the order of the feed. */
-export const feedQuery = (userId: string, limit: number, before: string) => sql`
+const feedQuery = (userId: string, limit: number, before: string) => sql`
   WITH RECURSIVE queue (id, author_id) AS (
     SELECT (SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${before}), followed_id
     FROM follows WHERE follower_id = ${userId}

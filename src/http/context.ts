@@ -1,30 +1,34 @@
+import type { Context } from 'hono'
 import type { Config } from '../config.ts'
+import type { Platform, Use } from '../platform.ts'
 import type { CacheEvent } from '../redis/cache.ts'
 import type { Meter } from '../redis/client.ts'
 import type { Claims } from '../redis/session.ts'
-import type { Services } from '../services.ts'
 import type { Trace } from '../trace.ts'
 
-/** What handlers find in the context. */
+/** What handlers find in the context of every request. `admit` adds the caller. */
 export interface AppEnv {
   Bindings: Env
   Variables: {
     config: Config
-    services: Services
+    platform: Platform
+    /** Builds a service at its first use. */
+    use: Use
     /** Also the `X-Request-Id` of the answer. */
     requestId: string
-    /** Who is signed in, where the route asks: see `http/admit`. */
-    userId?: string
-    /** What the token of the request claims, where it is genuine. Its session may be over. */
-    claims?: Claims
+    /** What the token of the request claims, if the token is genuine. Null: read, and there is none. Its session may have ended. */
+    claims?: Claims | null
     /** What this request has cost so far. */
     meter: Meter
     /** What happened in the caches so far. */
     cacheEvents: readonly CacheEvent[]
     trace: Trace
-    /** Begins what was deferred, and counts the request. Set as soon as there are services. */
+    /** Runs the deferred work and records the request. Set once the Worker is configured. */
     onAnswered?: (outcome: { route: string; status: number; ms: number }) => void
-    /** Runs work after the answer, all of it at once: its commands share round trips. A failure is logged. */
+    /** Runs work after the answer, all of it at once: its commands share round trips. Failures are logged. */
     defer: (work: () => Promise<unknown>) => void
   }
 }
+
+/** What helpers need of the context. The context of every route has it, whatever `admit` adds. */
+export type RequestContext = Pick<Context<AppEnv>, 'req' | 'header' | 'newResponse' | 'var'>

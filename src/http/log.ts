@@ -5,20 +5,18 @@ import { readLogRequests } from '../config.ts'
 import { joinTrace, traceparentOf } from '../trace.ts'
 import type { AppEnv } from './context.ts'
 
-/** The route that answered or refused, by its pattern: `GET /v1/users/:id`; or `unmatched`. To be asked after `next`. */
-export function routeOf(c: Context): string {
+/** The pattern of the route that answered: `GET /v1/users/:id`, or `unmatched`. Call it after `next`. */
+function routeOf(c: Context): string {
   const route = matchedRoutes(c)[c.req.routeIndex] // the last handler that ran
   return route === undefined || route.method === 'ALL' ? 'unmatched' : `${route.method} ${route.path}` // ALL: middleware
 }
 
-/** One line of JSON, as the platform's log search takes it apart. Never what a caller or a row said. */
+/** Logs one line of JSON. It contains patterns, numbers and our own ids, never text of a caller or a row. */
 export const log = (line: Record<string, unknown>): void => console.log(JSON.stringify(line))
 
 /**
- * Follows a request from its first to its last step: it joins the trace of the caller and tells it on the answer
- * (`Traceresponse`), logs one line, and tells `onAnswered` what became of it.
- *
- * The line has patterns, numbers and ids that were made for the request: no path, query, header, body, name or address.
+ * Follows a request from its first step to its last: joins the trace of the caller, returns it as `Traceresponse`, logs
+ * one line, and passes the outcome to `onAnswered`.
  */
 export const follow = createMiddleware<AppEnv>(async (c, next) => {
   const startedAt = performance.now()
@@ -38,15 +36,15 @@ export const follow = createMiddleware<AppEnv>(async (c, next) => {
       route: answer.route,
       status: answer.status,
       durationMs: Number(answer.ms.toFixed(1)),
-      redis: costOf(c.get('meter')),
+      redis: redisCost(c.get('meter')),
       requestId: c.get('requestId'),
       traceId: trace.traceId,
       spanId: trace.spanId,
     })
   }
-  c.get('onAnswered')?.(answer) // last: what it begins is not part of the answer
+  c.get('onAnswered')?.(answer) // last: what it starts is not part of the answer
 })
 
-/** What Redis was asked for until now, for a line of the log. */
-export const costOf = (meter: { commands: number; roundTrips: number; waitedMs: number } | undefined) =>
+/** What an invocation has cost in Redis so far, for a line of the log. */
+export const redisCost = (meter: { commands: number; roundTrips: number; waitedMs: number } | undefined) =>
   meter && { commands: meter.commands, roundTrips: meter.roundTrips, waitedMs: Number(meter.waitedMs.toFixed(1)) }

@@ -3,8 +3,8 @@ import type { CacheEvent } from '../redis/cache.ts'
 import type { AppEnv } from './context.ts'
 
 /**
- * Tells on the answer what it cost: `Server-Timing` (W3C) with the commands, round trips and milliseconds of Redis,
- * and `Cache-Status` (RFC 9211) with what each cache layer knew.
+ * Adds the cost of an answer to its headers: `Server-Timing` (W3C) with the commands, round trips and milliseconds of
+ * Redis, and `Cache-Status` (RFC 9211) with the outcome of each cache layer.
  */
 export const measure = createMiddleware<AppEnv>(async (c, next) => {
   await next()
@@ -15,7 +15,7 @@ export const measure = createMiddleware<AppEnv>(async (c, next) => {
   if (status !== '') c.header('Cache-Status', status)
 })
 
-/** The layers a request went through, the one nearest the source of truth first. */
+/** The value of `Cache-Status`: the cache layers of a request, the layer nearest to the source of truth first. */
 export function cacheStatus(events: readonly CacheEvent[]): string {
   const layers = (['redis', 'memory'] as const).flatMap((layer) => {
     const seen = events.filter((event) => event.layer === layer)

@@ -6,7 +6,7 @@ import { type FieldError, Problem, type ProblemType, problems } from '../errors.
 
 type Schema = v.GenericSchema
 
-/** What may happen to every request. */
+/** Problems of every route. */
 const COMMON: ProblemType[] = ['rate-limited', 'internal', 'misconfigured']
 
 /** The schema of a problem document (RFC 9457). */
@@ -22,26 +22,28 @@ const ProblemDocument = v.pipe(
   v.metadata({ ref: 'Problem' }),
 )
 
+/** The optional headers of requests, with their descriptions. */
 const HEADERS = {
   'Idempotency-Key':
-    'Of your choice, 1 to 255 characters. Sent again with it within a day, the request is answered again.',
-  'Last-Event-ID': 'The `id` of the last event seen: what came after it is sent first.',
-  'If-Match': 'An `ETag`, or its version: the change is made only if nobody made another since.',
+    'A key of your choice, 1 to 255 characters. If you repeat the request with the key within a day, the API repeats ' +
+    'its first answer.',
+  'Last-Event-ID': 'The `id` of the last event you received. The stream starts after it.',
+  'If-Match': 'An `ETag`, or the version in it. The API makes the change only if the resource still has this version.',
 }
 
-/** Describes a route: what it does, what it answers, and which problems are its own. */
+/** Describes a route for the OpenAPI document: what it does, its answer, and its own problems. */
 export function doc(route: {
   summary: string
   description?: string
   tag: string
   answer?: Schema
-  /** Of an answer that is text, not JSON: its media type. */
+  /** The media type of an answer that is text, not JSON. */
   textType?: string
   status?: 200 | 201 | 202 | 204
-  /** Answers with another status than `status`, that are not problems. */
+  /** Answers with other statuses that are not problems. */
   answers?: Record<number, Schema>
   problems?: ProblemType[]
-  /** Optional headers of the request that mean something to it. */
+  /** Optional request headers that the route reads. */
   headers?: (keyof typeof HEADERS)[]
 }) {
   const { summary, description, tag, answer, status = 200, headers = [] } = route
@@ -69,7 +71,7 @@ export function doc(route: {
     })),
     responses: {
       [status]: {
-        description: 'Done',
+        description: 'Success',
         ...(answer ? json(answer) : {}),
         ...(route.textType === undefined
           ? {}
@@ -78,11 +80,11 @@ export function doc(route: {
       ...failures,
       ...Object.fromEntries(
         Object.entries(route.answers ?? {}).map(([other, schema]) => {
-          const failure = failures[other] // a problem with that status is possible too
+          const failure = failures[other] // the route may have a problem with that status too
           return [
             other,
             {
-              description: ['Not done.', failure?.description].filter(Boolean).join(' '),
+              description: ['The check failed.', failure?.description].filter(Boolean).join(' '),
               content: { ...failure?.content, ...json(schema).content },
             },
           ]
@@ -94,7 +96,7 @@ export function doc(route: {
 
 const IN = { param: 'path', query: 'query', json: 'body', header: 'header' } as const
 
-/** Checks one part of the input, and names every field that is wrong: `Problem('invalid-request')`. */
+/** Validates one part of the input. Throws `invalid-request`, which names every invalid field. */
 export const valid = <T extends keyof typeof IN & keyof ValidationTargets, S extends Schema>(target: T, schema: S) =>
   validator(target, schema, (result) => {
     if (result.success) return
@@ -104,10 +106,10 @@ export const valid = <T extends keyof typeof IN & keyof ValidationTargets, S ext
       message: issue.message,
     }))
     const [first] = errors
-    throw new Problem('invalid-request', first && `${first.field}: ${first.message}`, { errors })
+    throw new Problem('invalid-request', first && [first.field, first.message].filter(Boolean).join(': '), { errors })
   })
 
-/** Refuses a body that does not call itself JSON; a route that takes one has this before `valid('json', …)`. */
+/** Refuses a body whose media type is not JSON. Use it before `valid('json', …)`. */
 export const requireJson = createMiddleware(async (c, next) => {
   const type = c.req.header('Content-Type') ?? ''
   if (!/^application\/(.+\+)?json *(;|$)/i.test(type)) throw new Problem('unsupported-media-type')

@@ -4,28 +4,33 @@ import { ConfigError } from '../config.ts'
 import { Problem, problems } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
-/** Turns whatever was thrown into an RFC 9457 problem document. What is not for the client is logged, not shown. */
+/** Turns any error into an RFC 9457 problem document. Internal errors are logged, and their details stay hidden. */
 export function renderError(error: unknown, c: Context): Response {
   const problem = toProblem(error)
   if (problem.type === 'internal') logError(error, c, 'request')
   return renderProblem(problem, c)
 }
 
-/** One line of JSON about a failure in a request, or after its answer. */
+/** Logs a failure of a request, or of work after its answer. */
 export function logError(error: unknown, c: Context, during: string): void {
   const { requestId, trace } = c.var as Partial<AppEnv['Variables']>
   logFailure({ during, requestId, traceId: trace?.traceId, method: c.req.method }, error)
 }
 
-/** One line of JSON about a failure. Messages quote commands and queries, with what was in them: only codes are kept. */
+/** Logs a failure as one line of JSON. Of the message it keeps only a code, because messages quote commands and queries. */
 export function logFailure(line: Record<string, unknown>, error: unknown): void {
-  const { name, code } =
-    error instanceof Error ? { name: error.name, code: /^[A-Z][A-Z0-9_]{2,}\b/.exec(error.message)?.[0] } : {}
+  const { name, code } = errorCode(error)
   // A stack begins with the message, which may have several lines.
   const places = error instanceof Error ? error.stack?.split('\n').filter((line) => /^\s+at /.test(line)) : undefined
   const stack = places?.slice(0, 5)
   console.error(JSON.stringify({ level: 'error', ...line, name, code, stack }))
 }
+
+/** The name of an error, and the code its message begins with. Never the message: it may quote data. */
+export const errorCode = (error: unknown) =>
+  error instanceof Error
+    ? { name: error.name, code: /^[A-Z][A-Z0-9_]{2,}\b/.exec(error.message)?.[0] }
+    : { name: typeof error }
 
 export function renderProblem(problem: Problem, c: Context): Response {
   const { status, title } = problems[problem.type]
@@ -50,7 +55,7 @@ function toProblem(error: unknown): Problem {
   if (error instanceof ConfigError) {
     return new Problem('misconfigured', error.message, { variables: error.variables }, { cause: error })
   }
-  // Hono's own: its JSON validator, and whatever else it refuses.
+  // Thrown by Hono and its JSON validator.
   if (error instanceof HTTPException && error.status === 400) return new Problem('malformed-json')
   if (error instanceof HTTPException && error.status === 413) return new Problem('body-too-large')
   return new Problem('internal', undefined, {}, { cause: error })

@@ -3,48 +3,51 @@ import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { idempotencyKeys } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import { service } from '../service.ts'
 
-/** What a request was answered, to be repeated word for word. */
-export interface Answer {
+/** The answer of the first request with a key, repeated word for word. */
+export interface StoredAnswer {
   status: number
   headers: Record<string, string>
   body: string
 }
 
 /** The right to carry out the request of a key. */
-export interface Claim {
+export interface KeyClaim {
   /**
-   * Records the answer, as part of the batch that does the work: both are done, or neither. The batch fails where
-   * another attempt has taken over meanwhile.
+   * A statement for the batch that does the work. It records the answer: the batch does both, or neither. The batch fails
+   * if another attempt has taken over.
    */
-  record(answer: Answer): BatchItem<'sqlite'>
-  /** Gives the key back after a failure, so that the request can be tried again. One D1 query. */
+  record(answer: StoredAnswer): BatchItem<'sqlite'>
+  /** Releases the key after a failure, so that the client can try again. One D1 query. */
   release(): Promise<unknown>
 }
 
-/** How long a first attempt may take: after that its Worker is dead, and another may try. */
+/** How long an attempt may take. After that its Worker is dead, and another attempt may start. */
 const ATTEMPT_MS = 60_000
-/** How long an answer is repeated. */
+/** How long the API repeats an answer. */
 const KEEP_MS = 86_400_000
 
 export type Idempotency = ReturnType<typeof createIdempotency>
 
+export const idempotencyService = service<Idempotency>('idempotency')
+
 /**
- * Requests that are carried out once, however often they are sent: draft-ietf-httpapi-idempotency-key-header-07.
+ * Carries out a request once, even if the client repeats it (draft-ietf-httpapi-idempotency-key-header-07).
  *
- * A key belongs to its user and stays for a day. D1 alone: neither a flush nor an outage of Redis lets a request be
- * carried out twice. A Worker that dies between `begin` and the batch leaves the key to another attempt a minute
- * later; one that dies after the batch has left its answer.
+ * A key belongs to its user and expires after a day. All state is in D1, so a flush or an outage of Redis cannot cause a
+ * second execution. If a Worker dies between `begin` and the batch, another attempt may start a minute later. If it dies
+ * after the batch, the answer is stored.
  */
 export function createIdempotency(db: DrizzleD1Database) {
   const { userId, key, fingerprint, answer, createdAt } = idempotencyKeys
 
   return {
     /**
-     * Claims `name` for a request, or answers what its first attempt was answered. One D1 round trip. Throws where
-     * the first attempt is still under way, or was another request by `print`.
+     * Claims the key `name` for a request, or returns the stored answer of its first attempt. One D1 round trip. Throws
+     * if the first attempt is still running, or if it was another request (another fingerprint `print`).
      */
-    async begin(user: string, name: string, print: string, now = Date.now()): Promise<Claim | Answer> {
+    async begin(user: string, name: string, print: string, now = Date.now()): Promise<KeyClaim | StoredAnswer> {
       const isThis = and(eq(userId, user), eq(key, name))
       const isOver = sql`${createdAt} < ${now - KEEP_MS}`
       const isAbandoned = and(isNull(answer), lt(createdAt, now - ATTEMPT_MS), eq(fingerprint, print))
@@ -75,7 +78,7 @@ export function createIdempotency(db: DrizzleD1Database) {
               target: [userId, key],
               set: {
                 answer: answered,
-                // NULL is refused by the column, and fails the batch: the attempt is not ours any more.
+                // The column refuses NULL, which fails the batch: another attempt has taken over.
                 fingerprint: sql`CASE WHEN ${answer} IS NULL AND ${createdAt} = ${now} THEN ${print} END`,
               },
             }),
@@ -83,7 +86,7 @@ export function createIdempotency(db: DrizzleD1Database) {
       }
     },
 
-    /** Removes up to `most` keys older than a day, and answers how many. One D1 query, for the cron. */
+    /** Deletes at most `most` keys older than a day. Returns how many. One D1 query. */
     async purge(most: number, now = Date.now()): Promise<number> {
       const old = db
         .select({ rowid: sql`rowid` })

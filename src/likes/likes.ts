@@ -2,25 +2,13 @@ import { and, eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { Problem, unavailable } from '../errors.ts'
 import type { Counters, LikeState, Settlement, WrittenLike } from '../redis/counter.ts'
+import { service } from '../service.ts'
+import type { Liked, LikeMessage } from './schema.ts'
 
-/** What can be liked. */
-export type LikedKind = 'post' | 'comment'
-
-/** A user's latest like state for a post or comment, queued for D1. */
-export interface LikeMessage {
-  kind: LikedKind
-  contentId: string
-  userId: string
-  isLiked: boolean
-  /** Unix ms, by the clock of Redis; of two for the same user and content the higher wins. */
-  changedAt: number
-  /** When this state began. Null: unknown. It stays as D1 has it where the state is the same, else it is `changedAt`. */
-  stateSince: number | null
-  /** Of the request that sent it (W3C Trace Context). */
-  traceparent?: string
-}
+/** The content that users can like. */
+export type LikedKind = LikeMessage['kind']
 
 const contents = {
   post: { rows: posts, likes: postLikes, contentId: postLikes.postId, userId: postLikes.userId },
@@ -33,6 +21,7 @@ const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? '
 const COMPLETED_AT_ONCE = 100
 
 export type Likes = ReturnType<typeof createLikes>
+export const likesService = service<Likes>('likes')
 
 /**
  * Likes: counted in Redis at once, written behind to D1 through a queue.
@@ -47,13 +36,16 @@ export type Likes = ReturnType<typeof createLikes>
  * States are ordered by the clock of Redis, and each is newer than the one it replaces. Without Redis a like is refused
  * as unavailable (it cannot be counted exactly); reads fall back to D1.
  */
-export function createLikes(
-  db: DrizzleD1Database,
-  reads: Counters,
-  counters: Counters,
-  send: (message: LikeMessage) => Promise<unknown>,
-  onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>,
-) {
+export function createLikes(dependencies: {
+  db: DrizzleD1Database
+  readCounters: Counters
+  writeCounters: Counters
+  enqueue: (message: LikeMessage) => Promise<unknown>
+  /** Called after D1 has the likes of these contents. */
+  onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>
+}) {
+  const { db, readCounters, writeCounters, enqueue, onApplied } = dependencies
+
   /** The state of one user and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {
     const { rows, likes, contentId, userId: likerId } = contents[kind]
@@ -138,7 +130,7 @@ export function createLikes(
     }
     const [counts, states] = await Promise.all([countsInD1(kind, [...seen.keys()]), statesInD1(kind, messages)])
     for (const count of counts) count.changedAt = Math.max(count.changedAt, seen.get(count.contentId) ?? 0)
-    await counters.settle(counts, states)
+    await writeCounters.settle(counts, states)
   }
 
   /**
@@ -166,9 +158,7 @@ export function createLikes(
     return failed
   }
 
-  const unavailable = (cause: unknown) => {
-    throw new Problem('unavailable', 'Likes cannot be counted right now', { retryAfter: 5 }, { cause })
-  }
+  const cannotCount = unavailable('Likes cannot be counted right now')
 
   return {
     apply,
@@ -177,20 +167,20 @@ export function createLikes(
      * Sets whether `userId` likes a content; returns the state and the exact count. One round trip. Safe to repeat.
      * Recorded, then completed: one that is refused as unavailable did not happen, or `complete` writes it to D1.
      */
-    async set(contentId: string, userId: string, isLiked: boolean): Promise<{ liked: boolean; likes: number }> {
+    async set(contentId: string, userId: string, isLiked: boolean): Promise<Liked> {
       const kind = kindOf(contentId)
-      const counted = await counters
+      const counted = await writeCounters
         .like(contentId, userId, isLiked, () => load(kind, contentId, userId))
-        .catch(unavailable)
+        .catch(cannotCount)
       if (!counted) throw new Problem('not-found', `There is no ${kind} ${contentId}`)
       const { count, changedAt, stateSince } = counted
-      await send({ kind, contentId, userId, isLiked, changedAt, stateSince }).catch(unavailable)
+      await enqueue({ kind, contentId, userId, isLiked, changedAt, stateSince }).catch(cannotCount)
       return { liked: isLiked, likes: count }
     },
 
     /** Which of `postIds` the user likes. One round trip, beside those of the posts themselves. */
     async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {
-      const states = await reads.states(userId, postIds, async (missing) => {
+      const states = await readCounters.states(userId, postIds, async (missing) => {
         const rows = await db
           .select({
             id: posts.id,
@@ -218,7 +208,7 @@ export function createLikes(
     async complete(most: number, signal: AbortSignal): Promise<void> {
       for (let done = 0; done < most; done += COMPLETED_AT_ONCE) {
         signal.throwIfAborted()
-        const unwritten = await counters.unwrittenLikes(COMPLETED_AT_ONCE)
+        const unwritten = await writeCounters.unwrittenLikes(COMPLETED_AT_ONCE)
         const failed = await apply(
           unwritten.map((like) => ({ ...like, kind: kindOf(like.contentId), stateSince: null })),
         )
@@ -229,7 +219,7 @@ export function createLikes(
 
     /** Brings the counts of posts to those in D1, unless a newer change is in the queue. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {
-      await counters.settle(await countsInD1('post', postIds))
+      await writeCounters.settle(await countsInD1('post', postIds))
     },
   }
 }

@@ -1,18 +1,18 @@
-/** Removes what is over: at most `most`, as of `now` (Unix ms); answers how many. */
-export type Purge = (most: number, now: number) => Promise<number>
+import { service } from '../service.ts'
 
-/** What a purge removed, or that it failed. */
+/** Deletes at most `most` expired rows or keys, as of `now` (Unix ms). Returns how many. */
+export type RunPurge = (most: number, now: number) => Promise<number>
+
+/** The outcome of one purge. */
 export type Purged = { removed: number; hasMore: boolean } | { error: unknown }
 
 export type Maintenance = ReturnType<typeof createMaintenance>
+export const maintenanceService = service<Maintenance>('maintenance')
 
-/**
- * Throws away what has had its time, by the purges that modules hand in. Each is bounded and may be run at any moment, also twice
- * at once; one that fails fails alone. For the cron, and for whoever wants it now.
- */
-export function createMaintenance(purges: Record<string, Purge>) {
+/** Runs the purges of all features. Each is bounded, safe to repeat and safe to run twice at once. A failed purge fails alone. */
+export function createMaintenance(purges: Record<string, RunPurge>) {
   return async (most: number, now = Date.now()): Promise<Record<string, Purged>> => {
-    const done = await Promise.all(
+    const outcomes = await Promise.all(
       Object.entries(purges).map(async ([name, purge]): Promise<[string, Purged]> => {
         try {
           const removed = await purge(most, now)
@@ -22,6 +22,6 @@ export function createMaintenance(purges: Record<string, Purge>) {
         }
       }),
     )
-    return Object.fromEntries(done)
+    return Object.fromEntries(outcomes)
   }
 }

@@ -1,21 +1,19 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
-import { Problem } from '../errors.ts'
-import { requireService } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
-import { Count, id, limitOf } from '../http/input.ts'
-import { doc, requireJson, valid } from '../http/openapi.ts'
+import { limitOf } from '../http/input.ts'
+import { doc, valid } from '../http/openapi.ts'
 import { logError } from '../http/problem.ts'
+import { requireService } from '../http/service-token.ts'
+import { maintenanceService } from './maintenance.ts'
 import { OPEN_METRICS, render } from './open-metrics.ts'
-import { Stats } from './schema.ts'
+import { type Dependency, Maintained, Readiness, Stats } from './schema.ts'
+import { statsService } from './stats.ts'
 
 const tag = 'Monitoring'
 
-const Dependency = v.object({ isUp: v.boolean(), ms: v.number() })
-const Readiness = v.object({ isReady: v.boolean(), redis: Dependency, d1: Dependency })
-
-/** Whether `work` succeeds, and how long that took. */
-async function check(work: () => Promise<unknown>): Promise<v.InferOutput<typeof Dependency>> {
+/** Whether `work` succeeds, and how long it takes. */
+async function check(work: () => Promise<unknown>): Promise<Dependency> {
   const startedAt = Date.now()
   const isUp = await work().then(
     () => true,
@@ -24,71 +22,53 @@ async function check(work: () => Promise<unknown>): Promise<v.InferOutput<typeof
   return { isUp, ms: Date.now() - startedAt }
 }
 
-/** Needs nothing: it answers however little is configured. */
+/** Needs no configuration. */
 export const health = new Hono<AppEnv>().get(
   '/healthz',
-  doc({ tag, summary: 'Whether the Worker is alive', answer: v.object({ status: v.literal('alive') }) }),
+  doc({ tag, summary: 'Check that the Worker is alive', answer: v.object({ status: v.literal('alive') }) }),
   (c) => c.json({ status: 'alive' as const }),
 )
 
-export const readiness = new Hono<AppEnv>().get(
-  '/readyz',
-  doc({
-    tag,
-    summary: 'Whether what the Worker depends on is up',
-    description:
-      'Each dependency with milliseconds. 503 when D1 or Redis is down; reads are answered without Redis all the same.',
-    answer: Readiness,
-    answers: { 503: Readiness },
-  }),
-  async (c) => {
-    const [redis, d1] = await Promise.all([
-      check(async () => c.var.services.redis.ping()),
-      check(async () => c.env.DB.prepare('SELECT 1').first()),
-    ])
-    const isReady = redis.isUp && d1.isUp
-    c.header('Cache-Control', 'no-store')
-    return c.json({ isReady, redis, d1 }, isReady ? 200 : 503)
-  },
-)
-
-const Minutes = v.object({ minutes: limitOf(60, 60) })
-
-const some = <T extends v.GenericSchema>(item: T) =>
-  v.optional(v.pipe(v.array(item), v.maxLength(100, 'must be at most 100 ids')), [])
-const Invalidation = v.pipe(
-  v.strictObject({ users: some(id('u')), posts: some(id('p')), hot: v.optional(v.boolean(), false) }),
-  v.forward(
-    v.check(({ users, posts, hot }) => hot || users.length + posts.length > 0, 'name users, posts, or hot: true'),
-    ['users'],
-  ),
-)
-
-const Maintained = v.object({
-  purged: v.array(v.object({ name: v.string(), isDone: v.boolean(), removed: Count, hasMore: v.boolean() })),
-})
-
-/** What a purge removes at most of one kind when it is asked for. */
-const PURGED_AT_ONCE = 10_000
+/** The most that one purge deletes on request. */
+const PURGE_LIMIT = 10_000
 
 export const monitoring = new Hono<AppEnv>()
+  .get(
+    '/readyz',
+    doc({
+      tag,
+      summary: 'Check that D1 and Redis are up',
+      description: 'With the milliseconds of each. 503 if D1 or Redis is down. Reads work without Redis.',
+      answer: Readiness,
+      answers: { 503: Readiness },
+    }),
+    async (c) => {
+      const [redis, d1] = await Promise.all([
+        check(async () => c.var.platform.redis.reads.ping()),
+        check(async () => c.env.DB.prepare('SELECT 1').first()),
+      ])
+      const isReady = redis.isUp && d1.isUp
+      c.header('Cache-Control', 'no-store')
+      return c.json({ isReady, redis, d1 }, isReady ? 200 : 503)
+    },
+  )
   .get(
     '/v1/stats',
     doc({
       tag,
       summary: 'Read all figures',
       description:
-        'For services; the dashboard draws it. The last hour in steps of ten seconds, of which `minutes` are wanted. ' +
-        'Isolates report every ten seconds or so: the last step grows for a while. What cannot be asked for is null and ' +
-        'named in `unavailable`; without Redis there is what this isolate has counted.',
+        'For services, and for the dashboard. The series has steps of ten seconds, for the last `minutes`. Isolates report ' +
+        'about every ten seconds, so the last step still grows. An unavailable part is null, and `unavailable` names it. ' +
+        'Without Redis: the figures of this isolate.',
       answer: Stats,
       problems: ['invalid-request', 'service-token-required'],
     }),
     requireService,
-    valid('query', Minutes),
+    valid('query', v.object({ minutes: limitOf(60, 60) })),
     async (c) => {
       c.header('Cache-Control', 'no-store')
-      return c.json(await c.var.services.stats.read(c.req.valid('query').minutes))
+      return c.json(await c.var.use(statsService).read(c.req.valid('query').minutes))
     },
   )
   .get(
@@ -96,70 +76,33 @@ export const monitoring = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read all figures, for Prometheus',
-      description:
-        'For services. OpenMetrics 1.0. Counters are of all isolates, as reported; without Redis they are left out.',
+      description: 'For services. OpenMetrics 1.0. Counters cover all isolates. Without Redis the counters are absent.',
       textType: 'application/openmetrics-text',
       problems: ['service-token-required'],
     }),
     requireService,
     async (c) => {
-      const { figures, totals } = await c.var.services.stats.expose()
+      const { figures, totals } = await c.var.use(statsService).expose()
       return c.body(render(figures, totals), 200, { 'Content-Type': OPEN_METRICS, 'Cache-Control': 'no-store' })
-    },
-  )
-  .post(
-    '/v1/cache/invalidate',
-    doc({
-      tag,
-      summary: 'Say that users, posts or the hot feed changed in the database',
-      description:
-        'For back ends that write the database themselves. Profiles and texts are read from it again, counts of posts ' +
-        'are brought to what it has. Isolates may remember what they have for some seconds. Without Redis: 503, and ' +
-        'caches are as old as they may get.',
-      status: 204,
-      problems: [
-        'invalid-request',
-        'malformed-json',
-        'unsupported-media-type',
-        'service-token-required',
-        'unavailable',
-      ],
-    }),
-    requireService,
-    requireJson,
-    valid('json', Invalidation),
-    async (c) => {
-      const { users, posts, likes, comments } = c.var.services
-      const changed = c.req.valid('json')
-      await Promise.all([
-        users.invalidate(changed.users),
-        posts.invalidate(changed.posts),
-        likes.recount(changed.posts),
-        comments.recount(changed.posts),
-        changed.hot ? posts.expireHot() : undefined,
-      ]).catch((cause: unknown) => {
-        throw new Problem('unavailable', 'Caches cannot be told right now', { retryAfter: 5 }, { cause })
-      })
-      return c.body(null, 204)
     },
   )
   .post(
     '/v1/maintenance',
     doc({
       tag,
-      summary: 'Throw away now what is over',
+      summary: 'Purge expired data now',
       description:
-        'For services; the cron does the same each minute, a little at a time. One that fails fails alone: without ' +
-        'Redis what is in the database is purged all the same.',
+        'For services. The cron does the same each minute, in smaller steps. A failed purge fails alone: without Redis, ' +
+        'expired rows in D1 are purged anyway.',
       answer: Maintained,
       problems: ['service-token-required'],
     }),
     requireService,
     async (c) => {
-      const purged = await c.var.services.maintenance(PURGED_AT_ONCE)
-      for (const outcome of Object.values(purged)) if ('error' in outcome) logError(outcome.error, c, 'request')
+      const outcomes = await c.var.use(maintenanceService)(PURGE_LIMIT)
+      for (const outcome of Object.values(outcomes)) if ('error' in outcome) logError(outcome.error, c, 'request')
       return c.json({
-        purged: Object.entries(purged).map(([name, outcome]) =>
+        purged: Object.entries(outcomes).map(([name, outcome]) =>
           'error' in outcome
             ? { name, isDone: false, removed: 0, hasMore: false }
             : { name, isDone: true, removed: outcome.removed, hasMore: outcome.hasMore },

@@ -3,15 +3,17 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
 import type { Counters, Settlement } from '../redis/counter.ts'
+import { service } from '../service.ts'
 
 /** How many contents one step reconciles. */
 const RECONCILED_AT_ONCE = 500
 
 export type Counts = ReturnType<typeof createCounts>
+export const countsService = service<Counts>('counts')
 
 /**
  * Brings the counts in Redis to those in D1, however long Redis was away. D1 triggers record each content whose counts
- * changed or that was deleted (`unsettled_counts`, migrations/0009_unsettled_counts.sql), and only `reconcile` removes
+ * changed or that was deleted (`unsettled_counts`, migrations/0010_unsettled_counts.sql), and only `reconcile` removes
  * the record. The request or consumer that makes a change settles it at once; this is for what it missed.
  */
 export function createCounts(db: DrizzleD1Database, counters: Counters) {

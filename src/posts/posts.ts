@@ -1,32 +1,18 @@
 import { and, desc, eq, gt, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { ulid } from 'ulid'
 import { listOf } from '../db/list.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { Counter, Counters, KnownCounts } from '../redis/counter.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
+import { service } from '../service.ts'
 import type { Users } from '../users/users.ts'
-
-/** A post as anyone sees it. Times are RFC 3339. */
-export interface Post {
-  id: string
-  authorId: string
-  text: string
-  createdAt: string
-  updatedAt: string
-  version: number
-  likesCount: number
-  commentsCount: number
-  /** Unique viewers, approximate. */
-  viewsCount: number
-  /** Whether the viewer likes it. Absent without a session. */
-  likedByMe?: boolean
-}
+import type { Post } from './schema.ts'
 
 /** A post as the cache holds it: without counts, which are never cached inside it. */
 export interface CachedPost {
@@ -85,6 +71,7 @@ export interface PostsDependencies {
 }
 
 export type Posts = ReturnType<typeof createPosts>
+export const postsService = service<Posts>('posts')
 
 /**
  * Posts: the text cache-aside, the counts fresh from Redis beside it, in the same round trip.
@@ -162,11 +149,7 @@ export function createPosts({
 
   /** Whether a row is post `id`, of `authorId`, at one of `versions` (any when absent). */
   const editable = (id: string, authorId: string, versions?: number[]) =>
-    and(
-      eq(posts.id, id),
-      eq(posts.authorId, authorId),
-      versions && sql`${posts.version} IN (SELECT value FROM json_each(${JSON.stringify(versions)}))`,
-    )
+    and(eq(posts.id, id), eq(posts.authorId, authorId), versions && sql`${posts.version} IN ${listOf(versions)}`)
 
   const ownership = (id: string) =>
     db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
@@ -234,18 +217,20 @@ export function createPosts({
       alongside: (created: Post) => BatchItem<'sqlite'>[] = () => [],
       now = Date.now(),
     ): Promise<Post> {
-      const id = `p_${ulid(now).toLowerCase()}`
+      const id = newId('p', now)
       const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
       const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
+      const transaction = outbox.transaction()
       const [, rows] = await db.batch([
         db.insert(posts).values(post),
         authors.select(authorId),
-        outbox.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
+        transaction.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
         ...alongside(created),
       ])
+      transaction.enqueue()
       await writeThrough(
-        () => [byId.put(id, post), ...authors.tell(rows)],
-        () => [byId.invalidate([id]), authors.forget([authorId])],
+        () => [byId.put(id, post), ...authors.refreshCache(rows)],
+        () => [byId.invalidate([id]), authors.invalidateCache([authorId])],
       )
       return created
     },
@@ -258,8 +243,9 @@ export function createPosts({
       const isEditable = editable(id, authorId, versions)
       const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
+      const transaction = outbox.transaction()
       const [, [row], [found]] = await db.batch([
-        outbox.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`, now),
+        transaction.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`, now),
         db
           .update(posts)
           .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
@@ -267,6 +253,7 @@ export function createPosts({
           .returning(columns),
         ownership(id),
       ])
+      transaction.enqueue()
       if (!row) throw refusal(id, authorId, found)
       const { likes: _likes, comments: _comments, views: _views, ...post } = row
       const [[updated]] = await Promise.all([
@@ -294,6 +281,7 @@ export function createPosts({
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
       const isEditable = editable(id, authorId, versions)
+      const transaction = outbox.transaction()
       const [commented, [found], , [removed], rows] = await db.batch([
         db
           .select({ id: comments.id })
@@ -302,7 +290,7 @@ export function createPosts({
           .orderBy(desc(comments.id))
           .limit(EVICTED_COMMENTS),
         ownership(id),
-        outbox.record(
+        transaction.record(
           { type: 'post_deleted', data: { postId: id, authorId } },
           sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`,
           now,
@@ -310,6 +298,7 @@ export function createPosts({
         db.delete(posts).where(isEditable).returning({ createdAt: posts.createdAt }),
         authors.select(authorId),
       ])
+      transaction.enqueue()
       if (!removed) throw refusal(id, authorId, found)
       const evict = () => [
         byId.invalidate([id]),
@@ -321,8 +310,8 @@ export function createPosts({
         ...(removed.createdAt > now - hotWindowMs ? [hotIds.expireAll()] : []), // no hot feed has older posts
       ]
       await writeThrough(
-        () => [...evict(), ...authors.tell(rows)],
-        () => [...evict(), authors.forget([authorId])],
+        () => [...evict(), ...authors.refreshCache(rows)],
+        () => [...evict(), authors.invalidateCache([authorId])],
       )
     },
   }

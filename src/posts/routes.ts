@@ -1,36 +1,22 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
-import { Comment } from '../comments/routes.ts'
-import { addressOf, admit, readAsViewer, requireUserId } from '../http/admit.ts'
+import { admit } from '../http/admit.ts'
 import { allowedVersions, etagOf, revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
-import { createOnce } from '../http/idempotency.ts'
-import { Count, id, idsQuery, limitOf, pageOf, pageQuery, Time, written } from '../http/input.ts'
+import { Count, idsQuery, limitOf, pageQuery, pageSchema } from '../http/input.ts'
+import { addressSubject } from '../http/limit.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
+import { createOnce } from '../idempotency/create-once.ts'
+import { UserId } from '../users/schema.ts'
+import { usersService } from '../users/users.ts'
+import { postsService } from './posts.ts'
+import { Post, PostId, Writing } from './schema.ts'
+import { viewsService } from './views.ts'
 
 const tag = 'Posts'
 
-export const Post = v.pipe(
-  v.object({
-    id: v.string(),
-    authorId: v.string(),
-    text: v.string(),
-    createdAt: Time,
-    updatedAt: Time,
-    version: Count,
-    likesCount: Count,
-    commentsCount: Count,
-    viewsCount: Count,
-    likedByMe: v.optional(v.boolean()),
-  }),
-  v.metadata({ ref: 'Post' }),
-)
-
-const PostId = v.object({ id: id('p') })
-const Writing = v.strictObject({ text: written({ max: 500, isLong: true }) })
-
-/** The parts of its entity tag: whatever can change of it. */
-const partsOf = (post: v.InferOutput<typeof Post>) => [
+/** The parts of the entity tag of a post: everything in it that can change. */
+const tagParts = (post: Post) => [
   post.version,
   post.likesCount,
   post.commentsCount,
@@ -38,11 +24,7 @@ const partsOf = (post: v.InferOutput<typeof Post>) => [
   post.likedByMe === undefined ? 'any' : Number(post.likedByMe),
 ]
 
-const describePost = (post: v.InferOutput<typeof Post>) => ({
-  location: `/v1/posts/${post.id}`,
-  etag: etagOf(...partsOf(post)),
-})
-const describeComment = (comment: v.InferOutput<typeof Comment>) => ({ location: `/v1/comments/${comment.id}` })
+const describePost = (post: Post) => ({ location: `/v1/posts/${post.id}`, etag: etagOf(...tagParts(post)) })
 
 export const posts = new Hono<AppEnv>()
   .post(
@@ -50,7 +32,7 @@ export const posts = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Write a post',
-      description: 'At most 500 characters. Without Redis it is written all the same, and caches follow.',
+      description: 'At most 500 characters. Works without Redis. Then caches follow later.',
       answer: Post,
       status: 201,
       headers: ['Idempotency-Key'],
@@ -63,12 +45,13 @@ export const posts = new Hono<AppEnv>()
         'idempotency-key-reused',
       ],
     }),
-    admit('posts', 'required'),
+    admit('posts', { session: 'required' }),
     requireJson,
     valid('json', Writing),
     async (c) => {
       const { text } = c.req.valid('json')
-      return createOnce(c, (alongside) => c.var.services.posts.create(requireUserId(c), text, alongside), describePost)
+      const { use, userId } = c.var
+      return createOnce(c, userId, (alongside) => use(postsService).create(userId, text, alongside), describePost)
     },
   )
   .get(
@@ -76,15 +59,16 @@ export const posts = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read posts by ids',
-      description: 'In the order asked; ids that no post has are left out.',
-      answer: pageOf(Post),
+      description: 'The answer keeps the order of the ids and omits unknown ids.',
+      answer: pageSchema(Post),
       problems: ['invalid-request'],
     }),
-    admit('reads', 'ignored'),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('query', idsQuery('p')),
     async (c) => {
       const { ids } = c.req.valid('query')
-      const items = await readAsViewer(c, (viewerId) => c.var.services.posts.getMany(ids, viewerId))
+      const posts = c.var.use(postsService)
+      const items = await c.var.caller.read((viewerId) => posts.getMany(ids, viewerId))
       revalidate(c)
       return c.json({ items, nextCursor: null })
     },
@@ -94,15 +78,16 @@ export const posts = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read the hot feed',
-      description: 'The most liked posts of the last days. Counts are fresh; a new post may take a minute to appear.',
-      answer: pageOf(Post),
+      description: 'The most liked posts of the last days. Counts are current. A new post may take a minute to appear.',
+      answer: pageSchema(Post),
       problems: ['invalid-request'],
     }),
-    admit('reads', 'ignored'),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('query', v.object({ limit: limitOf(20, 100) })),
     async (c) => {
       const { limit } = c.req.valid('query')
-      const items = await readAsViewer(c, (viewerId) => c.var.services.posts.hot(limit, viewerId))
+      const posts = c.var.use(postsService)
+      const items = await c.var.caller.read((viewerId) => posts.hot(limit, viewerId))
       revalidate(c)
       return c.json({ items, nextCursor: null })
     },
@@ -110,12 +95,13 @@ export const posts = new Hono<AppEnv>()
   .get(
     '/:id',
     doc({ tag, summary: 'Read a post', answer: Post, problems: ['invalid-request', 'not-found'] }),
-    admit('reads', 'ignored'),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', PostId),
     async (c) => {
       const { id } = c.req.valid('param')
-      const post = await readAsViewer(c, (viewerId) => c.var.services.posts.get(id, viewerId))
-      revalidate(c, ...partsOf(post))
+      const posts = c.var.use(postsService)
+      const post = await c.var.caller.read((viewerId) => posts.get(id, viewerId))
+      revalidate(c, ...tagParts(post))
       return c.json(post)
     },
   )
@@ -123,8 +109,8 @@ export const posts = new Hono<AppEnv>()
     '/:id',
     doc({
       tag,
-      summary: 'Edit a post of mine',
-      description: 'Without Redis it is edited all the same, and caches follow: old text may be read for some minutes.',
+      summary: 'Edit my post',
+      description: 'Works without Redis. Then readers may see the old text for some minutes.',
       answer: Post,
       headers: ['If-Match'],
       problems: [
@@ -137,15 +123,15 @@ export const posts = new Hono<AppEnv>()
         'unsupported-media-type',
       ],
     }),
-    admit('posts', 'required'),
+    admit('posts', { session: 'required' }),
     requireJson,
     valid('param', PostId),
     valid('json', Writing),
     async (c) => {
       const { id } = c.req.valid('param')
       const { text } = c.req.valid('json')
-      const post = await c.var.services.posts.update(id, requireUserId(c), text, allowedVersions(c))
-      c.header('ETag', etagOf(...partsOf(post)))
+      const post = await c.var.use(postsService).update(id, c.var.userId, text, allowedVersions(c))
+      c.header('ETag', etagOf(...tagParts(post)))
       return c.json(post)
     },
   )
@@ -153,87 +139,58 @@ export const posts = new Hono<AppEnv>()
     '/:id',
     doc({
       tag,
-      summary: 'Delete a post of mine',
+      summary: 'Delete my post',
       description:
-        'Its likes and comments go with it. Without Redis it is deleted all the same, and caches follow: it may be read ' +
-        'for some minutes.',
+        'Deletes its likes and comments too. Works without Redis. Then readers may see the post for some minutes.',
       status: 204,
       headers: ['If-Match'],
       problems: ['invalid-request', 'not-signed-in', 'not-yours', 'not-found', 'version-changed'],
     }),
-    admit('posts', 'required'),
+    admit('posts', { session: 'required' }),
     valid('param', PostId),
     async (c) => {
-      await c.var.services.posts.remove(c.req.valid('param').id, requireUserId(c), allowedVersions(c))
+      await c.var.use(postsService).remove(c.req.valid('param').id, c.var.userId, allowedVersions(c))
       return c.body(null, 204)
-    },
-  )
-  .get(
-    '/:id/comments',
-    doc({
-      tag,
-      summary: 'Read the comments on a post, newest first',
-      answer: pageOf(Comment),
-      problems: ['invalid-request', 'not-found'],
-    }),
-    admit('reads', 'ignored'),
-    valid('param', PostId),
-    valid('query', pageQuery('c')),
-    async (c) => {
-      const post = c.req.valid('param').id
-      const page = c.req.valid('query')
-      const { posts, comments } = c.var.services
-      const [answer] = await Promise.all([comments.ofPost(post, page.limit, page.cursor), posts.get(post)])
-      revalidate(c)
-      return c.json(answer)
-    },
-  )
-  .post(
-    '/:id/comments',
-    doc({
-      tag,
-      summary: 'Comment on a post',
-      description: 'At most 500 characters. Without Redis it is written all the same, and the count follows.',
-      answer: Comment,
-      status: 201,
-      headers: ['Idempotency-Key'],
-      problems: [
-        'invalid-request',
-        'malformed-json',
-        'not-signed-in',
-        'not-found',
-        'unsupported-media-type',
-        'idempotency-key-in-use',
-        'idempotency-key-reused',
-      ],
-    }),
-    admit('comments', 'required'),
-    requireJson,
-    valid('param', PostId),
-    valid('json', Writing),
-    async (c) => {
-      const { id } = c.req.valid('param')
-      const { text } = c.req.valid('json')
-      return createOnce(
-        c,
-        (alongside) => c.var.services.comments.create(id, requireUserId(c), text, alongside),
-        describeComment,
-      )
     },
   )
   .post(
     '/:id/views',
     doc({
       tag,
-      summary: 'Note that I saw a post',
-      description: 'Each user, or else address, counts once; the count is approximate. Without Redis: 503.',
+      summary: 'Record that I saw a post',
+      description: 'Each user, or else each address, counts once. The count is approximate. Without Redis: 503.',
       answer: v.object({ views: Count }),
       problems: ['invalid-request', 'not-found', 'unavailable'],
     }),
-    admit('views', 'optional'),
+    admit('views', { session: 'optional' }),
     valid('param', PostId),
     async (c) => {
-      const viewer = c.var.userId ?? addressOf(c)
-      return c.json({ views: await c.var.services.views.add(c.req.valid('param').id, viewer) })
+      const viewer = c.var.userId ?? addressSubject(c)
+      return c.json({ views: await c.var.use(viewsService).add(c.req.valid('param').id, viewer) })
     },
   )
+
+/** The posts of a user, below `/v1/users`. */
+export const postsByAuthor = new Hono<AppEnv>().get(
+  '/:id/posts',
+  doc({
+    tag: 'Users',
+    summary: 'List the posts of a user, newest first',
+    answer: pageSchema(Post),
+    problems: ['invalid-request', 'not-found'],
+  }),
+  admit('reads', { session: 'optional', check: 'alongside' }),
+  valid('param', UserId),
+  valid('query', pageQuery('p')),
+  async (c) => {
+    const { id } = c.req.valid('param')
+    const { limit, cursor } = c.req.valid('query')
+    const { use, caller } = c.var
+    const [page] = await Promise.all([
+      caller.read((viewerId) => use(postsService).byAuthor(id, limit, cursor, viewerId)),
+      use(usersService).get(id),
+    ])
+    revalidate(c)
+    return c.json(page)
+  },
+)

@@ -1,8 +1,9 @@
 import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { posts } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { Problem, unavailable } from '../errors.ts'
 import type { Counters } from '../redis/counter.ts'
+import { service } from '../service.ts'
 
 /** How many counts one D1 statement writes. */
 const WRITTEN_AT_ONCE = 1_000
@@ -10,6 +11,7 @@ const WRITTEN_AT_ONCE = 1_000
 const MAX_WRITES = 50
 
 export type Views = ReturnType<typeof createViews>
+export const viewsService = service<Views>('views')
 
 /**
  * Unique viewers of posts, approximate: a HyperLogLog per post in Redis, written to D1 by the cron.
@@ -27,9 +29,7 @@ export function createViews(db: DrizzleD1Database, counters: Counters) {
         const [row] = await db.select({ views: posts.viewsCount }).from(posts).where(eq(posts.id, postId))
         return row?.views ?? null
       }
-      const views = await counters.view(postId, viewer, load).catch((cause: unknown) => {
-        throw new Problem('unavailable', 'Views cannot be counted right now', { retryAfter: 5 }, { cause })
-      })
+      const views = await counters.view(postId, viewer, load).catch(unavailable('Views cannot be counted right now'))
       if (views === null) throw new Problem('not-found', `There is no post ${postId}`)
       return views
     },

@@ -2,16 +2,10 @@ import { listOf } from '../db/list.ts'
 import { and, eq, inArray, ne, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { follows, users } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { Problem, unavailable } from '../errors.ts'
+import { service } from '../service.ts'
 import type { Gone, Online, Seen, Visibility } from '../redis/presence.ts'
-
-/** Whether a user is online, as the one who asks may know it. */
-export interface Status {
-  userId: string
-  isOnline: boolean
-  /** RFC 3339; null: never, or not for the one who asks. */
-  lastSeenAt: string | null
-}
+import type { Status } from './schema.ts'
 
 /** Somebody came or went. */
 export interface StatusChange {
@@ -30,7 +24,11 @@ const SWEEP_BATCHES = 20
 /** The list looks at most at so many pages of users for those that may be seen. */
 const LIST_PAGES = 5
 
+/** The primitive: which devices are online. */
+export const onlineUsers = service<Online>('online users')
+
 export type Presence = ReturnType<typeof createPresence>
+export const presenceService = service<Presence>('presence')
 
 /**
  * Who is online, for whom. Redis knows who is; D1 knows who may see it, and when the others were last seen.
@@ -113,9 +111,7 @@ export function createPresence(
     return new Map(rows.map((row) => [row.id, { isVisible: isVisible(row), lastSeenAt: row.lastSeenAt }]))
   }
 
-  const unavailable = (cause: unknown): never => {
-    throw new Problem('unavailable', 'Presence cannot be noted right now', { retryAfter: 5 }, { cause })
-  }
+  const cannotRecord = unavailable('Presence cannot be recorded right now')
 
   return {
     /**
@@ -124,7 +120,7 @@ export function createPresence(
      */
     async heartbeat(userId: string, deviceId: string, now = Date.now()): Promise<void> {
       const beat = { userId, deviceId, beatId: crypto.randomUUID() }
-      const outcome = await online.beat(beat, now).catch(unavailable)
+      const outcome = await online.beat(beat, now).catch(cannotRecord)
       if (outcome !== 'joined' && outcome !== 'unknown') return
       defer(async () => {
         let visibility = await visibilityOf(userId)
@@ -138,7 +134,7 @@ export function createPresence(
 
     /** One device leaves; the user goes offline with the last one. One round trip. */
     async leave(userId: string, deviceId: string, now = Date.now()): Promise<void> {
-      const gone = await online.leave(userId, deviceId, now).catch(unavailable)
+      const gone = await online.leave(userId, deviceId, now).catch(cannotRecord)
       if (gone) defer(() => farewell([gone], now))
     },
 

@@ -1,63 +1,29 @@
-import { type Context, Hono } from 'hono'
-import * as v from 'valibot'
-import { Problem } from '../errors.ts'
-import { admit, requireUserId } from '../http/admit.ts'
+import { Hono } from 'hono'
+import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
-import { idsQuery, limitOf, Time } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
+import { presenceService } from './presence.ts'
+import { DeviceQuery, Statuses, StatusQuery, Visibility } from './schema.ts'
 
 const tag = 'Presence'
-
-const Statuses = v.object({
-  items: v.array(
-    v.pipe(
-      v.object({ userId: v.string(), isOnline: v.boolean(), lastSeenAt: v.nullable(Time) }),
-      v.metadata({ ref: 'Presence' }),
-    ),
-  ),
-  nextCursor: v.null(),
-})
-
-const Device = v.object({
-  deviceId: v.optional(v.pipe(v.string(), v.regex(/^[\w-]{1,64}$/, 'must be 1 to 64 letters, digits, _ or -'))),
-})
-
-const { ids } = idsQuery('u', 500).entries
-const Query = v.pipe(
-  v.object({ ids: v.optional(ids), limit: v.optional(limitOf(100, 100)) }),
-  v.forward(
-    v.check(({ ids, limit }) => ids === undefined || limit === undefined, 'goes without ids, or ids without it'),
-    ['limit'],
-  ),
-)
-
-const Visibility = v.object({
-  visibility: v.picklist(['everyone', 'followers', 'nobody'], 'must be everyone, followers or nobody'),
-})
-
-/** The device of a request: as it says, else its session. */
-function deviceOf(c: Context<AppEnv>, deviceId: string | undefined): string {
-  const device = deviceId ?? c.var.claims?.sessionId
-  if (device === undefined) throw new Problem('not-signed-in')
-  return device
-}
 
 export const presence = new Hono<AppEnv>()
   .post(
     '/heartbeat',
     doc({
       tag,
-      summary: 'I am online',
+      summary: 'Report that I am online',
       description:
-        'Send it every two minutes or so: after five without, I am offline. A session is a device; tabs that come and ' +
-        'go by themselves give a `deviceId`. Without Redis: 503, and nothing is lost but being seen online.',
+        'Send it about every two minutes. After five minutes without a heartbeat, I am offline. A session is a device. ' +
+        'Clients with several tabs send a `deviceId` per tab. Without Redis: 503; send the next heartbeat as usual.',
       status: 204,
       problems: ['invalid-request', 'not-signed-in', 'unavailable'],
     }),
-    admit('presence', 'required'),
-    valid('query', Device),
+    admit('presence', { session: 'required' }),
+    valid('query', DeviceQuery),
     async (c) => {
-      await c.var.services.presence.heartbeat(requireUserId(c), deviceOf(c, c.req.valid('query').deviceId))
+      const { deviceId = c.var.claims.sessionId } = c.req.valid('query')
+      await c.var.use(presenceService).heartbeat(c.var.userId, deviceId)
       return c.body(null, 204)
     },
   )
@@ -65,16 +31,16 @@ export const presence = new Hono<AppEnv>()
     '/',
     doc({
       tag,
-      summary: 'I am leaving',
-      description:
-        'I go offline with the last of my devices. Without Redis: 503, and I am offline when silent for long.',
+      summary: 'Report that I leave',
+      description: 'I go offline with my last device. Without Redis: 503; I go offline after five minutes of silence.',
       status: 204,
       problems: ['invalid-request', 'not-signed-in', 'unavailable'],
     }),
-    admit('presence', 'required'),
-    valid('query', Device),
+    admit('presence', { session: 'required' }),
+    valid('query', DeviceQuery),
     async (c) => {
-      await c.var.services.presence.leave(requireUserId(c), deviceOf(c, c.req.valid('query').deviceId))
+      const { deviceId = c.var.claims.sessionId } = c.req.valid('query')
+      await c.var.use(presenceService).leave(c.var.userId, deviceId)
       return c.body(null, 204)
     },
   )
@@ -82,20 +48,20 @@ export const presence = new Hono<AppEnv>()
     '/',
     doc({
       tag,
-      summary: 'Who is online, or which of these',
+      summary: 'List the users who are online, or read the presence of given users',
       description:
-        'With `limit` (or nothing): who is online, latest first. With `ids`: each of up to 500 users, in that order, ' +
-        'without the unknown. Who does not let me see it looks offline, never seen. Without Redis everyone is offline, ' +
-        'last seen when they were before.',
+        'Without `ids`: the users who are online, latest first. With `ids`: up to 500 users, in the order of the ids, ' +
+        'without unknown ones. Users who hide their presence from me appear offline, never seen. Without Redis all users ' +
+        'appear offline, with an earlier `lastSeenAt`.',
       answer: Statuses,
       problems: ['invalid-request'],
     }),
-    admit('reads', 'optional'),
-    valid('query', Query),
+    admit('reads', { session: 'optional' }),
+    valid('query', StatusQuery),
     async (c) => {
       const { ids, limit = 100 } = c.req.valid('query')
-      const { presence } = c.var.services
-      const { userId } = c.var
+      const { use, userId } = c.var
+      const presence = use(presenceService)
       const items = ids ? await presence.ofUsers(userId, ids) : await presence.latest(userId, limit)
       c.header('Cache-Control', 'no-store')
       return c.json({ items, nextCursor: null })
@@ -105,19 +71,19 @@ export const presence = new Hono<AppEnv>()
     '/',
     doc({
       tag,
-      summary: 'Change who sees whether I am online',
+      summary: 'Change who sees my presence',
       description:
-        'In force for every reader at once, with or without Redis. Whoever chooses `nobody` goes offline, and when they ' +
-        'were last seen is forgotten.',
+        'Takes effect at once for all readers, with or without Redis. `nobody` takes me offline and deletes the time I was ' +
+        'last seen.',
       answer: Visibility,
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'not-signed-in'],
     }),
-    admit('presence', 'required'),
+    admit('presence', { session: 'required' }),
     requireJson,
     valid('json', Visibility),
     async (c) => {
       const { visibility } = c.req.valid('json')
-      await c.var.services.presence.setVisibility(requireUserId(c), visibility)
+      await c.var.use(presenceService).setVisibility(c.var.userId, visibility)
       return c.json({ visibility })
     },
   )

@@ -1,38 +1,33 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
-import { Problem } from '../errors.ts'
-import { admit, readAsViewer, readClaims } from '../http/admit.ts'
+import { admit } from '../http/admit.ts'
 import { revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
-import { limitOf, pageOf } from '../http/input.ts'
+import { limitOf, pageSchema } from '../http/input.ts'
 import { doc, valid } from '../http/openapi.ts'
-import { Post } from '../posts/routes.ts'
+import { Post } from '../posts/schema.ts'
+import { recommendationsService } from './recommendations.ts'
 
 export const recommendations = new Hono<AppEnv>().get(
   '/',
   doc({
     tag: 'Feed',
-    summary: 'Read posts for me',
+    summary: 'List posts recommended to me',
     description:
-      'What many like, comment on and see, the younger the better, and what those like who like the same posts as I do; ' +
-      'none of my own, and none I like already. Who likes nothing yet gets the hot feed. The list is made anew every few ' +
-      'minutes; counts are fresh. Without Redis it is answered all the same.',
-    answer: pageOf(Post),
+      'Posts with many likes, comments and views, younger posts first, and posts liked by users with a similar taste. ' +
+      'Never my own posts, and none that I like already. A user without likes gets the hot feed. The list is refreshed ' +
+      'every few minutes; counts are current. Works without Redis.',
+    answer: pageSchema(Post),
     problems: ['invalid-request', 'not-signed-in'],
   }),
-  admit('reads', 'ignored'),
+  admit('reads', { session: 'required', check: 'alongside' }),
   valid('query', v.object({ limit: limitOf(20, 50) })),
   async (c) => {
     const { limit } = c.req.valid('query')
-    const { recommendations } = c.var.services
-    const claims = readClaims(c)
-    if (!claims) throw new Problem('not-signed-in')
-    const ids = await recommendations.list(claims.userId)
-    // The session is checked beside the posts: nothing is told of what was found if it is over.
-    const items = await readAsViewer(c, async (viewerId) => {
-      if (viewerId === undefined) throw new Problem('not-signed-in', 'This session is over')
-      return recommendations.read(ids, viewerId, limit)
-    })
+    const { caller, use } = c.var
+    const recommendations = use(recommendationsService)
+    const ids = await recommendations.list(caller.claims.userId)
+    const items = await caller.read((userId) => recommendations.read(ids, userId, limit))
     revalidate(c)
     return c.json({ items, nextCursor: null })
   },

@@ -18,7 +18,7 @@ export interface StoredSession extends Held {
   currentEpoch: number
 }
 
-/** What a token claims: genuine (see `createTokens`), though the session may be over. */
+/** What a token claims: genuine (see `createSessionTokens`), though the session may be over. */
 export interface Claims {
   userId: string
   sessionId: string
@@ -59,7 +59,7 @@ local held = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > held then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return 1`
 
-export type Sessions = ReturnType<typeof createSessions>
+export type SessionStore = ReturnType<typeof createSessionStore>
 
 /**
  * Sessions: who presents a token is who signed in, until the session is ended, idles out or expires.
@@ -72,7 +72,7 @@ export type Sessions = ReturnType<typeof createSessions>
  * and a fill (`SET NX`) or a refresh (compare-and-set) gives way to both. They throw when Redis does not answer; what
  * it missed then is made up for by the next refresh, which asks the source.
  */
-export function createSessions(
+export function createSessionStore(
   redis: Redis,
   source: SessionSource,
   policy: SessionPolicy,

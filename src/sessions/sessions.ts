@@ -1,30 +1,15 @@
 import { and, desc, eq, gt, lt, or, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { ulid } from 'ulid'
 import { sessions, users } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { Problem, unavailable } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
-import type { Claims, SessionSource, Sessions as LiveSessions } from '../redis/session.ts'
+import { service } from '../service.ts'
+import { newId } from '../ids.ts'
+import type { Claims, SessionSource, SessionStore } from '../redis/session.ts'
+import type { NewAccount } from '../users/schema.ts'
 import { hashPassword, isPassword } from './password.ts'
-import type { Tokens } from './token.ts'
-
-/** One of my devices. Times are RFC 3339. */
-export interface Device {
-  id: string
-  userAgent: string
-  createdAt: string
-  /** To within some minutes. */
-  lastSeenAt: string
-  expiresAt: string
-  isCurrent: boolean
-}
-
-export interface NewAccount {
-  username: string
-  email: string
-  password: string
-  displayName: string
-}
+import type { Credentials, Device } from './schema.ts'
+import type { SessionTokens } from './token.ts'
 
 /** D1 as the source of truth for sessions. */
 export const createSessionSource = (db: DrizzleD1Database): SessionSource => ({
@@ -48,7 +33,10 @@ export const createSessionSource = (db: DrizzleD1Database): SessionSource => ({
   },
 })
 
+export const sessionStore = service<SessionStore>('session store')
+
 export type Accounts = ReturnType<typeof createAccounts>
+export const accountsService = service<Accounts>('accounts')
 
 /**
  * Accounts: signing up, in and out. D1 has every session; Redis answers the checks.
@@ -56,36 +44,35 @@ export type Accounts = ReturnType<typeof createAccounts>
  */
 export function createAccounts(
   db: DrizzleD1Database,
-  live: LiveSessions,
-  tokens: Tokens,
+  store: SessionStore,
+  tokens: SessionTokens,
   absoluteMs: number,
   outbox: Outbox,
   onSignUp: (username: string) => Promise<void>,
 ) {
-  const told = (work: Promise<void>) =>
-    work.catch((cause: unknown) => {
-      throw new Problem('unavailable', 'Sessions cannot be ended right now: try again', { retryAfter: 5 }, { cause })
-    })
+  const cannotEnd = unavailable('Sessions cannot be ended right now: try again')
 
   return {
     /** Creates an account, and answers its id. Throws `taken`, naming the field. */
     async signUp({ username, email, password, displayName }: NewAccount, now = Date.now()): Promise<string> {
       const name = username.toLowerCase()
       const address = email.toLowerCase()
-      const id = `u_${ulid(now).toLowerCase()}`
+      const id = newId('u', now)
       const passwordHash = await hashPassword(password)
+      const transaction = outbox.transaction()
       const [added] = await db.batch([
         db
           .insert(users)
           .values({ id, username: name, email: address, passwordHash, displayName, createdAt: now, updatedAt: now })
           .onConflictDoNothing()
           .returning({ id: users.id }),
-        outbox.record(
+        transaction.record(
           { type: 'user_created', data: { userId: id, username: name, displayName, bio: '', version: 1 } },
           sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${id})`,
           now,
         ),
       ])
+      transaction.enqueue()
       if (added.length > 0) {
         await onSignUp(name)
         return id
@@ -101,7 +88,7 @@ export function createAccounts(
      * wrong password are told apart neither by the answer nor by its time. `replaced` is ended (session rotation).
      */
     async signIn(
-      { login, password }: { login: string; password: string },
+      { login, password }: Credentials,
       device: { userAgent: string; replaced?: Claims | undefined },
       now = Date.now(),
     ): Promise<{ token: string; userId: string; expiresAt: number }> {
@@ -113,7 +100,7 @@ export function createAccounts(
       const isRight = await isPassword(password, user?.passwordHash)
       if (!user || !isRight) throw new Problem('wrong-credentials')
 
-      const { token, claims } = tokens.issue(user.id, `s_${ulid(now).toLowerCase()}`)
+      const { token, claims } = tokens.issue(user.id, newId('s', now))
       const session = { hash: claims.hash, epoch: user.epoch, seenAt: now, expiresAt: now + absoluteMs }
       await db.insert(sessions).values({
         id: claims.sessionId,
@@ -125,7 +112,7 @@ export function createAccounts(
         lastSeenAt: now,
         expiresAt: session.expiresAt,
       })
-      await live.begin(claims, session, now).catch(() => {}) // the first check loads it
+      await store.begin(claims, session, now).catch(() => {}) // the first check loads it
       if (device.replaced) await this.signOut(device.replaced).catch(() => {}) // it would have ended by itself
       return { token, userId: user.id, expiresAt: session.expiresAt }
     },
@@ -133,7 +120,7 @@ export function createAccounts(
     /** Ends the session of `claims`. */
     async signOut({ sessionId, userId }: Claims): Promise<void> {
       await db.delete(sessions).where(and(eq(sessions.id, sessionId), eq(sessions.userId, userId)))
-      await told(live.end(sessionId))
+      await store.end(sessionId).catch(cannotEnd)
     },
 
     /** Ends every session of a user. */
@@ -146,7 +133,7 @@ export function createAccounts(
           .returning({ epoch: users.sessionEpoch }),
         db.delete(sessions).where(eq(sessions.userId, userId)),
       ])
-      if (raised[0]) await told(live.endAll(userId, raised[0].epoch))
+      if (raised[0]) await store.endAll(userId, raised[0].epoch).catch(cannotEnd)
     },
 
     /** The devices where a user is signed in, latest sign-in first. At most 100. */

@@ -1,14 +1,16 @@
 import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto'
+import { service } from '../service.ts'
 import type { Claims } from '../redis/session.ts'
 
-export type Tokens = ReturnType<typeof createTokens>
+export type SessionTokens = ReturnType<typeof createSessionTokens>
+export const sessionTokens = service<SessionTokens>('session tokens')
 
 /**
  * Session tokens: `<user id>.<session id>.<secret>.<tag>`. The secret is 128 random bits; the tag authenticates the
  * rest (HMAC-SHA-256 under a key derived from `key`, 128 bits; RFC 2104, RFC 5869). So a made-up token is refused
  * without a round trip, and limits can count by user before the session is checked. The store keeps a hash alone.
  */
-export function createTokens(key: string) {
+export function createSessionTokens(key: string) {
   const macKey = Buffer.from(hkdfSync('sha256', key, '', 'threads-edge session token', 32))
   const tagOf = (text: string) =>
     createHmac('sha256', macKey).update(text).digest().subarray(0, 16).toString('base64url')

@@ -3,8 +3,9 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { events, follows } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import { service } from '../service.ts'
 import { type Audience, type CloudEvent, type StoredEvent, toCloudEvent } from '../events/catalog.ts'
-import type { Listener } from '../events/consume.ts'
+import type { Listener } from '../events/dispatch.ts'
 import type { Entry, Start, Stream } from '../redis/stream.ts'
 
 /** An event on the log. */
@@ -51,6 +52,7 @@ const MAX_FOLLOWED = 10_000
 const PAGE = 100
 
 export type Streams = ReturnType<typeof createStreams>
+export const streamsService = service<Streams>('streams')
 
 /**
  * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.

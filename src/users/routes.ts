@@ -1,82 +1,35 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
-import { admit, isOwn, readAsViewer, requireUserId } from '../http/admit.ts'
+import { admit } from '../http/admit.ts'
 import { allowedVersions, etagOf, revalidate } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
-import { Count, id, idsQuery, pageOf, pageQuery, Time, written } from '../http/input.ts'
+import { idsQuery, pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
-import { Post } from '../posts/routes.ts'
+import { accountsService } from '../sessions/sessions.ts'
+import { followsService } from './follows.ts'
+import { Following, NewAccount, OwnUser, ProfileChanges, User, UserId, Username } from './schema.ts'
+import { usersService } from './users.ts'
 
 const tag = 'Users'
 
-export const User = v.pipe(
-  v.object({
-    id: v.string(),
-    username: v.string(),
-    displayName: v.string(),
-    bio: v.string(),
-    followersCount: Count,
-    followingsCount: Count,
-    postsCount: Count,
-    createdAt: Time,
-    version: Count,
-  }),
-  v.metadata({ ref: 'User' }),
-)
+/** The parts of the entity tag of a profile. */
+const tagParts = (user: User) => [user.version, user.followersCount, user.followingsCount, user.postsCount]
 
-/** As its owner sees it. */
-export const OwnUser = v.pipe(v.object({ ...User.entries, email: v.string() }), v.metadata({ ref: 'OwnUser' }))
-
-const DisplayName = written({ max: 50 })
-
-const Account = v.object({
-  username: v.pipe(
-    v.string(),
-    v.regex(/^\w{3,30}$/, 'must be 3 to 30 letters, digits or underscores'),
-    v.toLowerCase(),
-  ),
-  email: v.pipe(v.string(), v.trim(), v.email('must be an email address'), v.maxLength(254, 'is too long')),
-  password: v.pipe(
-    v.string(),
-    v.minLength(8, 'must have at least 8 characters'),
-    v.maxLength(200, 'must have at most 200 characters'),
-  ),
-  displayName: DisplayName,
-})
-
-const ProfileChanges = v.pipe(
-  v.strictObject({
-    displayName: v.exactOptional(DisplayName),
-    bio: v.exactOptional(written({ max: 160, isLong: true, isOptional: true })),
-  }),
-  v.forward(
-    v.check((changes) => Object.keys(changes).length > 0, 'must be given, or bio'),
-    ['displayName'],
-  ),
-)
-
-const Following = v.object({ isFollowing: v.boolean(), followersCount: Count })
-
-const UserId = v.object({ id: id('u') })
-const Username = v.object({
-  username: v.pipe(v.string(), v.regex(/^\w{1,30}$/, 'must be 1 to 30 letters, digits or underscores')),
-})
-
-/** The users at one end of the follows of a user. */
-const follows = (list: 'followers' | 'followings', summary: string) =>
+/** A page of the followers or followings of a user. */
+const followList = (list: 'followers' | 'followings', summary: string) =>
   new Hono<AppEnv>().get(
     `/:id/${list}`,
-    doc({ tag, summary, answer: pageOf(User), problems: ['invalid-request', 'not-found'] }),
-    admit('reads', 'ignored'),
+    doc({ tag, summary, answer: pageSchema(User), problems: ['invalid-request', 'not-found'] }),
+    admit('reads', { session: 'none' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),
     async (c) => {
-      const user = c.req.valid('param').id
-      const page = c.req.valid('query')
-      const { users, follows } = c.var.services
-      const [answer] = await Promise.all([follows[list](user, page.limit, page.cursor), users.get(user)])
+      const { id } = c.req.valid('param')
+      const { limit, cursor } = c.req.valid('query')
+      const { use } = c.var
+      const [page] = await Promise.all([use(followsService)[list](id, limit, cursor), use(usersService).get(id)])
       revalidate(c)
-      return c.json(answer)
+      return c.json(page)
     },
   )
 
@@ -90,15 +43,15 @@ export const users = new Hono<AppEnv>()
       status: 201,
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'taken'],
     }),
-    admit('sign-up', 'ignored'),
+    admit('sign-up', { session: 'none' }),
     requireJson,
-    valid('json', Account),
+    valid('json', NewAccount),
     async (c) => {
-      const { accounts, users } = c.var.services
-      const id = await accounts.signUp(c.req.valid('json'))
+      const { use } = c.var
+      const id = await use(accountsService).signUp(c.req.valid('json'))
       c.header('Location', `/v1/users/${id}`)
       c.header('Cache-Control', 'no-store')
-      return c.json(await users.getOwn(id), 201)
+      return c.json(await use(usersService).getOwn(id), 201)
     },
   )
   .get(
@@ -106,14 +59,14 @@ export const users = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read users by ids',
-      description: 'In the order asked; ids that nobody has are left out.',
-      answer: pageOf(User),
+      description: 'The answer keeps the order of the ids and omits unknown ids.',
+      answer: pageSchema(User),
       problems: ['invalid-request'],
     }),
-    admit('reads', 'ignored'),
+    admit('reads', { session: 'none' }),
     valid('query', idsQuery('u')),
     async (c) => {
-      const items = await c.var.services.users.getMany(c.req.valid('query').ids)
+      const items = await c.var.use(usersService).getMany(c.req.valid('query').ids)
       revalidate(c)
       return c.json({ items, nextCursor: null })
     },
@@ -123,15 +76,15 @@ export const users = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read a user by username',
-      description: 'Upper and lower case are the same.',
+      description: 'Upper and lower case are equal.',
       answer: User,
       problems: ['invalid-request', 'not-found'],
     }),
-    admit('reads', 'ignored'),
+    admit('reads', { session: 'none' }),
     valid('param', Username),
     async (c) => {
-      const user = await c.var.services.users.getByUsername(c.req.valid('param').username)
-      revalidate(c, user.version, user.followersCount, user.followingsCount, user.postsCount)
+      const user = await c.var.use(usersService).getByUsername(c.req.valid('param').username)
+      revalidate(c, ...tagParts(user))
       return c.json(user)
     },
   )
@@ -140,18 +93,21 @@ export const users = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read a user',
-      description: 'Its owner also sees `email`.',
+      description: 'The owner also sees `email`.',
       answer: v.union([OwnUser, User]),
       problems: ['invalid-request', 'not-found'],
     }),
-    admit('reads', 'ignored'),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', UserId),
     async (c) => {
       const { id } = c.req.valid('param')
-      const { users } = c.var.services
-      const [anyones, isMine] = await Promise.all([users.get(id), isOwn(c, id)])
-      const user = isMine ? await users.getOwn(id) : anyones
-      revalidate(c, user.version, user.followersCount, user.followingsCount, user.postsCount, isMine ? 'own' : 'any')
+      const { caller, use } = c.var
+      const users = use(usersService)
+      // Only the owner pays for the check of the session.
+      const isOwner = caller.claims?.userId === id && caller.isLive()
+      const [anyones, isOwn] = await Promise.all([users.get(id), isOwner])
+      const user = isOwn ? await users.getOwn(id) : anyones
+      revalidate(c, ...tagParts(user), isOwn ? 'own' : 'any')
       return c.json(user)
     },
   )
@@ -160,8 +116,7 @@ export const users = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Change my profile',
-      description:
-        'Without Redis it is changed all the same, and caches follow: the old one may be read for some minutes.',
+      description: 'Works without Redis. Then readers may see the old profile for some minutes.',
       answer: OwnUser,
       headers: ['If-Match'],
       problems: [
@@ -173,12 +128,12 @@ export const users = new Hono<AppEnv>()
         'unsupported-media-type',
       ],
     }),
-    admit('profile', 'required'),
+    admit('profile', { session: 'required' }),
     requireJson,
     valid('json', ProfileChanges),
     async (c) => {
-      const user = await c.var.services.users.update(requireUserId(c), c.req.valid('json'), allowedVersions(c))
-      c.header('ETag', etagOf(user.version, user.followersCount, user.followingsCount, user.postsCount, 'own'))
+      const user = await c.var.use(usersService).update(c.var.userId, c.req.valid('json'), allowedVersions(c))
+      c.header('ETag', etagOf(...tagParts(user), 'own'))
       c.header('Cache-Control', 'no-store')
       return c.json(user)
     },
@@ -188,48 +143,26 @@ export const users = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Follow a user',
-      description:
-        'As often as you like: it counts once. Without Redis it works all the same, and cached counts follow.',
+      description: 'Repeated requests count once. Works without Redis. Then cached counts follow later.',
       answer: Following,
       problems: ['invalid-request', 'not-signed-in', 'not-found'],
     }),
-    admit('follows', 'required'),
+    admit('follows', { session: 'required' }),
     valid('param', UserId),
-    async (c) => c.json(await c.var.services.follows.follow(requireUserId(c), c.req.valid('param').id)),
+    async (c) => c.json(await c.var.use(followsService).follow(c.var.userId, c.req.valid('param').id)),
   )
   .delete(
     '/:id/follow',
     doc({
       tag,
-      summary: 'Follow a user no more',
-      description: 'Whether I did or not. Without Redis it works all the same, and cached counts follow.',
+      summary: 'Unfollow a user',
+      description: 'Succeeds if I do not follow the user. Works without Redis. Then cached counts follow later.',
       answer: Following,
       problems: ['invalid-request', 'not-signed-in', 'not-found'],
     }),
-    admit('follows', 'required'),
+    admit('follows', { session: 'required' }),
     valid('param', UserId),
-    async (c) => c.json(await c.var.services.follows.unfollow(requireUserId(c), c.req.valid('param').id)),
+    async (c) => c.json(await c.var.use(followsService).unfollow(c.var.userId, c.req.valid('param').id)),
   )
-  .get(
-    '/:id/posts',
-    doc({
-      tag,
-      summary: 'Read the posts of a user, newest first',
-      answer: pageOf(Post),
-      problems: ['invalid-request', 'not-found'],
-    }),
-    admit('reads', 'ignored'),
-    valid('param', UserId),
-    valid('query', pageQuery('p')),
-    async (c) => {
-      const author = c.req.valid('param').id
-      const page = c.req.valid('query')
-      const { users, posts } = c.var.services
-      const reading = readAsViewer(c, (viewerId) => posts.byAuthor(author, page.limit, page.cursor, viewerId))
-      const [answer] = await Promise.all([reading, users.get(author)])
-      revalidate(c)
-      return c.json(answer)
-    },
-  )
-  .route('/', follows('followers', 'Read who follows a user, latest first'))
-  .route('/', follows('followings', 'Read whom a user follows, latest first'))
+  .route('/', followList('followers', 'List the followers of a user, latest first'))
+  .route('/', followList('followings', 'List the users whom a user follows, latest first'))

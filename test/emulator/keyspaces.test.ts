@@ -45,7 +45,7 @@ test('a script is known to the token that loaded it, until that token flushes', 
   expect(await ada.evalsha(sha, [], [])).toBe(42)
 })
 
-test('channels of different tokens have nothing to do with each other', async () => {
+test('channels of different tokens are separate', async () => {
   const { redis: ada } = newClient(emulator)
   const { redis: bob } = newClient(emulator)
   const got: unknown[] = []
@@ -68,7 +68,7 @@ test('channels of different tokens have nothing to do with each other', async ()
   await pattern.unsubscribe()
 })
 
-test('hundreds of tokens at once each get a keyspace of their own', async () => {
+test('hundreds of tokens at once each get their own keyspace', async () => {
   const clients = Array.from({ length: 300 }, () => newClient(emulator).redis)
   await Promise.all(clients.map((redis, i) => redis.set('me', i)))
   const answers = await Promise.all(clients.map((redis) => redis.get('me')))
@@ -76,7 +76,7 @@ test('hundreds of tokens at once each get a keyspace of their own', async () => 
   expect(await Promise.all(clients.map((redis) => redis.dbsize()))).toEqual(clients.map(() => 1))
 })
 
-test('two emulators in test mode do not share keyspaces, whatever their tokens', async () => {
+test('two emulators in test mode do not share keyspaces, even for the same token', async () => {
   const second = await start()
   try {
     const { token, redis } = newClient(emulator)
@@ -87,7 +87,7 @@ test('two emulators in test mode do not share keyspaces, whatever their tokens',
   }
 })
 
-test('more tokens than the engine has databases are told so', async () => {
+test('a token that finds no free database is an error', async () => {
   const tokens = Array.from({ length: 20_000 }, (_, i) => `token-${i}`)
   const crowded = await start({ openTokens: false, tokens })
   try {
@@ -100,11 +100,11 @@ test('more tokens than the engine has databases are told so', async () => {
   }
 })
 
-test('a Redis that is not there is an error at the start', async () => {
+test('an unreachable Redis is an error at the start', async () => {
   await expect(startEmulator({ redisUrl: 'redis://127.0.0.1:1' })).rejects.toThrow('the engine at 127.0.0.1:1 failed')
 })
 
-/** `node emulator/main.ts`, until it says something. */
+/** Runs `node emulator/main.ts` until its first line of output. */
 async function runMain(env: Record<string, string>) {
   const child = spawn(process.execPath, ['emulator/main.ts'], { env: { PATH: process.env.PATH ?? '', ...env } })
   let output = ''
@@ -114,7 +114,7 @@ async function runMain(env: Record<string, string>) {
   return { child, output: () => output }
 }
 
-test('it runs by itself, says when its port is taken, and stops when asked', async () => {
+test('the process serves its token, reports a taken port, and stops on SIGTERM', async () => {
   const env = { EMULATOR_PORT: '0', UPSTASH_REDIS_REST_TOKEN: 'secret', ...(redisUrl ? { REDIS_URL: redisUrl } : {}) }
   const { child, output } = await runMain(env)
   const url = /http:\/\/\S+/.exec(output())?.[0] ?? ''

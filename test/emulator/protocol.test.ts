@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/server.ts'
-import { newClient, send, start } from './start.ts'
+import { embedded, newClient, send, start } from './start.ts'
 
 let emulator: Emulator
 beforeAll(async () => {
@@ -29,6 +29,20 @@ test('integers keep digits that a JavaScript number would lose', async () => {
   await send(emulator, token, '/', '["SET","n",9007199254740993]')
   const { response } = await send(emulator, token, '/', '["INCRBY","n",2]')
   expect(await response.text()).toBe('{"result":9007199254740995}')
+})
+
+test('a number is stored as the client wrote it', async () => {
+  const token = newToken()
+  for (const number of ['1e400', '-1E-400', '1.0', '0.10', '-0', '12345678901234567890.5', '-9007199254740993']) {
+    expect((await send(emulator, token, '/', `["SET", "n" ,\n${number}]`)).json).toEqual({ result: 'OK' })
+    expect((await send(emulator, token, '/pipeline', `[["GET","n"],["ECHO", ${number} ]]`)).json).toEqual([
+      { result: number },
+      { result: number },
+    ])
+  }
+  await send(emulator, token, '/', '["SET","text","[1e400,1.0"]')
+  expect((await send(emulator, token, '/get/text')).json).toEqual({ result: '[1e400,1.0' })
+  expect((await send(emulator, token, '/', '["SET","n",1.0,[1e400]]')).status).toBe(400)
 })
 
 test('a command may be in the path, its arguments percent-encoded', async () => {
@@ -73,13 +87,13 @@ test('a transaction with a malformed command runs nothing', async () => {
   expect((await send(emulator, token, '/get/a')).json).toEqual({ result: null })
 })
 
-test('a transaction goes on after an error of one of its commands', async () => {
+test('a transaction continues after an error of one of its commands', async () => {
   const { status, json } = await send(emulator, newToken(), '/multi-exec', '[["SET","a","x"],["INCR","a"],["GET","a"]]')
   expect(status).toBe(200)
   expect(json).toEqual([{ result: 'OK' }, { error: 'ERR value is not an integer or out of range' }, { result: 'x' }])
 })
 
-test('a transaction is atomic: nothing of others comes between its commands', async () => {
+test('a transaction is atomic: no other command runs between its commands', async () => {
   const token = newToken()
   const transactions = Array.from({ length: 100 }, async () => {
     const { json } = await send(emulator, token, '/multi-exec', '[["INCR","n"],["INCR","n"],["DECR","n"],["DECR","n"]]')
@@ -89,7 +103,7 @@ test('a transaction is atomic: nothing of others comes between its commands', as
   for (const json of await Promise.all(transactions)) expect(json).toEqual(expected)
 })
 
-test('errors are a 400 in the words of Upstash', async () => {
+test('errors are a 400 with the texts of Upstash', async () => {
   const token = newToken()
   const refused = async (path: string, body?: string) => {
     const { status, json } = await send(emulator, token, path, body)
@@ -110,7 +124,7 @@ test('errors are a 400 in the words of Upstash', async () => {
   expect(await refused('/multi-exec', 'nope')).toBe('ERR failed to parse transaction request')
 })
 
-test('what needs a connection, blocks, or belongs to the operator is refused', async () => {
+test('commands that need a connection, block, or belong to the operator are refused', async () => {
   const token = newToken()
   const errorOf = async (...command: (string | number)[]) =>
     ((await send(emulator, token, '/', JSON.stringify(command))).json as { error?: string }).error
@@ -138,7 +152,117 @@ test('what needs a connection, blocks, or belongs to the operator is refused', a
     expect(await errorOf(name, 'x')).toContain(`ERR Command is not available: '${name}'`)
   }
   expect(await errorOf('COPY', 'a', 'b', 'DB', 0)).toBe('ERR syntax error')
-  expect(await errorOf('PING')).toBeUndefined() // none of it reached the connection
+  expect(await errorOf('PING')).toBeUndefined() // none of them reached the connection
+})
+
+test('a blocking read is refused wherever BLOCK stands, and names may be BLOCK', async () => {
+  const { redis } = newClient(emulator)
+  for (const command of [
+    'XREAD COUNT 1 COUNT 1 BLOCK 1 STREAMS s $',
+    'XREAD BLOCK 1 COUNT 1 STREAMS s $',
+    'XREADGROUP GROUP g c NOACK BLOCK 1 STREAMS s >',
+    'XREADGROUP GROUP g c COUNT 1 NOACK BLOCK 1 STREAMS s >',
+    'xreadgroup block 1 group g c streams s >',
+  ]) {
+    const [name = '', ...rest] = command.split(' ')
+    await expect(redis.exec([name, ...rest])).rejects.toThrow('is not allowed in REST')
+  }
+  await redis.xadd('BLOCK', '1-0', { n: 'x' })
+  await redis.xgroup('BLOCK', { type: 'CREATE', group: 'BLOCK', id: '0' })
+  await redis.xgroup('s', { type: 'CREATE', group: 'BLOCK', id: '0', options: { MKSTREAM: true } })
+  const entries = [['BLOCK', [['1-0', ['n', 'x']]]]]
+  expect(await redis.exec(['XREAD', 'STREAMS', 's', 'BLOCK', '0', '0'])).toEqual(entries)
+  expect(await redis.exec(['XREADGROUP', 'GROUP', 'BLOCK', 'c', 'STREAMS', 's', 'BLOCK', '>', '>'])).toEqual(entries)
+  expect(await redis.exec(['XREADGROUP', 'GROUP', 'BLOCK', 'BLOCK', 'STREAMS', 'BLOCK', '0'])).toEqual([['BLOCK', []]])
+})
+
+test('a key or pattern may have the name of an option', async () => {
+  const { redis, token } = newClient(emulator)
+  await redis.set('WITHTYPE', 1)
+  await redis.copy('WITHTYPE', 'DB')
+  const scan = async (options: string) => (await send(emulator, token, `/scan/0/${options}`)).json
+  expect(await scan('MATCH/WITHTYPE/COUNT/100')).toEqual({ result: ['0', ['WITHTYPE']] })
+  expect(await scan('MATCH/WITHTYPE/WITHTYPE/COUNT/100')).toEqual({ result: ['0', ['WITHTYPE', 'string']] })
+  await expect(redis.exec(['COPY', 'a', 'b', 'REPLACE', 'DB', 0])).rejects.toThrow('ERR syntax error')
+  await redis.xadd('s', '1-0', { MAXLEN: 0 })
+  expect(await redis.exec(['XADD', 's', '2-0', 'MAXLEN', 0])).toBe('2-0')
+  expect(await redis.xlen('s')).toBe(2)
+})
+
+test('a trimming option that is not valid is an error, and nothing is written', async () => {
+  const { redis, token } = newClient(emulator)
+  const trims = {
+    'MAXLEN x': 'ERR value is not an integer or out of range',
+    'MAXLEN = x': 'ERR value is not an integer or out of range',
+    'MAXLEN 1.5': 'ERR value is not an integer or out of range',
+    'MAXLEN 9223372036854775808': 'ERR value is not an integer or out of range',
+    'MAXLEN -1': 'ERR The MAXLEN argument must be >= 0.',
+    'MINID x': 'ERR Invalid stream ID specified as stream command argument',
+    'MINID ~ 1-18446744073709551616': 'ERR Invalid stream ID specified as stream command argument',
+    'MAXLEN ~ 1 LIMIT x': 'ERR value is not an integer or out of range',
+    'MAXLEN ~ 1 LIMIT -1': 'ERR The LIMIT argument must be >= 0.',
+    'MAXLEN 1 LIMIT 1': 'ERR syntax error, LIMIT cannot be used without the special ~ option',
+    'LIMIT 1': 'ERR syntax error, LIMIT cannot be used without specifying a trimming strategy',
+    'MAXLEN 1 MINID 1': 'ERR syntax error, MAXLEN and MINID options at the same time are not compatible',
+  }
+  await redis.xadd('s', '1-0', { n: 1 })
+  await redis.xadd('s', '2-0', { n: 2 })
+  for (const [trim, error] of Object.entries(trims)) {
+    for (const command of [
+      ['XADD', 's', ...trim.split(' '), '*', 'n', '3'],
+      ['XADD', 'new', 'NOMKSTREAM', ...trim.split(' '), '*', 'n', '3'],
+      ['XTRIM', 's', ...trim.split(' ')],
+    ]) {
+      const answer = await send(emulator, token, '/', JSON.stringify(command))
+      expect({ command, status: answer.status, json: answer.json }).toEqual({ command, status: 400, json: { error } })
+    }
+  }
+  expect(await redis.xlen('s')).toBe(2)
+  expect(await redis.dbsize()).toBe(1)
+  const { json } = await send(emulator, token, '/multi-exec', '[["XADD","s","MAXLEN","x","*","n","3"],["XLEN","s"]]')
+  expect(json).toEqual([{ error: trims['MAXLEN x'] }, { result: 2 }])
+})
+
+test('trimming options may stand in any order', async () => {
+  const { redis } = newClient(emulator)
+  expect(await redis.exec(['XADD', 's', 'MAXLEN', '=', 2, 'NOMKSTREAM', '*', 'n', 1])).toBeNull()
+  for (const id of ['1-0', '2-0', '3-0']) await redis.exec(['XADD', 's', 'MAXLEN', '=', 2, 'NOMKSTREAM', id, 'n', 1])
+  expect(await redis.xlen('s')).toBe(0)
+  for (const id of ['1-0', '2-0', '3-0']) await redis.exec(['XADD', 's', 'MAXLEN', '=', 2, id, 'n', 1])
+  expect(Object.keys(await redis.xrange('s', '-', '+'))).toEqual(['2-0', '3-0'])
+  expect(await redis.exec(['XADD', 's', 'LIMIT', 0, 'MINID', '~', 0, '4-0', 'n', 1])).toBe('4-0')
+  expect(await redis.exec(['XTRIM', 's', 'MINID', '=', '4'])).toBe(2)
+})
+
+test('errors of rewritten commands are those of the command', async () => {
+  const { redis, token } = newClient(emulator)
+  await redis.set('text', 'x')
+  await redis.xadd('s', '5-0', { n: 1 })
+  const errors: [string, string][] = [
+    ['SCAN 0 COUNT x WITHTYPE', 'ERR value is not an integer or out of range'],
+    ['SCAN x WITHTYPE', 'ERR invalid cursor'],
+    ['SCAN WITHTYPE', 'ERR invalid cursor'],
+    ['XADD text MAXLEN 1 * n 1', 'WRONGTYPE Operation against a key holding the wrong kind of value'],
+    ['XADD s MAXLEN 1 bad n 1', 'ERR Invalid stream ID specified as stream command argument'],
+    ['XADD s MAXLEN 1 1-0 n 1', 'ERR The ID specified in XADD is equal or smaller than the target stream top item'],
+    ['XADD s MAXLEN 1 * n', "ERR wrong number of arguments for 'xadd' command"],
+    ['XADD s MAXLEN 1', "ERR wrong number of arguments for 'xadd' command"],
+    ['ECHO', "ERR wrong number of arguments for 'echo' command"],
+    ['ECHO a b', "ERR wrong number of arguments for 'echo' command"],
+    ['PUBLISH c', "ERR wrong number of arguments for 'publish' command"],
+    ['PUBSUB NUMPAT x', "ERR wrong number of arguments for 'pubsub|numpat' command"],
+    ['CLIENT SETINFO LIB-NAME', "ERR wrong number of arguments for 'client|setinfo' command"],
+    ['CLIENT SETINFO NAME x', "ERR Unrecognized option 'NAME'"],
+    ['FLUSHALL x', 'ERR syntax error'],
+  ]
+  for (const [command, error] of errors) {
+    const { json } = await send(emulator, token, '/', JSON.stringify(command.split(' ')))
+    expect({ command, json }).toEqual({ command, json: { error } })
+  }
+  await expect(redis.exec(['PUBSUB', 'CHANNELS', 'a', 'b'])).rejects.toThrow('wrong number of arguments')
+  expect((await send(emulator, token, '/multi-exec', '[["SET","new",1],["ECHO"]]')).status).toBe(400)
+  expect(await redis.exists('new')).toBe(0)
+  expect(await redis.xlen('s')).toBe(1)
 })
 
 test('a token is taken from the header or the query, on every path', async () => {
@@ -184,7 +308,26 @@ test('a read-only token reads what its owner wrote, and nothing else', async () 
   }
 })
 
-test('other methods than GET, HEAD, POST and PUT are a 405', async () => {
+test('a read-only token may run subcommands that only read', async () => {
+  const owner = newToken()
+  const mixed = await start({ tokens: [owner], readOnlyTokens: { reader: owner } })
+  const read = async (path: string) => (await send(mixed, 'reader', path)).json
+  try {
+    await send(mixed, owner, '/xadd/s/1-0/n/x')
+    await send(mixed, owner, '/xgroup/create/s/g/0')
+    expect(await read('/xinfo/stream/s')).toEqual({ result: expect.arrayContaining(['length', 1]) })
+    expect(await read('/xinfo/groups/s')).toEqual({ result: [expect.any(Array)] })
+    expect(await read('/xinfo/consumers/s/g')).toEqual({ result: [] })
+    if (!embedded) expect(await read('/memory/usage/s')).toEqual({ result: expect.any(Number) })
+    for (const path of ['/xgroup/destroy/s/g', '/script/flush', '/xreadgroup/GROUP/g/c/STREAMS/s/>']) {
+      expect(await read(path)).toEqual({ error: expect.stringMatching(/^NOPERM/) })
+    }
+  } finally {
+    await mixed.close()
+  }
+})
+
+test('methods other than GET, HEAD, POST and PUT are a 405', async () => {
   const headers = { authorization: `Bearer ${newToken()}` }
   expect((await fetch(`${emulator.url}/get/a`, { method: 'DELETE', headers })).status).toBe(405)
   expect((await fetch(`${emulator.url}/get/a`, { method: 'HEAD', headers })).status).toBe(200)
@@ -217,10 +360,11 @@ test('resp2 answers as Redis would over TCP', async () => {
   expect(await raw('/strlen/a')).toBe(':1\r\n')
   expect(await raw('/mget/a/none')).toBe('*2\r\n$1\r\nx\r\n$-1\r\n')
   expect(await raw('/get')).toBe("-ERR wrong number of arguments for 'get' command\r\n")
+  expect(await raw('/', '["NO\\r\\nPE"]')).toMatch(/^-[^\r\n]+\r\n$/)
   expect(await raw('/pipeline', '[["GET","a"],["STRLEN","a"]]')).toBe('$1\r\nx\r\n:1\r\n')
 })
 
-test('formats that exclude each other, or that nobody knows, are refused', async () => {
+test('unknown formats, and formats that exclude each other, are refused', async () => {
   const token = newToken()
   expect((await send(emulator, token, '/ping', undefined, { ...resp2, ...base64 })).status).toBe(400)
   expect((await send(emulator, token, '/ping', undefined, { 'upstash-response-format': 'resp3' })).status).toBe(400)
@@ -251,16 +395,20 @@ test('the key-locking flag is accepted and the SHA is that of the original', asy
   await redis.scriptFlush()
   await expect(redis.evalsha(sha, [], ['x'])).rejects.toThrow('NOSCRIPT')
   const both = await redis.pipeline().eval(script, [], ['a']).evalsha(sha, [], ['b']).exec()
-  expect(both).toEqual(['a', 'b']) // EVAL has made it known to the next command already
+  expect(both).toEqual(['a', 'b']) // EVAL makes it known to the next command
 })
 
-test('other flags still hold, and errors name the line of the original', async () => {
+test('other flags are enforced, and errors name the line and the SHA of the original', async () => {
   const { redis } = newClient(emulator)
   expect(await redis.eval('#!lua flags=no-writes,allow-key-locking\nreturn 1', [], [])).toBe(1)
   await expect(redis.eval('#!lua flags=allow-key-locking\n\nretur 1', [], [])).rejects.toThrow('user_script:3:')
+  const failing = '#!lua flags=allow-key-locking\nreturn redis.call("INCR", KEYS[1], 1)'
+  const sha = await redis.scriptLoad(failing)
+  await expect(redis.eval(failing, ['n'], [])).rejects.toThrow(`script: ${sha}`)
+  await expect(redis.evalsha(sha, ['n'], [])).rejects.toThrow(`script: ${sha}`)
 })
 
-test('a monitor is told each command of its own keyspace', async () => {
+test('a monitor receives each command of its own keyspace', async () => {
   const token = newToken()
   const response = await fetch(`${emulator.url}/monitor`, {
     method: 'POST',

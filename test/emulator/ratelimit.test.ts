@@ -9,7 +9,7 @@ beforeAll(async () => {
 })
 afterAll(() => emulator.close())
 
-/** Every request asks Redis, however long that takes on a busy machine: a timeout would let it pass. */
+/** Every request waits for Redis: on a busy machine a timeout would allow the request. */
 const exact = { ephemeralCache: false, timeout: 0 } as const
 
 const algorithms = {
@@ -19,7 +19,7 @@ const algorithms = {
 } as const
 
 for (const [name, limiter] of Object.entries(algorithms)) {
-  test(`${name}: the limit is exact, by identifier, and says what remains`, async () => {
+  test(`${name}: the limit is exact for each identifier and reports what remains`, async () => {
     const ratelimit = new Ratelimit({ redis: newClient(emulator).redis, limiter, ...exact })
     const results = []
     for (let i = 0; i < 4; i++) results.push(await ratelimit.limit('ada'))
@@ -83,7 +83,7 @@ test('cached fixed window: later requests are counted in memory first', async ()
   expect((await ratelimit.limit('ada')).success).toBe(true)
 })
 
-test('whoever is over the limit is refused from memory, without a request', async () => {
+test('an identifier over the limit is refused from memory, without a request', async () => {
   const { redis, control } = newClient(emulator)
   const ratelimit = new Ratelimit({ redis, limiter: Ratelimit.fixedWindow(1, '60 s'), ephemeralCache: new Map() })
   await ratelimit.limit('ada')
@@ -99,7 +99,7 @@ test('blockUntilReady waits for the window to pass', async () => {
   expect((await ratelimit.blockUntilReady('ada', 2_000)).success).toBe(true)
 })
 
-test('an unreachable Redis lets requests pass after the timeout', async () => {
+test('if Redis hangs, requests pass after the timeout', async () => {
   const { redis, control } = newClient(emulator)
   await control.fault({ kind: 'hang' })
   const ratelimit = new Ratelimit({ redis, limiter: Ratelimit.slidingWindow(1, '60 s'), timeout: 50 })
@@ -118,7 +118,7 @@ test('analytics are written and can be read', async () => {
 test('a denied value is refused though its limit is not reached', async () => {
   const { redis } = newClient(emulator)
   await redis.sadd('rl:denyList:all', '10.0.0.1')
-  await IpDenyList.disableIpDenyList(redis, 'rl') // or it fetches the public list
+  await IpDenyList.disableIpDenyList(redis, 'rl') // otherwise the SDK fetches the public list
   const ratelimit = new Ratelimit({
     redis,
     limiter: Ratelimit.fixedWindow(9, '60 s'),
@@ -137,7 +137,7 @@ for (const [name, limiter] of [
   ['fixed window', MultiRegionRatelimit.fixedWindow(3, '60 s')],
   ['sliding window', MultiRegionRatelimit.slidingWindow(3, '60 s')],
 ] as const) {
-  test(`multi-region ${name}: regions tell each other what was spent`, async () => {
+  test(`multi-region ${name}: regions share what was spent`, async () => {
     const regions = [newClient(emulator).redis, newClient(emulator).redis]
     const ratelimit = new MultiRegionRatelimit({ redis: regions, limiter, ...exact })
     const results = []

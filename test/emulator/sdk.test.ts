@@ -9,10 +9,10 @@ beforeAll(async () => {
 })
 afterAll(() => emulator.close())
 
-/** Every method of the SDK that a test below has called. */
+/** The SDK methods that the tests below called. */
 const called = new Set<string>()
 
-/** A client in a keyspace of its own that notes which methods are called. */
+/** A client with its own keyspace that records the called methods. */
 function client(config: object = {}): Redis {
   const { redis } = newClient(emulator, config)
   return new Proxy(redis, {
@@ -24,7 +24,7 @@ function client(config: object = {}): Redis {
   })
 }
 
-/** Commands that only some engines have: Redis 7.4 and 8 brought them. */
+/** Whether the engine has a command. Redis 7.4 and 8 added some. */
 async function engineHas(name: string): Promise<boolean> {
   const [info] = await newClient(emulator).redis.exec<[unknown]>(['COMMAND', 'INFO', name])
   return info !== null && info !== undefined
@@ -62,7 +62,7 @@ test('strings are set, read, counted and cut', async () => {
   expect(await redis.msetnx({ a: 2, c: 3 })).toBe(0)
 })
 
-test('values keep their type: objects, arrays, booleans, unicode, long digits', async () => {
+test('values keep their type: objects, arrays, booleans, Unicode, long numbers', async () => {
   const redis = client()
   const value = { text: 'żółć 🦀\n"quoted"', list: [1, null, { deep: true }] }
   await redis.set('o', value)
@@ -120,7 +120,7 @@ test('hashes hold fields', async () => {
   expect([cursor, flat.length]).toEqual(['0', 4])
 })
 
-test('fields of a hash expire by themselves', async ({ skip }) => {
+test('fields of a hash expire', async ({ skip }) => {
   if (!(await engineHas('hexpire'))) skip('this engine has no HEXPIRE')
   const redis = client()
   await redis.hset('h', { a: 1, b: 2, c: 3 })
@@ -138,7 +138,7 @@ test('fields of a hash expire by themselves', async ({ skip }) => {
   expect(await redis.hget('h', 'c')).toBeNull()
 })
 
-test('the time at which a field expires is told', async ({ skip }) => {
+test('HEXPIRETIME returns when a field expires', async ({ skip }) => {
   if (!(await engineHas('hexpiretime'))) skip('this engine has no HEXPIRETIME')
   const redis = client()
   await redis.hset('h', { a: 1 })
@@ -306,7 +306,7 @@ test('streams are appended, read, trimmed and described', async () => {
   expect(await redis.xdel('s', '2-0')).toBe(1)
 })
 
-test('a stream is worked off by a group', async () => {
+test('a group reads a stream', async () => {
   const redis = client()
   expect(await redis.xgroup('s', { type: 'CREATE', group: 'g', id: '0', options: { MKSTREAM: true } })).toBe('OK')
   for (const id of ['1-0', '2-0', '3-0']) await redis.xadd('s', id, { n: id })
@@ -369,7 +369,7 @@ test('keys are listed, typed, renamed, copied and expire', async () => {
   expect(await redis.dbsize()).toBe(0)
 })
 
-test('the server answers for itself', async () => {
+test('server commands are answered', async () => {
   const redis = client()
   expect(await redis.ping()).toBe('PONG')
   expect(await redis.ping(['hello'])).toBe('hello')
@@ -380,7 +380,7 @@ test('the server answers for itself', async () => {
   expect(await redis.exec<string>(['INFO', 'server'])).toContain('redis_version')
 })
 
-test('scripts run by text and by SHA', async () => {
+test('scripts run by source and by SHA', async () => {
   const redis = client()
   expect(await redis.eval('return { KEYS[1], ARGV[1], 7 }', ['k'], ['v'])).toEqual(['k', 'v', 7])
   const sha = await redis.scriptLoad('return ARGV[1]')
@@ -394,7 +394,7 @@ test('scripts run by text and by SHA', async () => {
   await expect(redis.evalsha(sha, [], [])).rejects.toThrow('NOSCRIPT No matching script')
 })
 
-test('createScript tries the SHA and falls back to the text', async () => {
+test('createScript tries the SHA and falls back to the source', async () => {
   const redis = client()
   const script = redis.createScript<number>('return redis.call("INCRBY", KEYS[1], ARGV[1])')
   expect(await script.exec(['n'], ['2'])).toBe(2)
@@ -422,7 +422,7 @@ test('functions are loaded, listed, called and deleted', async ({ skip }) => {
   expect(await functions.delete(name)).toBe('OK')
 })
 
-test('a pipeline answers each command, and keeps errors apart if asked', async () => {
+test('a pipeline answers each command, and returns errors separately with keepErrors', async () => {
   const redis = client()
   const pipeline = redis.pipeline().set('a', 1).incr('a').get('a')
   expect(await pipeline.exec()).toEqual(['OK', 2, 2])
@@ -449,7 +449,7 @@ test('a transaction runs as one and reports errors by command', async () => {
   expect(results.map(({ error }) => error === undefined)).toEqual([true, false, true])
 })
 
-test('commands of the same moment travel in one pipeline', async () => {
+test('concurrent commands are sent in one pipeline', async () => {
   const { redis, control } = newClient(emulator, { enableAutoPipelining: true })
   const results = await Promise.all([redis.set('a', 1), redis.set('b', 2), redis.incr('a')])
   expect(results).toEqual(['OK', 'OK', 2])
@@ -506,7 +506,7 @@ test('read-your-writes: every answer carries a sync token that the SDK sends bac
   expect(redis.readYourWritesSyncToken).not.toBe(first)
 })
 
-/** Upstash's own arrays and vectors, and what only Redis 8.2 has: no engine here answers these. */
+/** Upstash's own arrays and vectors, and commands of Redis 8.2: no engine here has them. */
 const short: Record<string, (redis: Redis) => Promise<unknown>> = {
   xackdel: (redis) => redis.xackdel('s', 'g', 'KEEPREF', '1-0'),
   xdelex: (redis) => redis.xdelex('s', 'KEEPREF', '1-0'),
@@ -514,14 +514,14 @@ const short: Record<string, (redis: Redis) => Promise<unknown>> = {
   vector: (redis) => redis.vector.index('docs').info(),
 }
 
-test('what no engine has is refused in the words of Upstash', async ({ skip }) => {
+test('commands that no engine has are refused with the text of Upstash', async ({ skip }) => {
   if (!embedded && (await engineHas('xackdel'))) skip('a newer Redis has some of it')
   for (const call of Object.values(short)) {
     await expect(call(client())).rejects.toThrow('ERR Command is not available')
   }
 })
 
-test('every method of the SDK is called above, but those the README lists', () => {
+test('every method of the SDK is called above, except those the README lists', () => {
   const redis = new Redis({ url: emulator.url, token: 'unused' })
   const names = [...Object.keys(redis), ...Object.getOwnPropertyNames(Redis.prototype)]
   const parent: object = Object.getPrototypeOf(Redis.prototype) as object // the class all platforms share

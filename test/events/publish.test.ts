@@ -1,10 +1,11 @@
 import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { counterChanges, events } from '../../src/db/schema.ts'
-import { createDispatch, type Listener } from '../../src/events/consume.ts'
+import { createDispatch, type Listener } from '../../src/events/dispatch.ts'
 import { type StoredEvent, toCloudEvent } from '../../src/events/catalog.ts'
 import { createCounterUpdates } from '../../src/events/counters.ts'
-import { createOutbox, type EventMessage } from '../../src/events/outbox.ts'
+import { createOutbox } from '../../src/events/outbox.ts'
+import type { EventMessage } from '../../src/events/schema.ts'
 import { expectRefused, migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser, db } from '../rows.ts'
 
@@ -41,7 +42,7 @@ function newDispatch(listeners: Listener[]) {
     db,
     listeners,
     counterUpdates: createCounterUpdates(db, outbox),
-    send: async (message) => void later.push(message),
+    enqueue: async (message) => void later.push(message),
     onFailure: (of) => void failures.push(of),
   })
   return { dispatch, outbox, sent, end, failures, later }
@@ -335,7 +336,7 @@ test('two who tell of the same count at once tell of it once', async () => {
   const post = await addPost({ authorId: author.id })
   await addComment({ postId: post.id, authorId: author.id })
   await db.update(counterChanges).set({ changedAt: 0 })
-  await Promise.all([newDispatch([]).dispatch.tellCounts(), newDispatch([]).dispatch.tellCounts()])
+  await Promise.all([newDispatch([]).dispatch.publishCounts(), newDispatch([]).dispatch.publishCounts()])
   expect(await about(post.id)).toHaveLength(1)
 })
 
@@ -355,7 +356,7 @@ test('a rebuild goes on step by step, and an unknown listener is told apart', as
   await dispatch.beginRebuild('counting')
   while (later.length > 0) await dispatch.consume(later.splice(0))
   expect(steps).toEqual([null, '1', '2'])
-  await expect(dispatch.beginRebuild('nobody')).rejects.toThrow('There is no listener nobody')
+  await expect(dispatch.beginRebuild('nobody')).rejects.toThrow('No listener nobody keeps data')
   const edge = newEdge()
   expect((await edge.fetch('/v1/listeners/nobody/rebuild', { method: 'POST', headers: SERVICE })).status).toBe(404)
 })

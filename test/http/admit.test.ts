@@ -3,11 +3,12 @@ import { Hono } from 'hono'
 import { beforeAll, expect, test } from 'vitest'
 import { createControl } from '../../emulator/control.ts'
 import { type LimitPolicy, readConfig } from '../../src/config.ts'
+import { features } from '../../src/features.ts'
 import type { AppEnv } from '../../src/http/context.ts'
-import { admit, networkOf } from '../../src/http/admit.ts'
+import { admit } from '../../src/http/admit.ts'
+import { networkOf } from '../../src/http/limit.ts'
 import { renderError } from '../../src/http/problem.ts'
-import { newMeter } from '../../src/redis/client.ts'
-import { createIsolate, createServices } from '../../src/services.ts'
+import { createIsolate, createPlatform } from '../../src/platform.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addUser } from '../rows.ts'
 
@@ -38,7 +39,7 @@ function newLimitedRoute(policy: Partial<LimitPolicy>, readTimeoutMs = 5_000) {
   const defaults = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: token, REDIS_READ_TIMEOUT_MS: readTimeoutMs })
   const reads: LimitPolicy = { limit: 2, windowSeconds: 86_400, isStrict: true, onOutage: 'closed', ...policy }
   const config = { ...defaults, limits: { ...defaults.limits, reads } }
-  const isolate = createIsolate(config)
+  const isolate = createIsolate(config, features)
   const works: Promise<unknown>[] = []
   const calls = { count: 0 }
   const app = new Hono<AppEnv>()
@@ -47,13 +48,10 @@ function newLimitedRoute(policy: Partial<LimitPolicy>, readTimeoutMs = 5_000) {
       const defer = (work: () => Promise<unknown>) => void works.push(work())
       c.set('config', config)
       c.set('defer', defer)
-      c.set(
-        'services',
-        createServices(config, env, isolate, { meter: newMeter(), onCacheEvent: () => {}, onFailure: () => {}, defer }),
-      )
+      c.set('use', createPlatform(isolate, env, { onFailure: () => {}, defer }).use)
       await next()
     })
-    .get('/', admit('reads', 'ignored'), (c) => {
+    .get('/', admit('reads', { session: 'none' }), (c) => {
       calls.count += 1
       return c.text('done')
     })

@@ -59,7 +59,7 @@ test.each(['/healthz', '/readyz', '/openapi.json', '/problems/internal', '/v1/po
     expect(response.headers.get('Allow')?.split(', ')).toEqual(expect.arrayContaining(['GET', 'HEAD']))
     expect(await response.json()).toMatchObject({
       type: 'https://edge.test/problems/method-not-allowed',
-      detail: `This route has ${response.headers.get('Allow')}`,
+      detail: `This route supports ${response.headers.get('Allow')}`,
     })
   },
 )

@@ -1,6 +1,6 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test, vi } from 'vitest'
-import type { LikeMessage } from '../../src/likes/likes.ts'
+import type { LikeMessage } from '../../src/likes/schema.ts'
 import { type Edge, migrate, newEdge } from '../edge.ts'
 import { addPost, addUser } from '../rows.ts'
 

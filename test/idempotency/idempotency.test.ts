@@ -1,7 +1,7 @@
 import { and, eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { idempotencyKeys, posts } from '../../src/db/schema.ts'
-import { type Claim, createIdempotency } from '../../src/idempotency/idempotency.ts'
+import { type KeyClaim, createIdempotency } from '../../src/idempotency/idempotency.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addUser, db } from '../rows.ts'
 
@@ -12,14 +12,14 @@ const ANSWER = { status: 201, headers: { Location: '/v1/posts/p_1' }, body: '{}'
 const MINUTE = 60_000
 const DAY = 86_400_000
 
-async function claim(user: string, now: number): Promise<Claim> {
+async function claim(user: string, now: number): Promise<KeyClaim> {
   const begun = await idempotency.begin(user, 'k', 'print', now)
   if ('body' in begun) throw new Error('already answered')
   return begun
 }
 
 /** What a feature does: one batch that creates and records. */
-const create = (claimed: Claim, authorId: string, id = `p_${crypto.randomUUID()}`) =>
+const create = (claimed: KeyClaim, authorId: string, id = `p_${crypto.randomUUID()}`) =>
   db.batch([
     db.insert(posts).values({ id, authorId, text: 'Hello', createdAt: 0, updatedAt: 0 }),
     claimed.record(ANSWER),
@@ -95,7 +95,7 @@ test('what fails leaves no answer behind', async () => {
   const claimed = await claim(id, 0)
   await create(claimed, id, 'p_twice')
   const again = await idempotency.begin(id, 'other', 'print', 0)
-  await expect(create(again as Claim, id, 'p_twice')).rejects.toThrow('UNIQUE')
+  await expect(create(again as KeyClaim, id, 'p_twice')).rejects.toThrow('UNIQUE')
   const [row] = await db
     .select()
     .from(idempotencyKeys)

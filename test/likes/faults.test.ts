@@ -1,7 +1,7 @@
 import { eq } from 'drizzle-orm'
 import { afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { postLikes, posts, users } from '../../src/db/schema.ts'
-import type { LikeMessage } from '../../src/likes/likes.ts'
+import type { LikeMessage } from '../../src/likes/schema.ts'
 import { interruptedDatabase, readOnlyDatabase } from '../database.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'

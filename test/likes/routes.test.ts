@@ -1,7 +1,7 @@
 import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { postLikes, posts } from '../../src/db/schema.ts'
-import type { LikeMessage } from '../../src/likes/likes.ts'
+import type { LikeMessage } from '../../src/likes/schema.ts'
 import { migrate, newEdge, roundTrips } from '../edge.ts'
 import { addComment, addPost, addUser, db } from '../rows.ts'
 

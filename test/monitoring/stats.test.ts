@@ -2,12 +2,14 @@ import { env } from 'cloudflare:workers'
 import type { InferOutput } from 'valibot'
 import { beforeAll, expect, test } from 'vitest'
 import { readConfig } from '../../src/config.ts'
+import { features } from '../../src/features.ts'
 import { keys, patternOf } from '../../src/keys.ts'
 import { patternsOf, shownKey } from '../../src/monitoring/commands.ts'
 import { BOUNDS_MS, createRecorder, quantile } from '../../src/monitoring/recorder.ts'
 import type * as schema from '../../src/monitoring/schema.ts'
+import { statsService } from '../../src/monitoring/stats.ts'
 import { newMeter } from '../../src/redis/client.ts'
-import { createIsolate, createServices } from '../../src/services.ts'
+import { createIsolate, createPlatform } from '../../src/platform.ts'
 import { type Edge, expectRefused, migrate, newEdge } from '../edge.ts'
 import { addPost, addUser } from '../rows.ts'
 
@@ -30,14 +32,9 @@ async function readStats(edge: Edge, query = ''): Promise<Stats> {
 function newModule(edge: Edge, defer: (work: () => Promise<unknown>) => void = () => {}) {
   const variables = { UPSTASH_REDIS_REST_TOKEN: edge.token, STATS_FLUSH_SECONDS: '0.05', REDIS_READ_TIMEOUT_MS: '5000' }
   const config = readConfig({ ...env, ...variables })
-  const isolate = createIsolate(config)
-  const { stats } = createServices(config, env, isolate, {
-    meter: newMeter(),
-    onCacheEvent: () => {},
-    onFailure: () => {},
-    defer,
-  })
-  return { stats, isolate }
+  const isolate = createIsolate(config, features)
+  const { use } = createPlatform(isolate, env, { onFailure: () => {}, defer })
+  return { stats: use(statsService), isolate }
 }
 
 const routeIn = (stats: Stats, route: string) => stats.routes.find((each) => each.route === route)

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { beforeAll, expect, test } from 'vitest'
 import { events, notifications } from '../../src/db/schema.ts'
-import type { Notification } from '../../src/notifications/notifications.ts'
+import type { Notification } from '../../src/notifications/schema.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { db } from '../rows.ts'
 import { type Listed, newWorld } from './world.ts'

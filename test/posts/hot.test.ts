@@ -3,9 +3,10 @@ import { eq, inArray } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { readConfig } from '../../src/config.ts'
 import * as schema from '../../src/db/schema.ts'
+import { features } from '../../src/features.ts'
 import { keys } from '../../src/keys.ts'
-import { newMeter } from '../../src/redis/client.ts'
-import { createIsolate, createServices } from '../../src/services.ts'
+import { createIsolate, createPlatform } from '../../src/platform.ts'
+import { postsService } from '../../src/posts/posts.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'
 
@@ -30,13 +31,11 @@ async function readHot(edge: Edge, query = '') {
 async function hotAt(now: number, variables: Record<string, string> = {}) {
   const config = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: `test-${crypto.randomUUID()}`, ...variables })
   const works: Promise<unknown>[] = []
-  const { posts } = createServices(config, env, createIsolate(config), {
-    meter: newMeter(),
-    onCacheEvent: () => {},
+  const { use } = createPlatform(createIsolate(config, features), env, {
     onFailure: () => {},
     defer: (work) => void works.push(work()),
   })
-  const hot = await posts.hot(100, undefined, now)
+  const hot = await use(postsService).hot(100, undefined, now)
   await Promise.all(works)
   return hot.map((post) => post.id)
 }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type Claims, createSessions, type StoredSession } from '../../src/redis/session.ts'
+import { type Claims, createSessionStore, type StoredSession } from '../../src/redis/session.ts'
 import { newKeyspace } from './setup.ts'
 
 const IDLE_MS = 3_600_000
@@ -28,7 +28,7 @@ function newWorld() {
     }
     const keys = { session: (id: string) => `session:${id}`, epoch: (id: string) => `epoch:${id}` }
     const policy = { idleMs: IDLE_MS, touchMs: TOUCH_MS }
-    const sessions = createSessions(keyspace.connect(), source, policy, keys, (work) => void later.push(work))
+    const sessions = createSessionStore(keyspace.connect(), source, policy, keys, (work) => void later.push(work))
     return { sessions, settle: () => Promise.all(later.splice(0).map((work) => work())) }
   }
   const claims: Claims = { userId: 'u_ada', sessionId: 's_1', hash: 'h1' }

@@ -1,0 +1,17 @@
+import { type Feature, provide } from '../feature.ts'
+import { commentsService, createComments } from './comments.ts'
+import { comments as routes, commentsOnPost } from './routes.ts'
+
+/** Comments on posts. */
+export const comments: Feature = {
+  name: 'comments',
+  provides: [
+    provide(commentsService, ({ db, counters, outbox, writeThrough }) =>
+      createComments(db, counters.reads, outbox, writeThrough),
+    ),
+  ],
+  routes: [
+    ['/v1/posts', commentsOnPost],
+    ['/v1/comments', routes],
+  ],
+}

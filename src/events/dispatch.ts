@@ -1,0 +1,138 @@
+import { listOf } from '../db/list.ts'
+import { and, inArray, isNotNull, sql } from 'drizzle-orm'
+import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { events } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
+import { service } from '../service.ts'
+import type { StoredEvent } from './catalog.ts'
+import type { CounterUpdates } from './counters.ts'
+import type { EventMessage } from './schema.ts'
+
+/** Receives stored events, each at least once. Handling an event twice must have the effect of once. */
+export interface Listener {
+  /** As in `POST /v1/listeners/:name/rebuild`, and in logs. */
+  name: string
+  /** Whether it handles such an event. */
+  wants: (event: StoredEvent) => boolean
+  /**
+   * Handles at most 100 events, in their order. If it throws, it receives them again, one by one. It may return cursors
+   * for work that is too much for one step: the dispatcher enqueues them before the events count as handled.
+   */
+  handle: (events: StoredEvent[]) => Promise<string[] | void>
+  /** Does one bounded step from a cursor. Returns the next cursor, or null at the end. A step may run twice. */
+  proceed?: (cursor: string) => Promise<string | null>
+  /** Does one step of rebuilding its data from D1. `null` begins. Returns the next cursor, or null at the end. */
+  rebuild?: (cursor: string | null) => Promise<string | null>
+}
+
+type Step = Extract<EventMessage, { listener: string }>
+
+/** Counts that changed just now are published this much later, together with changes until then. */
+const COUNTERS_DELAY_SECONDS = 2
+
+export interface DispatchDependencies {
+  db: DrizzleD1Database
+  listeners: Listener[]
+  counterUpdates: CounterUpdates
+  enqueue: (message: EventMessage, options?: { delaySeconds: number }) => Promise<unknown>
+  /** Receives the name of a listener that failed, and its error. */
+  onFailure: (listener: string, error: unknown) => void
+}
+
+export type Dispatch = ReturnType<typeof createDispatch>
+export const dispatchService = service<Dispatch>('dispatch')
+
+/**
+ * Dispatches stored events to the listeners, at least once each. An event is dispatched when every listener that wants it
+ * has handled it. A failing listener affects no other listener, and only the events it failed on are retried.
+ * D1: one query to load the events of a batch, one to mark them. Each listener documents its own cost.
+ */
+export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailure }: DispatchDependencies) {
+  /** Returns the ids of the events that the listener failed to handle. */
+  async function notify(listener: Listener, events: StoredEvent[]): Promise<string[]> {
+    const wanted = events.filter((event) => listener.wants(event))
+    if (wanted.length === 0) return []
+    try {
+      const cursors = (await listener.handle(wanted)) ?? []
+      for (const cursor of cursors) await enqueue({ kind: 'proceed', listener: listener.name, cursor })
+      return []
+    } catch (error) {
+      if (wanted.length === 1) onFailure(listener.name, error)
+      if (wanted.length === 1) return wanted.map((event) => event.id)
+    }
+    const failed = []
+    for (const event of wanted) failed.push(...(await notify(listener, [event])))
+    return failed
+  }
+
+  /**
+   * Dispatches the events `ids`. Returns how many it found, and which failed. It ignores events that are dispatched
+   * already, and ids whose batch failed.
+   */
+  async function dispatch(ids: string[]): Promise<{ found: number; failed: Set<string> }> {
+    if (ids.length === 0) return { found: 0, failed: new Set() }
+    const rows = await db
+      .select({ event: events, place: sql<number>`rowid` })
+      .from(events)
+      .where(and(inArray(events.id, listOf(ids)), isNotNull(events.dueAt)))
+    const inOrder = rows.sort((a, b) => a.place - b.place).map((row) => row.event)
+    const failed = new Set((await Promise.all(listeners.map((listener) => notify(listener, inOrder)))).flat())
+    const done = inOrder.map((event) => event.id).filter((id) => !failed.has(id))
+    if (done.length > 0)
+      await db
+        .update(events)
+        .set({ dueAt: null })
+        .where(inArray(events.id, listOf(done)))
+    return { found: rows.length, failed }
+  }
+
+  /** Does one step, and enqueues the next. If the Worker dies in between, the queue repeats the step. */
+  async function step(message: Step): Promise<void> {
+    const listener = listeners.find(({ name }) => name === message.listener)
+    const next = message.kind === 'rebuild' ? listener?.rebuild?.(message.cursor) : listener?.proceed?.(message.cursor)
+    const cursor = await next
+    if (typeof cursor === 'string') await enqueue({ ...message, cursor })
+  }
+
+  /** Publishes the counts that changed. Enqueues itself for counts that changed just now. */
+  async function publishCounts(): Promise<void> {
+    const hasMore = await counterUpdates.publish()
+    if (hasMore) await publishCountsLater()
+  }
+
+  const publishCountsLater = () => enqueue({ kind: 'counters' }, { delaySeconds: COUNTERS_DELAY_SECONDS })
+
+  return {
+    /** Handles messages of the queue. Returns those that failed. */
+    async consume(messages: EventMessage[]): Promise<Set<EventMessage>> {
+      const ids = messages.flatMap((message) => (message.kind === 'event' ? [message.id] : []))
+      const dispatched = await dispatch([...new Set(ids)])
+      const failed = new Set(
+        messages.filter((message) => message.kind === 'event' && dispatched.failed.has(message.id)),
+      )
+      for (const message of messages) {
+        if (message.kind !== 'rebuild' && message.kind !== 'proceed') continue
+        await step(message).catch((error: unknown) => {
+          onFailure(message.listener, error)
+          failed.add(message)
+        })
+      }
+      if (dispatched.found > 0 || messages.some((message) => message.kind === 'counters')) {
+        await publishCounts().catch((error: unknown) => onFailure('counters', error)) // the cron retries
+      }
+      return failed
+    },
+
+    publishCounts,
+    publishCountsLater,
+
+    /** Begins to rebuild the data of a listener from D1. The queue does it step by step. */
+    async beginRebuild(name: string): Promise<void> {
+      const names = listeners.flatMap((listener) => (listener.rebuild ? [listener.name] : []))
+      if (!names.includes(name)) {
+        throw new Problem('not-found', `No listener ${name} keeps data. Those that do: ${names.join(', ') || 'none'}`)
+      }
+      await enqueue({ kind: 'rebuild', listener: name, cursor: null })
+    },
+  }
+}

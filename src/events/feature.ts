@@ -1,0 +1,35 @@
+import { consumer, type Feature, provide } from '../feature.ts'
+import { counterUpdatesService, createCounterUpdates } from './counters.ts'
+import { createDispatch, dispatchService } from './dispatch.ts'
+import { events as publishRoutes, listeners as listenerRoutes } from './routes.ts'
+import { EventMessage } from './schema.ts'
+
+/** Publishes events and dispatches them to the listeners of all features. */
+export const events: Feature = {
+  name: 'events',
+  provides: [
+    provide(counterUpdatesService, ({ db, outbox }) => createCounterUpdates(db, outbox)),
+    provide(dispatchService, (platform) =>
+      createDispatch({
+        db: platform.db,
+        listeners: platform.features.flatMap(({ listener }) => listener?.(platform) ?? []),
+        counterUpdates: platform.use(counterUpdatesService),
+        enqueue: (message, options) => platform.enqueue('EVENTS', [{ body: message, ...options }]),
+        onFailure: platform.onFailure,
+      }),
+    ),
+  ],
+  routes: [
+    ['/v1/events', publishRoutes],
+    ['/v1/listeners', listenerRoutes],
+  ],
+  consumers: [
+    consumer({ message: EventMessage, consume: ({ use }, messages) => use(dispatchService).consume(messages) }),
+  ],
+  jobs: [
+    { name: 'resend events', isExclusive: false, run: ({ outbox }, { now }) => outbox.resend(1_000, now) },
+    { name: 'publish counts', isExclusive: false, run: ({ use }) => use(dispatchService).publishCounts() },
+  ],
+  purges: { events: ({ outbox, config }, most, now) => outbox.purge(most, now - config.events.keptMs) },
+  figures: ({ outbox }) => ({ outbox: () => outbox.backlog(Date.now()) }),
+}

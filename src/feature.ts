@@ -1,0 +1,87 @@
+import type { Hono } from 'hono'
+import type { GenericSchema } from 'valibot'
+import type { Config } from './config.ts'
+import type { Listener } from './events/dispatch.ts'
+import type { AppEnv } from './http/context.ts'
+import type { FigureSources } from './monitoring/stats.ts'
+import type { Platform } from './platform.ts'
+import type { Service } from './service.ts'
+
+/** How a service is built: per invocation from the platform, or once per isolate from the configuration. */
+export type Provider = { service: Service<unknown> } & (
+  | { per: 'invocation'; build: (platform: Platform) => unknown }
+  | { per: 'isolate'; build: (config: Config) => unknown }
+)
+
+/** Provides a service, built at its first use in an invocation. */
+export const provide = <T>(service: Service<T>, build: (platform: Platform) => T): Provider => ({
+  service,
+  per: 'invocation',
+  build,
+})
+
+/** Provides state that outlives a request, built at its first use in an isolate. */
+export const provideForIsolate = <T>(service: Service<T>, build: (config: Config) => T): Provider => ({
+  service,
+  per: 'isolate',
+  build,
+})
+
+/** Handles one kind of queue message. */
+export interface Consumer<M = never> {
+  /** Accepts the messages of this consumer and no others. */
+  message: GenericSchema<unknown, M>
+  /** Handles messages, which may arrive more than once and in any order. Answers those that failed: the queue retries them. */
+  consume: (platform: Platform, messages: M[]) => Promise<Set<M>>
+}
+
+/** Types a consumer by its message. */
+export const consumer = <M>(declared: Consumer<M>): Consumer => declared as unknown as Consumer // `index.ts` gives it only messages of its schema
+
+/** One run of the cron, at `now`: the scheduled time (Unix ms). */
+export interface Tick {
+  now: number
+}
+
+/** One run of the exclusive jobs, under their lock. */
+export interface ExclusiveTick extends Tick {
+  /** Aborts when the lock is lost. */
+  signal: AbortSignal
+  /** The lock and its fence: pass them to `platform.fences.batch` for writes that must not undo those of a later run. */
+  lock: { name: string; fence: number }
+}
+
+/** Work of the cron, every minute. A failed job fails alone. */
+export type Job = {
+  /** In logs: verb and object, for example `resend events`. */
+  name: string
+} & (
+  | { isExclusive: false; run: (platform: Platform, tick: Tick) => Promise<unknown> }
+  /** Runs in one invocation at a time. */
+  | { isExclusive: true; run: (platform: Platform, tick: ExclusiveTick) => Promise<unknown> }
+)
+
+/** Deletes expired data: at most `most` rows or keys, as of `now` (Unix ms). Answers how many. Safe to repeat and to run twice at once. */
+export type Purge = (platform: Platform, most: number, now: number) => Promise<number>
+
+/** Routes below a path. A function receives the whole app, for routes that describe it. */
+export type Mount = [path: string, routes: Hono<AppEnv> | ((app: Hono<AppEnv>) => Hono<AppEnv>)]
+
+/** Everything a feature contributes to the Worker. `features.ts` lists them all. */
+export interface Feature {
+  name: string
+  provides?: Provider[]
+  routes?: Mount[]
+  /** Routes that answer even when the Worker is not configured. */
+  unconfiguredRoutes?: Mount[]
+  consumers?: Consumer[]
+  jobs?: Job[]
+  /** Receives every stored event at least once. */
+  listener?: (platform: Platform) => Listener
+  /** By the name that `POST /v1/maintenance` shows. */
+  purges?: Record<string, Purge>
+  /** Figures for `/v1/stats` and `/metrics`. */
+  figures?: (platform: Platform) => Partial<FigureSources>
+  /** Runs at the end of every invocation, after its answer. Must be cheap. */
+  afterInvocation?: (platform: Platform) => void
+}

@@ -1,0 +1,43 @@
+import { comments } from './comments/feature.ts'
+import { docs } from './docs/feature.ts'
+import { events } from './events/feature.ts'
+import type { Feature } from './feature.ts'
+import { feed } from './feed/feature.ts'
+import { idempotency } from './idempotency/feature.ts'
+import { invalidation } from './invalidation/feature.ts'
+import { likes } from './likes/feature.ts'
+import { locks } from './locks/feature.ts'
+import { monitoring } from './monitoring/feature.ts'
+import { notifications } from './notifications/feature.ts'
+import { posts } from './posts/feature.ts'
+import { presence } from './presence/feature.ts'
+import { rateLimit } from './rate-limit/feature.ts'
+import { recommendations } from './recommendations/feature.ts'
+import { search } from './search/feature.ts'
+import { sessions } from './sessions/feature.ts'
+import { streams } from './streams/feature.ts'
+import { users } from './users/feature.ts'
+import { webhooks } from './webhooks/feature.ts'
+
+/** The features of the Worker. The order is that of routes, of queue consumers, and of purges. */
+export const features: readonly Feature[] = [
+  docs,
+  monitoring,
+  users,
+  sessions,
+  posts,
+  presence,
+  locks,
+  comments,
+  likes,
+  feed,
+  notifications,
+  recommendations,
+  search,
+  rateLimit,
+  events,
+  streams,
+  webhooks,
+  invalidation,
+  idempotency,
+]

@@ -1,0 +1,9 @@
+import { type Feature, provide } from '../feature.ts'
+import { createIdempotency, idempotencyService } from './idempotency.ts'
+
+/** Idempotency keys of requests that create something. */
+export const idempotency: Feature = {
+  name: 'idempotency',
+  provides: [provide(idempotencyService, ({ db }) => createIdempotency(db))],
+  purges: { idempotencyKeys: ({ use }, most, now) => use(idempotencyService).purge(most, now) },
+}

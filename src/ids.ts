@@ -1,0 +1,16 @@
+import { ulid } from 'ulid'
+
+/**
+ * Kinds of ids: user, post, comment, follow, notification, session, event, webhook, delivery, challenge. The kind is
+ * part of the id, because the Redis client parses a bare `123` as a number.
+ */
+export type IdKind = 'u' | 'p' | 'c' | 'f' | 'n' | 's' | 'ev' | 'wh' | 'dl' | 'ch'
+
+/** A new id of a kind: `p_01jd…`. Ids sort by their time `now` (Unix ms): a ULID in lower case. */
+export const newId = (kind: IdKind, now = Date.now()): string => `${kind}_${ulid(now).toLowerCase()}`
+
+/** The longest part after the kind. The id of a notification contains another id. */
+const maxLength = (kind: IdKind) => (kind === 'n' ? 60 : 40)
+
+/** The pattern of an id, for regular expressions and JSON Schema. */
+export const idPattern = (kind: IdKind): string => `${kind}_[a-z0-9]{1,${maxLength(kind)}}`

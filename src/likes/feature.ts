@@ -1,0 +1,53 @@
+import { dispatchService } from '../events/dispatch.ts'
+import { consumer, type Feature, provide } from '../feature.ts'
+import { notificationsService } from '../notifications/notifications.ts'
+import { createLikes, likesService } from './likes.ts'
+import { commentLikes, postLikes } from './routes.ts'
+import { LikeMessage } from './schema.ts'
+
+/** How many likes one run of the cron completes. */
+const COMPLETED_PER_RUN = 10_000
+
+/**
+ * Likes of posts and comments. Redis counts a like at once; the queue carries it to D1. There, triggers update the count
+ * of the content (`migrations/0002_count_triggers.sql`) and note it for a `counter_update` event
+ * (`migrations/0004_events.sql`). After that the author's notification is refreshed.
+ */
+export const likes: Feature = {
+  name: 'likes',
+  provides: [
+    provide(likesService, ({ db, counters, enqueue, traceparent, use }) =>
+      createLikes({
+        db,
+        readCounters: counters.reads,
+        writeCounters: counters.writes,
+        enqueue: (message) =>
+          enqueue('LIKES', [{ body: { ...message, ...(traceparent === undefined ? {} : { traceparent }) } }]),
+        onApplied: (kind, contentIds) => use(notificationsService).refreshLikes(kind, contentIds),
+      }),
+    ),
+  ],
+  routes: [
+    ['/v1/posts', postLikes],
+    ['/v1/comments', commentLikes],
+  ],
+  consumers: [
+    consumer({
+      message: LikeMessage,
+      async consume({ use }, messages) {
+        const failed = await use(likesService).apply(messages)
+        await use(dispatchService)
+          .publishCountsLater()
+          .catch(() => {}) // the cron publishes them too
+        return failed
+      },
+    }),
+  ],
+  jobs: [
+    {
+      name: 'complete likes',
+      isExclusive: true,
+      run: ({ use }, { signal }) => use(likesService).complete(COMPLETED_PER_RUN, signal),
+    },
+  ],
+}

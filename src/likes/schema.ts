@@ -1,0 +1,24 @@
+import * as v from 'valibot'
+import { Count } from '../http/input.ts'
+
+/** The answer to a like: what the caller asked for, and the exact count. */
+export const Liked = v.object({ liked: v.boolean(), likes: Count })
+export type Liked = v.InferOutput<typeof Liked>
+
+/** A user's latest like state for a post or comment, queued for D1. */
+export const LikeMessage = v.object({
+  kind: v.picklist(['post', 'comment']),
+  contentId: v.string(),
+  userId: v.string(),
+  isLiked: v.boolean(),
+  /** Unix ms, by the clock of Redis. Of two states of one user and content, the higher wins. */
+  changedAt: v.pipe(v.number(), v.integer()),
+  /**
+   * When this state began (Unix ms). Null: unknown. It stays as D1 has it where the state is the same, else it is
+   * `changedAt`.
+   */
+  stateSince: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
+  /** The trace of the request (W3C Trace Context). */
+  traceparent: v.exactOptional(v.string()),
+})
+export type LikeMessage = v.InferOutput<typeof LikeMessage>

@@ -1,0 +1,62 @@
+import { type Feature, provide } from '../feature.ts'
+import { createMaintenance, maintenanceService } from './maintenance.ts'
+import { health, monitoring as routes } from './routes.ts'
+import { createScan, scanService } from './scan.ts'
+import { createStats, type FigureSources, isReportDue, statsService } from './stats.ts'
+
+/** The most that one purge deletes per minute. */
+const PURGE_LIMIT = 1_000
+
+/** Health checks, figures, and the purges of all features. */
+export const monitoring: Feature = {
+  name: 'monitoring',
+  provides: [
+    provide(scanService, ({ redis, config }) => createScan(redis.reads, config.monitoring.scanCommands)),
+    provide(statsService, (platform) => {
+      const { redis, db, recorder, breaker, queueBacklogs, config, defer, use, features } = platform
+      return createStats({
+        redis: redis.reads,
+        once: redis.once,
+        db,
+        recorder,
+        scan: use(scanService),
+        breakerState: () => breaker.state(Date.now()),
+        queueBacklogs,
+        // The features of this Worker contribute all of them.
+        sources: Object.assign({}, ...features.map(({ figures }) => figures?.(platform))) as FigureSources,
+        policy: config.monitoring,
+        defer,
+      })
+    }),
+    provide(maintenanceService, (platform) =>
+      createMaintenance(
+        Object.fromEntries(
+          platform.features
+            .flatMap(({ purges = {} }) => Object.entries(purges))
+            .map(([name, purge]) => [name, (most: number, now: number) => purge(platform, most, now)]),
+        ),
+      ),
+    ),
+  ],
+  unconfiguredRoutes: [['/', health]],
+  routes: [['/', routes]],
+  jobs: [
+    {
+      name: 'purge expired data',
+      isExclusive: false,
+      async run({ use }, { now }) {
+        const outcomes = Object.values(await use(maintenanceService)(PURGE_LIMIT, now))
+        const errors = outcomes.flatMap((outcome) => ('error' in outcome ? [outcome.error] : []))
+        if (errors.length > 0) throw new AggregateError(errors, `${errors.length} purges failed`)
+      },
+    },
+    {
+      name: 'fold figures and scan keys',
+      isExclusive: false,
+      run: async ({ use }, { now }) => use(scanService).tick(await use(statsService).fold(now), now),
+    },
+  ],
+  afterInvocation({ recorder, config, use }) {
+    if (isReportDue(recorder, config.monitoring.flushMs)) use(statsService).reportSoon()
+  },
+}

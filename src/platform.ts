@@ -1,0 +1,284 @@
+import { drizzle, type DrizzleD1Database } from 'drizzle-orm/d1'
+import type { Redis } from '@upstash/redis/cloudflare'
+import type { Config } from './config.ts'
+import { createOutbox, type Outbox } from './events/outbox.ts'
+import type { EventMessage } from './events/schema.ts'
+import type { Feature, Provider } from './feature.ts'
+import { keys } from './keys.ts'
+import { createFences, type Fences } from './locks/fences.ts'
+import { createRecorder, type Outcome } from './monitoring/recorder.ts'
+import { type Cache, type CacheEvent, type CacheKind, createCache } from './redis/cache.ts'
+import { createBreaker, createConnection, type Meter, newMeter, type Sent } from './redis/client.ts'
+import { type Counters, createCounters } from './redis/counter.ts'
+import { createLocks, type Locks } from './redis/lock.ts'
+import { createMemory, type Memory } from './redis/memory.ts'
+import { createWriteThrough, type WriteThrough } from './redis/write-through.ts'
+import type { Service } from './service.ts'
+
+/** Counts that nobody reads for a day leave Redis. D1 holds them too. */
+const COUNT_TTL_MS = 86_400_000
+
+/** How many messages one `sendBatch` accepts. */
+const QUEUE_BATCH = 100
+
+const QUEUES = ['LIKES', 'EVENTS', 'DELIVERIES'] as const
+export type QueueName = (typeof QUEUES)[number]
+
+/** The size of a queue that waits for a consumer. */
+export interface QueueBacklog {
+  /** In lower case, as `wrangler.toml` names it. */
+  queue: string
+  backlog: number
+  backlogBytes: number
+  /** Null: the queue is empty. */
+  oldestAgeSeconds: number | null
+}
+
+/** Returns a service. Builds it at its first use, once per invocation or isolate. */
+export type Use = <T>(service: Service<T>) => T
+
+/** What every feature can use in one invocation of the Worker. Each part is built at its first use. */
+export interface Platform {
+  config: Config
+  use: Use
+  db: DrizzleD1Database
+  redis: {
+    /** Short timeout; one retry: only for commands that are safe to run twice. */
+    reads: Redis
+    /** Long timeout; one retry: only for commands that are safe to run twice. */
+    writes: Redis
+    /** Short timeout; no retry. */
+    once: Redis
+  }
+  breaker: ReturnType<typeof createBreaker>
+  memory: Memory
+  /** Builds the cache of one kind. `isPrivate` keeps it out of the memory of the isolate. */
+  cache: <T>(kind: CacheKind<T>, options?: { isPrivate: boolean }) => Cache<T>
+  counters: {
+    /** For reads: falls back to D1 soon. */
+    reads: Counters
+    /** For writes: waits longer. */
+    writes: Counters
+  }
+  writeThrough: WriteThrough
+  locks: Locks
+  fences: Fences
+  outbox: Outbox
+  /** Sends messages to a queue, a hundred per request. */
+  enqueue: (queue: QueueName, messages: MessageSendRequest[]) => Promise<void>
+  /** How much waits in each queue. */
+  queueBacklogs: () => Promise<QueueBacklog[]>
+  recorder: ReturnType<typeof createRecorder>
+  /** What this invocation has cost in Redis so far. */
+  meter: Meter
+  /** What happened in the caches so far. */
+  cacheEvents: readonly CacheEvent[]
+  onSent: (sent: Sent) => void
+  /** Logs a failure that a later step repairs: the name of the work, and the error. */
+  onFailure: (during: string, error: unknown) => void
+  /** Runs work after the answer, all of it at once: its commands share round trips. */
+  defer: (work: () => Promise<unknown>) => void
+  /** The trace of the request, for whatever it causes (W3C Trace Context). */
+  traceparent: string | undefined
+  /** Every feature of the Worker, for those that gather contributions. */
+  features: readonly Feature[]
+}
+
+/** What an isolate keeps between requests. */
+export type Isolate = ReturnType<typeof createIsolate>
+
+export function createIsolate(config: Config, features: readonly Feature[]) {
+  const providers = new Map<Service<unknown>, Provider>()
+  for (const { provides = [] } of features) for (const provider of provides) providers.set(provider.service, provider)
+  return {
+    config,
+    features,
+    providers,
+    /** Services that live as long as the isolate. */
+    services: new Map<Service<unknown>, unknown>(),
+    memory: createMemory(config.memoryMaxBytes),
+    breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
+    recorder: createRecorder(config.monitoring.slowMs),
+  }
+}
+
+/** Bindings of the Worker that the platform uses. */
+export type Bindings = { DB: D1Database } & Record<QueueName, Queue>
+
+/** An invocation's own part of the platform. */
+export interface Invocation {
+  meter?: Meter
+  cacheEvents?: readonly CacheEvent[]
+  onCacheEvent?: (event: CacheEvent) => void
+  onSent?: (sent: Sent) => void
+  onFailure: (during: string, error: unknown) => void
+  defer: (work: () => Promise<unknown>) => void
+  traceparent?: string | undefined
+}
+
+/** Builds the platform of one invocation. */
+export function createPlatform(isolate: Isolate, bindings: Bindings, invocation: Invocation): Platform {
+  const { config, breaker, memory } = isolate
+  const { meter = newMeter(), cacheEvents = [], onCacheEvent = () => {}, onSent = () => {}, defer } = invocation
+
+  const connect = lazy(() => createConnection(config.redis, breaker, meter, onSent))
+  const connection = (timeoutMs: number, isSafeTwice: boolean) => lazy(() => connect()({ timeoutMs, isSafeTwice }))
+  const reads = connection(config.redis.readTimeoutMs, true)
+  const writes = connection(config.redis.writeTimeoutMs, true)
+  const once = connection(config.redis.readTimeoutMs, false)
+  const db = lazy(() => drizzle(bindings.DB))
+  const readCounters = lazy(() => createCounters(reads(), keys, COUNT_TTL_MS, defer))
+  const writeCounters = lazy(() => createCounters(writes(), keys, COUNT_TTL_MS, defer))
+  const locks = lazy(() => createLocks({ redis: writes(), keys }))
+  const fences = lazy(() => createFences(db()))
+  const writeThrough = lazy(() => createWriteThrough(defer, config.redis.breakerCoolDownMs))
+
+  async function enqueue(queue: QueueName, messages: MessageSendRequest[]): Promise<void> {
+    const [first, ...rest] = messages
+    if (first && rest.length === 0) return void (await bindings[queue].send(first.body, delayOf(first)))
+    for (let sent = 0; sent < messages.length; sent += QUEUE_BATCH) {
+      await bindings[queue].sendBatch(messages.slice(sent, sent + QUEUE_BATCH))
+    }
+  }
+  const outbox = lazy(() =>
+    createOutbox(
+      db(),
+      (messages: EventMessage[]) =>
+        enqueue(
+          'EVENTS',
+          messages.map((body) => ({ body })),
+        ),
+      defer,
+      invocation.traceparent,
+    ),
+  )
+
+  const services = new Map<Service<unknown>, unknown>()
+  function use<T>(service: Service<T>): T {
+    const provider = isolate.providers.get(service)
+    if (!provider) throw new Error(`No feature provides ${service.name}`)
+    const built = provider.per === 'isolate' ? isolate.services : services
+    if (!built.has(service)) {
+      built.set(service, provider.per === 'isolate' ? provider.build(config) : provider.build(platform))
+    }
+    return built.get(service) as T // `provide` types the builder by the service
+  }
+
+  const platform: Platform = {
+    config,
+    features: isolate.features,
+    use,
+    get db() {
+      return db()
+    },
+    redis: {
+      get reads() {
+        return reads()
+      },
+      get writes() {
+        return writes()
+      },
+      get once() {
+        return once()
+      },
+    },
+    breaker,
+    memory,
+    cache: (kind, { isPrivate } = { isPrivate: false }) =>
+      createCache({ redis: reads(), memory: isPrivate ? createMemory(0) : memory, defer, onEvent: onCacheEvent }, kind),
+    counters: {
+      get reads() {
+        return readCounters()
+      },
+      get writes() {
+        return writeCounters()
+      },
+    },
+    get writeThrough() {
+      return writeThrough()
+    },
+    get locks() {
+      return locks()
+    },
+    get fences() {
+      return fences()
+    },
+    get outbox() {
+      return outbox()
+    },
+    enqueue,
+    queueBacklogs: () =>
+      Promise.all(QUEUES.map(async (name) => toBacklog(name.toLowerCase(), await bindings[name].metrics()))),
+    recorder: isolate.recorder,
+    meter,
+    cacheEvents,
+    onSent,
+    onFailure: invocation.onFailure,
+    defer,
+    traceparent: invocation.traceparent,
+  }
+  return platform
+}
+
+/**
+ * Begins one invocation of the Worker and measures it. Work given to `defer` waits for `end`, then runs all at once, so
+ * that its commands share round trips; what is deferred later runs at once. `end` records the invocation when all
+ * deferred work is done, including what deferred work defers in turn.
+ */
+export function beginInvocation(
+  isolate: Isolate,
+  bindings: Bindings,
+  waitUntil: (work: Promise<unknown>) => void,
+  onFailure: (during: string, error: unknown) => void,
+  traceparent?: string,
+) {
+  const watch = isolate.recorder.watch()
+  const running: Promise<unknown>[] = []
+  let waiting: (() => Promise<unknown>)[] | undefined = []
+  const run = (work: () => Promise<unknown>) => {
+    const done = work().catch((error: unknown) => onFailure('deferred', error))
+    running.push(done)
+    waitUntil(done)
+  }
+  const platform = createPlatform(isolate, bindings, {
+    cacheEvents: watch.cacheEvents,
+    onCacheEvent: watch.onCacheEvent,
+    onSent: watch.onSent,
+    onFailure,
+    defer: (work) => (waiting ? void waiting.push(work) : run(work)),
+    traceparent,
+  })
+  return {
+    platform,
+    end: (outcome: Omit<Outcome, 'meter'>): void => {
+      const deferred = waiting ?? []
+      waiting = undefined
+      for (const work of deferred) run(work)
+      const record = async () => {
+        for (const work of running) await work
+        watch.end({ ...outcome, meter: platform.meter })
+        for (const { afterInvocation } of isolate.features) afterInvocation?.(platform)
+      }
+      waitUntil(record())
+    },
+  }
+}
+
+const delayOf = ({ delaySeconds }: MessageSendRequest) => (delaySeconds === undefined ? {} : { delaySeconds })
+
+function lazy<T>(build: () => T): () => T {
+  let made: { value: T } | undefined
+  return () => (made ??= { value: build() }).value
+}
+
+const toBacklog = (
+  queue: string,
+  { backlogCount, backlogBytes, oldestMessageTimestamp }: QueueMetrics,
+): QueueBacklog => ({
+  queue,
+  backlog: backlogCount,
+  backlogBytes,
+  oldestAgeSeconds: oldestMessageTimestamp
+    ? Math.max(0, (Date.now() - oldestMessageTimestamp.getTime()) / 1_000)
+    : null,
+})

@@ -1,0 +1,24 @@
+import { type Feature, provide, provideForIsolate } from '../feature.ts'
+import { keys } from '../keys.ts'
+import { createKnownAllowances, createRateLimit, createUncounted } from '../redis/rate-limit.ts'
+import { limitsService, limitState } from './rate-limit.ts'
+import { rateLimit as routes } from './routes.ts'
+
+/** How many callers an isolate remembers. */
+const KNOWN_CALLERS = 10_000
+
+/** Limits per caller and policy. `http/admit.ts` applies them. */
+export const rateLimit: Feature = {
+  name: 'rate-limit',
+  provides: [
+    provideForIsolate(limitState, () => ({
+      known: createKnownAllowances(KNOWN_CALLERS),
+      uncounted: createUncounted(),
+    })),
+    provide(limitsService, ({ redis, use, config }) => {
+      const { known, uncounted } = use(limitState)
+      return createRateLimit(redis.once, known, uncounted, config.limits, keys.rateLimit)
+    }),
+  ],
+  routes: [['/v1/rate-limit', routes]],
+}

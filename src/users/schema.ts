@@ -1,0 +1,60 @@
+import * as v from 'valibot'
+import { Count, id, Time, written } from '../http/input.ts'
+import { notReserved } from './reserved.ts'
+
+/** A profile as everyone sees it. */
+export const User = v.pipe(
+  v.object({
+    id: v.string(),
+    username: v.string(),
+    displayName: v.string(),
+    bio: v.string(),
+    followersCount: Count,
+    followingsCount: Count,
+    postsCount: Count,
+    createdAt: Time,
+    version: v.pipe(Count, v.description('The version of the profile, for `If-Match`. Counts do not raise it.')),
+  }),
+  v.metadata({ ref: 'User' }),
+)
+export type User = v.InferOutput<typeof User>
+
+/** A profile as its owner sees it. */
+export const OwnUser = v.pipe(v.object({ ...User.entries, email: v.string() }), v.metadata({ ref: 'OwnUser' }))
+export type OwnUser = v.InferOutput<typeof OwnUser>
+
+const DisplayName = written({ max: 50 })
+
+export const NewAccount = v.object({
+  username: v.pipe(
+    v.string(),
+    v.regex(/^\w{3,30}$/, 'must be 3 to 30 letters, digits or underscores'),
+    v.toLowerCase(),
+    notReserved,
+  ),
+  email: v.pipe(v.string(), v.trim(), v.email(), v.maxLength(254)),
+  password: v.pipe(v.string(), v.minLength(8), v.maxLength(200)),
+  displayName: DisplayName,
+})
+export type NewAccount = v.InferOutput<typeof NewAccount>
+
+export const ProfileChanges = v.pipe(
+  v.strictObject({
+    displayName: v.exactOptional(DisplayName),
+    bio: v.exactOptional(written({ max: 160, isLong: true, isOptional: true })),
+  }),
+  v.forward(
+    v.check((changes) => Object.keys(changes).length > 0, 'is required, or bio'),
+    ['displayName'],
+  ),
+)
+export type ProfileChanges = v.InferOutput<typeof ProfileChanges>
+
+/** Whether the caller follows a user, and how many users do. */
+export const Following = v.object({ isFollowing: v.boolean(), followersCount: Count })
+export type Following = v.InferOutput<typeof Following>
+
+export const UserId = v.object({ id: id('u') })
+export const Username = v.object({
+  username: v.pipe(v.string(), v.regex(/^\w{1,30}$/, 'must be 1 to 30 letters, digits or underscores')),
+})

@@ -1,0 +1,235 @@
+import * as v from 'valibot'
+import { catalog, Channel, isKnown, TypeName } from '../events/catalog.ts'
+import { Count, id, JsonObject, limitOf, record, Time, written } from '../http/input.ts'
+
+const MAX_CONDITIONS = 10
+const MAX_VALUES = 50
+
+const Scalar = v.union(
+  [v.pipe(v.string(), v.maxLength(200)), v.number(), v.boolean(), v.null()],
+  'must be a string of at most 200 characters, a number, true, false or null',
+)
+const Bound = v.optional(v.number())
+
+/** The value at a path must equal this, be one of these, or be within these bounds. */
+const Condition = v.union(
+  [
+    Scalar,
+    v.pipe(v.array(Scalar), v.minLength(1), v.maxLength(MAX_VALUES)),
+    v.pipe(
+      v.strictObject({
+        gt: Bound,
+        gte: Bound,
+        lt: Bound,
+        lte: Bound,
+        exists: v.optional(v.boolean()),
+        not: v.optional(Scalar),
+      }),
+      v.check((bounds) => Object.keys(bounds).length > 0),
+    ),
+  ],
+  `must be a value, a list of 1 to ${MAX_VALUES} values, or an object of gt, gte, lt, lte (numbers), not (a value), exists (true or false)`,
+)
+
+/**
+ * The events an endpoint accepts, by their fields: `{ "data.authorId": "u_1", "data.value": { "gte": 100 } }`. All
+ * conditions must hold. A path names a field of the envelope or, up to five levels deep, of the data.
+ */
+export const Filter = v.pipe(
+  record(
+    v.pipe(
+      v.string(),
+      v.regex(
+        /^(subject|type|channel|data(\.[\w-]{1,64}){1,5})$/,
+        'must be subject, type, channel, or data. and up to five names',
+      ),
+    ),
+    Condition,
+  ),
+  v.check(
+    (conditions) => Object.keys(conditions).length <= MAX_CONDITIONS,
+    `must have at most ${MAX_CONDITIONS} conditions`,
+  ),
+)
+export type Filter = v.InferOutput<typeof Filter>
+
+const MAX_HEADERS = 10
+/** Headers that we, the connection or the platform set. */
+const RESERVED_HEADERS =
+  /^(webhook-.*|trace(parent|state)|content-.*|host|connection|keep-alive|transfer-encoding|te|trailer|upgrade|expect|date|via|forwarded|x-forwarded-.*|x-real-ip|cf-.*|cdn-loop|proxy-.*|cookie|accept-encoding)$/i
+
+const Headers = v.pipe(
+  record(
+    v.pipe(
+      v.string(),
+      v.regex(/^[\w!#$%&'*+.^`|~-]{1,64}$/, 'must be the name of a header'),
+      v.check((name) => !RESERVED_HEADERS.test(name), 'must not be a header that we or the connection set'),
+    ),
+    v.pipe(
+      v.string(),
+      v.regex(/^[\x21-\x7e]([\x20-\x7e]{0,498}[\x21-\x7e])?$/, 'must be 1 to 500 printable ASCII characters'),
+    ),
+  ),
+  v.check(
+    (headers) => new Set(Object.keys(headers).map((name) => name.toLowerCase())).size === Object.keys(headers).length,
+    'must not repeat a header',
+  ),
+  v.check((headers) => Object.keys(headers).length <= MAX_HEADERS, `must have at most ${MAX_HEADERS} headers`),
+  v.description('Sent with every delivery, for example `Authorization`. The API never shows their values again.'),
+)
+
+const distinct = (items: string[]) => new Set(items).size === items.length
+
+const fields = {
+  url: v.pipe(v.string(), v.description('https, on a public host, port 443 or 8443')),
+  channels: v.pipe(
+    v.array(Channel),
+    v.minLength(1, 'must have at least one channel'),
+    v.maxLength(20, 'must have at most 20 channels'),
+    v.check(distinct, 'must not repeat a channel'),
+  ),
+  types: v.pipe(
+    v.nullable(
+      v.pipe(
+        v.array(TypeName),
+        v.minLength(1, 'must have at least one type, or be null for all'),
+        v.maxLength(50, 'must have at most 50 types'),
+        v.check(distinct, 'must not repeat a type'),
+      ),
+    ),
+    v.description('Null: every type of the channels'),
+  ),
+  filter: v.pipe(
+    v.nullable(Filter),
+    v.description(
+      'Conditions by the path of a field. All must hold: `{ "data.authorId": "u_1", "type": ["a", "b"], ' +
+        '"data.value": { "gte": 100 } }`. A path is `subject`, `type`, `channel`, or `data.` and up to five names; a ' +
+        'condition is a value, a list of values, or an object of gt, gte, lt, lte, not, exists.',
+    ),
+  ),
+  description: written({ max: 200, isOptional: true }),
+  headers: Headers,
+}
+
+/** Whether every type belongs to a channel of the subscription. Another type would never arrive. */
+const hasFittingTypes = ({
+  channels,
+  types,
+}: {
+  channels?: string[] | undefined
+  types?: string[] | null | undefined
+}) =>
+  !channels ||
+  !types ||
+  channels.some((channel) => channel.startsWith('custom_')) ||
+  types.every((type) => isKnown(type) && channels.includes(catalog[type].channel))
+const UNFITTING = 'must be types of the channels'
+
+export const NewWebhook = v.pipe(
+  v.strictObject({
+    url: fields.url,
+    channels: fields.channels,
+    types: v.optional(fields.types, null),
+    filter: v.optional(fields.filter, null),
+    description: v.optional(fields.description, ''),
+    headers: v.optional(fields.headers, {}),
+    secret: v.optional(
+      v.pipe(
+        v.string(),
+        v.regex(
+          /^whsec_([A-Za-z0-9+/]{4}){8,21}([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/,
+          'must be whsec_ and the base64 of 24 to 64 bytes',
+        ),
+        v.description('Choose it yourself to verify the challenge too. Otherwise the API creates one.'),
+      ),
+    ),
+  }),
+  v.forward(
+    v.check((webhook) => hasFittingTypes(webhook), UNFITTING),
+    ['types'],
+  ),
+)
+export const WebhookChanges = v.pipe(
+  v.strictObject({
+    url: v.exactOptional(fields.url),
+    channels: v.exactOptional(fields.channels),
+    types: v.exactOptional(fields.types),
+    filter: v.exactOptional(fields.filter),
+    description: v.exactOptional(fields.description),
+    headers: v.exactOptional(fields.headers),
+  }),
+  v.check((changes) => Object.keys(changes).length > 0, 'must have at least one field'),
+  v.forward(
+    v.check((webhook) => hasFittingTypes(webhook), UNFITTING),
+    ['types'],
+  ),
+)
+
+/** One attempt of a delivery. */
+const Attempt = v.pipe(
+  v.object({
+    at: Time,
+    durationMs: Count,
+    status: v.pipe(v.nullable(Count), v.description('The HTTP status. Null: no answer')),
+    error: v.nullable(v.string()),
+    answer: v.pipe(v.nullable(v.string()), v.description('The first KB of the answer')),
+  }),
+  v.metadata({ ref: 'Attempt' }),
+)
+export type ShownAttempt = v.InferOutput<typeof Attempt>
+const fieldsOfWebhook = {
+  id: v.string(),
+  url: v.string(),
+  channels: v.array(v.string()),
+  types: v.nullable(v.array(v.string())),
+  filter: v.nullable(JsonObject),
+  description: v.string(),
+  headerNames: v.array(v.string()),
+  status: v.picklist(['unverified', 'enabled', 'paused', 'disabled']),
+  disabledReason: v.nullable(v.picklist(['gone', 'failing'])),
+  failingSince: v.nullable(Time),
+  previousSecretUntil: v.nullable(Time),
+  createdAt: Time,
+  updatedAt: Time,
+}
+/** An endpoint, without its secret. */
+export const Webhook = v.pipe(v.object(fieldsOfWebhook), v.metadata({ ref: 'Webhook' }))
+export type ShownWebhook = v.InferOutput<typeof Webhook>
+const secret = v.pipe(v.string(), v.description('The API shows it only this once'))
+/** The delivery of one event to one endpoint. */
+export const Delivery = v.pipe(
+  v.object({
+    id: v.string(),
+    webhookId: v.string(),
+    eventId: v.pipe(v.string(), v.description('Also the `webhook-id`')),
+    type: v.pipe(v.nullable(v.string()), v.description('Null: the event has expired')),
+    status: v.picklist(['pending', 'delivered', 'dead']),
+    attempts: v.array(Attempt),
+  }),
+  v.metadata({ ref: 'Delivery' }),
+)
+export type ShownDelivery = v.InferOutput<typeof Delivery>
+
+export const CreatedWebhook = v.object({ ...fieldsOfWebhook, secret, challenge: Attempt })
+export const ChangedWebhook = v.object({ ...fieldsOfWebhook, challenge: v.optional(Attempt) })
+export const RotatedWebhook = v.object({ ...fieldsOfWebhook, secret })
+export const TestResult = v.object({
+  ...Attempt.entries,
+  isDelivered: v.boolean(),
+  sample: JsonObject,
+})
+
+const SinceTime = v.pipe(
+  Time,
+  v.check((time) => !Number.isNaN(Date.parse(time)), 'must be a time in RFC 3339'),
+)
+export const ReplayRequest = v.strictObject({ since: SinceTime, includeDelivered: v.optional(v.boolean(), false) })
+
+export const DeliveriesQuery = v.object({
+  limit: limitOf(20, 100),
+  cursor: v.optional(id('dl')),
+  status: v.optional(v.picklist(['pending', 'delivered', 'dead'])),
+})
+
+export const WebhookId = v.object({ id: id('wh') })
+export const DeliveryId = v.object({ id: id('dl') })
