@@ -44,14 +44,17 @@ export function interruptedDatabase(pattern: RegExp, nth: number, interrupt: () 
   })
 }
 
-/** The D1 of these tests while it cannot be written: reads work. */
-export function readOnlyDatabase(): { DB: D1Database; recover: () => void } {
+/** The D1 of these tests while it cannot be written: reads work. `onRefusal` is called for each refused write. */
+export function readOnlyDatabase(onRefusal: () => void = () => {}): { DB: D1Database; recover: () => void } {
   let isReadOnly = true
   const DB = new Proxy(env.DB, {
     get(target, name) {
       if (name === 'prepare') {
         return (sql: string) => {
-          if (isReadOnly && /^\s*(insert|update|delete)/i.test(sql)) throw new Error('D1_ERROR: D1 cannot be written')
+          if (isReadOnly && /^\s*(insert|update|delete)/i.test(sql)) {
+            onRefusal()
+            throw new Error('D1_ERROR: D1 cannot be written')
+          }
           return target.prepare(sql)
         }
       }

@@ -17,6 +17,9 @@ const contents = {
 
 const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? 'comment' : 'post')
 
+/** Where D1 has refused so many messages in a row, it is D1 that fails and not the messages. */
+const MAX_REFUSALS = 3
+
 /** How many likes `complete` writes to D1 at once. */
 const COMPLETED_AT_ONCE = 100
 
@@ -76,6 +79,28 @@ export function createLikes(dependencies: {
       ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at,
         since = coalesce(excluded.since, iif(is_liked = excluded.is_liked, coalesce(since, changed_at), NULL))
       WHERE excluded.changed_at > changed_at`)
+  }
+
+  /** Writes states to D1, one by one where D1 refuses them together; returns those that failed. */
+  async function writeEach(kind: LikedKind, messages: LikeMessage[]): Promise<LikeMessage[]> {
+    const isWritten = await write(kind, messages).then(
+      () => true,
+      () => false,
+    )
+    if (isWritten) return []
+    const failed: LikeMessage[] = []
+    let refusals = 0
+    for (const [i, message] of messages.entries()) {
+      try {
+        await write(kind, [message])
+        refusals = 0
+      } catch {
+        failed.push(message)
+        refusals += 1
+        if (refusals === MAX_REFUSALS) return [...failed, ...messages.slice(i + 1)]
+      }
+    }
+    return failed
   }
 
   /** The counts of likes of `ids` in D1. */
@@ -142,11 +167,7 @@ export function createLikes(dependencies: {
     const failed = new Set<LikeMessage>()
     for (const kind of ['post', 'comment'] as const) {
       const ofKind = messages.filter((message) => message.kind === kind)
-      try {
-        await write(kind, ofKind)
-      } catch {
-        for (const message of ofKind) await write(kind, [message]).catch(() => failed.add(message))
-      }
+      for (const message of await writeEach(kind, ofKind)) failed.add(message)
       const applied = ofKind.filter((message) => !failed.has(message))
       if (applied.length === 0) continue
       const outcomes = await Promise.allSettled([

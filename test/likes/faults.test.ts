@@ -1,3 +1,4 @@
+import { env } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
 import { afterEach, beforeAll, expect, test, vi } from 'vitest'
 import { postLikes, posts, users } from '../../src/db/schema.ts'
@@ -175,4 +176,25 @@ test('a message that is applied while Redis is down is retried, until the state 
   await edge.redis.clearFaults()
   expect((await newEdge({}, edge.token).deliver(messages)).acked).toEqual([0])
   expect(await edge.sdk.zcard('likes-unwritten')).toBe(0)
+})
+
+test('a like that D1 refuses fails alone; where D1 refuses every like, few are tried', async () => {
+  const { edge, like, sent, readD1, post } = await newWorld()
+  await like()
+  const [message = expect.fail('one like')] = sent.splice(0)
+  const others = await Promise.all(Array.from({ length: 10 }, () => addUser()))
+  const messages = [message, ...others.map(({ id }) => ({ ...message, userId: id }))]
+  const refused = others[4]?.id
+  await env.DB.exec(
+    `CREATE TRIGGER refuse BEFORE INSERT ON post_likes WHEN NEW.user_id = '${refused}' BEGIN SELECT RAISE(ABORT, 'no'); END`,
+  )
+  expect((await edge.deliver(messages)).retried).toEqual([5])
+  await env.DB.exec('DROP TRIGGER refuse')
+  expect(await readD1()).toMatchObject({ likesCount: 10 })
+
+  let tried = 0
+  const { DB } = readOnlyDatabase(() => (tried += 1))
+  await db.delete(postLikes).where(eq(postLikes.postId, post.id))
+  expect((await newEdge({ DB }, edge.token).deliver(messages)).retried).toHaveLength(11)
+  expect(tried).toBe(4)
 })
