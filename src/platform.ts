@@ -165,8 +165,8 @@ export function createPlatform(isolate: Isolate, bindings: Bindings, invocation:
       use,
       redis,
       counters: lazily<Platform['counters']>({
-        reads: () => createCounters(redis.reads, COUNT_TTL_MS, defer),
-        writes: () => createCounters(redis.writes, COUNT_TTL_MS, defer),
+        reads: () => createCounters(redis.reads, keys, COUNT_TTL_MS, defer),
+        writes: () => createCounters(redis.writes, keys, COUNT_TTL_MS, defer),
       }),
       cache: <T>(kind: CacheKind<T>, { isPrivate } = { isPrivate: false }) =>
         createCache(

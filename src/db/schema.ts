@@ -264,6 +264,9 @@ export const counterChanges = sqliteTable(
   (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
 )
 
+/** Contents whose counts changed, or that were deleted, since the cron brought Redis to them. Triggers add them. */
+export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
+
 /**
  * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives
  * from other tables. Notifications of posts and follows have no rows: see `notifications/notifications`.

@@ -2,11 +2,18 @@ import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
 import { usersService } from '../users/users.ts'
+import { countsService, createCounts } from './counts.ts'
 import { type CachedPost, createPosts, postsService } from './posts.ts'
 import { posts as routes, postsByAuthor } from './routes.ts'
 import { createViews, viewsService } from './views.ts'
 
-/** Posts, the hot feed, and unique views. */
+/** How many contents one run of the cron reconciles. */
+const RECONCILED_PER_RUN = 5_000
+
+/**
+ * Posts, the hot feed, unique views, and the counts of posts and comments in Redis. D1 triggers record each content whose
+ * counts changed (`migrations/0010_unsettled_counts.sql`), and the cron brings Redis to them.
+ */
 export const posts: Feature = {
   name: 'posts',
   provides: [
@@ -34,6 +41,7 @@ export const posts: Feature = {
         hotWindowMs: config.hotWindowMs,
       }),
     ),
+    provide(countsService, ({ db, counters }) => createCounts(db, counters.writes)),
     provide(viewsService, ({ db, counters }) => createViews(db, counters.writes)),
   ],
   routes: [
@@ -44,11 +52,12 @@ export const posts: Feature = {
     {
       name: 'write views',
       isExclusive: true,
-      async run({ use }, { signal }) {
-        // Bounded: the next run writes what one minute adds beyond this.
-        for (let round = 0; round < 50 && (await use(viewsService).flush(1_000)) > 0; round += 1)
-          signal.throwIfAborted()
-      },
+      run: ({ use }, { signal }) => use(viewsService).flush(signal),
+    },
+    {
+      name: 'reconcile counts',
+      isExclusive: true,
+      run: ({ use }, { signal }) => use(countsService).reconcile(RECONCILED_PER_RUN, signal),
     },
   ],
   purges: { hotFeeds: ({ use }) => use(postsService).purgeHot() },
