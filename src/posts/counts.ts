@@ -2,6 +2,8 @@ import { gt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
+import type { ExclusiveTick } from '../feature.ts'
+import type { Fences } from '../locks/fences.ts'
 import type { Counters, Settlement } from '../redis/counter.ts'
 import { service } from '../service.ts'
 
@@ -16,7 +18,7 @@ export const countsService = service<Counts>('counts')
  * changed or that was deleted (`unsettled_counts`, migrations/0010_unsettled_counts.sql), and only `reconcile` removes
  * the record. The request or consumer that makes a change settles it at once; this is for what it missed.
  */
-export function createCounts(db: DrizzleD1Database, counters: Counters) {
+export function createCounts(db: DrizzleD1Database, counters: Counters, fences: Fences) {
   /** Corrects counts in D1 that differ from the number of rows: triggers keep them, so there should be none. */
   const corrections = (ids: string[]) => {
     const likesOfPost = sql`(SELECT count(*) FROM ${postLikes} WHERE ${postLikes.postId} = ${posts.id} AND ${postLikes.isLiked})`
@@ -43,7 +45,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters) {
   }
 
   /** Reconciles `ids`; returns how many counts in D1 were wrong. */
-  async function reconcileAll(ids: string[]): Promise<number> {
+  async function reconcileAll(ids: string[], lock: ExclusiveTick['lock']): Promise<number> {
     const [wrongLikes, wrongComments, wrongCommentLikes, foundPosts, foundComments] = await db.batch([
       ...corrections(ids),
       db
@@ -93,9 +95,9 @@ export function createCounts(db: DrizzleD1Database, counters: Counters) {
       counters.evict(['likes'], gone.filter(isComment)),
     ])
     await counters.settle(differing)
-    // A content that changed since then stays.
+    // A content that changed since then stays. Fenced: a run that lost its lock must not remove what a later run needs.
     const settled = JSON.stringify(ids.map((id) => [id, revisions.get(id) ?? null]))
-    await db.delete(unsettledCounts).where(
+    const remove = db.delete(unsettledCounts).where(
       sql`${unsettledCounts.contentId} IN (
         SELECT value ->> 0 FROM json_each(${settled}) WHERE value ->> 1 IS coalesce(
           (SELECT counts_revision FROM posts WHERE id = value ->> 0),
@@ -103,6 +105,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters) {
         )
       )`,
     )
+    await fences.batch(lock.name, lock.fence, [remove])
     return wrongLikes.length + wrongComments.length + wrongCommentLikes.length
   }
 
@@ -110,9 +113,9 @@ export function createCounts(db: DrizzleD1Database, counters: Counters) {
     /**
      * Reconciles up to `most` contents whose counts changed since they were last reconciled, and evicts the counts of
      * deleted ones; returns how many counts in D1 were wrong. For the cron. Safe to repeat. Stops between steps when
-     * `signal` aborts. Each step: three D1 round trips, two of Redis.
+     * `signal` aborts, or when a later run has the lock. Each step: three D1 round trips, two of Redis.
      */
-    async reconcile(most: number, signal: AbortSignal): Promise<number> {
+    async reconcile(most: number, { signal, lock }: Pick<ExclusiveTick, 'signal' | 'lock'>): Promise<number> {
       let wrong = 0
       let cursor = ''
       for (let done = 0; done < most; done += RECONCILED_AT_ONCE) {
@@ -125,7 +128,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters) {
           .limit(RECONCILED_AT_ONCE)
         const ids = rows.map((row) => row.id)
         cursor = ids.at(-1) ?? ''
-        if (ids.length > 0) wrong += await reconcileAll(ids)
+        if (ids.length > 0) wrong += await reconcileAll(ids, lock)
         if (ids.length < RECONCILED_AT_ONCE) break
       }
       return wrong

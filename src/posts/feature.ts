@@ -1,6 +1,7 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
+import { lazily } from '../service.ts'
 import { usersService } from '../users/users.ts'
 import { countsService, createCounts } from './counts.ts'
 import { type CachedPost, createPosts, postsService } from './posts.ts'
@@ -17,32 +18,38 @@ const RECONCILED_PER_RUN = 5_000
 export const posts: Feature = {
   name: 'posts',
   provides: [
-    provide(postsService, ({ db, cache, counters, use, outbox, writeThrough, config }) =>
-      createPosts({
-        db,
-        byId: cache<CachedPost>({
-          ...config.caches.posts,
-          name: 'post',
-          key: keys.post,
-          versionOf: (post) => post.version,
-        }),
-        hotIds: cache<string[]>({
-          ...config.caches.hot,
-          name: 'hot',
-          key: keys.hotPosts,
-          versionOf: () => 0,
-          generationKey: keys.hotGeneration,
-        }),
-        counters: counters.reads,
-        likedBy: (userId, ids) => use(likesService).likedBy(userId, ids),
-        authors: use(usersService),
-        outbox,
-        writeThrough,
-        hotWindowMs: config.hotWindowMs,
-      }),
-    ),
-    provide(countsService, ({ db, counters }) => createCounts(db, counters.writes)),
-    provide(viewsService, ({ db, counters }) => createViews(db, counters.writes)),
+    provide(postsService, (platform) => {
+      const { caches, hotWindowMs } = platform.config
+      return createPosts(
+        lazily(
+          {
+            db: () => platform.db,
+            byId: () =>
+              platform.cache<CachedPost>({
+                ...caches.posts,
+                name: 'post',
+                key: keys.post,
+                versionOf: (post) => post.version,
+              }),
+            hotIds: () =>
+              platform.cache<string[]>({
+                ...caches.hot,
+                name: 'hot',
+                key: keys.hotPosts,
+                versionOf: () => 0,
+                generationKey: keys.hotGeneration,
+              }),
+            counters: () => platform.counters.reads,
+            authors: () => platform.use(usersService),
+            outbox: () => platform.outbox,
+            writeThrough: () => platform.writeThrough,
+          },
+          { likedBy: (userId: string, ids: string[]) => platform.use(likesService).likedBy(userId, ids), hotWindowMs },
+        ),
+      )
+    }),
+    provide(countsService, ({ db, counters, fences }) => createCounts(db, counters.writes, fences)),
+    provide(viewsService, ({ db, counters, fences }) => createViews(db, counters.writes, fences)),
   ],
   routes: [
     ['/v1/posts', routes],
@@ -52,12 +59,12 @@ export const posts: Feature = {
     {
       name: 'write views',
       isExclusive: true,
-      run: ({ use }, { signal }) => use(viewsService).flush(signal),
+      run: ({ use }, tick) => use(viewsService).flush(tick),
     },
     {
       name: 'reconcile counts',
       isExclusive: true,
-      run: ({ use }, { signal }) => use(countsService).reconcile(RECONCILED_PER_RUN, signal),
+      run: ({ use }, tick) => use(countsService).reconcile(RECONCILED_PER_RUN, tick),
     },
   ],
   purges: { hotFeeds: ({ use }) => use(postsService).purgeHot() },

@@ -58,6 +58,7 @@ const HOT_SIZE = 100
  */
 const EVICTED_COMMENTS = 500
 
+/** What posts need. Each part may be built at its first use: a cached read uses one cache and the counters. */
 export interface PostsDependencies {
   db: DrizzleD1Database
   byId: Cache<CachedPost>
@@ -80,19 +81,9 @@ export const postsService = service<Posts>('posts')
  * Each write is one D1 batch with its event. Recorded in D1, then completed: where the caches miss a write, the
  * write-through repeats it, and the cron evicts the counts of what was deleted.
  */
-export function createPosts({
-  db,
-  byId,
-  hotIds,
-  counters,
-  likedBy,
-  authors,
-  outbox,
-  writeThrough,
-  hotWindowMs,
-}: PostsDependencies) {
+export function createPosts(needs: PostsDependencies) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
-    const rows = await db
+    const rows = await needs.db
       .select(content)
       .from(posts)
       .where(sql`${posts.id} IN ${listOf(ids)}`)
@@ -102,7 +93,7 @@ export function createPosts({
 
   async function loadCounts(ids: string[]) {
     if (ids.length === 0) return new Map<string, never>()
-    const rows = await db
+    const rows = await needs.db
       .select({
         id: posts.id,
         likes: posts.likesCount,
@@ -118,18 +109,18 @@ export function createPosts({
 
   /** The counts of `ids`, in their order. */
   async function countsOf(ids: string[], load: typeof loadCounts, known?: Map<string, KnownCounts>): Promise<Counts[]> {
-    const read = await counters.read(COUNTERS, ids, load, known)
+    const read = await needs.counters.read(COUNTERS, ids, load, known)
     return read.map(([likes = 0, comments = 0, views = 0]) => ({ likes, comments, views }))
   }
 
   /** Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes. */
   async function getMany(ids: string[], viewerId?: string): Promise<Post[]> {
-    const finding = byId.getMany(ids, load)
+    const finding = needs.byId.getMany(ids, load)
     const counting = countsOf(ids, async (uncounted) => {
       const existing = new Set((await finding).map((post) => post?.id))
       return loadCounts(uncounted.filter((id) => existing.has(id)))
     })
-    const liking = viewerId === undefined ? undefined : likedBy(viewerId, ids)
+    const liking = viewerId === undefined ? undefined : needs.likedBy(viewerId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])
     return found.flatMap((post, i) => {
       const count = counted[i]
@@ -142,7 +133,7 @@ export function createPosts({
     const ids = rows.map((row) => row.id)
     const [counted, liked] = await Promise.all([
       countsOf(ids, loadCounts, new Map(rows.map((row) => [row.id, row]))),
-      viewerId === undefined ? undefined : likedBy(viewerId, ids),
+      viewerId === undefined ? undefined : needs.likedBy(viewerId, ids),
     ])
     return rows.map((row, i) => toPost(row, counted[i] ?? row, liked?.[i]))
   }
@@ -152,7 +143,7 @@ export function createPosts({
     and(eq(posts.id, id), eq(posts.authorId, authorId), versions && sql`${posts.version} IN ${listOf(versions)}`)
 
   const ownership = (id: string) =>
-    db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
+    needs.db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
 
   return {
     getMany,
@@ -167,7 +158,7 @@ export function createPosts({
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
     async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
-      const rows = await db
+      const rows = await needs.db
         .select(columns)
         .from(posts)
         .where(and(eq(posts.authorId, authorId), cursor === undefined ? undefined : lt(posts.id, cursor)))
@@ -187,19 +178,19 @@ export function createPosts({
      * fresh, and sort the page. Two round trips from Redis, one when memory has the list.
      */
     async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
-      const ids = await hotIds.get(HOT, async () => {
-        const since = now - hotWindowMs
+      const ids = await needs.hotIds.get(HOT, async () => {
+        const since = now - needs.hotWindowMs
         const days = []
         for (let day = Math.floor(since / DAY_MS); day <= now / DAY_MS; day += 1) days.push(day)
         const ofDay = (day: number) =>
-          db
+          needs.db
             .select({ id: posts.id, likes: posts.likesCount })
             .from(posts)
             .where(and(eq(posts.createdDay, day), gt(posts.createdAt, since)))
             .orderBy(desc(posts.likesCount), desc(posts.id))
             .limit(HOT_SIZE)
         const [first, ...rest] = days.map(ofDay)
-        const best = first ? (await db.batch([first, ...rest])).flat() : []
+        const best = first ? (await needs.db.batch([first, ...rest])).flat() : []
         best.sort((a, b) => b.likes - a.likes || (a.id < b.id ? 1 : -1))
         return best.slice(0, HOT_SIZE).map((post) => post.id)
       })
@@ -220,17 +211,17 @@ export function createPosts({
       const id = newId('p', now)
       const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
       const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
-      const transaction = outbox.transaction()
-      const [, rows] = await db.batch([
-        db.insert(posts).values(post),
-        authors.select(authorId),
+      const transaction = needs.outbox.transaction()
+      const [, rows] = await needs.db.batch([
+        needs.db.insert(posts).values(post),
+        needs.authors.select(authorId),
         transaction.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
         ...alongside(created),
       ])
       transaction.enqueue()
-      await writeThrough(
-        () => [byId.put(id, post), ...authors.refreshCache(rows)],
-        () => [byId.invalidate([id]), authors.invalidateCache([authorId])],
+      await needs.writeThrough(
+        () => [needs.byId.put(id, post), ...needs.authors.refreshCache(rows)],
+        () => [needs.byId.invalidate([id]), needs.authors.invalidateCache([authorId])],
       )
       return created
     },
@@ -243,10 +234,10 @@ export function createPosts({
       const isEditable = editable(id, authorId, versions)
       const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
-      const transaction = outbox.transaction()
-      const [, [row], [found]] = await db.batch([
+      const transaction = needs.outbox.transaction()
+      const [, [row], [found]] = await needs.db.batch([
         transaction.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`, now),
-        db
+        needs.db
           .update(posts)
           .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
           .where(isEditable)
@@ -258,22 +249,22 @@ export function createPosts({
       const { likes: _likes, comments: _comments, views: _views, ...post } = row
       const [[updated]] = await Promise.all([
         withCounts([row], authorId),
-        writeThrough(
-          () => [byId.put(id, post)],
-          () => [byId.invalidate([id])],
+        needs.writeThrough(
+          () => [needs.byId.put(id, post)],
+          () => [needs.byId.invalidate([id])],
         ),
       ])
       return updated ?? toPost(row, row, undefined)
     },
 
     /** Invalidates the texts of posts that another back end wrote in D1. One round trip. */
-    invalidate: (ids: string[]) => byId.invalidate(ids),
+    invalidate: (ids: string[]) => needs.byId.invalidate(ids),
 
     /** Expires every hot feed. One command. */
-    expireHot: () => hotIds.expireAll(),
+    expireHot: () => needs.hotIds.expireAll(),
 
     /** Purges hot feeds that were expired; returns how many. One script. */
-    purgeHot: () => hotIds.purge([HOT]),
+    purgeHot: () => needs.hotIds.purge([HOT]),
 
     /**
      * Removes a post, if it is `authorId`'s and at one of `versions`, with its likes, comments, counts, and places in
@@ -281,9 +272,9 @@ export function createPosts({
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
       const isEditable = editable(id, authorId, versions)
-      const transaction = outbox.transaction()
-      const [commented, [found], , [removed], rows] = await db.batch([
-        db
+      const transaction = needs.outbox.transaction()
+      const [commented, [found], , [removed], rows] = await needs.db.batch([
+        needs.db
           .select({ id: comments.id })
           .from(comments)
           .where(eq(comments.postId, id))
@@ -295,23 +286,23 @@ export function createPosts({
           sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`,
           now,
         ),
-        db.delete(posts).where(isEditable).returning({ createdAt: posts.createdAt }),
-        authors.select(authorId),
+        needs.db.delete(posts).where(isEditable).returning({ createdAt: posts.createdAt }),
+        needs.authors.select(authorId),
       ])
       transaction.enqueue()
       if (!removed) throw refusal(id, authorId, found)
       const evict = () => [
-        byId.invalidate([id]),
-        counters.evict(COUNTERS, [id]),
-        counters.evict(
+        needs.byId.invalidate([id]),
+        needs.counters.evict(COUNTERS, [id]),
+        needs.counters.evict(
           ['likes'],
           commented.map((comment) => comment.id),
         ),
-        ...(removed.createdAt > now - hotWindowMs ? [hotIds.expireAll()] : []), // no hot feed has older posts
+        ...(removed.createdAt > now - needs.hotWindowMs ? [needs.hotIds.expireAll()] : []), // no hot feed has older posts
       ]
-      await writeThrough(
-        () => [...evict(), ...authors.refreshCache(rows)],
-        () => [...evict(), authors.invalidateCache([authorId])],
+      await needs.writeThrough(
+        () => [...evict(), ...needs.authors.refreshCache(rows)],
+        () => [...evict(), needs.authors.invalidateCache([authorId])],
       )
     },
   }

@@ -2,6 +2,8 @@ import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { posts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
+import type { ExclusiveTick } from '../feature.ts'
+import type { Fences } from '../locks/fences.ts'
 import type { Counters } from '../redis/counter.ts'
 import { service } from '../service.ts'
 
@@ -21,7 +23,7 @@ export const viewsService = service<Views>('views')
  * one D1 had and `n + 1` times the unique viewers. It never falls below the count in D1.
  * Without Redis a view is refused as unavailable.
  */
-export function createViews(db: DrizzleD1Database, counters: Counters) {
+export function createViews(db: DrizzleD1Database, counters: Counters, fences: Fences) {
   return {
     /** Records that `viewer` (a user, or an address) saw a post; returns its views. One round trip. Safe to repeat. */
     async add(postId: string, viewer: string): Promise<number> {
@@ -36,18 +38,20 @@ export function createViews(db: DrizzleD1Database, counters: Counters) {
 
     /**
      * Writes to D1 what it does not have yet; returns how many counts. For the cron. Safe to repeat: a count is read,
-     * written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when `signal` aborts.
+     * written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when `signal` aborts
+     * or a later run has the lock.
      */
-    async flush(signal: AbortSignal): Promise<number> {
+    async flush({ signal, lock }: Pick<ExclusiveTick, 'signal' | 'lock'>): Promise<number> {
       let written = 0
       for (let i = 0; i < MAX_WRITES; i += 1) {
         signal.throwIfAborted()
         const views = await counters.unwrittenViews(WRITTEN_AT_ONCE)
         if (views.size === 0) break
-        await db.run(sql`
+        const write = db.run(sql`
           UPDATE ${posts} SET views_count = max(views_count, views.value)
           FROM json_each(${JSON.stringify(Object.fromEntries(views))}) AS views
           WHERE ${posts.id} = views.key`)
+        await fences.batch(lock.name, lock.fence, [write])
         written += views.size
         const confirmed = await counters.confirmViews(views)
         if (confirmed === 0 || views.size < WRITTEN_AT_ONCE) break
