@@ -46,10 +46,11 @@ export function createViews(db: DrizzleD1Database, counters: Counters, fences: F
         signal.throwIfAborted()
         const views = await counters.unwrittenViews(WRITTEN_AT_ONCE)
         if (views.size === 0) break
-        const write = db.run(sql`
-          UPDATE ${posts} SET views_count = max(views_count, views.value)
-          FROM json_each(${JSON.stringify(Object.fromEntries(views))}) AS views
-          WHERE ${posts.id} = views.key`)
+        const write = db
+          .update(posts)
+          .set({ viewsCount: sql`max(${posts.viewsCount}, views.value)` })
+          .from(sql`json_each(${JSON.stringify(Object.fromEntries(views))}) AS views`)
+          .where(sql`${posts.id} = views.key`)
         await fences.batch(lock, [write])
         written += views.size
         const confirmed = await counters.confirmViews(views)
