@@ -177,6 +177,12 @@ const Variables = v.object({
   /** What waits for a slow reader; when it takes nothing for so long then, it is dropped. */
   STREAM_QUEUED_BYTES: whole(262_144, 1_000, 8_000_000),
   STREAM_STALL_SECONDS: number(10, 0.05, 60),
+  /** Open streams per user or, without a session, per network address. */
+  STREAM_MAX_PER_CALLER: whole(50, 1, 100_000),
+  /** Open streams in total. */
+  STREAM_MAX_TOTAL: whole(10_000, 1, 10_000_000),
+  /** Open streams per isolate: each holds memory. */
+  STREAM_MAX_PER_ISOLATE: whole(500, 1, 100_000),
 
   // Requests
   MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
@@ -345,6 +351,9 @@ export function readConfig(env: object) {
       retryMs: toMs(set.STREAM_RETRY_SECONDS),
       maxQueuedBytes: set.STREAM_QUEUED_BYTES,
       stallMs: toMs(set.STREAM_STALL_SECONDS),
+      maxPerCaller: set.STREAM_MAX_PER_CALLER,
+      maxTotal: set.STREAM_MAX_TOTAL,
+      maxPerIsolate: set.STREAM_MAX_PER_ISOLATE,
     },
     hotWindowMs: set.HOT_DAYS * 86_400_000,
     notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * 86_400_000 },

@@ -46,12 +46,18 @@ export const keys = {
   fence: (name: string) => `fence:${name}`,
   /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
   rateLimit: (policy: string) => `limit:${policy}`,
-  /** Stream of the latest events, for those who follow and resume. Capped; expires a day after the last. */
-  streamLog: 'events:log',
-  /** Sorted set of the ids of those events, by when they were told. Capped and expiring with it. */
-  streamTold: 'events:told',
-  /** Pub/sub channel, no key: what is added to that log. */
+  /** Stream: the latest events, for streams to follow and resume. Capped; expires a day after the last event. */
+  streamLog: 'events:v2:log',
+  /** Sorted set: the ids of those events, by when they were appended. Capped; expires with the log. */
+  streamNames: 'events:v2:names',
+  /** String: the position of readers of the empty log. Expires after a day; the first event removes it. */
+  streamOrigin: 'events:v2:origin',
+  /** Pub/sub channel, not a key: new entries of that log. */
   streamChannel: 'events:live',
+  /** Sorted set: the open streams of a user or address, by until when each holds its place. Bounded; expires with the last. */
+  openStreams: (caller: string) => `open-streams:${caller}`,
+  /** Sorted set: all open streams. The same. */
+  allOpenStreams: 'open-streams',
   /** Stream of what isolates report of themselves, until it is folded. At most 1 000 entries; expires after 30 days. */
   statsReports: 'stats:v2:reports',
   /** String of JSON: those reports folded into sums and an hour of steps. Expires after 30 days without one. */

@@ -19,6 +19,7 @@ import { type CachedPost, createPosts } from './posts/posts.ts'
 import { createPresence, type StatusChange } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter, type Sent } from './redis/client.ts'
+import { createConcurrency } from './redis/concurrency.ts'
 import { createCounters } from './redis/counter.ts'
 import { createLocks } from './redis/lock.ts'
 import { createOnline } from './redis/presence.ts'
@@ -50,6 +51,7 @@ export const createIsolate = (config: Config) => ({
   uncounted: createUncounted<LimitName>(),
   tokens: createTokens(config.sessions.key),
   recorder: createRecorder(config.monitoring.slowMs),
+  openStreams: { count: 0 },
   /** The endpoints of webhooks that are being waited for, and since when. */
   awaited: new Map<string, number>(),
 })
@@ -225,17 +227,20 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     webhookFigures: (most, now) => webhooks.purge(most, now),
     notifications: (most, now) => notifications.purge(most, now),
   })
-  const streams = createStreams(
+  const streams = createStreams({
     db,
-    createStream<Streamed>(
+    log: createStream<Streamed>(
       { redis, writes, subscribe: createSubscribe(config.redis, isolate.breaker, meter, writeTimeoutMs, onSent) },
       keys,
       { maxEntries: config.streams.maxEntries, ttlMs: STREAM_TTL_MS },
     ),
-    config.events.source,
-    { ...config.streams, keptMs: STREAM_TTL_MS },
+    places: createConcurrency(redis, keys, { ...config.streams, ttlMs: 2 * config.streams.checkMs + 10_000 }),
+    open: isolate.openStreams,
+    source: config.events.source,
+    policy: { ...config.streams, keptMs: STREAM_TTL_MS },
+    defer,
     onFailure,
-  )
+  })
   const search = createSearch(db)
   const recommendations = createRecommendations({
     db,

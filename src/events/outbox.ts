@@ -8,12 +8,16 @@ import { events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
 
-/** Something that happened. A field of its data may be SQL, computed in the transaction that records it. */
+/**
+ * Something that happened. A field of its data and its audience may be SQL, computed in the transaction that records it;
+ * `given` is what that SQL reads beside, as `value -> 'given'`.
+ */
 export type NewEvent = {
   [T in EventType]: {
     type: T
     data: { [F in keyof EventData<T>]: EventData<T>[F] | SQL }
-    audience?: Audience
+    audience?: Audience | SQL
+    given?: Record<string, unknown>
   }
 }[EventType]
 
@@ -66,6 +70,7 @@ export function createOutbox(
     computed: [field: string, value: SQL][],
     when: SQL,
     now: number,
+    audience = sql`value -> 'audience'`,
   ) {
     const set = computed.map(([field, value]) => sql`, ${`$.${field}`}, ${value}`)
     // In the order of the table. A trigger numbers it.
@@ -74,8 +79,8 @@ export function createOutbox(
       .select(
         sql`
           SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
-            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0,
-            ${traceparent ?? null}, NULL
+            json_set(value -> 'data' ${sql.join(set)}), ${audience}, ${now}, ${now + PATIENCE_MS}, 0,
+            ${traceparent ?? null}, NULL, 0
           FROM json_each(${JSON.stringify(rows)})
           WHERE ${when}`,
       )
@@ -96,7 +101,8 @@ export function createOutbox(
       const rows = all.map((event) => rowOf(event, now))
       if (recorded.length === 0) defer(() => tell(recorded.splice(0)))
       recorded.push(...rows.map((row) => row.id))
-      return insert(rows, computed, when, now)
+      const audience = all[0]?.audience
+      return insert(rows, computed, when, now, isSql(audience) ? audience : undefined)
     },
 
     /** Stores events of which D1 has no other trace, and tells the queue. One D1 round trip. */
@@ -181,7 +187,7 @@ export function createOutbox(
 }
 
 /** An event with its id and its place; what is computed of its data is left to the statement. */
-function rowOf({ type, data, audience = 'everyone' }: NewEvent, now: number): Publication & { id: string } {
+function rowOf({ type, data, audience = 'everyone', given }: NewEvent, now: number) {
   const plain = Object.fromEntries(Object.entries(data).filter(([, value]) => !isSql(value)))
   return {
     id: newId(now),
@@ -189,7 +195,8 @@ function rowOf({ type, data, audience = 'everyone' }: NewEvent, now: number): Pu
     type,
     subject: subjectOf(type, plain),
     data: plain,
-    audience,
+    audience: isSql(audience) ? ('services' as const) : audience,
+    ...(given === undefined ? {} : { given }),
   }
 }
 

@@ -40,7 +40,7 @@ export function patternsOf(commands: unknown[][]): string[] {
 }
 
 /** Keys that name an address, a session or what somebody typed are shown by their pattern alone. */
-const PRIVATE = /^(limit|session|username|lock|fence):/
+const PRIVATE = /^(limit|session|username|lock|fence|open-streams):/
 
 /** A key as it may be shown; undefined for those of monitoring itself. */
 export function shownKey(key: string): string | undefined {

@@ -2,7 +2,7 @@ import { type Context, Hono } from 'hono'
 import * as v from 'valibot'
 import { Problem } from '../errors.ts'
 import { Channel } from '../events/catalog.ts'
-import { admit, isService, readClaims } from '../http/admit.ts'
+import { addressOf, admit, isService, readClaims } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, valid } from '../http/openapi.ts'
 
@@ -61,7 +61,7 @@ export const streams = new Hono<AppEnv>().get(
       'until it is back comes within a minute or two of that, after what happened since: `sequence` tells its place.',
     textType: 'text/event-stream',
     headers: ['Last-Event-ID'],
-    problems: ['invalid-request', 'unavailable'],
+    problems: ['invalid-request', 'not-signed-in', 'unavailable'],
   }),
   admit('reads', 'ignored'), // the session is checked in the round trip that opens the stream
   valid('query', Query),
@@ -74,6 +74,7 @@ export const streams = new Hono<AppEnv>().get(
     const { body, ended } = await services.streams.open({
       channels: new Set(channels),
       viewer: isService(c) ? { isService: true } : { isService: false, userId: claims?.userId },
+      caller: isService(c) ? 'service' : (claims?.userId ?? addressOf(c)),
       isLive: async () => claims !== undefined && services.sessions.check(claims),
       seen,
       signal: c.req.raw.signal,

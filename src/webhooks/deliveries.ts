@@ -292,6 +292,7 @@ const dueAt = (now: number) => sql`CASE
 
 /** Whether an endpoint takes such an event. */
 function takes({ channels, types, filter }: WebhookRow, event: StoredEvent): boolean {
+  if (event.audience === 'others') return false // what strangers see is not what is so
   if (!channels.includes(event.channel) || types?.includes(event.type) === false) return false
   return filter === null || meets(event, filter as Filter) // it was one when it was stored
 }

@@ -4,6 +4,7 @@ import { beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { events } from '../../src/db/schema.ts'
 import { readConfig } from '../../src/config.ts'
 import { keys } from '../../src/keys.ts'
+import { createConcurrency } from '../../src/redis/concurrency.ts'
 import { createStream } from '../../src/redis/stream.ts'
 import { createStreams, type Streamed } from '../../src/streams/streams.ts'
 import { type Edge, migrate, newEdge } from '../edge.ts'
@@ -232,17 +233,21 @@ test('it is done in bounded steps, the oldest first, and no further than it may'
   const edge = newPersistent()
   await publishUnheard(edge, 'one', 'two', 'three')
   const { redis } = edge
-  const streams = createStreams(
+  const policy = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: edge.token }).streams
+  const streams = createStreams({
     db,
-    createStream<Streamed>(
+    log: createStream<Streamed>(
       { redis: edge.sdk, writes: edge.sdk, subscribe: () => Promise.reject(new Error('nobody follows')) },
       keys,
       { maxEntries: 100, ttlMs: 60_000 },
     ),
-    '/test',
-    { ...readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: edge.token }).streams, keptMs: 60_000 },
-    () => {},
-  )
+    places: createConcurrency(edge.sdk, keys, { ...policy, ttlMs: 60_000 }),
+    open: { count: 0 },
+    source: '/test',
+    policy: { ...policy, keptMs: 60_000 },
+    defer: (work) => void work(),
+    onFailure: () => {},
+  })
   await redis.reset()
   await expect(streams.catchUp(2, Date.now(), AbortSignal.abort())).rejects.toThrow('aborted')
   expect((await redis.counts()).requests).toBe(0)
