@@ -32,14 +32,14 @@ export const keys = {
   epoch: (userId: string) => `epoch:${userId}`,
   /** Sorted set: those online, by when last seen (Unix ms). Bounded; expires a day after its last sweep. */
   presence: (shard: number) => `presence:${shard}`,
-  /** Sorted set: departures still to be told about, by until when they are claimed. Expires as above. */
-  presenceLeaving: (shard: number) => `presence:${shard}:leaving`,
+  /** Sorted set: arrivals and departures still to be announced, by until when they are claimed. Expires as above. */
+  presenceChanges: (shard: number) => `presence:${shard}:changes`,
   /** Sorted set: the devices of a user, by when last seen. Bounded; expires a minute after the presence window. */
   presenceDevices: (userId: string) => `presence:devices:${userId}`,
   /** String: who may see a user. Expires after a day, `nobody` with the presence window; D1 holds it. */
   presenceVisibility: (userId: string) => `presence:visibility:${userId}`,
-  /** String: the beat with which a user came online. Expires after a minute. */
-  presenceJoin: (userId: string) => `presence:join:${userId}`,
+  /** String `<at>:<beat>`: the last arrival or departure of a user. Expires with their devices. */
+  presenceLast: (userId: string) => `presence:last:${userId}`,
   /** String `<fence>:<owner>`: a lock that is held. Expires with the hold. */
   lock: (name: string) => `lock:${name}`,
   /** String holding an integer: the last fence of a lock. Expires after 30 days unused; a later one is higher all the same. */

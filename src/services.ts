@@ -16,7 +16,7 @@ import { createScan } from './monitoring/scan.ts'
 import { createStats } from './monitoring/stats.ts'
 import { createNotifications, type Inbox } from './notifications/notifications.ts'
 import { type CachedPost, createPosts } from './posts/posts.ts'
-import { createPresence, type StatusChange } from './presence/presence.ts'
+import { createPresence } from './presence/presence.ts'
 import { type CacheEvent, createCache, createMemory } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter, type Sent } from './redis/client.ts'
 import { createConcurrency } from './redis/concurrency.ts'
@@ -146,14 +146,6 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     )
   const outbox = createOutbox(db, tell, defer, traceparent)
   const counterUpdates = createCounterUpdates(db, outbox)
-  const onStatusChange = (changes: StatusChange[]) =>
-    outbox.emit(
-      changes.map(({ userId, isOnline, at, visibility }) => ({
-        type: 'user_status_change',
-        data: { userId, status: isOnline ? 'online' : 'offline', at: new Date(at).toISOString() },
-        audience: visibility === 'everyone' ? 'everyone' : 'followers',
-      })),
-    )
 
   const users = createUsers(db, usersById, idsByUsername, outbox, writeThrough)
   const posts = createPosts({
@@ -292,7 +284,7 @@ export function createServices(config: Config, bindings: Bindings, isolate: Isol
     streams,
     tokens,
     accounts,
-    presence: createPresence(db, online, onStatusChange, defer),
+    presence: createPresence({ db, online, outbox, defer }),
     locks: createLocks({ redis: writes, keys }),
     fences: createFences(db),
     rateLimit: createRateLimit(once, isolate.allowances, isolate.uncounted, config.limits, keys.rateLimit),

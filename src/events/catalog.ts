@@ -112,7 +112,10 @@ export interface StoredEvent {
   type: string
   /** What it is about: the id of a post, a user, …, or what its publisher named. */
   subject: string
-  /** Rises by one with each event about the same subject on the same channel: a gap is an event not received. */
+  /**
+   * Rises by one with each event about the same subject on the same channel, counting all but those for `others`: a gap
+   * is an event not received.
+   */
   sequence: number
   /** The same, counting only the events that strangers may see; 0: they may not see this one. */
   publicSequence?: number

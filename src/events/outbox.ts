@@ -87,6 +87,15 @@ export function createOutbox(
       .onConflictDoNothing()
   }
 
+  function statementOf(happened: NewEvent | NewEvent[], when: SQL, now: number) {
+    const all = [happened].flat()
+    const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
+    const rows = all.map((event) => rowOf(event, now))
+    const audience = all[0]?.audience
+    const statement = insert(rows, computed, when, now, isSql(audience) ? audience : undefined)
+    return { statement, ids: rows.map((row) => row.id) }
+  }
+
   const tell = (ids: string[]) => send(ids.map((id) => ({ kind: 'event', id })))
 
   return {
@@ -96,20 +105,21 @@ export function createOutbox(
      * and in computed data `value` is the event as JSON. The queue is told once the invocation has done its work.
      */
     record(happened: NewEvent | NewEvent[], when: SQL = sql`true`, now = Date.now()) {
-      const all = [happened].flat()
-      const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
-      const rows = all.map((event) => rowOf(event, now))
+      const { statement, ids } = statementOf(happened, when, now)
       if (recorded.length === 0) defer(() => tell(recorded.splice(0)))
-      recorded.push(...rows.map((row) => row.id))
-      const audience = all[0]?.audience
-      return insert(rows, computed, when, now, isSql(audience) ? audience : undefined)
+      recorded.push(...ids)
+      return statement
     },
 
-    /** Stores events of which D1 has no other trace, and tells the queue. One D1 round trip. */
-    async emit(happened: NewEvent[], now = Date.now()): Promise<void> {
-      const rows = happened.map((event) => rowOf(event, now))
-      await insert(rows, [], sql`true`, now)
-      defer(() => tell(rows.map((row) => row.id)))
+    /**
+     * The same for a batch that may run after the answer, when `record` would enqueue too early: pass the rows it returns
+     * to `enqueue` once the batch is committed. If that never happens, `resend` does it.
+     */
+    prepare: (happened: NewEvent | NewEvent[], when: SQL, now = Date.now()) =>
+      statementOf(happened, when, now).statement.returning({ id: events.id }),
+
+    enqueue(stored: { id: string }[]): void {
+      if (stored.length > 0) defer(() => tell(stored.map(({ id }) => id)))
     },
 
     /**

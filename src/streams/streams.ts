@@ -68,6 +68,8 @@ export interface Opening {
 const MAX_FOLLOWED = 10_000
 /** Missed events appended at once. */
 const PAGE = 100
+/** An event about presence that is published this long after it happened is checked like a replayed one. */
+const LATE_MS = 60_000
 /** How long a client waits after a refusal. */
 const RETRY_AFTER_SECONDS = 5
 
@@ -80,7 +82,7 @@ export type Streams = ReturnType<typeof createStreams>
  * its viewer may see. The audience is stored with the event. Whom a viewer follows is loaded from D1 when first needed,
  * again after a follow or unfollow, and every `checkMs`.
  *
- * Presence is also checked when an event is replayed: a client that resumes must not learn what has been hidden since.
+ * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden since.
  * Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under the same
  * sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted apart.
  *
@@ -292,7 +294,8 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
-            const visibilities = isReplay ? await visibilitiesOf(entries) : undefined
+            const isOld = isReplay || entries.some(({ value }) => isPresence(value.event) && isLate(value.event))
+            const visibilities = isOld ? await visibilitiesOf(entries) : undefined
             for (const entry of entries) await send(entry, visibilities)
           }
           outlet.sendIfRoom(mark('over'))
@@ -315,13 +318,17 @@ function refuse(detail: string, cause?: unknown): never {
   throw new Problem('unavailable', detail, { retryAfter: RETRY_AFTER_SECONDS }, cause === undefined ? {} : { cause })
 }
 
+const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
+
 const isPresence = ({ channel, type }: CloudEvent) => channel === 'user_events' && type === 'user_status_change'
 
 /** A status change that the viewer may not see any more: "offline", and nothing that tells when. */
-function redact({ traceparent, ...event }: CloudEvent): CloudEvent {
+function redact(event: CloudEvent): CloudEvent {
   const at = new Date().toISOString()
   const id = `ev_${createHash('sha256').update(event.id).digest('hex').slice(0, 26)}` // ids contain times
-  return { ...event, id, time: at, data: { userId: event.subject, status: 'offline', at } }
+  const redacted: CloudEvent = { ...event, id, time: at, data: { userId: event.subject, status: 'offline', at } }
+  delete redacted.traceparent
+  return redacted
 }
 
 /** A reader took nothing for too long. */

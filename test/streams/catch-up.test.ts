@@ -42,7 +42,7 @@ async function publishUnheard(edge: Edge, ...types: string[]): Promise<void> {
   await edge.redis.clearFaults()
 }
 
-/** Publishes an event, and answers with which id somebody resumes who has seen it. */
+/** Publishes an event; answers the position of a client that has received it. */
 async function publishSeen(edge: Edge): Promise<string> {
   const stream = await open(edge)
   await publish(edge, custom('seen', { subject: 'room:1' }))
@@ -51,7 +51,7 @@ async function publishSeen(edge: Edge): Promise<string> {
   return stream.lastEventId()
 }
 
-/** The types of the events that are given to whoever has seen `seen`, and those until another is published. */
+/** Resumes after `seen`; answers the types of the events received until the call of the answer. */
 async function resume(edge: Edge, seen: string) {
   const stream = await open(edge, { 'Last-Event-ID': seen })
   return async () => {
@@ -85,7 +85,7 @@ test('what happened while Redis was away reaches the streams when it is back: in
   await publishUnheard(edge, 'one', 'two', 'three')
   expect(await missedTypes()).toEqual(['one', 'two', 'three'])
   const undelivered = await db.select().from(events).where(isNotNull(events.dueAt))
-  expect(undelivered).toEqual([]) // the other listeners have heard of them: they are not told again
+  expect(undelivered).toEqual([]) // the other listeners have handled them: they do not receive them again
 
   await edge.redis.fault({ kind: 'refuse' })
   await expect(edge.cron()).rejects.toThrow('jobs failed') // it is not back yet
@@ -190,7 +190,7 @@ test('when the queue brings again what was missed, or two crons come at once, it
   await edge.settle()
 })
 
-test('of more than the log keeps, who is there gets all, and who resumes after is told that some are not kept', async () => {
+test('of more events than the log keeps, an open stream gets all, and a later one is reset', async () => {
   const edge = newPersistent({ STREAM_EVENTS: '100' })
   const seen = await publishSeen(edge)
   const names = Array.from({ length: 250 }, (_, i) => `n${i}`)
@@ -205,7 +205,7 @@ test('of more than the log keeps, who is there gets all, and who resumes after i
   await edge.settle()
 }, 60_000)
 
-test('when Redis comes back with nothing, who resumes is told so, then gets what it missed as it comes', async () => {
+test('when Redis comes back empty, a resumed stream is reset, then gets what the log missed', async () => {
   const edge = newPersistent()
   const seen = await publishSeen(edge)
   await publishUnheard(edge, 'one', 'two')

@@ -187,6 +187,143 @@ test('an unfollow of which no event came is noticed all the same', async () => {
   await edge.settle()
 })
 
+test('hiding completes what each audience knows, without gaps, and a client that resumes learns nothing of before', async () => {
+  const edge = newEdge()
+  const [ada, fan, stranger] = [await addUser(), await addUser(), await addUser()]
+  await addFollow(fan.id, ada.id)
+  const [asAda, asFan] = [await edge.signIn(ada), await edge.signIn(fan)]
+  const headersOf = { nobody: {}, stranger: await edge.signIn(stranger), fan: asFan, ada: asAda, service: SERVICE }
+  type Name = keyof typeof headersOf
+  const names = Object.keys(headersOf) as Name[]
+  const query = 'channels=user_events'
+  const about = (status: string) => ({ userId: ada.id, status, at: expect.stringMatching(/Z$/) })
+
+  /** Does something that Ada does, and delivers what is recorded of it. */
+  async function act(method: string, path: string, body?: object) {
+    const response = await edge.fetch(`/v1/presence${path}`, {
+      method,
+      headers: { ...asAda, ...(body ? { 'Content-Type': 'application/json' } : {}) },
+      ...(body ? { body: JSON.stringify(body) } : {}),
+    })
+    expect(response.ok).toBe(true)
+    await edge.cron() // after the answer, or by the cron
+    await until(async () => (await edge.sdk.zcard(keys.presenceChanges(0))) === 0)
+    await edge.dispatch()
+  }
+  const see = (visibility: string) => act('PATCH', '', { visibility })
+  const profile = { username: 'ada', displayName: 'Ada', bio: '', version: 2 }
+  const publishFact = () =>
+    publish(edge, { channel: 'user_events', type: 'user_updated', data: { userId: ada.id, ...profile } })
+
+  await publishFact()
+  const positions = {} as Record<Name, string>
+  const streams = {} as Record<Name, Awaited<ReturnType<typeof open>>>
+  const read = async (name: Name, stream = streams[name]) => {
+    const { type, data, ...event } = await stream.event()
+    const { id, sequence, time } = event as unknown as { id: string; sequence: number; time: string }
+    return { id, sequence, time, said: type === 'user_updated' ? 'fact' : String(data['status']), data }
+  }
+  for (const name of names) {
+    const stream = await open(edge, headersOf[name], query)
+    await publishFact()
+    expect((await stream.event()).type).toBe('user_updated')
+    positions[name] = stream.lastEventId()
+    streams[name] = stream
+    for (const other of names.slice(0, names.indexOf(name))) await streams[other].event()
+  }
+
+  await act('POST', '/heartbeat') // everyone: online
+  await see('followers') // others: offline
+  await act('DELETE', '') // followers: offline
+  await act('POST', '/heartbeat') // followers: online
+  await see('everyone') // others: online
+  await see('nobody') // everyone: offline
+  await publishFact()
+  const expected = {
+    outside: ['online', 'offline', 'online', 'offline', 'fact'],
+    inside: ['online', 'offline', 'online', 'offline', 'fact'],
+  }
+  const isOutside = (name: Name) => name === 'nobody' || name === 'stranger'
+  const seen = {} as Record<Name, Awaited<ReturnType<typeof read>>[]>
+  for (const name of names) {
+    seen[name] = []
+    for (let i = 0; i < 5; i += 1) seen[name].push(await read(name))
+    expect([name, seen[name].map(({ said }) => said)]).toEqual([name, expected[isOutside(name) ? 'outside' : 'inside']])
+    const first = seen[name][0]?.sequence ?? 0
+    expect([name, seen[name].map(({ sequence }) => sequence - first)]).toEqual([name, [0, 1, 2, 3, 4]])
+    await streams[name].close()
+  }
+  expect(seen.nobody[1]?.id).not.toBe(seen.fan[1]?.id) // the others learned of another change
+
+  // Ada is hidden: a client that resumes from before learns nothing about her. A service sees everything.
+  for (const name of names) {
+    const resumed = await open(edge, { ...headersOf[name], 'Last-Event-ID': positions[name] }, query)
+    const later = names.slice(names.indexOf(name) + 1).length
+    for (let i = 0; i < later; i += 1) await read(name, resumed) // facts
+    const again = []
+    for (let i = 0; i < 5; i += 1) again.push(await read(name, resumed))
+    expect([name, again.map(({ sequence }) => sequence)]).toEqual([name, seen[name].map(({ sequence }) => sequence)])
+    if (name === 'service') expect(again).toEqual(seen[name])
+    else {
+      expect([name, again.map(({ said }) => said)]).toEqual([
+        name,
+        ['offline', 'offline', 'offline', 'offline', 'fact'],
+      ])
+      for (const [i, { id, time, data }] of again.slice(0, 4).entries()) {
+        expect(data).toEqual(about('offline'))
+        expect(seen[name].map((event) => event.id)).not.toContain(id)
+        expect(time > (seen[name][4]?.time ?? '')).toBe(true)
+        expect(String(data['at']) > String(seen[name][i]?.data['at'])).toBe(true)
+      }
+    }
+    await resumed.close()
+  }
+
+  await see('followers')
+  const [fanAgain, strangerAgain] = [
+    await open(edge, { ...asFan, 'Last-Event-ID': positions.service }, query),
+    await open(edge, { ...headersOf.stranger, 'Last-Event-ID': positions.service }, query),
+  ]
+  expect((await read('fan', fanAgain)).said).toBe('online') // they may know again
+  expect((await read('stranger', strangerAgain)).said).toBe('offline')
+  await fanAgain.close()
+  await strangerAgain.close()
+  await edge.settle()
+}, 60_000)
+
+test('a status change that reaches the log late tells an open stream nothing that is hidden by then', async () => {
+  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
+  const ada = await addUser()
+  const asAda = await edge.signIn(ada)
+  expect((await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers: asAda })).status).toBe(204)
+  await until(() => edge.events.sent.length > 0)
+  await edge.redis.fault({ kind: 'refuse' })
+  expect(await edge.dispatch()).toBe(0)
+  await edge.redis.clearFaults()
+  const [stream, service] = [
+    await open(edge, {}, 'channels=user_events'),
+    await open(edge, SERVICE, 'channels=user_events'),
+  ]
+  const hidden = await edge.fetch('/v1/presence', {
+    method: 'PATCH',
+    headers: { ...asAda, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ visibility: 'nobody' }),
+  })
+  expect(hidden.status).toBe(200)
+  await until(() => edge.events.sent.length > 0)
+  await edge.dispatch()
+  expect((await stream.event()).data['status']).toBe('offline')
+  expect((await service.event()).data['status']).toBe('offline')
+  await env.DB.prepare('UPDATE events SET created_at = created_at - 120000 WHERE missed_at IS NOT NULL').run()
+  await edge.cron()
+  const [late, seen] = [await stream.event(), await service.event()]
+  expect([late.data['status'], seen.data['status']]).toEqual(['offline', 'online'])
+  expect(late.id).not.toBe(seen.id)
+  await stream.close()
+  await service.close()
+  await edge.settle()
+})
+
 test('a stream ends with its session, and that session opens no other', async () => {
   const edge = newEdge({ STREAM_CHECK_SECONDS: '0.1' })
   const ada = await addUser()
@@ -286,15 +423,15 @@ test('what is no longer kept, or was lost with Redis, is said to be missed: `res
   await edge.settle()
 })
 
-test('what was appended and not told is found: before what comes next, or by a look now and then', async () => {
+test('an event whose message was lost is found: before the next event, or by the periodic check', async () => {
   const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
   const [patient, looking] = [await open(edge), await open(newEdge({ STREAM_CHECK_SECONDS: '0.1' }, edge.token))]
   await edge.redis.fault({ kind: 'status', match: 'PUBLISH', times: 1 })
-  await publish(edge, custom('untold'))
-  expect((await looking.event()).type).toBe('untold')
-  await publish(edge, custom('told'))
-  for (const type of ['untold', 'told']) expect((await patient.event()).type).toBe(type)
-  expect((await looking.event()).type).toBe('told')
+  await publish(edge, custom('unpublished'))
+  expect((await looking.event()).type).toBe('unpublished')
+  await publish(edge, custom('published'))
+  for (const type of ['unpublished', 'published']) expect((await patient.event()).type).toBe(type)
+  expect((await looking.event()).type).toBe('published')
   await patient.close()
   await looking.close()
 })
