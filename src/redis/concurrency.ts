@@ -23,6 +23,7 @@ export type Place = 'taken' | 'caller-full' | 'all-full'
  * A place that this member already holds is taken again.
  */
 const TAKE = `#!lua flags=allow-key-locking
+-- usually calls 8
 local member, now = ARGV[1], ARGV[2]
 local outcome = 'taken'
 for i, refusal in ipairs({ 'caller-full', 'all-full' }) do

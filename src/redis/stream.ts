@@ -70,7 +70,7 @@ const MAX_REQUEST = 256_000
  * already. Entry fields: `e` the value, `p` the position it continues.
  */
 const APPEND = `#!lua flags=allow-key-locking
--- usually calls 9
+-- usually calls 8
 local names = {}
 for i = 4, #ARGV, 2 do names[#names + 1] = ARGV[i] end
 local known = redis.call('ZMSCORE', KEYS[2], unpack(names))
