@@ -38,6 +38,8 @@ export const keys = {
   presenceDevices: (userId: string) => `presence:devices:${userId}`,
   /** String: who may see a user. Expires after a day, `nobody` with the presence window; D1 holds it. */
   presenceVisibility: (userId: string) => `presence:visibility:${userId}`,
+  /** String: when Redis was found to have lost presence (Unix ms), or `none`. Expires a day after the last sweep. */
+  presenceLoss: 'presence:loss',
   /** String `<at>:<beat>`: the last arrival or departure of a user. Expires with their devices. */
   presenceLast: (userId: string) => `presence:last:${userId}`,
   /** String `<fence>:<owner>`: a lock that is held. Expires with the hold. */

@@ -1,4 +1,4 @@
-import { and, eq, inArray, isNotNull, type SQL, sql } from 'drizzle-orm'
+import { and, eq, gt, inArray, isNotNull, ne, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { follows, users } from '../db/schema.ts'
@@ -25,6 +25,8 @@ export interface PresenceDependencies {
 const SWEEP_BATCH = 2_000
 /** A sweep that has more batches leaves the rest to the next. */
 const SWEEP_BATCHES = 20
+/** Users per page when presence was lost. */
+const LOSS_PAGE = 1_000
 /** Visibility changes that the sweep passes on to Redis at once. */
 const SYNC_BATCH = 100
 /** The list reads at most this many pages of users to find enough that the viewer may see. */
@@ -77,6 +79,8 @@ export type Presence = ReturnType<typeof createPresence>
  * Every change of what an audience may know is announced by a `user_status_change`, recorded in the D1 transaction that
  * notes what the audience was informed of. Arrivals and departures come from Redis, which keeps each until it is
  * announced; announcing one twice, or after a newer one, changes nothing. Changes of visibility come from D1 itself.
+ *
+ * After a flush everyone is offline. Users come back with their next beat; the cron announces those who do not.
  *
  * Without Redis everyone is offline, last seen when D1 says; beats and departures are refused with `unavailable`.
  */
@@ -141,6 +145,28 @@ export function createPresence({ db, online, outbox, defer }: PresenceDependenci
       .update(users)
       .set({ presenceSyncAt: null })
       .where(and(eq(users.id, userId), eq(users.presenceSyncAt, changedAt)))
+  }
+
+  /**
+   * Announces the users whom D1 believes online and Redis does not know any more, as of `lostAt`. One D1 query, one batch
+   * and two round trips per `LOSS_PAGE` of them. Safe to repeat.
+   */
+  async function recover(lostAt: number, signal: AbortSignal | undefined): Promise<void> {
+    for (let last = ''; ;) {
+      if (signal?.aborted === true) return
+      const page = await db
+        .select({ userId: users.id })
+        .from(users)
+        .where(and(gt(users.id, last), ne(users.presenceShownTo, 'nobody')))
+        .orderBy(users.id)
+        .limit(LOSS_PAGE)
+      const scores = await online.lastSeen(page.map(({ userId }) => userId))
+      const gone = page.filter((_, i) => scores[i] === null)
+      await announce(gone.map(({ userId }) => ({ userId, at: lostAt, isOnline: false, shard: 0 })))
+      last = page.at(-1)?.userId ?? ''
+      if (page.length < LOSS_PAGE) break
+    }
+    await online.endLoss()
   }
 
   const unavailable = (cause: unknown): never => {
@@ -276,7 +302,7 @@ export function createPresence({ db, online, outbox, defer }: PresenceDependenci
 
     /**
      * Takes silent users offline, announces what Redis has recorded and nobody has announced, and passes on visibility
-     * changes that Redis missed; answers how many changes it announced. For the cron: per batch two round trips and one D1
+     * changes that Redis missed and losses of Redis; answers how many changes it took. For the cron: per batch two round trips and one D1
      * batch, and one query for visibility changes. Ends early when `signal` aborts. Safe to repeat and to run twice at
      * once.
      */
@@ -293,7 +319,10 @@ export function createPresence({ db, online, outbox, defer }: PresenceDependenci
       let swept = 0
       for (let batch = 0; batch < SWEEP_BATCHES; batch += 1) {
         if (signal?.aborted === true) break
-        const { changes, hasMore } = await online.takeChanges(SWEEP_BATCH, now)
+        const [{ changes, hasMore }, lostAt] = await Promise.all([
+          online.takeChanges(SWEEP_BATCH, now),
+          batch === 0 ? online.findLoss(now) : undefined, // in the same round trip
+        ])
         // While the number of shards changes, a user who is silent in one may be alive in another.
         const misplaced = changes.filter((change) => !change.isOnline && online.isMisplaced(change))
         const scores = await online.lastSeen(misplaced.map(({ userId }) => userId))
@@ -302,6 +331,7 @@ export function createPresence({ db, online, outbox, defer }: PresenceDependenci
         await announce(due)
         await online.confirm([...moved])
         swept += due.length
+        if (lostAt !== undefined) await recover(lostAt, signal)
         if (!hasMore) break
       }
       return swept

@@ -46,6 +46,7 @@ export interface OnlineKeys {
   presenceChanges: (shard: number) => string
   presenceDevices: (userId: string) => string
   presenceVisibility: (userId: string) => string
+  presenceLoss: string
   presenceLast: (userId: string) => string
 }
 
@@ -167,6 +168,18 @@ redis.call('PEXPIRE', KEYS[1], ${SHARD_MS})
 redis.call('PEXPIRE', KEYS[2], ${SHARD_MS})
 return taken`
 
+/** KEYS: loss. ARGV: now, window. Answers since when presence is lost, if that is at least a window ago. */
+const FIND_LOSS = `#!lua flags=allow-key-locking
+-- usually calls 2
+local at = redis.call('GET', KEYS[1])
+if not at then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ${SHARD_MS})
+  return false
+end
+redis.call('PEXPIRE', KEYS[1], ${SHARD_MS})
+if at == 'none' or tonumber(at) + ARGV[2] > tonumber(ARGV[1]) then return false end
+return at`
+
 export type Online = ReturnType<typeof createOnline>
 
 /**
@@ -175,7 +188,7 @@ export type Online = ReturnType<typeof createOnline>
  * Redis types. `presence`: a sorted set per shard, member = user, score = last seen. `presenceChanges`: a sorted set per
  * shard, member = `+<at>:<user>` for an arrival or `-<at>:<user>` for a departure, score = claimed until.
  * `presenceDevices`: a sorted set per user, expiring soon after the window. `presenceVisibility` and `presenceLast`:
- * strings per user, expiring. A user's shard is a hash of the id; a shard holds at most `shardUsers`, and so do its
+ * strings per user, expiring. `presenceLoss`: a string that is absent after a flush. A user's shard is a hash of the id; a shard holds at most `shardUsers`, and so do its
  * changes: no key grows without bound.
  *
  * One round trip each. A steady beat is 3 commands inside one script, an arrival 12, or 14 when the shard is full.
@@ -349,6 +362,22 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
         pipeline.zrem(keys.presenceChanges(shard), ...those.map(memberOf))
       }
       await pipeline.exec()
+    },
+
+    /**
+     * When Redis lost presence in a flush, once users had a window to come back; undefined: it has not, or that is
+     * recovered.
+     */
+    async findLoss(now: number): Promise<number | undefined> {
+      return (
+        (await redis.eval<string[], number | null>(FIND_LOSS, [keys.presenceLoss], [now, windowMs].map(String))) ??
+        undefined
+      )
+    },
+
+    /** Ends a loss: whoever did not come back is announced. */
+    async endLoss(): Promise<void> {
+      await redis.set(keys.presenceLoss, 'none', { px: SHARD_MS })
     },
 
     /** Whether a change is recorded in a shard that is not the user's any more: the number of shards has changed. */

@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { eq, inArray, sql } from 'drizzle-orm'
 import fc from 'fast-check'
-import { beforeAll, expect, test } from 'vitest'
+import { beforeAll, beforeEach, expect, test } from 'vitest'
 import { listOf } from '../../src/db/list.ts'
 import { events, users } from '../../src/db/schema.ts'
 import { createOutbox, type EventMessage } from '../../src/events/outbox.ts'
@@ -13,6 +13,8 @@ import { keysOf, newDeferral, newKeyspace } from '../redis/setup.ts'
 import { addFollow, addUser, db } from '../rows.ts'
 
 beforeAll(migrate)
+// Each test has a Redis of its own, and D1 is one: to the Redis of the next, the users of this one are lost.
+beforeEach(() => db.update(users).set({ presenceShownTo: 'nobody' }))
 
 const T = 1_800_000_000_000
 const WINDOW_MS = 1_000
@@ -151,7 +153,8 @@ test('an older last seen never replaces a newer one', async () => {
 })
 
 test('a sweep that cannot record, or whose sweeper dies, is completed by a later one', async () => {
-  const { beat, presence, announced } = newPresence()
+  const { beat, presence, redis, announced } = newPresence()
+  await redis.set(keys.presenceLoss, 'none') // it has not been flushed
   const ada = await addUser()
   await beat(ada.id, T)
   await refusing(() => expect(presence.sweep(T + 2_000)).rejects.toThrow('died'))
@@ -280,6 +283,32 @@ test('a flush forgets who is online and nothing else: the next beat joins again'
   await beat(ada.id, T + 2)
   expect(await announced()).toMatchObject([{ at: T }, { at: T + 2 }])
   expect(await presence.ofUsers(undefined, [ada.id], T + 3)).toMatchObject([{ isOnline: true }])
+})
+
+test('after a flush the cron announces those who do not come back', async () => {
+  const { beat, presence, redis, announced } = newPresence()
+  const [ada, bob, shy] = [await addUser(), await addUser(), await addUser({ presenceVisibility: 'followers' })]
+  for (const user of [ada, bob, shy]) await beat(user.id, T)
+  await presence.sweep(T + 1)
+  await presence.sweep(T + 1 + WINDOW_MS - 2)
+  await redis.flushdb()
+  await presence.sweep(T + 10_000) // notices the loss
+  await beat(bob.id, T + 10_100)
+  await presence.sweep(T + 10_000 + WINDOW_MS - 1)
+  const before = await announced()
+  expect(before.map(({ isOnline }) => isOnline)).toEqual([true, true, true, true])
+
+  await presence.sweep(T + 10_000 + WINDOW_MS)
+  await presence.sweep(T + 10_000 + WINDOW_MS + 1)
+  const after = (await announced()).slice(4)
+  expect(after).toHaveLength(2)
+  expect(after).toEqual(
+    expect.arrayContaining([
+      { userId: ada.id, isOnline: false, at: T + 10_000, audience: 'everyone' },
+      { userId: shy.id, isOnline: false, at: T + 10_000, audience: 'followers' },
+    ]),
+  )
+  expect(await redis.get(keys.presenceLoss)).toBe('none')
 })
 
 test('a beat of an account that is gone leaves nothing', async () => {
