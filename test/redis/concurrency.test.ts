@@ -13,16 +13,16 @@ function newPlaces() {
 }
 
 test('a caller and all callers together have a bounded number of places', async () => {
-  const { take, release } = newPlaces()
-  expect(await take('u_ada', 'a', T)).toBe('taken')
-  expect(await take('u_ada', 'b', T)).toBe('taken')
-  expect(await take('u_ada', 'c', T)).toBe('caller-full')
-  expect(await take('u_bob', 'd', T)).toBe('taken')
-  expect(await take('u_eve', 'e', T)).toBe('all-full')
-  await release('u_ada', 'a')
-  expect(await take('u_eve', 'e', T)).toBe('taken')
-  expect(await take('u_ada', 'c', T)).toBe('all-full') // what was refused holds nothing
-  expect(await take('u_bob', 'd', T)).toBe('taken') // a repetition holds its place
+  const places = newPlaces()
+  expect(await places.take('u_ada', 'a', T)).toBe('taken')
+  expect(await places.take('u_ada', 'b', T)).toBe('taken')
+  expect(await places.take('u_ada', 'c', T)).toBe('caller-full')
+  expect(await places.take('u_bob', 'd', T)).toBe('taken')
+  expect(await places.take('u_eve', 'e', T)).toBe('all-full')
+  await places.release('u_ada', 'a')
+  expect(await places.take('u_eve', 'e', T)).toBe('taken')
+  expect(await places.take('u_ada', 'c', T)).toBe('all-full') // what was refused holds nothing
+  expect(await places.take('u_bob', 'd', T)).toBe('taken') // a repetition holds its place
 })
 
 test('of many attempts at once exactly as many succeed as there are places', async () => {
@@ -32,23 +32,24 @@ test('of many attempts at once exactly as many succeed as there are places', asy
 })
 
 test('a place that is not kept is free after its time, and one that is kept is not', async () => {
-  const { take, keep } = newPlaces()
-  await take('u_ada', 'kept', T)
-  await take('u_ada', 'dead', T)
-  await keep('u_ada', 'kept', T + 900)
-  expect(await take('u_ada', 'new', T + 999)).toBe('caller-full')
-  expect(await take('u_ada', 'new', T + 1_000)).toBe('taken')
-  expect(await take('u_ada', 'newer', T + 1_500)).toBe('caller-full')
+  const places = newPlaces()
+  await places.take('u_ada', 'kept', T)
+  await places.take('u_ada', 'dead', T)
+  await places.keep('u_ada', 'kept', T + 900)
+  expect(await places.take('u_ada', 'new', T + 999)).toBe('caller-full')
+  expect(await places.take('u_ada', 'new', T + 1_000)).toBe('taken')
+  expect(await places.take('u_ada', 'newer', T + 1_500)).toBe('caller-full')
 })
 
 test('each is one round trip, safe to repeat after a lost reply, and leaves keys that expire', async () => {
-  const { take, keep, release, redis, control } = newPlaces()
+  const places = newPlaces()
+  const { redis, control } = places
   const costs = []
   for (const work of [
-    () => take('u_ada', 'a', T),
-    () => keep('u_ada', 'a', T),
-    () => take('u_ada', 'b', T),
-    () => release('u_ada', 'b'),
+    () => places.take('u_ada', 'a', T),
+    () => places.keep('u_ada', 'a', T),
+    () => places.take('u_ada', 'b', T),
+    () => places.release('u_ada', 'b'),
   ]) {
     await control.reset()
     await work()
@@ -60,6 +61,6 @@ test('each is one round trip, safe to repeat after a lost reply, and leaves keys
   expect(await redis.zrange(keys.openStreams('u_ada'), 0, -1)).toEqual(['a'])
   for (const key of await keysOf(redis))
     expect([key, await redis.pttl(key)]).toEqual([key, expect.toSatisfy((ms) => ms > 10_000)])
-  await release('u_ada', 'a')
+  await places.release('u_ada', 'a')
   expect(await keysOf(redis)).toEqual([])
 })
