@@ -33,8 +33,27 @@ export const users = sqliteTable(
     version: integer().notNull().default(1),
     /** Rises with each change of the row, counts included. The cache compares it. */
     revision: integer().notNull().default(1),
+    /**
+     * The widest audience that was last informed that this user is online. `nobody`: every audience was informed that
+     * the user is offline.
+     */
+    presenceShownTo: text('presence_shown_to', { enum: ['everyone', 'followers', 'nobody'] })
+      .notNull()
+      .default('nobody'),
+    /** The `at` of the last `user_status_change`. */
+    presenceShownAt: integer('presence_shown_at').notNull().default(0),
+    /** When Redis recorded the last arrival or departure that was announced: older ones are ignored. */
+    presenceChangedAt: integer('presence_changed_at').notNull().default(0),
+    /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
+    presenceSyncAt: integer('presence_sync_at'),
   },
-  (t) => [uniqueIndex('users_username').on(t.username), uniqueIndex('users_email').on(t.email)],
+  (t) => [
+    uniqueIndex('users_username').on(t.username),
+    uniqueIndex('users_email').on(t.email),
+    index('users_presence_sync')
+      .on(t.presenceSyncAt)
+      .where(sql`presence_sync_at IS NOT NULL`),
+  ],
 )
 
 export const posts = sqliteTable(
@@ -206,7 +225,7 @@ export const fences = sqliteTable('fences', {
 
 /**
  * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
- * subject (migrations/0004_events.sql).
+ * subject (migrations/0011_presence_audiences.sql).
  */
 export const events = sqliteTable(
   'events',
@@ -219,7 +238,7 @@ export const events = sqliteTable(
     sequence: integer().notNull().default(0),
     data: text({ mode: 'json' }).$type<Record<string, unknown>>().notNull(),
     /** Who may see it on a stream. */
-    audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'services' | string[]>().notNull(),
+    audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'others' | 'services' | string[]>().notNull(),
     createdAt: integer('created_at').notNull(),
     /** When the cron enqueues it again. Null: dispatched to all listeners. */
     dueAt: integer('due_at'),
@@ -229,6 +248,8 @@ export const events = sqliteTable(
     traceparent: text(),
     /** When the stream log failed to store it. Null: the log has it. */
     missedAt: integer('missed_at'),
+    /** The sequence among the events that strangers may see. 0: they may not see this event. A trigger sets it. */
+    publicSequence: integer('public_sequence').notNull().default(0),
   },
   (t) => [
     index('events_due')
@@ -241,13 +262,14 @@ export const events = sqliteTable(
   ],
 )
 
-/** The sequence of the last event about each subject on each channel. */
+/** The sequences of the last event about each subject on each channel. */
 export const eventSequences = sqliteTable(
   'event_sequences',
   {
     channel: text().notNull(),
     subject: text().notNull(),
     sequence: integer().notNull(),
+    publicSequence: integer('public_sequence').notNull().default(0),
   },
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
