@@ -135,6 +135,8 @@ const Variables = v.object({
   LIMIT_WRITES_SECONDS: whole(3_600, 1, 86_400),
   /** Signs of life come more often: every minute from ten devices. */
   LIMIT_PRESENCE: whole(600, 1, 1_000_000),
+  /** Requests for what remains of limits, per minute. */
+  LIMIT_STATUS: whole(60, 1, 1_000_000),
   LIMIT_SIGN_IN: whole(10, 1, 1_000_000),
   LIMIT_SIGN_IN_ADDRESS: whole(100, 1, 1_000_000),
   LIMIT_SIGN_IN_SECONDS: whole(900, 1, 86_400),
@@ -212,6 +214,7 @@ export interface LimitPolicy {
 /** Every limit, by the name that clients see. A route belongs to one. */
 export type LimitName =
   | 'reads'
+  | 'status'
   | 'sign-up'
   | 'sign-in'
   | 'sign-in-address'
@@ -266,6 +269,7 @@ export function readConfig(env: object) {
   }
   const limits: Record<LimitName, LimitPolicy> = {
     reads: { limit: set.LIMIT_READS, windowSeconds: set.LIMIT_READS_SECONDS, isStrict: false, onOutage: 'open' },
+    status: { limit: set.LIMIT_STATUS, windowSeconds: 60, isStrict: false, onOutage: 'open' },
     'sign-up': write,
     'sign-in': signIn,
     'sign-in-address': { ...signIn, limit: set.LIMIT_SIGN_IN_ADDRESS },

@@ -2,9 +2,10 @@ import { Hono } from 'hono'
 import * as v from 'valibot'
 import type { LimitName } from '../config.ts'
 import { unavailable } from '../errors.ts'
+import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { Count, Time } from '../http/input.ts'
-import { limitSubject } from '../http/limit.ts'
+import { addressSubject } from '../http/limit.ts'
 import { doc } from '../http/openapi.ts'
 import { limitsService } from './rate-limit.ts'
 
@@ -19,17 +20,21 @@ export const rateLimit = new Hono<AppEnv>().get(
   doc({
     tag: 'Rate limits',
     summary: 'Read my limits',
-    description: 'What remains of each policy, for the signed-in user or else the address. Spends no request.',
+    description:
+      'What remains of each policy, for the signed-in user or else the address. Counts against the policy `status` only.',
     answer: Limits,
     problems: ['unavailable'],
   }),
+  admit('status', { session: 'optional', check: 'alongside' }),
   async (c) => {
-    const { use, config } = c.var
-    const subject = limitSubject(c)
+    const { use, config, caller } = c.var
     const policies = Object.keys(config.limits) as LimitName[] // the keys of `Record<LimitName, …>`
-    const allowances = await Promise.all(policies.map((policy) => use(limitsService).peek(policy, subject))).catch(
-      unavailable('Limits cannot be read right now'),
-    )
+    const allowances = await caller
+      .read(async (userId) => {
+        const subject = userId ?? addressSubject(c)
+        return Promise.all(policies.map((policy) => use(limitsService).peek(policy, subject)))
+      })
+      .catch(unavailable('Limits cannot be read right now'))
     c.header('Cache-Control', 'no-store')
     return c.json({
       items: policies.map((policy, i) => ({

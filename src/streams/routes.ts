@@ -36,9 +36,9 @@ export const streams = new Hono<AppEnv>().get(
       'outage arrive a minute or two after it, after newer events; `sequence` gives the order.',
     textType: 'text/event-stream',
     headers: ['Last-Event-ID'],
-    problems: ['invalid-request', 'unavailable'],
+    problems: ['invalid-request', 'not-signed-in', 'unavailable'],
   }),
-  admit('reads', { session: 'optional', check: 'alongside' }), // checked in the round trip that opens the stream
+  admit('reads', { session: 'optional', check: 'alongside' }, { refusesInvalid: true }), // checked in the round trip that opens the stream
   valid('query', StreamQuery),
   async (c) => {
     const { channels, lastEventId } = c.req.valid('query')

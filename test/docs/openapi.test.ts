@@ -194,6 +194,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
         { path: `${path}&lastEventId=x` },
         { path, headers: { 'Last-Event-ID': 'x' } },
       ],
+      401: [{ path, headers: { Authorization: 'Bearer forged' } }],
       429: [limited(path)],
       503: [{ path, before: redisGone }, misconfigured(path)],
     }
