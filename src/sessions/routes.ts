@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto'
-import { type Context, Hono } from 'hono'
+import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { addressSubject, requireAllowed, spend } from '../http/limit.ts'
-import { doc, requireJson, valid } from '../http/openapi.ts'
+import { described, doc, requireJson, valid } from '../http/openapi.ts'
 import { deleteSessionCookie, readClaims, requireOwnSite, setSessionCookie } from '../http/session.ts'
 import { limitsService } from '../rate-limit/rate-limit.ts'
 import { usersService } from '../users/users.ts'
@@ -31,6 +31,16 @@ async function limitGuesses(c: Context<AppEnv>, login: string, { user, isKnownSo
   requireAllowed(c, 'sign-in-address', byAddress)
 }
 
+/** Refuses sign-ins that another site causes, and addresses that this isolate knows to be over the limit. */
+const admitSignIn: MiddlewareHandler<AppEnv> = described(
+  { security: [], 'x-rate-limit': 'sign-in' },
+  async (c, next) => {
+    requireOwnSite(c)
+    requireAllowed(c, 'sign-in-address', c.var.use(limitsService).known('sign-in-address', addressSubject(c)))
+    await next()
+  },
+)
+
 /** Deletes the cookie of a session that has ended, now or before. */
 const forgetCookie = createMiddleware<AppEnv>(async (c, next) => {
   await next()
@@ -51,14 +61,13 @@ export const sessions = new Hono<AppEnv>()
       status: 201,
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'wrong-credentials', 'unavailable'],
     }),
+    admitSignIn,
     requireJson,
     valid('json', Credentials),
     async (c) => {
       const { use } = c.var
       const { login, password } = c.req.valid('json')
-      requireOwnSite(c)
       const network = addressSubject(c)
-      requireAllowed(c, 'sign-in-address', use(limitsService).known('sign-in-address', network))
       const account = await use(accountsService).identify(login, network)
       await limitGuesses(c, login, account)
       const userAgent = c.req.header('User-Agent') ?? ''

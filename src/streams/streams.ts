@@ -165,9 +165,9 @@ export function createStreams(
      * Begins a stream; `ended` when it is over. `viewer` sees nothing but what everyone may if their session is not live.
      * It ends when the client goes, the session or the subscription is over, after `lifeMs`, or when the client stalls.
      */
-    async open({ channels, viewer: claimed, isLive, seen, signal }: Opening) {
+    async open({ channels, viewer, isLive, seen, signal }: Opening) {
       const over = new AbortController()
-      const hasSession = !claimed.isService && claimed.userId !== undefined
+      const hasSession = !viewer.isService && viewer.userId !== undefined
       const listening = AbortSignal.any([signal, over.signal])
       let told: AsyncIterator<string, void>
       let start: Start<Streamed>
@@ -179,7 +179,10 @@ export function createStreams(
         over.abort()
         throw new Problem('unavailable', 'Streams cannot be opened right now', { retryAfter: 5 }, { cause })
       }
-      const viewer: Viewer = hasSession && !isSignedIn ? { isService: false, userId: undefined } : claimed
+      if (hasSession && !isSignedIn) {
+        over.abort()
+        throw new Problem('not-signed-in', 'This session has ended')
+      }
       const sight = createSight(viewer)
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
