@@ -1,11 +1,13 @@
 import { defineConfig } from 'vitest/config'
+import { run } from './vitest.shared.ts'
 
-// The dashboard in a real browser, over the product as `npm start` runs it. Needs Chromium: CHROMIUM says where, if not in /usr/bin.
+// The dashboard in a real browser, against the product as `npm start` runs it. Needs Chromium: /usr/bin/chromium, or CHROMIUM.
 export default defineConfig({
   test: {
+    ...run,
     include: ['test/e2e/**/*.test.ts'],
     maxWorkers: 1,
-    testTimeout: 120_000, // figures arrive every ten seconds, and machines are busy
+    testTimeout: 120_000, // the dashboard refreshes every ten seconds, and machines are busy
     hookTimeout: 120_000,
   },
 })

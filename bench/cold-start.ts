@@ -1,9 +1,9 @@
-/** How long the first request of a new isolate takes: the code compiled and run, and one answer given. */
+/** The first request of a new isolate: compiling and running the code, and one answer. */
 import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
 import { median } from './measure.ts'
 import { type Bundle, type ContenderName, platform } from './workers.ts'
 
-/** Each id is an isolate of its own. `/healthz` asks for nothing that is bound. */
+/** Each id is a new isolate. `/healthz` uses no binding. */
 const SCRIPT = `export default {
   fetch(request, env) {
     const id = new URL(request.url).pathname
@@ -18,7 +18,7 @@ const SCRIPT = `export default {
   },
 }`
 
-/** By contender, the median of `times` cold starts in ms, what loading any Worker costs included (see the bare one). */
+/** The median of `times` cold starts in ms, by contender. It includes what loading any Worker costs: see the bare one. */
 export async function measureColdStarts(bundles: Bundle[], times: number): Promise<Map<ContenderName, number>> {
   const { compatibilityDate, compatibilityFlags } = platform()
   const miniflare = new Miniflare(
@@ -42,7 +42,7 @@ export async function measureColdStarts(bundles: Bundle[], times: number): Promi
         const startedAt = performance.now()
         await (await fetch(`${origin}/${time}`)).text()
         const ms = performance.now() - startedAt
-        if (time >= 0) took.set(name, [...(took.get(name) ?? []), ms]) // the first opens the connection
+        if (time >= 0) took.set(name, [...(took.get(name) ?? []), ms]) // the first request opens the connection
       }
     }
     return new Map([...took].map(([name, all]) => [name, median(all)]))

@@ -1,46 +1,46 @@
 /**
- * `npm run costs`: what each kind of request costs in Redis commands, as the README has it. The Worker as it is deployed,
- * the demo town, and a `redis-server` of its own (from the PATH), whose `INFO commandstats` also counts what scripts call.
+ * `npm run costs`: Redis commands of each kind of request, for docs/costs.md. It runs the deployed bundle,
+ * the demo data, and a new `redis-server` from the PATH, whose `INFO commandstats` also counts what scripts call.
  */
 import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect, type Connection, parseRedisUrl, textOf } from '../emulator/resp.ts'
 import { startEmulator } from '../emulator/server.ts'
 import { DEMO_PASSWORD } from '../scripts/demo/data.ts'
+import { freePort } from '../scripts/ports.ts'
 import { readFlags } from '../scripts/flags.ts'
 import { settle } from './measure.ts'
 import { createTown, SERVICE_TOKEN } from './town.ts'
 import { bundle, type Contender, prepareDatabase, startWorkers } from './workers.ts'
 
-/** Of Upstash's pay-as-you-go plan: https://upstash.com/pricing/redis */
+/** Upstash's pay-as-you-go plan: https://upstash.com/pricing/redis */
 const DOLLARS_PER_COMMAND = 0.2 / 100_000
-/** After an answer, how long Redis must hear nothing before the request counts as done. The queue waits for longer. */
+/** A request is done when Redis has had no command for this long. The queue waits longer. */
 const QUIET_MS = 120
-/** What the emulator, or this, asks for itself. */
+/** Commands that the emulator and this script send for themselves. */
 const OWN_COMMANDS = new Set(['info', 'select', 'ping', 'auth', 'hello', 'client', 'flushdb', 'command', 'config'])
 
 interface Ask {
   method?: string
   path: string
-  /** Of the one who asks: a token, or nobody. */
+  /** Session token of the caller, if any. */
   token?: string
   body?: object
-  /** Which isolate answers. Each has a memory of its own. */
+  /** Index of the isolate that answers. Each has its own memory. */
   isolate?: number
 }
 
-readFlags({}) // it has none: whoever gives one expects something else
+readFlags({}) // refuses any flag: this script has none
 await using redis = await startRedis()
 const emulator = await startEmulator({ redisUrl: redis.url, openTokens: true })
 const town = createTown()
 await using prepared = await prepareDatabase(town)
 const DAY = '86400'
 const variables = {
-  // What comes now and then would fall on whoever is asking: figures once in 10 s, the walk, a new window of a limit.
+  // Periodic commands would count for the request at hand: reports, the scan of all keys, new windows of limits.
   STATS_FLUSH_SECONDS: '0',
   SCAN_COMMANDS: '0',
   LIMIT_READS_SECONDS: DAY,
@@ -63,7 +63,7 @@ async function main(worker: Contender): Promise<void> {
   const token = (n: number) => town.tokenOf(n)
   const twenty = (of: (n: number) => string) => Array.from({ length: 20 }, (_, i) => of(50 + i)).join(',')
 
-  /** Commands so far: those sent, as the emulator counts them, and all, as Redis does. */
+  /** Commands so far: `sent` is what the emulator counts, `billed` what Redis counts. */
   async function counts(): Promise<{ sent: number; billed: number }> {
     const { commands } = await control.counts()
     const [reply] = await redis.connection.send([['INFO', 'commandstats']])
@@ -73,7 +73,7 @@ async function main(worker: Contender): Promise<void> {
     return { sent: commands, billed }
   }
 
-  /** Counts once nothing has been asked of Redis for a moment. */
+  /** The counts once Redis is idle. */
   async function quiet() {
     for (let last = await counts(); ;) {
       await sleep(QUIET_MS)
@@ -100,7 +100,7 @@ async function main(worker: Contender): Promise<void> {
 
   const rows: string[][] = []
   const cost = (request: string, ask: Ask) => costOf(request, () => answer(ask))
-  /** Counts what `work` costs, and what it makes happen afterwards, with nobody else about. */
+  /** Counts the commands of `work`, and those that follow from it. Nothing else runs meanwhile. */
   async function costOf(request: string, work: () => Promise<unknown>): Promise<void> {
     const before = await quiet()
     await work()
@@ -113,7 +113,7 @@ async function main(worker: Contender): Promise<void> {
     rows.push([request, String(answered.sent - before.sent), String(billed), String(later), `$${dollars.toFixed(0)}`])
   }
 
-  // The first of a window costs one more, and what is first asked with a token reads from D1: that is not counted.
+  // Not counted: the first request of a window costs one more, and the first request with a token reads D1.
   for (const isolate of [0, 1]) {
     await answer({ path: `/v1/users/${user(199)}`, isolate })
     for (const n of [1, 2]) {
@@ -136,13 +136,13 @@ async function main(worker: Contender): Promise<void> {
   await settle(worker, 0)
 
   const profile = `/v1/users/${user(20)}`
-  await cost('profile from D1, and stored for all', { path: profile })
+  await cost('profile from D1, then cached', { path: profile })
   await cost('profile from Redis', { path: profile, isolate: 1 })
   await cost('profile from memory', { path: profile })
   await answer({ path: `/v1/users?ids=${twenty(user)}` })
   await cost('20 profiles from memory', { path: `/v1/users?ids=${twenty(user)}` })
   const one = `/v1/posts/${post(20)}`
-  await cost('post from D1, and stored for all', { path: one })
+  await cost('post from D1, then cached', { path: one })
   await cost('post from Redis', { path: one, isolate: 1 })
   await cost('post from memory (counts: Redis)', { path: one })
   await answer({ path: one, token: token(1) })
@@ -155,10 +155,10 @@ async function main(worker: Contender): Promise<void> {
   await answer({ path: '/v1/posts/hot', token: token(1) })
   await cost('hot feed from memory, signed in', { path: '/v1/posts/hot', token: token(1) })
   await answer({ path: '/v1/feed', token: token(1) })
-  await cost('own feed', { path: '/v1/feed', token: token(1) })
+  await cost('follow feed', { path: '/v1/feed', token: token(1) })
   await answer({ path: `${one}/comments` })
   await cost('comments of a post', { path: `${one}/comments` })
-  await cost('who is online', { path: '/v1/presence' })
+  await cost('users online', { path: '/v1/presence' })
   await answer({ path: '/v1/notifications', token: token(1) })
   await cost('notifications', { path: '/v1/notifications', token: token(1) })
   await answer({ path: '/v1/recommendations', token: token(1) })
@@ -174,8 +174,8 @@ async function main(worker: Contender): Promise<void> {
   await cost('write a comment', { method: 'POST', path: `${one}/comments`, token: token(1), body: { text: 'Indeed' } })
   await cost('follow', { method: 'PUT', path: `/v1/users/${user(stranger + 1)}/follow`, token: token(1) })
   await cost('like', { method: 'PUT', path: `${one}/like`, token: token(1) })
-  await cost('take it back', { method: 'DELETE', path: `${one}/like`, token: token(1) })
-  await cost('like what is liked', { method: 'PUT', path: `/v1/posts/${post(201)}/like`, token: token(1) })
+  await cost('unlike', { method: 'DELETE', path: `${one}/like`, token: token(1) })
+  await cost('like again', { method: 'PUT', path: `/v1/posts/${post(201)}/like`, token: token(1) })
   await cost('view', { method: 'POST', path: `${one}/views`, token: token(1) })
   await cost('publish an event', {
     method: 'POST',
@@ -184,7 +184,7 @@ async function main(worker: Contender): Promise<void> {
     body: { id: 'costs-1', channel: 'custom_costs', type: 'costs_measured', subject: 'costs', data: {} },
   })
 
-  // An hour from now there is nothing left to reconcile, nor anybody online.
+  // An hour from now nothing is left to reconcile, and nobody is online.
   const minute = (n: number) => new Date(Date.now() + 3_600_000 + n * 60_000)
   for (let n = 0; n < 3; n += 1) await worker.cron(minute(n))
   await settle(worker, 0)
@@ -194,7 +194,7 @@ async function main(worker: Contender): Promise<void> {
   for (const row of [header, header.map(() => '---'), ...rows]) console.log(`| ${row.join(' | ')} |`)
 }
 
-/** A Redis for this run alone. */
+/** A Redis for this run only. */
 async function startRedis(): Promise<AsyncDisposable & { url: string; connection: Connection }> {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-costs-'))
   const port = await freePort()
@@ -232,13 +232,4 @@ async function reach(url: string): Promise<Connection> {
       await sleep(50)
     }
   }
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer()
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve))
-  const address = probe.address()
-  await new Promise((resolve) => probe.close(resolve))
-  if (address === null || typeof address === 'string') throw new Error('no port was given')
-  return address.port
 }

@@ -1,5 +1,5 @@
-// The module in front of a Worker under test: the Worker itself, and beside it a socket that tells what it asked of D1
-// and of queues. Only those calls are wrapped: nanoseconds where a query takes hundreds of microseconds.
+// The module in front of a measured Worker: the Worker itself, and a socket that answers its calls to D1 and queues. Only
+// those calls are wrapped. The wrapper takes nanoseconds, a query hundreds of microseconds.
 import worker from './index.js'
 
 const counts = { queries: 0, calls: 0, sent: 0, received: 0 }
@@ -13,7 +13,7 @@ const before = (prototype, name, note) => {
   }
 }
 
-/** Counts what this isolate does with its D1 and its queues, from here on. */
+/** Starts counting the calls of this isolate to D1 and queues. */
 function count(env) {
   isCounting = true
   if (env.DB) {
@@ -56,5 +56,5 @@ export default {
   },
 }
 
-/** Answers the counts of this isolate. */
+/** Responds with the counts of this isolate. */
 export const Counts = { fetch: () => Response.json(counts) }

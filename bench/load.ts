@@ -1,6 +1,6 @@
 /**
- * The load: undici's clients in a thread of their own, in closed loops: each connection asks, waits for the whole
- * answer, asks again. Latencies go into Node's own HDR histogram.
+ * The load generator: undici clients in a thread, in closed loops. Each connection sends a request, waits for the whole
+ * answer, and sends the next. Latencies go into Node's HDR histogram.
  */
 import { createHistogram } from 'node:perf_hooks'
 import { isMainThread, parentPort, Worker } from 'node:worker_threads'
@@ -8,14 +8,14 @@ import { Client } from 'undici'
 import type { Ask } from './town.ts'
 
 export interface Load {
-  /** Each connection goes to the next of these. */
+  /** Connections are spread over these. */
   origins: string[]
-  /** Asked over and over, each connection from a place of its own. */
+  /** Sent in a loop. Each connection starts at another position. */
   asks: Ask[]
   connections: number
-  /** Asked on each connection before anything is measured. */
+  /** Requests on each connection before the measurement. */
   opening?: Ask
-  /** Until so many ms have passed, or `requests` have been sent. */
+  /** Ends after this many ms, or after `requests` requests. */
   durationMs?: number
   requests?: number
 }
@@ -23,7 +23,7 @@ export interface Load {
 /** Times in ms. */
 export interface Measured {
   requests: number
-  /** Answers that were no success, by status; those that did not come under 0. */
+  /** Answers that were not successful, by status. 0: no answer. */
   failures: Record<number, number>
   elapsedMs: number
   p50Ms: number
@@ -61,7 +61,7 @@ async function generate({ origins, asks, connections, opening, durationMs = Infi
   const failures: Record<number, number> = {}
   let sent = 0
   let answered = 0
-  /** The status of the answer once all of it is here; 0 without one. */
+  /** The status of the complete answer. 0: no answer. */
   const send = (client: Client, ask: Ask) =>
     client
       .request(ask)

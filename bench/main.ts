@@ -1,6 +1,6 @@
 /**
- * `npm run bench`: ours, two peers and a bare route, measured side by side. bench/README.md says how to read it.
- * `--quick` takes less than a minute; each number of the settings can be given, e.g. `--rounds 3 --latencies 0,25`.
+ * `npm run bench`: measures ours, two peers and a bare route side by side. bench/README.md explains the output.
+ * `--quick` takes a minute or two. Flags set each number of the settings, e.g. `--rounds 3 --latencies 0,25`.
  */
 import { execFileSync } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
@@ -15,7 +15,7 @@ import { measureStampede } from './stampede.ts'
 import { createTown } from './town.ts'
 import { bundle, contenderNames, prepareDatabase, startEmulator } from './workers.ts'
 
-/** All a run has found: what the JSON holds. */
+/** The results of a run, as in the JSON file. */
 export interface Results {
   machine: object
   settings: Settings
@@ -47,7 +47,7 @@ const flags = readFlags({
   connections: { type: 'string' },
   readers: { type: 'string' },
   isolates: { type: 'string' },
-  /** Where the JSON goes; without it, nowhere. */
+  /** File for the JSON. Without it, none is written. */
   out: { type: 'string' },
 })
 const chosen = flags.quick ? QUICK : FULL
@@ -127,7 +127,7 @@ async function describeMachine() {
     node: process.version,
     workerd: await versionOf('workerd'),
     wrangler: await versionOf('wrangler'),
-    /** Of the last minute before the run; of its own last minute, `loadAfter`. */
+    /** Load of the last minute before the run. `loadAfter`: of the last minute of the run. */
     loadBefore: Number(loadavg()[0]?.toFixed(2)),
     sharedBy:
       'workerd, the emulator and the load generator, each a process or thread of its own, on the same processors',

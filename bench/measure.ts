@@ -1,4 +1,4 @@
-/** Measures the contenders in turns: requests per second, latencies, and what a request costs. */
+/** Measures the contenders in turns: requests per second, latencies, and the cost of a request. */
 import { deepStrictEqual } from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
@@ -15,17 +15,17 @@ import {
 } from './workers.ts'
 
 export interface Settings {
-  /** What the emulator adds to each HTTP request. */
+  /** Latency that the emulator adds to each HTTP request. */
   latenciesMs: number[]
-  /** The contenders take turns so often; figures are medians over the rounds. */
+  /** Number of turns of each contender. Figures are medians over the rounds. */
   rounds: number
   roundMs: number
   warmUpMs: number
-  /** Closed loops at once. */
+  /** Concurrent closed loops. */
   connections: number
-  /** How many requests are sent one by one. */
+  /** Requests sent one at a time. */
   alone: number
-  /** Of one cold key at once. */
+  /** Concurrent readers of one cold key. */
   readers: number
   isolates: number
   stampedes: number
@@ -35,7 +35,7 @@ export interface Settings {
 export interface Run {
   bundles: Bundle[]
   emulator: EmulatorProcess
-  /** Of the D1 that each contender gets a copy of. */
+  /** Folder of the D1. Each contender gets a copy. */
   databaseFolder: string
   town: Town
   load: LoadGenerator
@@ -43,14 +43,14 @@ export interface Run {
   progress: (text: string) => void
 }
 
-/** What a request costs, on average, all that follows its answer included. */
+/** The average cost of a request, including work after the answer. */
 export interface Costs {
-  /** As Upstash bills them, without those inside scripts. */
+  /** Commands as Upstash bills them, without those in scripts. */
   commands: number
   /** HTTP requests to Redis. */
   roundTrips: number
   d1Queries: number
-  /** Round trips to D1: a batch is one. */
+  /** Round trips to D1. A batch is one. */
   d1Calls: number
 }
 
@@ -59,37 +59,37 @@ export interface Row {
   latencyMs: number
   contender: ContenderName
   requestsPerSecond: number
-  /** Requests per second as a multiple of this contender's: the median over the rounds. */
+  /** Our requests per second divided by this contender's: the median over the rounds. */
   times: Record<ContenderName, number>
   p50Ms: number
   p99Ms: number
-  /** Of workerd, with its D1 and queues. */
+  /** CPU time of workerd, including D1 and queues. */
   cpuMsPerRequest: number
-  /** Under load, as the scenario goes: with whatever is cold or expires meanwhile. */
+  /** Under load, including what is cold or expires meanwhile. */
   costs: Costs
-  /** One request at a time, each asked for before. */
+  /** One request at a time, each requested before. */
   alone: { p50Ms: number; costs: Costs }
-  /** How many answers were no success. */
+  /** Answers that were not successful. */
   failures: number
 }
 
-/** How many requests of each scenario all must answer alike. */
+/** Requests of each scenario that all contenders must answer alike. */
 const SAME_ANSWERS = 20
 
-/** What one round measures of a contender. */
+/** The measurements of one contender in one round. */
 type Round = Omit<Row, 'scenario' | 'latencyMs' | 'contender' | 'times' | 'alone'>
 
-/** Every scenario at every latency, for every contender. Throws when a peer does not answer as we do. */
+/** Measures each scenario at each latency, for each contender. Throws if a peer gives another answer than ours. */
 export async function compare(run: Run): Promise<Row[]> {
   const { bundles, emulator, databaseFolder, town, load, settings, progress } = run
   const contenders: Contender[] = []
   try {
     for (const bundle of bundles) contenders.push(await startWorkers(bundle, emulator, databaseFolder))
-    // Now, since under load each gets as far with its likes as it is fast.
+    // Compared before the load: under load, a faster contender stores more likes.
     for (const draw of Object.values(town.scenarios)) {
       await requireSameAnswers(contenders, Array.from({ length: SAME_ANSWERS }, draw))
     }
-    // What those likes leave to do comes a second later: it is no cost of what is measured first.
+    // The work that these likes cause follows a second later. It must not count for the first measurement.
     for (const contender of contenders) await settle(contender, 0)
     const rows: Row[] = []
     for (const latencyMs of settings.latenciesMs) {
@@ -120,7 +120,7 @@ export async function compare(run: Run): Promise<Row[]> {
           await settle(contender, latencyMs)
         }
         for (let round = 0; round < settings.rounds; round += 1) {
-          // The one that begins is another each time.
+          // Each round starts with another contender.
           const order = [
             ...contenders.slice(round % contenders.length),
             ...contenders.slice(0, round % contenders.length),
@@ -185,7 +185,7 @@ export async function compare(run: Run): Promise<Row[]> {
 
 export type Counted = Counts & { commands: number; requests: number }
 
-/** What a contender has asked of Redis, D1 and queues so far. */
+/** What a contender has sent to Redis, D1 and queues so far. */
 export async function countsOf(contender: Contender): Promise<Counted> {
   const [{ commands, requests }, counts] = await Promise.all([contender.control.counts(), contender.counts()])
   return { commands, requests, ...counts }
@@ -201,8 +201,8 @@ function costsOf(before: Counted, after: Counted, requests: number): Costs {
 }
 
 /**
- * Until what was left to do after the answers is done: queues are empty, of what was sent for later too (counts are told
- * of once a second), and nothing is asked of Redis or D1 any more.
+ * Waits until the work after the answers is done: queues are empty, including delayed messages (counts are published once
+ * a second), and Redis and D1 are idle.
  */
 export async function settle(contender: Contender, latencyMs: number): Promise<void> {
   for (let last = await countsOf(contender); ;) {
@@ -213,7 +213,7 @@ export async function settle(contender: Contender, latencyMs: number): Promise<v
   }
 }
 
-/** Throws unless the peers answer `asks` as we do, word for word. */
+/** Throws unless the peers answer `asks` like ours, word for word. */
 async function requireSameAnswers(contenders: Contender[], asks: Ask[]): Promise<void> {
   const [ours, ...others] = contenders.filter(({ name }) => name !== 'bare')
   if (!ours) return

@@ -1,4 +1,4 @@
-/** The tables of a run, as text for people. */
+/** The tables of a run, as text. */
 import type { Results } from './main.ts'
 import type { Row } from './measure.ts'
 
@@ -45,13 +45,13 @@ export function printReport({ machine, settings, bundles, rows, stampede }: Resu
   )
 }
 
-/** How many times as many requests per second as this contender ours answers in the same rounds. */
+/** Our requests per second divided by this contender's, in the same rounds. */
 function timesOurs(rows: Row[], { scenario, latencyMs, contender }: Row): number {
   const ours = rows.find((row) => row.scenario === scenario && row.latencyMs === latencyMs && row.contender === 'ours')
   return ours?.times[contender] ?? NaN
 }
 
-/** Words to the left, numbers to the right. */
+/** Aligns words left and numbers right. */
 function printTable(head: string[], lines: string[][]): void {
   const all = [head, ...lines]
   const widths = head.map((_, i) => Math.max(...all.map((line) => line[i]?.length ?? 0)))

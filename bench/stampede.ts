@@ -1,17 +1,17 @@
-/** Everybody asks for one cold key at once, in several isolates that share Redis and D1: how often is it loaded? */
+/** Many concurrent readers of one cold key, in several isolates that share Redis and D1: how often is it loaded? */
 import { countsOf, median, type Run, settle } from './measure.ts'
 import { startWorkers } from './workers.ts'
 
-/** What the emulator adds to each request: as in a region, or nobody would be late. */
+/** Latency that the emulator adds to each request, as within a region. Without it, readers would not overlap. */
 const LATENCY_MS = 5
 
 export interface Stampede {
   contender: string
   readers: number
   isolates: number
-  /** Queries of D1 for the one key, in each round, each with another key. */
+  /** D1 queries for the key, by round. Each round has another key. */
   loads: number[]
-  /** How long all but the slowest hundredth of the readers waited: the median of the rounds. */
+  /** The p99 of the readers' latency: the median of the rounds. */
   p99Ms: number
   failures: number
 }
@@ -37,7 +37,7 @@ export async function measureStampede(run: Run): Promise<Stampede[]> {
         await load.run({ origins, asks: [known], connections: isolates, requests: 4 * isolates })
         await settle(contender, LATENCY_MS)
         const before = await countsOf(contender)
-        // Connections are opened by asking for what is known, so that all readers can come at once.
+        // Requests for a cached key open the connections, so that all readers can start at the same time.
         const measured = await load.run({
           origins,
           opening: known,

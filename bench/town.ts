@@ -1,4 +1,4 @@
-/** The data every contender serves: the demo town, everybody signed in, and requests as its people make them. */
+/** The data of all contenders: the demo data with every user signed in, and requests as users make them. */
 import { ulid } from 'ulid'
 import { generateDemo } from '../scripts/demo/data.ts'
 import type { Database } from '../scripts/demo/load.ts'
@@ -17,7 +17,7 @@ export type Town = ReturnType<typeof createTown>
 
 const SEED = 20_261_125
 const ADDRESSES = 200
-/** The share of Zipf's law: how much of the traffic the best known get. */
+/** The exponent of Zipf's law: the share of the traffic that the most popular get. */
 const EXPONENT = 1
 
 export function createTown(now = Date.now()) {
@@ -29,7 +29,7 @@ export function createTown(now = Date.now()) {
   })
   const random = seeded(SEED)
   const users = createZipf(demo.users, random)
-  const posts = createZipf(demo.posts.toReversed(), random) // the latest are asked for most
+  const posts = createZipf(demo.posts.toReversed(), random) // the newest are requested most
   const readers = createZipf(sessions, random)
 
   const address = () => `10.0.${Math.floor(random() * ADDRESSES)}.1`
@@ -54,7 +54,7 @@ export function createTown(now = Date.now()) {
   }
   const profile = (): Ask => ({ method: 'GET', path: `/v1/users/${users().id}`, headers: anyone() })
 
-  /** What people do, in hundredths. */
+  /** Share of each request in `mixed`, in percent. */
   const mix: [number, () => Ask][] = [
     [45, profile],
     [15, asks['hot feed']],
@@ -74,11 +74,11 @@ export function createTown(now = Date.now()) {
 
   return {
     demo,
-    /** By name, what draws the next request of a scenario. */
+    /** Draws the next request of a scenario, by its name. */
     scenarios: { ...asks, 'mixed, Zipf': mixed },
-    /** Of the nth user. */
+    /** Session token of the nth user. */
     tokenOf: (n: number) => sessions[n]?.token ?? '',
-    /** Signs everybody in. */
+    /** Signs all users in. */
     async loadSessions(database: Database): Promise<void> {
       const insert = database.prepare(
         `INSERT INTO sessions (id, user_id, secret_hash, epoch, user_agent, created_at, last_seen_at, expires_at)

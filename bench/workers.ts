@@ -1,4 +1,4 @@
-/** Bundles Workers as a deploy would, and runs them in workerd, each over a keyspace and a D1 of its own. */
+/** Bundles Workers as for a deployment and runs them in workerd, each with its own keyspace and D1. */
 import { execFile, spawn } from 'node:child_process'
 import { cp, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -15,7 +15,7 @@ import { SERVICE_TOKEN, type Town } from './town.ts'
 const root = dirname(import.meta.dirname)
 const configPath = join(root, 'wrangler.toml')
 
-/** What is measured, ours first. */
+/** The measured Workers, ours first. */
 export const CONTENDERS = {
   ours: 'src/index.ts',
   straightforward: 'bench/peers/straightforward.ts',
@@ -34,7 +34,7 @@ export interface Bundle {
   gzipBytes: number
 }
 
-/** The Worker at the head of `name`, minified as the size budget counts it. */
+/** The bundle of contender `name`, minified as for the size budget. */
 export async function bundle(name: ContenderName): Promise<Bundle> {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
   try {
@@ -61,7 +61,7 @@ export interface EmulatorProcess extends AsyncDisposable {
   url: string
 }
 
-/** The project's emulator, in a process of its own; every token is a keyspace of its own. */
+/** The project's emulator, in another process. Each token has its own keyspace. */
 export async function startEmulator(): Promise<EmulatorProcess> {
   const { UPSTASH_REDIS_REST_TOKEN: _token, REDIS_URL: _url, ...env } = process.env
   const child = spawn(process.execPath, [join(root, 'emulator/main.ts')], {
@@ -89,10 +89,10 @@ export async function startEmulator(): Promise<EmulatorProcess> {
   }
 }
 
-/** What wrangler.toml says of dates, flags, D1 and queues. */
+/** Compatibility date, flags, D1 and queues, from wrangler.toml. */
 export function platform() {
   const { log, warn } = console
-  Object.assign(console, { log: () => {}, warn: () => {} }) // it speaks of secrets, which the bench sets itself
+  Object.assign(console, { log: () => {}, warn: () => {} }) // it warns about secrets, which the bench sets itself
   try {
     const options: V4WorkerOptionsShape = unstable_getMiniflareWorkerOptions(configPath).workerOptions
     return {
@@ -108,9 +108,9 @@ export function platform() {
 }
 
 /**
- * The same for all. Limits are counted and never reached: whoever is refused costs nothing, and would be measured as
- * fast. Ours waits for Redis as patiently as the SDK of the peers does, so that a machine that stalls opens no breaker, and
- * writes no log, as they do not: here each line goes through Miniflare's own process.
+ * The same for all contenders. Limits are counted but never reached, because a refused request is cheap and would be
+ * measured as fast. Ours has the timeouts of the peers' SDK, so that a busy machine opens no circuit breaker. Ours writes no
+ * log, like the peers, because here each line passes through Miniflare's process.
  */
 const VARIABLES = {
   SERVICE_TOKEN,
@@ -122,17 +122,17 @@ const VARIABLES = {
   LOG_REQUESTS: 'none',
 }
 
-/** What the isolates of a Worker did. */
+/** The work of the isolates of a Worker. */
 export interface Counts {
-  /** Of D1: a batch is one call and as many queries as it has. */
+  /** D1 calls. A batch is one call and as many queries as it holds. */
   queries: number
   calls: number
-  /** Messages given to queues, and messages handled. */
+  /** Messages enqueued, and messages handled. */
   sent: number
   received: number
 }
 
-/** A D1 with the data of `town`, made once, in a folder that each contender gets a copy of. */
+/** Creates a D1 with the data of `town` in a folder. Each contender gets a copy. */
 export async function prepareDatabase(town: Town): Promise<AsyncDisposable & { folder: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
   const miniflare = new Miniflare(
@@ -154,8 +154,8 @@ export async function prepareDatabase(town: Town): Promise<AsyncDisposable & { f
 export type Contender = Awaited<ReturnType<typeof startWorkers>>
 
 /**
- * Runs `isolates` copies of a Worker in one workerd, over one new keyspace and one copy of the D1 in `databaseFolder`.
- * `.url` is the first of `.urls`, each a socket straight into an isolate. `variables` are set over those of all runs.
+ * Runs `isolates` copies of a Worker in one workerd, with one new keyspace and one copy of the D1 in `databaseFolder`.
+ * `.url` is the first of `.urls`. Each is a socket directly into an isolate. `variables` override those of all runs.
  */
 export async function startWorkers(
   { name, code }: Bundle,
@@ -216,7 +216,7 @@ export async function startWorkers(
     url: url.origin,
     urls: urls.map(({ origin }) => origin),
     control,
-    /** What all isolates did since they started. */
+    /** The work of all isolates since they started. */
     async counts(): Promise<Counts> {
       const all = await Promise.all(countUrls.map(async (from) => (await fetch(from)).json() as Promise<Counts>))
       const sum = (name: keyof Counts) => all.reduce((total, counts) => total + counts[name], 0)
@@ -225,7 +225,7 @@ export async function startWorkers(
     /** Runs the cron jobs of the minute of `scheduledTime`. */
     async cron(scheduledTime: Date): Promise<void> {
       const worker = await miniflare.getWorker(names[0])
-      // The types of Miniflare do not know it.
+      // Missing in Miniflare's types.
       const { scheduled } = worker as unknown as { scheduled: (event: object) => Promise<{ outcome: string }> }
       const { outcome } = await scheduled({ cron: '* * * * *', scheduledTime })
       if (outcome !== 'ok') throw new Error(`The cron ended as ${outcome}`)
@@ -237,7 +237,7 @@ export async function startWorkers(
   }
 }
 
-/** Brings the tables of an empty D1. */
+/** Creates the tables in an empty D1. */
 export async function migrate(database: Database): Promise<void> {
   const folder = join(root, 'migrations')
   const files = (await readdir(folder)).filter((file) => file.endsWith('.sql')).sort()
@@ -247,7 +247,7 @@ export async function migrate(database: Database): Promise<void> {
   }
 }
 
-/** The workerd processes this one has started. */
+/** The workerd processes started by this process. */
 async function workerdProcesses(): Promise<number[]> {
   const children = await readFile(`/proc/${process.pid}/task/${process.pid}/children`, 'utf8')
   const pids = children.trim().split(' ').filter(Boolean).map(Number)
@@ -255,7 +255,7 @@ async function workerdProcesses(): Promise<number[]> {
   return pids.filter((_, i) => names[i]?.trim() === 'workerd')
 }
 
-/** The processor time a process has used, all its threads, in ms (to within 10 ms: the kernel's ticks). */
+/** The CPU time of a process with all its threads, in ms. Resolution: 10 ms, the kernel's ticks. */
 export async function cpuMs(pid: number): Promise<number> {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8')
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')

@@ -63,7 +63,7 @@ export function encodeReply(reply: Reply): Buffer {
 const none = Buffer.alloc(0)
 
 /** Parses replies out of chunks. It remembers its position in nested arrays, so it parses a large reply once. */
-export function createReader(onReply: (reply: Reply) => void): (chunk: Buffer) => void {
+function createReader(onReply: (reply: Reply) => void): (chunk: Buffer) => void {
   let buffer: Buffer = none
   let at = 0
   let chunks: Buffer[] = []

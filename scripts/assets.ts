@@ -1,4 +1,4 @@
-// Vendors what the pages need, with its licences, so that they need no CDN. wrangler runs it before every build.
+// Copies the libraries of the pages into public/, with their licenses, so that the pages need no CDN. wrangler runs this before every build.
 import { constants } from 'node:fs'
 import { copyFile, mkdir, stat, utimes } from 'node:fs/promises'
 import { basename } from 'node:path'
@@ -29,12 +29,12 @@ for (const { from, to, files } of VENDORED) {
   for (const file of files) {
     const source = new URL(file, from)
     const copy = new URL(basename(file), to)
-    const wanted = await stat(source)
+    const original = await stat(source)
     const present = await stat(copy).catch(() => null)
-    // `wrangler dev` builds again with every edit: a file written for nothing would make it reload the assets too.
-    if (present?.size === wanted.size && present.mtimeMs === wanted.mtimeMs) continue
+    // `wrangler dev` builds after every edit. Writing an unchanged file would make it reload the assets too.
+    if (present?.size === original.size && present.mtimeMs === original.mtimeMs) continue
     await copyFile(source, copy, constants.COPYFILE_FICLONE)
-    await utimes(copy, wanted.atime, wanted.mtime)
+    await utimes(copy, original.atime, original.mtime)
   }
   console.log(`Vendored ${fileURLToPath(to)}`)
 }

@@ -1,7 +1,8 @@
 /**
- * `npm run deploy -- --env staging`: checks that all is there, brings the tables up to date, deploys, and asks the
- * deployed Worker whether it is well. What is missing is said in one line before anything is changed. `--url` is where
- * to ask it, if it is not where wrangler says; `--patience` for how many seconds it may take to be there (60).
+ * `npm run deploy -- --env staging`: checks that everything the Worker needs exists, applies migrations, deploys, and
+ * checks that the deployed Worker is healthy. If something is missing, it says so in one line and changes nothing.
+ * `--url` is the Worker's address, if wrangler does not report it. `--patience` is how many seconds it may take to become
+ * healthy (60).
  */
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -10,25 +11,25 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import * as v from 'valibot'
 import {
   type Environment,
-  findMistakes,
-  findRedisTrouble,
+  findInvalid,
+  findRedisProblem,
   inspect,
-  obtain,
   Obstacle,
   readArguments,
   readEnvironment,
+  readInput,
   run,
   wrangler,
 } from './environment.ts'
 
-/** The line about a deployment in what wrangler reports to programs. */
+/** The line about a deployment in wrangler's output file. */
 const Deployed = v.object({
   type: v.literal('deploy'),
   version_id: v.nullable(v.string()),
   targets: v.array(v.string()),
 })
 
-/** A problem document, or what `/readyz` says of each dependency. */
+/** A problem document, or the answer of `/readyz`, which has the state of each dependency. */
 const Answer = v.looseObject({ detail: v.optional(v.string()) })
 const Down = v.object({ isUp: v.literal(false) })
 
@@ -40,34 +41,33 @@ await run(async () => {
   const patienceSeconds = Number(patience)
   if (!(patienceSeconds >= 0)) throw new Obstacle(`--patience is ${patience}: it must be a number of seconds`)
   const environment = readEnvironment(env)
-  await check(environment)
-  console.log(`${environment.worker}: what it is bound to, its secrets and its Redis are there`)
+  await requireAll(environment)
+  console.log(`${environment.worker}: its bindings, its secrets and its Redis exist`)
 
   await migrate(environment)
   const deployed = await deploy(environment)
   const address = url ?? deployed
-  if (address === undefined)
-    throw new Obstacle('Deployed, but to no address of its own: say with --url where to ask it')
+  if (address === undefined) throw new Obstacle('Deployed, but wrangler reports no address: pass it with --url')
   await smokeTest(address, env, patienceSeconds)
 })
 
-/** Throws an obstacle that names what is missing: what this machine knows, then what Redis says, then what Cloudflare does. */
-async function check(environment: Environment): Promise<void> {
+/** Throws an obstacle that names what is missing: checks wrangler.toml first, then Redis, then Cloudflare. */
+async function requireAll(environment: Environment): Promise<void> {
   const { name: env, databases, queues, secrets, redisUrl } = environment
   const setup = `run npm run setup -- --env ${env}`
   const unset = databases.filter(({ id }) => id === undefined).map(({ name }) => `the id of D1 database ${name}`)
   if (redisUrl === undefined) unset.push('the URL of Redis')
   if (redisUrl === undefined || unset.length > 0) refuse(env, `wrangler.toml lacks ${unset.join(' and ')}: ${setup}`)
 
-  const mistakes = Object.entries(findMistakes(env, {})).map(([name, expected]) => `${name} (${expected})`)
-  if (mistakes.length > 0) refuse(env, `wrangler.toml cannot be used for ${mistakes.join(', ')}`)
+  const invalid = Object.entries(findInvalid(env, {})).map(([name, expected]) => `${name} (${expected})`)
+  if (invalid.length > 0) refuse(env, `wrangler.toml has invalid values: ${invalid.join(', ')}`)
 
-  const token = await obtain('UPSTASH_REDIS_REST_TOKEN', { isSecret: true })
+  const token = await readInput('UPSTASH_REDIS_REST_TOKEN', { isSecret: true })
   if (token === undefined) {
-    refuse(env, 'UPSTASH_REDIS_REST_TOKEN is not in the environment: Redis is tried with it before anything is changed')
+    refuse(env, 'UPSTASH_REDIS_REST_TOKEN is not set: it is needed to check Redis before anything is changed')
   }
-  const trouble = await findRedisTrouble(redisUrl, token)
-  if (trouble !== undefined) refuse(env, trouble)
+  const problem = await findRedisProblem(redisUrl, token)
+  if (problem !== undefined) refuse(env, problem)
 
   const present = await inspect(environment)
   const absent = [
@@ -84,7 +84,7 @@ function refuse(env: string, reason: string): never {
   throw new Obstacle(`Not deployed to ${env}: ${reason}`)
 }
 
-/** Before the code that needs them: migrations only add to what the code of before needs. */
+/** Applies pending migrations. This comes before the deployment: migrations keep working with the previous code. */
 async function migrate({ name: env, databases }: Environment): Promise<void> {
   for (const { binding, name, migrationsDir } of databases) {
     const listed = await wrangler(env, ['d1', 'migrations', 'list', binding, '--remote'])
@@ -94,7 +94,7 @@ async function migrate({ name: env, databases }: Environment): Promise<void> {
   }
 }
 
-/** Uploads the Worker; answers where it is, if it has an address of its own. */
+/** Uploads the Worker. Returns its address, if wrangler reports one. */
 async function deploy({ name: env, worker }: Environment): Promise<string | undefined> {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
   try {
@@ -103,7 +103,7 @@ async function deploy({ name: env, worker }: Environment): Promise<string | unde
     const lines = (await readFile(outputFile, 'utf8')).trim().split('\n')
     const deployed = lines.map((line) => v.safeParse(Deployed, JSON.parse(line))).find(({ success }) => success)?.output
     const { version_id, targets } = v.parse(Deployed, deployed)
-    // The others are queues and schedules: 'Producer for likes'.
+    // Other targets are queues and schedules, such as 'Producer for likes'.
     const host = targets
       .map((target) => /^(?:https:\/\/)?([a-z0-9-]+(?:\.[a-z0-9-]+)+)/.exec(target)?.[1])
       .find(Boolean)
@@ -114,13 +114,13 @@ async function deploy({ name: env, worker }: Environment): Promise<string | unde
   }
 }
 
-/** Asks until the Worker is alive and ready: a new address takes a while to be known everywhere. */
+/** Polls until the Worker is alive and ready. A new address takes a while to work everywhere. */
 async function smokeTest(url: string, env: string, patienceSeconds: number): Promise<void> {
   const deadline = Date.now() + patienceSeconds * 1_000
   for (const path of ['/healthz', '/readyz']) {
-    for (let trouble = await ask(url, path); trouble !== undefined; trouble = await ask(url, path)) {
+    for (let problem = await check(url, path); problem !== undefined; problem = await check(url, path)) {
       if (Date.now() > deadline) {
-        throw new Obstacle(`Deployed, but ${url}${path} ${trouble}; to go back: npx wrangler rollback --env ${env}`)
+        throw new Obstacle(`Deployed, but ${url}${path} ${problem}; to roll back: npx wrangler rollback --env ${env}`)
       }
       await sleep(1_000)
     }
@@ -128,13 +128,13 @@ async function smokeTest(url: string, env: string, patienceSeconds: number): Pro
   console.log(`${url} is alive and ready`)
 }
 
-/** What is wrong there, or undefined. */
-async function ask(url: string, path: string): Promise<string | undefined> {
+/** Requests a health check. Returns the problem, or undefined. */
+async function check(url: string, path: string): Promise<string | undefined> {
   const response = await fetch(new URL(path, url), { signal: AbortSignal.timeout(10_000) }).catch(() => null)
   if (response?.ok) return undefined
   if (!response) return 'does not answer'
   const answer = v.safeParse(Answer, await response.json().catch(() => undefined))
-  const said = answer.success ? answer.output : {}
-  const down = Object.entries(said).flatMap(([name, state]) => (v.is(Down, state) ? [`${name} is down`] : []))
-  return [`answers ${response.status}`, said.detail, ...down].filter(Boolean).join(', ')
+  const answered = answer.success ? answer.output : {}
+  const down = Object.entries(answered).flatMap(([name, state]) => (v.is(Down, state) ? [`${name} is down`] : []))
+  return [`answers ${response.status}`, answered.detail, ...down].filter(Boolean).join(', ')
 }

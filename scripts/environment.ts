@@ -4,6 +4,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 import { parseArgs, type ParseArgsConfig, stripVTControlCharacters } from 'node:util'
 import * as v from 'valibot'
 import { unstable_readConfig } from 'wrangler'
@@ -11,11 +12,13 @@ import { ConfigError, readConfig } from '../src/config.ts'
 
 const root = dirname(import.meta.dirname)
 const configPath = join(root, 'wrangler.toml')
+/** wrangler itself. Its `bin` file only checks the version of Node and starts this in a second process. */
+const wranglerCli = fileURLToPath(import.meta.resolve('wrangler'))
 
-/** What stands in the way, told in one line. */
+/** A problem that the user can solve. Its message is one line. */
 export class Obstacle extends Error {}
 
-/** The part of wrangler's configuration that has to exist before a Worker can. */
+/** The part of wrangler's configuration that must exist before a Worker can be deployed. */
 const Declared = v.object({
   name: v.string(),
   vars: v.record(v.string(), v.unknown()),
@@ -29,20 +32,20 @@ const Declared = v.object({
   }),
 })
 
-/** An environment of `wrangler.toml`: what it declares. An id or a URL not filled in yet is undefined. */
+/** What `wrangler.toml` declares for an environment. An id or a URL that is not filled in yet is undefined. */
 export interface Environment {
   name: string
   worker: string
   databases: { binding: string; name: string; id: string | undefined; migrationsDir: string }[]
-  /** Those it sends to, those it receives from, and their dead letters. */
+  /** The queues it sends to and receives from, and their dead-letter queues. */
   queues: string[]
   secrets: string[]
   redisUrl: string | undefined
 }
 
-/** What Cloudflare has of it. */
+/** What exists in the Cloudflare account. */
 interface Present {
-  /** Those of the whole account: their ids by their names. */
+  /** Every database of the account: its id by its name. */
   databases: Map<string, string>
   queues: Set<string>
   secrets: Set<string>
@@ -50,18 +53,19 @@ interface Present {
 
 const NO_ID = '00000000-0000-0000-0000-000000000000'
 
-/** Runs a script to its end: an obstacle is one line on stderr, and exit code 1. */
+/** Runs a script. An obstacle or a wrong flag ends it with one line on stderr and exit code 1. */
 export async function run(script: () => Promise<void>): Promise<void> {
   try {
     await script()
   } catch (error) {
-    const isMistake = error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
-    console.error(error instanceof Obstacle || isMistake ? error.message : error)
+    const isUsageError =
+      error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
+    console.error(error instanceof Obstacle || isUsageError ? error.message : error)
     process.exitCode = 1
   }
 }
 
-/** The command line: `--env`, and what else the script knows. Which environment is never guessed. */
+/** Parses the command line: `--env`, which is required, and the script's own options. */
 export function readArguments<T extends NonNullable<ParseArgsConfig['options']>>(options: T) {
   const { values } = parseArgs({ options: { env: { type: 'string' }, ...options } as const })
   const names = environmentNames()
@@ -72,7 +76,7 @@ export function readArguments<T extends NonNullable<ParseArgsConfig['options']>>
   return { ...values, env }
 }
 
-/** Throws an obstacle if `wrangler.toml` cannot be used. */
+/** Reads an environment. Throws an obstacle if `wrangler.toml` is invalid. */
 export function readEnvironment(env: string): Environment {
   const config = declared(env)
   const { producers, consumers } = config.queues
@@ -97,10 +101,10 @@ export function readEnvironment(env: string): Environment {
 }
 
 /**
- * What the Worker itself would say of these variables and secrets, by name. Secrets that are not given count as set:
- * their values cannot be read back.
+ * The variables and secrets that the Worker itself would reject, each with what it expects. `given` overrides
+ * `wrangler.toml`. Secrets that are not given count as valid: Cloudflare does not return their values.
  */
-export function findMistakes(env: string, given: Record<string, string>): Record<string, string> {
+export function findInvalid(env: string, given: Record<string, string>): Record<string, string> {
   const { d1_databases, queues, secrets, vars } = declared(env)
   const bindings = [...d1_databases, ...queues.producers].map(({ binding }) => [binding, {}] as const)
   const unread = secrets.required.map((name) => [name, 'a secret that cannot be read'] as const)
@@ -113,7 +117,7 @@ export function findMistakes(env: string, given: Record<string, string>): Record
   }
 }
 
-/** Asks Cloudflare what is there. */
+/** Lists what exists in the Cloudflare account. */
 export async function inspect({ name, queues }: Environment): Promise<Present> {
   const [databases, found, secrets] = await Promise.all([
     listDatabases(name),
@@ -123,14 +127,14 @@ export async function inspect({ name, queues }: Environment): Promise<Present> {
   return { databases, queues: found, secrets }
 }
 
-/** Every database of the account: its id by its name. */
+/** Lists the databases of the account: their ids by name. */
 export async function listDatabases(env: string): Promise<Map<string, string>> {
   const listed = await wrangler(env, ['d1', 'list', '--json'])
   const databases = parseJson(listed, v.object({ name: v.string(), uuid: v.string() }))
   return new Map(databases.map(({ name, uuid }) => [name, uuid]))
 }
 
-/** The names of the Worker's secrets. A Worker that is not there has none. */
+/** Lists the names of the Worker's secrets: none if the Worker does not exist. */
 async function listSecrets(env: string): Promise<Set<string>> {
   try {
     const listed = await wrangler(env, ['secret', 'list'])
@@ -141,7 +145,7 @@ async function listSecrets(env: string): Promise<Set<string>> {
   }
 }
 
-/** `wrangler queues list` has no JSON: the column `name` of its table, a page at a time until all are found or none follow. */
+/** Lists queues, page by page, until all `wanted` are found. `wrangler queues list` prints a table, not JSON. */
 async function listQueues(env: string, wanted: string[]): Promise<Set<string>> {
   const found = new Set<string>()
   for (let page = 1; wanted.some((queue) => !found.has(queue)); page += 1) {
@@ -157,15 +161,15 @@ async function listQueues(env: string, wanted: string[]): Promise<Set<string>> {
 }
 
 /**
- * Runs wrangler in an environment and answers what it printed. Throws an obstacle with what it complained of; nothing is
- * asked, and `input` reaches it unseen.
+ * Runs wrangler without a terminal and returns what it printed. `input` is its stdin. Throws an obstacle with its first
+ * error.
  */
 export async function wrangler(
   env: string,
   args: string[],
   { input = '', outputFile = '' }: { input?: string; outputFile?: string } = {},
 ): Promise<string> {
-  const child = spawn(process.execPath, [join(root, 'node_modules/wrangler/bin/wrangler.js'), ...args, '--env', env], {
+  const child = spawn(process.execPath, ['--no-warnings', wranglerCli, ...args, '--env', env], {
     cwd: root,
     stdio: 'pipe',
     env: {
@@ -182,54 +186,54 @@ export async function wrangler(
   let stderr = ''
   child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()))
   child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()))
-  child.stdin.on('error', () => {}) // it may end without reading
+  child.stdin.on('error', () => {}) // wrangler can end without reading it
   child.stdin.end(input)
   const [code] = (await once(child, 'close')) as [number | null]
   if (code === 0) return stripVTControlCharacters(stdout)
-  const said = stripVTControlCharacters(stderr) || stripVTControlCharacters(stdout)
-  if (said.includes("it's necessary to set a CLOUDFLARE_API_TOKEN")) {
-    throw new Obstacle('Cloudflare does not know who you are: npx wrangler login, or set CLOUDFLARE_API_TOKEN')
+  const printed = stripVTControlCharacters(stderr) || stripVTControlCharacters(stdout)
+  if (printed.includes("it's necessary to set a CLOUDFLARE_API_TOKEN")) {
+    throw new Obstacle('You are not signed in to Cloudflare: run npx wrangler login, or set CLOUDFLARE_API_TOKEN')
   }
-  throw new Obstacle(`wrangler ${args.slice(0, 2).join(' ')}: ${complaint(said)}`)
+  throw new Obstacle(`wrangler ${args.slice(0, 2).join(' ')}: ${firstError(printed)}`)
 }
 
-/** The first error of wrangler's output, on one line, without its advice to report a bug. */
-function complaint(output: string): string {
+/** The first error in wrangler's output, on one line, without the advice to report a bug. */
+function firstError(output: string): string {
   const [, error = output] = output.split('[ERROR]')
-  const [what = ''] = error.split(/If you think this is a bug|🪵/)
-  return what.replaceAll(/\s+/g, ' ').trim()
+  const [text = ''] = error.split(/If you think this is a bug|🪵/)
+  return text.replaceAll(/\s+/g, ' ').trim()
 }
 
-/** Whether that Redis takes commands that write with that token: what is wrong, or undefined. Changes nothing. */
-export async function findRedisTrouble(url: string, token: string): Promise<string | undefined> {
+/** Checks that Redis accepts a command that writes, with this token. Returns the problem, or undefined. Changes nothing. */
+export async function findRedisProblem(url: string, token: string): Promise<string | undefined> {
   try {
     const response = await fetch(url, {
       method: 'POST',
       headers: { Authorization: `Bearer ${token}`, 'Content-Type': 'application/json' },
-      body: JSON.stringify(['DEL', 'setup:nothing']), // a read-only token answers PING
+      body: JSON.stringify(['DEL', 'setup:nothing']), // PING would also work with a read-only token
       signal: AbortSignal.timeout(10_000),
     })
     if (response.ok) return undefined
-    if (response.status === 401) return `Redis at ${url} does not know that UPSTASH_REDIS_REST_TOKEN`
+    if (response.status === 401) return `Redis at ${url} does not accept this UPSTASH_REDIS_REST_TOKEN`
     const answer = v.safeParse(v.object({ error: v.string() }), await response.json().catch(() => undefined))
-    return `Redis at ${url} refuses to write with that UPSTASH_REDIS_REST_TOKEN (${answer.success ? answer.output.error : response.status})`
+    return `Redis at ${url} refuses writes with this UPSTASH_REDIS_REST_TOKEN (${answer.success ? answer.output.error : response.status})`
   } catch {
     return `Redis at ${url} cannot be reached`
   }
 }
 
 /**
- * A value from the environment variable of that name, or from whoever sits at the terminal, where a secret is not shown
- * as it is typed. Undefined if there is neither.
+ * Reads a value from the environment variable of that name, or asks on the terminal, which does not show a secret as it
+ * is typed. Returns undefined if neither exists.
  */
-export async function obtain(name: string, { isSecret }: { isSecret: boolean }): Promise<string | undefined> {
+export async function readInput(name: string, { isSecret }: { isSecret: boolean }): Promise<string | undefined> {
   const given = process.env[name]
   if (given) return given
   if (!process.stdin.isTTY) return undefined
   const output = isSecret ? new Writable({ write: (_chunk, _encoding, done) => done() }) : process.stderr
   const terminal = createInterface({ input: process.stdin, output, terminal: true })
   terminal.on('SIGINT', () => process.exit(130))
-  // After the interface has taken the terminal over: before that, the terminal itself shows what is typed.
+  // Only now, when the interface controls the terminal. Before, the terminal itself shows what is typed.
   if (isSecret) process.stderr.write(`${name} (not shown): `)
   const nothing = once(terminal, 'close').then(() => '') // Ctrl-D
   const answer = await Promise.race([terminal.question(isSecret ? '' : `${name}: `), nothing])
@@ -260,22 +264,22 @@ export const writeRedisUrl = (env: string, url: string) =>
     `UPSTASH_REDIS_REST_URL = "${url}"`,
   )
 
-/** Changes `wrangler.toml`, or leaves it as it was if wrangler does not read `isDone` from it then. */
+/** Changes `wrangler.toml`. Restores it and throws an obstacle if wrangler does not read the new value from it. */
 async function edit(env: string, change: (text: string) => string, isDone: () => boolean, line: string): Promise<void> {
   const before = await readFile(configPath, 'utf8')
   await writeFile(configPath, change(before))
   try {
     if (isDone()) return
   } catch {
-    // unreadable now: put back below
+    // invalid now: restored below
   }
   await writeFile(configPath, before)
-  throw new Obstacle(`wrangler.toml has an unusual form: write this into its environment ${env} yourself: ${line}`)
+  throw new Obstacle(`wrangler.toml has an unusual form: add this to its environment ${env} by hand: ${line}`)
 }
 
 /**
- * TOML with the value of one key in the `index`-th table of that header replaced, and not a character more. wrangler's
- * own patch refuses files with comments.
+ * Replaces the value of one key in the `index`-th TOML table with that header, and no other character. wrangler's own
+ * patch rejects files with comments.
  */
 function setString(text: string, header: string, index: number, key: string, value: string): string {
   const lines = text.split('\n')
@@ -312,7 +316,7 @@ function readToml(env?: string): unknown {
   }
 }
 
-/** A list from wrangler's JSON, which may have notes before it. */
+/** Parses a list from wrangler's JSON, which can follow other text. */
 function parseJson<T extends v.GenericSchema>(output: string, item: T): v.InferOutput<T>[] {
   return v.parse(v.array(item), JSON.parse(output.slice(output.search(/^[[]/m))))
 }

@@ -1,6 +1,6 @@
 import { parseArgs, type ParseArgsConfig } from 'node:util'
 
-/** The flags of the command line. A mistake ends the process: one line on stderr, exit code 1. `--help` lists them. */
+/** Parses the command line. A wrong flag ends the process with one line on stderr and exit code 1. `--help` lists the flags. */
 export function readFlags<T extends NonNullable<ParseArgsConfig['options']>>(options: T) {
   if (process.argv.slice(2).includes('--help')) {
     const known = Object.entries(options).map(([name, { type, default: value }]) =>
@@ -12,12 +12,12 @@ export function readFlags<T extends NonNullable<ParseArgsConfig['options']>>(opt
   try {
     return parseArgs({ options }).values
   } catch (error) {
-    // Of what it throws, all are mistakes of who typed.
+    // parseArgs throws only usage errors.
     return refuse(error instanceof Error ? error.message : String(error))
   }
 }
 
-/** The number that a flag was given, of a range; whole unless it may be a fraction. */
+/** Parses the number of a flag. Ends the process like `readFlags` if it is out of range. */
 export function readNumber(
   flag: string,
   text: string,

@@ -1,18 +1,18 @@
 /**
  * `npm run setup -- --env staging`: creates what an environment of wrangler.toml needs and Cloudflare does not have, and
- * writes into wrangler.toml what that brings. Run again, it goes on where it was stopped, and changes nothing when all is
- * there. `--dry-run` prints what it would see to, and asks nobody.
+ * writes the new ids and the URL of Redis into wrangler.toml. It is safe to repeat: it continues after an interruption and
+ * changes nothing when everything exists. `--dry-run` prints the plan without contacting Cloudflare.
  */
 import {
   type Environment,
-  findMistakes,
-  findRedisTrouble,
+  findInvalid,
+  findRedisProblem,
   inspect,
   listDatabases,
-  obtain,
   Obstacle,
   readArguments,
   readEnvironment,
+  readInput,
   run,
   wrangler,
   writeDatabaseId,
@@ -27,7 +27,7 @@ await run(async () => {
 
 function printPlan({ name, worker, databases, queues, secrets, redisUrl }: Environment): void {
   const lines = [
-    `Plan for ${name}, the Worker ${worker}. Nothing is done now.`,
+    `Plan for ${name}, the Worker ${worker}. This changes nothing.`,
     redisUrl
       ? `  Variable UPSTASH_REDIS_REST_URL: is ${redisUrl}`
       : '  Variable UPSTASH_REDIS_REST_URL: ask for it, write it into wrangler.toml',
@@ -45,6 +45,12 @@ function printPlan({ name, worker, databases, queues, secrets, redisUrl }: Envir
 async function setUp(env: string): Promise<void> {
   const environment = readEnvironment(env)
   const { databases, queues, secrets, worker } = environment
+  // Before anything is created: whether the values in the environment variables are valid.
+  for (const name of ['UPSTASH_REDIS_REST_URL', ...secrets]) requireValid(env, name, process.env[name])
+  // A new URL needs its token, whatever Cloudflare has.
+  const isFirst = environment.redisUrl === undefined
+  const checked = isFirst ? await checkRedis(environment, false) : undefined
+
   const present = await inspect(environment)
   const ids = new Set(present.databases.values())
   for (const { name, id } of databases) {
@@ -53,7 +59,11 @@ async function setUp(env: string): Promise<void> {
       `wrangler.toml has the id ${id} for ${name}, but this Cloudflare account has no such database: sign in to the account that has it`,
     )
   }
-  const token = await setUpRedis(environment, present.secrets.has('UPSTASH_REDIS_REST_TOKEN'))
+  const { url, token } = checked ?? (await checkRedis(environment, present.secrets.has('UPSTASH_REDIS_REST_TOKEN')))
+  const isNewUrl = url !== environment.redisUrl
+  if (isNewUrl) await writeRedisUrl(env, url)
+  report('Variable', 'UPSTASH_REDIS_REST_URL', !isNewUrl, isNewUrl ? ', in wrangler.toml' : '')
+
   const absent = databases.filter(({ name }) => !present.databases.has(name))
   for (const { name } of absent) await wrangler(env, ['d1', 'create', name])
   const known = absent.length > 0 ? await listDatabases(env) : present.databases
@@ -61,65 +71,66 @@ async function setUp(env: string): Promise<void> {
     const id = known.get(name)
     if (id === undefined) throw new Obstacle(`D1 database ${name} was created but is not listed yet: run this again`)
     if (id !== written) await writeDatabaseId(env, binding, id)
-    say('D1 database', name, present.databases.has(name), id === written ? '' : ', its id is in wrangler.toml now')
+    report('D1 database', name, present.databases.has(name), id === written ? '' : ', its id is in wrangler.toml now')
   }
   for (const queue of queues) {
     if (!present.queues.has(queue)) await wrangler(env, ['queues', 'create', queue])
-    say('Queue', queue, present.queues.has(queue))
+    report('Queue', queue, present.queues.has(queue))
   }
 
   const missing = secrets.filter((secret) => !present.secrets.has(secret))
   const given: Record<string, string> = {}
   for (const secret of missing) {
     const isChecked = secret === 'UPSTASH_REDIS_REST_TOKEN' && token !== undefined
-    given[secret] = isChecked ? token : await demand(env, secret, true)
+    given[secret] = isChecked ? token : await requireInput(env, secret, true)
   }
-  // All at once and through a pipe: no command line, file or terminal has them.
+  // Through a pipe: no command line, file or terminal shows them.
   if (missing.length > 0) await wrangler(env, ['secret', 'bulk'], { input: JSON.stringify(given) })
-  for (const secret of secrets) say('Secret', secret, present.secrets.has(secret))
+  for (const secret of secrets) report('Secret', secret, present.secrets.has(secret))
 
   console.log(`${worker} has all it needs. Commit wrangler.toml if it changed, then: npm run deploy -- --env ${env}`)
 }
 
 /**
- * Sees that Redis takes the token before its URL is written into wrangler.toml, so that what is there once answered. A URL
- * in the environment goes before the one in the file. Answers the token, which is asked for only if the Worker has none
- * or the URL is new.
+ * Checks that Redis accepts the token before its URL is written into wrangler.toml. A URL in the environment variable takes
+ * precedence over the one in the file. The token is required only if the Worker has none or the URL is new.
  */
-async function setUpRedis(
+async function checkRedis(
   { name: env, worker, redisUrl: written }: Environment,
   hasToken: boolean,
-): Promise<string | undefined> {
+): Promise<{ url: string; token: string | undefined }> {
   const isGiven = written === undefined || Boolean(process.env['UPSTASH_REDIS_REST_URL'])
-  const url = isGiven ? await demand(env, 'UPSTASH_REDIS_REST_URL', false) : written
+  const url = isGiven ? await requireInput(env, 'UPSTASH_REDIS_REST_URL', false) : written
   const isNew = url !== written
-  // A token takes effect at once, a URL when it is deployed: between the two the Worker would be without Redis.
+  // A token takes effect at once, a URL with the next deployment: until then the Worker would have no Redis.
   if (isNew && written !== undefined && hasToken) {
     throw new Obstacle(
       `UPSTASH_REDIS_REST_URL is ${url}, but ${worker} has a token for ${written}: unset the variable; or to move, change the URL in wrangler.toml, then npx wrangler secret put UPSTASH_REDIS_REST_TOKEN --env ${env}, and deploy`,
     )
   }
-  const token = isNew || !hasToken ? await demand(env, 'UPSTASH_REDIS_REST_TOKEN', true) : undefined
-  const trouble = token === undefined ? undefined : await findRedisTrouble(url, token)
-  if (trouble) {
+  const token = isNew || !hasToken ? await requireInput(env, 'UPSTASH_REDIS_REST_TOKEN', true) : undefined
+  const problem = token === undefined ? undefined : await findRedisProblem(url, token)
+  if (problem) {
     const where = isNew ? 'is not stored: give another' : 'is in wrangler.toml: change it there, or give another'
-    throw new Obstacle(`${trouble}; the URL ${where} in UPSTASH_REDIS_REST_URL`)
+    throw new Obstacle(`${problem}; the URL ${where} in UPSTASH_REDIS_REST_URL`)
   }
-  if (isNew) await writeRedisUrl(env, url)
-  say('Variable', 'UPSTASH_REDIS_REST_URL', !isNew, isNew ? ', in wrangler.toml' : '')
-  return token
+  return { url, token }
 }
 
-/** A value that must be given, and that the Worker will take. */
-async function demand(env: string, name: string, isSecret: boolean): Promise<string> {
-  const value = await obtain(name, { isSecret })
+/** Reads a value that is required and that the Worker accepts. */
+async function requireInput(env: string, name: string, isSecret: boolean): Promise<string> {
+  const value = await readInput(name, { isSecret })
   if (value === undefined)
     throw new Obstacle(`${name} is missing: set it in the environment, or run this on a terminal`)
-  const mistake = findMistakes(env, { [name]: value })[name]
-  if (mistake) throw new Obstacle(`${name} cannot be used: ${mistake}`)
+  requireValid(env, name, value)
   return value
 }
 
-function say(kind: string, name: string, wasThere: boolean, note = ''): void {
-  console.log(`${kind} ${name}: ${wasThere ? 'is there' : 'added'}${note}`)
+function requireValid(env: string, name: string, value: string | undefined): void {
+  const expected = value ? findInvalid(env, { [name]: value })[name] : undefined
+  if (expected) throw new Obstacle(`${name} cannot be used: ${expected}`)
+}
+
+function report(kind: string, name: string, existed: boolean, note = ''): void {
+  console.log(`${kind} ${name}: ${existed ? 'exists' : 'added'}${note}`)
 }

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 
-/** What the Worker may weigh, minified and gzipped. */
+/** The largest size of the Worker, minified and gzipped. */
 const BUDGET_KIB = 160
 
 const folder = mkdtempSync(join(tmpdir(), 'threads-edge-'))

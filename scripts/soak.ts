@@ -1,13 +1,13 @@
 /**
- * `npm run soak`: events to webhooks at length, in workerd with real D1 and queues, over HTTP. Endpoints fail at random:
- * with 500, with a closed connection, or after they have taken the event, as if their answer was lost. Every event must
- * reach every endpoint; those that come again are counted. It ends with 1 if any is missing when the time is over.
+ * `npm run soak`: publishes many events to webhooks, in workerd with real D1 and queues, over HTTP. Endpoints fail at
+ * random: they answer 500, close the connection, or fail after they stored the event, as if the reply was lost. Every event
+ * must reach every endpoint. Duplicates are counted. The exit code is 1 if an event is missing when the time is over.
  *
  *   --events 10000  --endpoints 20  --failing 0.2  --minutes 30
- *   --dead 1        so many of the endpoints never answer: they are not waited for, and must delay no other
- *   --rate 20       events per second; 0: as many as are taken
+ *   --dead 1        how many endpoints never answer: events to them do not count, and they must not delay others
+ *   --rate 20       events per second; 0: as fast as possible
  *
- * What is short here is the waiting: retries after 1 to 4 s, and a cron every two seconds.
+ * Waiting is shorter than in production: retries after 1 to 4 s, and a cron every two seconds.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -37,10 +37,10 @@ const minutes = readNumber('minutes', flags.minutes, { isWhole: false })
 const SERVICE_TOKEN = 'a-service-token-for-the-soak'
 const SECRET = `whsec_${Buffer.from('a secret for the soak, ok').toString('base64')}`
 const CHANNEL = 'custom_soak'
-/** One in so many signatures is verified: it costs as much as all the rest here. */
-const VERIFY = 20
+/** One signature in this many is verified. Verifying costs as much as everything else here. */
+const VERIFY_EVERY = 20
 
-/** Of each endpoint: how often it took each event. */
+/** For each endpoint: how often it received each event. */
 const taken = Array.from({ length: endpoints }, () => new Map<string, number>())
 const publishedAt = new Map<string, number>()
 const latencies: number[] = []
@@ -51,20 +51,20 @@ async function receive(request: IncomingMessage, response: ServerResponse): Prom
   let body = ''
   for await (const chunk of request.setEncoding('utf8')) body += chunk as string
   const endpoint = Number(request.url?.slice(1))
-  const headers = request.headers as Record<string, string> // those it reads are single
+  const headers = request.headers as Record<string, string> // the headers it reads have one value
   if (body.includes('endpoint.challenge')) {
     counts.challenges += 1
     const { challenge } = JSON.parse(body) as { challenge: string }
     return void response.end(JSON.stringify({ challenge }))
   }
   counts.requests += 1
-  if (isDead(endpoint)) return // for ever
+  if (isDead(endpoint)) return // never answers
   const id = headers['webhook-id'] ?? ''
-  if (counts.requests % VERIFY === 0) {
+  if (counts.requests % VERIFY_EVERY === 0) {
     new Webhook(SECRET).verify(body, headers)
     counts.verified += 1
   }
-  const luck = Math.random() / failing // below 1: it fails
+  const luck = Math.random() / failing // below 1: the delivery fails
   if (luck < 0.6) {
     counts.refused += 1
     return void response.writeHead(500).end('bad luck')
@@ -79,7 +79,7 @@ async function receive(request: IncomingMessage, response: ServerResponse): Prom
   if (times === 0) latencies.push(Date.now() - (publishedAt.get(n) ?? 0))
   if (luck < 1) {
     counts.answersLost += 1
-    return void response.writeHead(500).end('taken, though')
+    return void response.writeHead(500).end('stored, but the answer is lost')
   }
   response.writeHead(204).end()
 }
@@ -95,9 +95,9 @@ await new Promise<void>((resolve) => receiver.listen(0, '127.0.0.1', resolve))
 const receiverUrl = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}`
 
 const startedAt = Date.now()
-const say = (words: string) => console.log(`${((Date.now() - startedAt) / 1_000).toFixed(0).padStart(5)} s  ${words}`)
+const print = (words: string) => console.log(`${((Date.now() - startedAt) / 1_000).toFixed(0).padStart(5)} s  ${words}`)
 
-say('bundling …')
+print('bundling …')
 const { code } = await bundle('ours')
 const emulator = await startEmulator()
 const folder = await mkdtemp(join(tmpdir(), 'threads-edge-soak-'))
@@ -128,7 +128,7 @@ const miniflare = new Miniflare(
 await miniflare.ready
 const { origin } = await miniflare.unsafeGetDirectURL('soak')
 await migrate(await miniflare.getD1Database('DB'))
-// A Fetcher, whatever its type says.
+// A Fetcher. Its declared type differs.
 const worker = (await miniflare.getWorker('soak')) as unknown as {
   scheduled(options: { cron: string }): Promise<unknown>
 }
@@ -150,14 +150,14 @@ for (let i = 0; i < endpoints; i += 1) {
   if (status !== 'enabled') throw new Error(`endpoint ${i} is ${status}`)
   webhooks.push(id)
 }
-say(
-  `${endpoints} endpoints, ${dead > 0 ? `${dead} of them dead, ` : ''}failing ${failing * 100} % of the time; ${events} events`,
+print(
+  `${endpoints} endpoints, ${dead > 0 ? `${dead} of them dead, ` : ''}failing ${failing * 100} % of the deliveries; ${events} events`,
 )
 
 const over = new AbortController()
 const crons = (async () => {
   while (!over.signal.aborted) {
-    await worker.scheduled({ cron: '* * * * *' }).catch((error: unknown) => say(`cron: ${String(error)}`))
+    await worker.scheduled({ cron: '* * * * *' }).catch((error: unknown) => print(`cron: ${String(error)}`))
     await sleep(2_000)
   }
 })()
@@ -173,7 +173,7 @@ async function publish(): Promise<void> {
   }
 }
 const begunAt = Date.now()
-const publishing = Promise.all(Array.from({ length: 8 }, publish)).then(() => say('all events are published'))
+const publishing = Promise.all(Array.from({ length: 8 }, publish)).then(() => print('all events are published'))
 
 const wanted = events * (endpoints - dead)
 const arrived = () => taken.reduce((total, of) => total + of.size, 0)
@@ -184,11 +184,11 @@ let replays = 0
 while (arrived() < wanted && Date.now() < deadline) {
   await sleep(1_000)
   if (arrived() > last) {
-    if (Math.floor(arrived() / 20_000) > Math.floor(last / 20_000)) say(`${arrived()} of ${wanted} have arrived`)
+    if (Math.floor(arrived() / 20_000) > Math.floor(last / 20_000)) print(`${arrived()} of ${wanted} arrived`)
     last = arrived()
     lastAt = Date.now()
   } else if (next >= events && Date.now() - lastAt > 20_000) {
-    // What was given up after eight attempts stays with its owner: it is replayed.
+    // Replay deliveries that failed all eight attempts.
     replays += 1
     for (const id of webhooks.slice(dead)) {
       await ask('POST', `/v1/webhooks/${id}/replay`, { since: new Date(startedAt).toISOString() })
@@ -205,12 +205,12 @@ const missing = wanted - arrived()
 latencies.sort((a, b) => a - b)
 const quantile = (q: number) => latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * q))] ?? NaN
 const seconds = (Date.now() - begunAt) / 1_000
-say(`done: ${arrived()} of ${wanted} arrived, in ${seconds.toFixed(0)} s (${Math.round(arrived() / seconds)}/s)`)
+print(`done: ${arrived()} of ${wanted} arrived, in ${seconds.toFixed(0)} s (${Math.round(arrived() / seconds)}/s)`)
 console.log(`
   missing      ${missing}
-  duplicates   ${again} (${((again / Math.max(1, arrived())) * 100).toFixed(2)} %), of ${counts.answersLost} whose answer was lost
+  duplicates   ${again} (${((again / Math.max(1, arrived())) * 100).toFixed(2)} %), after ${counts.answersLost} lost answers
   requests     ${counts.requests}: ${counts.refused} refused, ${counts.cut} cut, ${counts.verified} signatures verified
-  replays      ${replays} rounds, for what was given up after eight attempts
+  replays      ${replays} rounds, for deliveries that failed eight attempts
   latency      p50 ${quantile(0.5)} ms, p95 ${quantile(0.95)} ms, p99 ${quantile(0.99)} ms from publishing to first arrival
 `)
 if (missing > 0) process.exitCode = 1
@@ -219,4 +219,4 @@ receiver.close()
 await miniflare.dispose()
 await emulator[Symbol.asyncDispose]()
 await rm(folder, { recursive: true, force: true })
-process.exit() // the connections of endpoints that were dead
+process.exit() // closes the connections of dead endpoints

@@ -1,21 +1,25 @@
 /**
- * `npm start`: the whole product on this machine, offline. The emulator, D1 with demo data, and `wrangler dev`.
- * PORT and EMULATOR_PORT move it, REDIS_URL puts a Redis behind the emulator, and STATE_DIR keeps the data of a second
- * copy apart (default `.wrangler/state`).
+ * `npm start`: the whole product on this machine, offline: the emulator, D1 with demo data, and `wrangler dev`.
+ * PORT and EMULATOR_PORT choose the ports, and REDIS_URL puts a Redis behind the emulator. STATE_DIR is the folder of the
+ * data (default `.wrangler/state`). One copy at a time can use a folder.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { constants, copyFile, readdir, readFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
+import { constants, copyFile, mkdir, readFile } from 'node:fs/promises'
 import { delimiter, dirname, join, resolve } from 'node:path'
+import { createInterface } from 'node:readline'
+import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { parseEnv } from 'node:util'
 import { startEmulator } from '../emulator/server.ts'
-import { DEMO_PASSWORD, generateDemo } from './demo/data.ts'
-import { type Database, isEmpty, loadDemo } from './demo/load.ts'
+import { DEMO_PASSWORD } from './demo/data.ts'
+import { occupyPort } from './ports.ts'
+import { createOutputFilter } from './wrangler-output.ts'
 
 const root = dirname(import.meta.dirname)
-const READY_WITHIN_MS = 60_000
+const READY_WITHIN_MS = 120_000
 const STOP_WITHIN_MS = 5_000
+const CRON_EVERY_MS = Number(process.env['CRON_SECONDS'] || 60) * 1_000
 
 Object.assign(process.env, {
   CLOUDFLARE_CF_FETCH_ENABLED: 'false',
@@ -23,25 +27,25 @@ Object.assign(process.env, {
   WRANGLER_LOG: 'warn',
   WRANGLER_SEND_ERROR_REPORTS: 'false',
   WRANGLER_SEND_METRICS: 'false',
-  // What wrangler runs takes this Node, however this script was started.
+  // The processes that wrangler starts use this Node too.
   PATH: dirname(process.execPath) + delimiter + process.env['PATH'],
 })
 
-/** What to undo, in the order it was done. */
+/** How to stop what has been started, in the order of starting. */
 const started: (() => Promise<unknown>)[] = []
 let isStopping = false
 
-/** A mistake of the surroundings: told in one line. */
+/** A problem that the user can solve. Its message is one line. */
 class Obstacle extends Error {}
 
-// Not `once`: wrangler's library ends the process by the signal itself when it finds no other listener left.
+// `on`, not `once`: if no other listener is left, wrangler's library ends the process by the signal itself.
 process.on('SIGINT', () => void stop(130))
 process.on('SIGTERM', () => void stop(143))
 process.on('SIGHUP', () => void stop(129))
-// Whoever read this is gone: unheard, the error would end this process before what it has started.
+// When the reader of the output is gone, an error without a listener would end this process and leave its children.
 for (const output of [process.stdout, process.stderr]) output.on('error', () => void stop(1))
 if (process.env['npm_lifecycle_event']) {
-  // npm may end without telling: then another parent takes over.
+  // npm can end without a signal to its child. Then the child has another parent.
   const npm = process.ppid
   setInterval(() => process.ppid !== npm && void stop(1), 500).unref()
 }
@@ -61,10 +65,11 @@ async function start(): Promise<void> {
   if (port === emulatorPort) throw new Obstacle(`PORT and EMULATOR_PORT are both ${port}`)
   await requireFree('PORT', port)
   await requireFree('EMULATOR_PORT', emulatorPort)
+  const stateDir = resolve(root, process.env['STATE_DIR'] || '.wrangler/state')
+  await claim(stateDir)
 
-  console.log(`Starting on port ${port}; the emulator is on ${emulatorPort} …`)
+  console.log(`Starting on port ${port}, with the emulator on port ${emulatorPort} …`)
 
-  const stateDir = resolve(root, process.env['STATE_DIR'] ?? '.wrangler/state')
   const { REDIS_URL: redisUrl } = process.env
   const { redisToken, serviceToken, others } = await readVariables()
   const emulator = await startEmulator({
@@ -78,24 +83,23 @@ async function start(): Promise<void> {
 
   const url = `http://localhost:${port}`
   const address = ['--ip', '127.0.0.1', '--port', String(port)]
-  // Of .dev.vars wrangler takes the secrets alone, since wrangler.toml names them.
+  // From .dev.vars wrangler reads only the secrets that wrangler.toml declares.
   const variables = { ...others, UPSTASH_REDIS_REST_URL: emulator.url }
   const vars = Object.entries(variables).flatMap(([name, value]) => ['--var', `${name}:${value}`])
-  const dev = wrangler('dev', ...address, ...vars, '--persist-to', stateDir, '--show-interactive-dev-session=false')
-  dev.stdout?.pipe(process.stdout)
-  dev.stderr?.pipe(process.stderr)
+  const options = [...address, ...vars, '--persist-to', stateDir, '--show-interactive-dev-session=false']
+  const dev = run(fileURLToPath(import.meta.resolve('wrangler')), 'dev', ...options)
+  print(dev)
   const ending = ended(dev).then((code) => {
     throw new Obstacle(`wrangler dev ended with ${code}`)
   })
   await Promise.race([ready(`http://127.0.0.1:${port}/healthz`), ending])
-  // Nothing else fires the crons of a Worker in development.
-  const cron = `http://127.0.0.1:${port}/cdn-cgi/local/scheduled?cron=*+*+*+*+*`
-  setInterval(() => void fetch(cron).catch(() => {}), 60_000).unref()
-  // Rows that were inserted told nobody. The queue sees to it, in a minute or so.
+  // Nothing else triggers the cron of a Worker in development.
+  setInterval(() => void runCron(`http://127.0.0.1:${port}`), CRON_EVERY_MS).unref()
+  // The demo rows were inserted without events. A rebuild brings them to these listeners within a minute.
   for (const listener of isNew ? ['search', 'recommendations', 'notifications'] : []) {
     const headers = { Authorization: `Bearer ${serviceToken}` }
     const begun = await fetch(`http://127.0.0.1:${port}/v1/listeners/${listener}/rebuild`, { method: 'POST', headers })
-    if (!begun.ok) throw new Obstacle(`What ${listener} keeps of the demo data cannot be built: ${begun.status}`)
+    if (!begun.ok) throw new Obstacle(`The listener ${listener} cannot be rebuilt from the demo data: ${begun.status}`)
   }
 
   console.log(`
@@ -120,18 +124,33 @@ function readPort(name: string, fallback: number): number {
 }
 
 async function requireFree(name: string, port: number): Promise<void> {
-  const probe = createServer()
-  await new Promise<void>((resolve, reject) => {
-    probe.once('error', (cause: NodeJS.ErrnoException) => {
-      const what = cause.code === 'EADDRINUSE' ? 'is taken' : `cannot be used (${cause.code})`
-      reject(new Obstacle(`Port ${port} ${what}: stop what listens there, or choose another with ${name}=…`))
-    })
-    probe.listen(port, '127.0.0.1', resolve)
-  })
-  await new Promise((resolve) => probe.close(resolve))
+  try {
+    await (await occupyPort(port)).close()
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException // what listening throws
+    const what = code === 'EADDRINUSE' ? 'is taken' : `cannot be used (${code})`
+    throw new Obstacle(`Port ${port} ${what}: stop what listens there, or choose another with ${name}=…`, { cause })
+  }
 }
 
-/** What `.dev.vars` says, which is made from its example if there is none: the secrets, and what else there is. */
+/** Locks the folder until this process ends, however it ends: the lock is the operating system's, through SQLite. */
+async function claim(stateDir: string): Promise<void> {
+  await mkdir(stateDir, { recursive: true })
+  const lock = new DatabaseSync(join(stateDir, 'lock.sqlite'), { timeout: 0 })
+  started.push(async () => lock.close())
+  try {
+    lock.exec('BEGIN EXCLUSIVE')
+  } catch (cause) {
+    throw new Obstacle(
+      `Another copy uses the data in ${stateDir}: stop it, or choose another folder with STATE_DIR=…`,
+      {
+        cause,
+      },
+    )
+  }
+}
+
+/** Reads `.dev.vars`, which it makes from the example if it does not exist: the secrets, and the other variables. */
 async function readVariables() {
   const file = join(root, '.dev.vars')
   try {
@@ -142,80 +161,58 @@ async function readVariables() {
   }
   const set = parseEnv(await readFile(file, 'utf8'))
   const missing = Object.keys(parseEnv(await readFile(`${file}.example`, 'utf8'))).filter((name) => !(name in set))
-  if (missing.length > 0) console.log(`.dev.vars does without ${missing.join(', ')}: see .dev.vars.example`)
+  if (missing.length > 0) console.log(`.dev.vars does not set ${missing.join(', ')}: see .dev.vars.example`)
   const { UPSTASH_REDIS_REST_TOKEN: redisToken, SERVICE_TOKEN: serviceToken, ...others } = set
   if (!redisToken) throw new Obstacle('.dev.vars has no UPSTASH_REDIS_REST_TOKEN: see .dev.vars.example')
   if (!serviceToken) throw new Obstacle('.dev.vars has no SERVICE_TOKEN: see .dev.vars.example')
   return { redisToken, serviceToken, others }
 }
 
-/** Brings the tables up to date and, if nobody is there, the demo data; answers whether it did that. */
+/** Applies migrations and loads demo data into an empty database. Returns whether it was empty. */
 async function prepareDatabase(stateDir: string): Promise<boolean> {
-  const isCurrent = await withDatabase(stateDir, isMigrated)
-  if (!isCurrent) {
-    const migrating = wrangler('d1', 'migrations', 'apply', 'threads', '--local', '--persist-to', stateDir)
-    const report = collect(migrating)
-    if ((await ended(migrating)) !== 0) throw new Obstacle(`The migrations failed:\n${report()}`)
+  console.log('Preparing the database …')
+  const preparing = run(join(root, 'scripts/database.ts'), stateDir)
+  let isNew = false
+  preparing.on('message', (message) => (isNew = (message as { isNew: boolean }).isNew)) // all that it sends
+  preparing.stdout?.pipe(process.stdout, { end: false })
+  preparing.stderr?.pipe(process.stderr, { end: false })
+  const code = await ended(preparing)
+  if (code !== 0) throw new Obstacle(`The database could not be prepared: scripts/database.ts ended with ${code}`)
+  return isNew
+}
+
+function print(dev: ChildProcess): void {
+  for (const [input, output] of [[dev.stdout, process.stdout] as const, [dev.stderr, process.stderr] as const]) {
+    if (!input) continue
+    const filter = createOutputFilter()
+    createInterface({ input }).on('line', (line) => {
+      for (const shown of filter(line)) output.write(`${shown}\n`)
+    })
   }
-  return withDatabase(stateDir, async (db) => {
-    if (!(await isEmpty(db))) {
-      console.log('The database has its data; demo data is loaded into an empty one only')
-      return false
-    }
-    const startedAt = Date.now()
-    const demo = generateDemo(startedAt)
-    process.stdout.write(`Loading demo data: ${demo.users.length} users, ${demo.posts.length} posts … `)
-    await loadDemo(db, demo)
-    console.log(`done in ${((Date.now() - startedAt) / 1_000).toFixed(1)} s`)
-    return true
-  })
 }
 
-/** Whether every migration is applied: asking wrangler to apply none costs more than all the rest of a start. */
-async function isMigrated(db: Database): Promise<boolean> {
-  const files = await readdir(join(root, 'migrations'))
-  const names = files.filter((file) => file.endsWith('.sql'))
-  const applied = await db
-    .prepare(
-      'SELECT count(DISTINCT name) AS applied FROM d1_migrations WHERE name IN (SELECT value FROM json_each(?1))',
-    )
-    .bind(JSON.stringify(names))
-    .first<number>('applied')
-    .catch(() => 0) // a database without that table is new
-  return applied === names.length
+/** Triggers the cron of this minute. The Worker logs which jobs failed, and wrangler prints it. */
+async function runCron(origin: string): Promise<void> {
+  try {
+    const response = await fetch(`${origin}/cdn-cgi/local/scheduled?cron=*+*+*+*+*`)
+    if (!response.ok) console.error(`The cron failed (${await response.text()}): see the log lines above`)
+  } catch (error) {
+    if (!isStopping) console.error('The cron could not be triggered:', error)
+  }
 }
 
-/** Opens the D1 that `wrangler dev` will have, for as long as `work` takes. */
-async function withDatabase<T>(stateDir: string, work: (db: Database) => Promise<T>): Promise<T> {
-  const { getPlatformProxy } = await import('wrangler')
-  const { env, dispose } = await getPlatformProxy<{ DB: Database }>({
-    configPath: join(root, 'wrangler.toml'),
-    persist: { path: join(stateDir, 'v3') }, // where `--persist-to` puts it
-  })
-  started.push(dispose)
-  const answer = await work(env.DB)
-  started.pop()
-  await dispose()
-  return answer
-}
-
-/** Runs wrangler in a process group of its own, so that all it starts can be ended with it. */
-function wrangler(...args: string[]): ChildProcess {
-  if (isStopping) throw new Obstacle('Stopped') // what follows an interruption must not outlive it
-  const child = spawn(process.execPath, [join(root, 'node_modules/wrangler/bin/wrangler.js'), ...args], {
+/** Runs a program in a process group of its own, which can be ended as a whole and ends itself when this process is gone. */
+function run(program: string, ...args: string[]): ChildProcess {
+  if (isStopping) throw new Obstacle('Stopped') // a child started now would outlive this process
+  const guard = pathToFileURL(join(import.meta.dirname, 'exit-with-parent.ts')).href
+  const child = spawn(process.execPath, ['--no-warnings', '--import', guard, program, ...args], {
     cwd: root,
     detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, PARENT_PID: String(process.pid) },
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   })
   started.push(() => end(child))
   return child
-}
-
-/** What a process has said so far. */
-function collect(child: ChildProcess): () => string {
-  const chunks: Buffer[] = []
-  for (const output of [child.stdout, child.stderr]) output?.on('data', (chunk: Buffer) => chunks.push(chunk))
-  return () => Buffer.concat(chunks).toString()
 }
 
 function ended(child: ChildProcess): Promise<number | string> {
@@ -232,28 +229,28 @@ async function end(child: ChildProcess): Promise<void> {
     signal(child.pid, 'SIGTERM')
     await Promise.race([closed, sleep(STOP_WITHIN_MS)])
   }
-  signal(child.pid, 'SIGKILL') // whatever of its group is left
+  signal(child.pid, 'SIGKILL') // the rest of the group
 }
 
 function signal(group: number, name: NodeJS.Signals): void {
   try {
     process.kill(-group, name)
   } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error // ended already
+    if (!(error instanceof Error && 'code' in error && error.code === 'ESRCH')) throw error // already ended
   }
 }
 
 async function ready(url: string): Promise<void> {
   const deadline = Date.now() + READY_WITHIN_MS
   while (Date.now() < deadline) {
-    const response = await fetch(url).catch(() => null) // nobody listens yet
+    const response = await fetch(url).catch(() => null) // nothing listens yet
     if (response?.ok) return
     await sleep(100)
   }
   throw new Obstacle(`wrangler dev was not ready within ${READY_WITHIN_MS / 1_000} s`)
 }
 
-/** Ends everything, last first, and this process. */
+/** Stops everything that was started, last first, and ends this process. */
 async function stop(code: number): Promise<void> {
   if (isStopping) return
   isStopping = true

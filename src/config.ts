@@ -1,6 +1,6 @@
 import * as v from 'valibot'
 
-/** A variable or binding that is absent or not usable. `variables` names each, with what is expected of it. */
+/** A variable or binding that is missing or invalid. `variables` states for each by name what was expected. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
   readonly variables: Record<string, string>
@@ -11,207 +11,348 @@ export class ConfigError extends Error {
   }
 }
 
-/** A number from a variable (those of wrangler are strings), or its default. An empty one is a mistake, not 0. */
-const number = (fallback: number, min: number, max: number) =>
-  v.optional(
-    v.pipe(
-      v.union([v.string(), v.number()]),
-      v.transform((given) => (String(given).trim() === '' ? NaN : Number(given))),
-      v.number('a number'),
-      v.minValue(min, `at least ${min}`),
-      v.maxValue(max, `at most ${max}`),
-    ),
-    fallback,
+const SECOND_MS = 1_000
+const DAY_MS = 86_400_000
+
+/** What docs/configuration.md shows about a variable: the metadata of its schema. */
+export type Declaration = {
+  /** Unit of the default and the bounds, or how the text is read. */
+  unit: string
+  /** Null: there is none, and the variable or binding is required. */
+  default: string | number | null
+  bounds: string
+  meaning: string
+}
+
+const declare = <Input>(unit: string, fallback: string | number | null, bounds: string, meaning: string) =>
+  v.metadata<Input, Declaration>({ unit, default: fallback, bounds, meaning })
+
+/** A number. wrangler passes variables as strings; an empty string is an error, not 0. */
+const numeric = (min: number, max: number) =>
+  v.pipe(
+    v.union([v.string(), v.number()]),
+    v.transform((given) => (String(given).trim() === '' ? NaN : Number(given))),
+    v.number('a number'),
+    v.minValue(min, `at least ${min}`),
+    v.maxValue(max, `at most ${max}`),
   )
 
-/** The same without fractions: Redis and the rate limiter know none. */
-const whole = (fallback: number, min: number, max: number) =>
-  v.pipe(number(fallback, min, max), v.integer('a whole number'))
+const decimal = (unit: string, fallback: number, min: number, max: number, meaning: string) =>
+  v.pipe(v.optional(numeric(min, max), fallback), declare(unit, fallback, `${min} to ${max}`, meaning))
 
-/** Something that the platform binds to the Worker, as `wrangler.toml` declares it. */
-const bound = (what: string) =>
-  v.custom<object>((given) => typeof given === 'object' && given !== null, `${what}, bound to the Worker`)
+/** Redis and the rate limiter accept no fractions. */
+const whole = (unit: string, fallback: number, min: number, max: number, meaning: string) =>
+  v.pipe(
+    v.optional(v.pipe(numeric(min, max), v.integer('a whole number')), fallback),
+    declare(unit, fallback, `${min} to ${max}, whole`, meaning),
+  )
 
-/** What is separated by commas. */
-const listed = (text: string) =>
+const duration = (unit: 'seconds' | 'days', fallback: number, min: number, max: number, meaning: string) =>
+  v.pipe(
+    decimal(unit, fallback, min, max, meaning),
+    v.transform((given) => Math.round(given * (unit === 'days' ? DAY_MS : SECOND_MS))),
+  )
+
+/** A duration in seconds, with fractions. The result is in whole ms. */
+const seconds = (fallback: number, min: number, max: number, meaning: string) =>
+  duration('seconds', fallback, min, max, meaning)
+
+/** A duration in days, with fractions. The result is in whole ms. */
+const days = (fallback: number, min: number, max: number, meaning: string) =>
+  duration('days', fallback, min, max, meaning)
+
+/** A value from a list. */
+const choice = <const Options extends readonly [string, ...string[]]>(
+  options: Options,
+  fallback: Options[number],
+  meaning: string,
+) => {
+  const listed = `${options.slice(0, -1).join(', ')} or ${options.at(-1)}`
+  return v.pipe(v.optional(v.picklist(options, listed), fallback), declare('text', fallback, listed, meaning))
+}
+
+const splitList = (text: string) =>
   text
     .split(',')
     .map((item) => item.trim())
     .filter(Boolean)
 
-const toMs = (seconds: number) => Math.round(seconds * 1_000)
+/** Values separated by commas. */
+const list = (meaning: string) =>
+  v.pipe(v.optional(v.string(), ''), v.transform(splitList), declare('separated by commas', '', 'any', meaning))
 
-const LogRequests = v.optional(v.picklist(['all', 'failed', 'none'], 'all, failed or none'), 'all')
-
-/** A wait before a retry is at most so much longer than the schedule says. */
-const MOST_JITTER = 1.2
-
-/** Seconds separated by commas: the wait before each retry. A queue message waits for 12 h at most, jitter included. */
-const Schedule = v.optional(
+/** An object that the platform binds to the Worker, as `wrangler.toml` declares it. */
+const binding = (kind: string, meaning: string) =>
   v.pipe(
-    v.string(),
-    v.regex(/^\d{1,5}(\.\d{1,3})?(,\d{1,5}(\.\d{1,3})?){0,19}$/, '1 to 20 numbers of seconds, separated by commas'),
-    v.transform((text) => text.split(',').map((seconds) => Number(seconds) * 1_000)),
-    v.check((waits) => waits.every((ms) => ms <= 36_000_000), 'at most 36000 s each'),
+    v.custom<object>((given) => typeof given === 'object' && given !== null, `${kind}, bound to the Worker`),
+    declare('binding', null, kind, meaning),
+  )
+
+/** Jitter makes a retry delay at most this much longer than scheduled. */
+const MAX_JITTER = 1.2
+
+/** Delays in seconds, separated by commas. Queues delay a message by at most 12 h: 10 h and the jitter. */
+const schedule = (fallback: string, meaning: string) =>
+  v.pipe(
+    v.optional(
+      v.pipe(
+        v.string(),
+        v.regex(/^\d{1,5}(\.\d{1,3})?(,\d{1,5}(\.\d{1,3})?){0,19}$/, '1 to 20 numbers of seconds, separated by commas'),
+        v.transform((text) => text.split(',').map((delay) => Number(delay) * SECOND_MS)),
+        v.check((delaysMs) => delaysMs.every((ms) => ms <= 36_000_000), 'at most 36000 s each'),
+      ),
+      fallback,
+    ),
+    declare('seconds, separated by commas', fallback, '1 to 20 numbers, each at most 36000', meaning),
+  )
+
+const bindings = {
+  DB: binding('a D1 database', 'The source of truth.'),
+  LIKES: binding('a queue', 'Like states to write to D1.'),
+  EVENTS: binding('a queue', 'Ids of stored events to dispatch to listeners, webhooks and streams.'),
+  DELIVERIES: binding('a queue', 'Webhook deliveries to send.'),
+}
+
+const access = {
+  UPSTASH_REDIS_REST_URL: v.pipe(
+    v.string('the URL of the Redis REST API'),
+    v.url('a URL'),
+    declare('URL', null, 'a URL', 'Address of the Redis REST API.'),
   ),
-  '5,300,1800,7200,18000,36000,36000',
-)
+  UPSTASH_REDIS_REST_TOKEN: v.pipe(
+    v.string('the token of the Redis REST API'),
+    v.minLength(1, 'not empty'),
+    declare('secret', null, 'not empty', 'Token of the Redis REST API.'),
+  ),
+  SERVICE_TOKEN: v.pipe(
+    v.string('a secret'),
+    v.minLength(16, 'at least 16 characters'),
+    declare('secret', null, 'at least 16 characters', 'Bearer token that back ends send to the service routes.'),
+  ),
+  SESSION_KEY: v.pipe(
+    v.optional(v.pipe(v.string(), v.minLength(16, 'at least 16 characters'))),
+    declare(
+      'secret',
+      'SERVICE_TOKEN',
+      'at least 16 characters',
+      'Key that authenticates session tokens. Without it, a new SERVICE_TOKEN signs everyone out.',
+    ),
+  ),
+  CORS_ORIGINS: list('Origins whose pages may call the API from a browser.'),
+  MAX_BODY_BYTES: whole('bytes', 65_536, 1_000, 10_000_000, 'Largest request body.'),
+}
 
-/** Which requests are logged. Known however little else is configured: what is not configured is told in the log too. */
-export const readLogRequests = (env: object) =>
-  v.parse(v.object({ LOG_REQUESTS: v.fallback(LogRequests, 'all') }), env).LOG_REQUESTS
+const redis = {
+  REDIS_READ_TIMEOUT_MS: whole('ms', 250, 1, 10_000, 'Timeout of a Redis read.'),
+  REDIS_SOFT_TIMEOUT_MS: whole('ms', 60, 1, 10_000, 'Time a reader waits for Redis when memory has a stale value.'),
+  REDIS_WRITE_TIMEOUT_MS: whole('ms', 1_000, 1, 10_000, 'Timeout of a Redis write.'),
+  REDIS_BREAKER_FAILURES: whole(
+    'failures',
+    5,
+    1,
+    1_000,
+    'Failures in a row that open the circuit breaker of an isolate.',
+  ),
+  REDIS_BREAKER_SECONDS: seconds(5, 0.05, 600, 'Time an open circuit breaker waits before it probes Redis.'),
+}
 
-/** Every variable and binding the Worker reads. What has no default must be set. */
+const caches = {
+  MEMORY_MAX_BYTES: whole('bytes', 8_000_000, 10_000, 64_000_000, 'Size of the memory tier of an isolate.'),
+  MEMORY_SECONDS: seconds(5, 0, 60, 'Time an isolate serves a value from memory without asking Redis.'),
+  USER_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached profile is fresh.'),
+  POST_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached post is fresh.'),
+  HOT_FRESH_SECONDS: seconds(60, 1, 3_600, 'Time a cached hot feed is fresh.'),
+  RECOMMENDED_FRESH_SECONDS: seconds(300, 1, 86_400, "Time a user's recommendations are fresh, in memory too."),
+  NEGATIVE_SECONDS: seconds(30, 1, 3_600, 'Time a cache remembers that an id does not exist.'),
+  STALE_SECONDS: seconds(
+    60,
+    0,
+    86_400,
+    'Time after fresh in which a stale value is served while one reader refreshes it.',
+  ),
+  STALE_IF_ERROR_SECONDS: seconds(
+    3_600,
+    0,
+    604_800,
+    'Time after fresh in which a stale value is served when loading fails.',
+  ),
+  LEASE_SECONDS: seconds(5, 0.05, 60, 'Time one reader holds the lease to load a missing value.'),
+  LEASE_WAIT_MS: whole('ms', 1_000, 0, 10_000, 'Time the other readers wait for that load.'),
+  MAX_VALUE_BYTES: whole('bytes', 65_536, 1_000, 1_000_000, 'Largest value that a cache stores.'),
+}
+
+const sessions = {
+  SESSION_IDLE_SECONDS: seconds(3_600, 60, 2_592_000, 'Time without a request after which a session expires.'),
+  SESSION_ABSOLUTE_SECONDS: seconds(2_592_000, 60, 31_536_000, 'Time after sign-in at which a session expires.'),
+  SESSION_TOUCH_SECONDS: seconds(300, 1, 3_600, 'Interval at which an active session records its last use.'),
+}
+
+const presence = {
+  PRESENCE_SECONDS: seconds(300, 5, 86_400, 'Time after the last heartbeat at which a user is offline.'),
+  PRESENCE_SHARD_USERS: whole('users', 50_000, 10_000, 1_000_000, 'Users in one presence key.'),
+  PRESENCE_MAX_USERS: whole(
+    'users',
+    50_000,
+    1,
+    10_000_000,
+    'Users who can be online at once. It sets the number of keys.',
+  ),
+  PRESENCE_MAX_DEVICES: whole('devices', 20, 1, 1_000, 'Devices of one user that can be online at once.'),
+}
+
+const features = {
+  LOCK_SECONDS: seconds(10, 0.1, 600, 'Time a lock is held when the caller names none.'),
+  HOT_DAYS: whole('days', 7, 1, 31, 'Age up to which a post can be in the hot feed.'),
+  NOTIFICATION_DAYS: whole('days', 30, 1, 365, 'Time a notification is kept.'),
+  INBOX_SIZE: whole(
+    'notifications',
+    100,
+    1,
+    200,
+    "A user's newest notifications in Redis. Unread ones are counted among these.",
+  ),
+  INBOX_FRESH_SECONDS: seconds(
+    300,
+    1,
+    86_400,
+    'Time a cached inbox is fresh: the longest delay of a change that Redis missed.',
+  ),
+}
+
+const limits = {
+  LIMIT_READS: whole('requests', 1_200, 1, 1_000_000, 'Reads of one caller in a window.'),
+  LIMIT_READS_SECONDS: whole('seconds', 60, 1, 86_400, 'Window of LIMIT_READS.'),
+  LIMIT_WRITES: whole('requests', 100, 1, 1_000_000, 'Writes of one kind by one caller in a window.'),
+  LIMIT_WRITES_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_WRITES and LIMIT_PRESENCE.'),
+  LIMIT_PRESENCE: whole('requests', 600, 1, 1_000_000, 'Heartbeats of one user in a window.'),
+  LIMIT_STATUS: whole('requests', 60, 1, 1_000_000, 'Requests of one caller for its limits, per minute.'),
+  LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins to one account in a window. Per network if known.'),
+  LIMIT_SIGN_IN_ADDRESS: whole('requests', 100, 1, 1_000_000, 'Sign-ins from one network in a window.'),
+  LIMIT_SIGN_IN_SECONDS: whole('seconds', 900, 1, 86_400, 'Window of both sign-in limits.'),
+}
+
+const events = {
+  EVENT_SOURCE: v.pipe(
+    v.optional(v.pipe(v.string(), v.minLength(1, 'not empty'), v.maxLength(200)), '/threads-edge'),
+    declare('URI reference', '/threads-edge', '1 to 200 characters', 'CloudEvents `source` of our events.'),
+  ),
+  EVENT_DAYS: days(7, 1, 90, 'Time a dispatched event is kept for replays. At least the sum of WEBHOOK_RETRY_SECONDS.'),
+}
+
+const webhooks = {
+  ALLOW_PRIVATE_WEBHOOKS: choice(['true', 'false'], 'false', '`true` allows http on loopback. For development only.'),
+  PUBLIC_HOSTS: list('Our own hosts, which endpoints may not use. The host of the request is always one of them.'),
+  WEBHOOK_KEY: v.pipe(
+    v.optional(
+      v.pipe(
+        v.string(),
+        v.transform(splitList),
+        v.check((keys) => keys.length > 0 && keys.every((key) => key.length >= 16), 'keys of at least 16 characters'),
+      ),
+    ),
+    declare(
+      'secrets, separated by commas',
+      'SERVICE_TOKEN',
+      'at least 16 characters each',
+      'Keys for webhook secrets and header values. The first encrypts, all decrypt. Without it, list the old SERVICE_TOKEN here before you change that token.',
+    ),
+  ),
+  WEBHOOK_MAX_ENDPOINTS: whole(
+    'endpoints',
+    1_000,
+    1,
+    10_000,
+    'Endpoints that can exist. Each batch of events reads all.',
+  ),
+  // The platform ends an invocation 30 s after its batch.
+  WEBHOOK_TIMEOUT_SECONDS: seconds(15, 0.1, 15, 'Timeout of a delivery attempt.'),
+  WEBHOOK_RETRY_SECONDS: schedule('5,300,1800,7200,18000,36000,36000', 'Delay before each retry of a delivery.'),
+  WEBHOOK_CIRCUIT_FAILURES: whole('failures', 5, 1, 1_000, 'Failures in a row that open the circuit of an endpoint.'),
+  WEBHOOK_CIRCUIT_SECONDS: seconds(
+    30,
+    0.1,
+    3_600,
+    'Time the circuit stays open. Each failed probe doubles it, at most five times.',
+  ),
+  WEBHOOK_FAILING_DAYS: days(5, 0, 90, 'Time of failures only after which an endpoint is disabled.'),
+  WEBHOOK_PROBE_SECONDS: seconds(3_600, 1, 604_800, 'Interval at which a disabled endpoint is probed.'),
+  DELIVERY_DAYS: days(7, 1, 90, 'Time a delivery and its attempts are kept.'),
+}
+
+const streams = {
+  STREAM_EVENTS: whole('events', 5_000, 100, 100_000, 'Newest events that a client can resume from.'),
+  STREAM_HEARTBEAT_SECONDS: seconds(15, 0.05, 60, 'Interval of heartbeats on an open stream.'),
+  STREAM_CHECK_SECONDS: seconds(60, 0.05, 3_600, 'Interval of session checks on a stream: one round trip each.'),
+  STREAM_LIFE_SECONDS: seconds(900, 0.5, 86_400, 'Time after which a stream ends. The client reconnects and resumes.'),
+  STREAM_RETRY_SECONDS: seconds(2, 0.1, 60, 'Shortest time before a client reconnects. The longest is twice this.'),
+  STREAM_QUEUED_BYTES: whole('bytes', 262_144, 1_000, 8_000_000, 'Data queued for a slow reader.'),
+  STREAM_STALL_SECONDS: seconds(10, 0.05, 60, 'Time after which a reader with a full queue is disconnected.'),
+}
+
+const monitoring = {
+  // The platform ends an invocation 30 s after its answer.
+  STATS_FLUSH_SECONDS: seconds(10, 0, 25, 'Interval of the reports of an isolate: one command each. 0: no reports.'),
+  SLOW_COMMAND_MS: whole('ms', 100, 1, 10_000, 'Duration from which a Redis round trip is listed as slow.'),
+  COMMANDS_USD: decimal('dollars', 0.2, 0, 1_000, 'Price of 100,000 Redis commands.'),
+  SCAN_COMMANDS: whole('commands', 100, 0, 10_000, 'Commands a minute that the scan of all keys may send. 0: no scan.'),
+  LOG_REQUESTS: choice(
+    ['all', 'failed', 'none'],
+    'all',
+    'Requests to log. `failed`: those answered with status 500 or above.',
+  ),
+}
+
+/** Every variable and binding the Worker reads, by the heading it has in docs/configuration.md. */
+export const sections = {
+  Access: access,
+  Bindings: bindings,
+  Redis: redis,
+  Caches: caches,
+  Sessions: sessions,
+  Presence: presence,
+  'Locks, feeds and notifications': features,
+  'Rate limits': limits,
+  Events: events,
+  Webhooks: webhooks,
+  Streams: streams,
+  Monitoring: monitoring,
+}
+
 const Variables = v.object({
-  DB: bound('a D1 database'),
-  LIKES: bound('a queue'),
-  EVENTS: bound('a queue'),
-  DELIVERIES: bound('a queue'),
-  UPSTASH_REDIS_REST_URL: v.pipe(v.string('the URL of the Redis REST API'), v.url('a URL')),
-  UPSTASH_REDIS_REST_TOKEN: v.pipe(v.string('the token of the Redis REST API'), v.minLength(1, 'not empty')),
-  /** What back ends send as bearer token to the service routes. */
-  SERVICE_TOKEN: v.pipe(v.string('a secret'), v.minLength(16, 'at least 16 characters')),
-  /** Authenticates session tokens. Without it the service token does, and changing that signs everyone out. */
-  SESSION_KEY: v.optional(v.pipe(v.string(), v.minLength(16, 'at least 16 characters'))),
-  /** Origins of browsers that may call the API, separated by commas. */
-  CORS_ORIGINS: v.optional(v.string(), ''),
-
-  // Redis
-  REDIS_READ_TIMEOUT_MS: whole(250, 1, 10_000),
-  REDIS_SOFT_TIMEOUT_MS: whole(60, 1, 10_000),
-  REDIS_WRITE_TIMEOUT_MS: whole(1_000, 1, 10_000),
-  REDIS_BREAKER_FAILURES: whole(5, 1, 1_000),
-  REDIS_BREAKER_SECONDS: number(5, 0.05, 600),
-
-  // Caches
-  MEMORY_MAX_BYTES: whole(8_000_000, 10_000, 64_000_000),
-  MEMORY_SECONDS: number(5, 0, 60),
-  USER_FRESH_SECONDS: number(300, 1, 86_400),
-  POST_FRESH_SECONDS: number(300, 1, 86_400),
-  HOT_FRESH_SECONDS: number(60, 1, 3_600),
-  RECOMMENDED_FRESH_SECONDS: number(300, 1, 86_400),
-  NEGATIVE_SECONDS: number(30, 1, 3_600),
-  /** Stale-while-revalidate, beyond fresh. */
-  STALE_SECONDS: number(60, 0, 86_400),
-  /** Stale-if-error, beyond fresh. */
-  STALE_IF_ERROR_SECONDS: number(3_600, 0, 604_800),
-  LEASE_SECONDS: number(5, 0.05, 60),
-  /** How long a reader waits for another's load. */
-  LEASE_WAIT_MS: whole(1_000, 0, 10_000),
-  MAX_VALUE_BYTES: whole(65_536, 1_000, 1_000_000),
-
-  // Sessions
-  SESSION_IDLE_SECONDS: number(3_600, 60, 2_592_000),
-  SESSION_ABSOLUTE_SECONDS: number(30 * 86_400, 60, 31_536_000),
-  /** A session seen again within this long is not written again. */
-  SESSION_TOUCH_SECONDS: number(300, 1, 3_600),
-
-  // Presence
-  PRESENCE_SECONDS: number(300, 5, 86_400),
-  /** How many users one key holds: above that, presence is spread over several. */
-  PRESENCE_SHARD_USERS: number(50_000, 10_000, 1_000_000),
-  /** How many users may be online at once: as many shards as that takes. */
-  PRESENCE_MAX_USERS: number(50_000, 1, 10_000_000),
-  PRESENCE_MAX_DEVICES: number(20, 1, 1_000),
-
-  // Locks
-  LOCK_SECONDS: number(10, 0.1, 600),
-
-  // The hot feed
-  HOT_DAYS: whole(7, 1, 31),
-
-  // Notifications
-  NOTIFICATION_DAYS: whole(30, 1, 365),
-  /** How many of a user's newest Redis holds; the unread ones are counted among them. */
-  INBOX_SIZE: whole(100, 1, 200),
-  /** How long an inbox may be wrong where Redis was not told of a change. */
-  INBOX_FRESH_SECONDS: number(300, 1, 86_400),
-
-  // Rate limits: requests in a window
-  LIMIT_READS: whole(1_200, 1, 1_000_000),
-  LIMIT_READS_SECONDS: whole(60, 1, 86_400),
-  /** Each kind of write has a window of its own. */
-  LIMIT_WRITES: whole(100, 1, 1_000_000),
-  LIMIT_WRITES_SECONDS: whole(3_600, 1, 86_400),
-  /** Signs of life come more often: every minute from ten devices. */
-  LIMIT_PRESENCE: whole(600, 1, 1_000_000),
-  /** Requests for what remains of limits, per minute. */
-  LIMIT_STATUS: whole(60, 1, 1_000_000),
-  LIMIT_SIGN_IN: whole(10, 1, 1_000_000),
-  LIMIT_SIGN_IN_ADDRESS: whole(100, 1, 1_000_000),
-  LIMIT_SIGN_IN_SECONDS: whole(900, 1, 86_400),
-
-  // Events
-  /** The CloudEvents `source` of ours: a URI reference. */
-  EVENT_SOURCE: v.optional(v.pipe(v.string(), v.minLength(1, 'not empty'), v.maxLength(200)), '/threads-edge'),
-  /** How long dispatched events are kept, for replays. */
-  EVENT_DAYS: number(7, 1, 90),
-
-  // Webhooks
-  /** `true`: endpoints may be http on loopback. For development only. */
-  ALLOW_PRIVATE_WEBHOOKS: v.optional(v.picklist(['true', 'false'], 'true or false'), 'false'),
-  /** Hosts of ours, separated by commas: no endpoint may be on one. That of the request is always among them. */
-  PUBLIC_HOSTS: v.optional(v.string(), ''),
-  /** How many endpoints there may be: every batch of events reads all of them. */
-  WEBHOOK_MAX_ENDPOINTS: whole(1_000, 1, 10_000),
-  WEBHOOK_TIMEOUT_SECONDS: number(15, 0.1, 15), // the platform ends work 30 s after a batch
-  WEBHOOK_RETRY_SECONDS: Schedule,
-  /** After so many failures in a row an endpoint rests for as long as says the next. */
-  WEBHOOK_CIRCUIT_FAILURES: whole(5, 1, 1_000),
-  WEBHOOK_CIRCUIT_SECONDS: number(30, 0.1, 3_600),
-  /** An endpoint that took nothing for so long is disabled. */
-  WEBHOOK_FAILING_DAYS: number(5, 0, 90),
-  /** How often one that was disabled for that is asked whether it is back. */
-  WEBHOOK_PROBE_SECONDS: number(3_600, 1, 604_800),
-  /** How long deliveries and their attempts are kept. */
-  DELIVERY_DAYS: number(7, 1, 90),
-
-  // Streams
-  /** How many events are kept for who resumes. */
-  STREAM_EVENTS: whole(5_000, 100, 100_000),
-  STREAM_HEARTBEAT_SECONDS: number(15, 0.05, 60),
-  /** How often an open stream checks its session: a round trip each time. */
-  STREAM_CHECK_SECONDS: number(60, 0.05, 3_600),
-  /** A stream ends after at most this long, and is continued by another. */
-  STREAM_LIFE_SECONDS: number(900, 0.5, 86_400),
-  /** When clients come back, at the earliest; at most twice that. */
-  STREAM_RETRY_SECONDS: number(2, 0.1, 60),
-  /** What waits for a slow reader; when it takes nothing for so long then, it is dropped. */
-  STREAM_QUEUED_BYTES: whole(262_144, 1_000, 8_000_000),
-  STREAM_STALL_SECONDS: number(10, 0.05, 60),
-
-  // Requests
-  MAX_BODY_BYTES: whole(65_536, 1_000, 10_000_000),
-
-  // Monitoring
-  /** How often an isolate reports its figures, one command each time. 0: never, then each knows itself alone. */
-  STATS_FLUSH_SECONDS: number(10, 0, 25), // the platform ends work 30 s after the answer
-  /** A round trip to Redis that takes longer is listed. */
-  SLOW_COMMAND_MS: whole(100, 1, 10_000),
-  /** What 100 000 commands cost, in dollars. */
-  COMMANDS_USD: number(0.2, 0, 1_000),
-  /** How many commands a minute the walk over all keys may send. 0: no walk. */
-  SCAN_COMMANDS: whole(100, 0, 10_000),
-  /** One line of JSON for every request, for those answered 500 and above, or for none. */
-  LOG_REQUESTS: LogRequests,
+  ...access,
+  ...bindings,
+  ...redis,
+  ...caches,
+  ...sessions,
+  ...presence,
+  ...features,
+  ...limits,
+  ...events,
+  ...webhooks,
+  ...streams,
+  ...monitoring,
 })
 
-/** What is not in `env` is told as what was expected, not as a key that is missing. */
+/** A name missing in `env` counts as undefined: then the error states what was expected, not "missing key". */
 const ABSENT = Object.fromEntries(Object.keys(Variables.entries).map((name) => [name, undefined]))
+
+/** Which requests to log. Also known when other variables are invalid, because that is logged too. */
+export const readLogRequests = (env: object) =>
+  v.parse(v.object({ LOG_REQUESTS: v.fallback(monitoring.LOG_REQUESTS, 'all') }), env).LOG_REQUESTS
 
 export type Config = ReturnType<typeof readConfig>
 
-/** What a limit allows, and how strictly: see `http/admit`. */
 export interface LimitPolicy {
+  /** Requests in a window. */
   limit: number
   windowSeconds: number
-  /** Strict: checked before the work, one round trip. Else counted after the answer. */
+  /** True: counted before the work, in one round trip. False: counted after the answer. */
   isStrict: boolean
-  /** When Redis cannot be asked: let it pass, or answer 503. */
+  /** What a request gets when Redis is unavailable. `open`: it passes. `closed`: 503. */
   onOutage: 'open' | 'closed'
 }
 
-/** Every limit, by the name that clients see. A route belongs to one. */
+/** Every rate limit, by the name clients see. Each route belongs to one. */
 export type LimitName =
   | 'reads'
   | 'status'
@@ -229,8 +370,8 @@ export type LimitName =
   | 'notifications'
 
 /**
- * Every tunable: the variables of `env`, or their defaults. Durations become ms where code compares them to the clock.
- * Throws `ConfigError` naming each variable or binding that is missing or out of range.
+ * The configuration in `env`, with defaults. Durations are in ms.
+ * Throws `ConfigError` if a variable or binding is missing or invalid.
  */
 export function readConfig(env: object) {
   const parsed = v.safeParse(Variables, { ...ABSENT, ...env }, { abortPipeEarly: true })
@@ -239,19 +380,19 @@ export function readConfig(env: object) {
       Object.fromEntries(parsed.issues.map((issue) => [String(issue.path?.[0].key), `expected ${issue.message}`])),
     )
   }
-  const set = parsed.output
-  const retriedForDays = (set.WEBHOOK_RETRY_SECONDS.reduce((sum, ms) => sum + ms, 0) * MOST_JITTER) / 86_400_000
-  if (set.EVENT_DAYS < retriedForDays) {
-    const most = Math.ceil(retriedForDays * 10) / 10
-    throw new ConfigError({ EVENT_DAYS: `expected at least the ${most} days that WEBHOOK_RETRY_SECONDS takes` })
+  const set = parsed.output // durations in seconds and days are converted to ms
+  const retriesMs = set.WEBHOOK_RETRY_SECONDS.reduce((sum, ms) => sum + ms, 0) * MAX_JITTER
+  if (set.EVENT_DAYS < retriesMs) {
+    const minDays = Math.ceil((retriesMs / DAY_MS) * 10) / 10
+    throw new ConfigError({ EVENT_DAYS: `expected at least the ${minDays} days that WEBHOOK_RETRY_SECONDS takes` })
   }
   const cache = {
-    staleMs: toMs(set.STALE_SECONDS),
-    staleIfErrorMs: toMs(set.STALE_IF_ERROR_SECONDS),
-    negativeMs: toMs(set.NEGATIVE_SECONDS),
-    memoryMs: toMs(set.MEMORY_SECONDS),
+    staleMs: set.STALE_SECONDS,
+    staleIfErrorMs: set.STALE_IF_ERROR_SECONDS,
+    negativeMs: set.NEGATIVE_SECONDS,
+    memoryMs: set.MEMORY_SECONDS,
     softTimeoutMs: set.REDIS_SOFT_TIMEOUT_MS,
-    leaseMs: toMs(set.LEASE_SECONDS),
+    leaseMs: set.LEASE_SECONDS,
     waitMs: set.LEASE_WAIT_MS,
     maxValueBytes: set.MAX_VALUE_BYTES,
   }
@@ -265,7 +406,7 @@ export function readConfig(env: object) {
     limit: set.LIMIT_SIGN_IN,
     windowSeconds: set.LIMIT_SIGN_IN_SECONDS,
     isStrict: true,
-    onOutage: 'closed', // without a count anyone could try passwords without end
+    onOutage: 'closed', // without a count, anyone could try any number of passwords
   }
   const limits: Record<LimitName, LimitPolicy> = {
     reads: { limit: set.LIMIT_READS, windowSeconds: set.LIMIT_READS_SECONDS, isStrict: false, onOutage: 'open' },
@@ -290,26 +431,26 @@ export function readConfig(env: object) {
       readTimeoutMs: set.REDIS_READ_TIMEOUT_MS,
       writeTimeoutMs: set.REDIS_WRITE_TIMEOUT_MS,
       breakerFailures: set.REDIS_BREAKER_FAILURES,
-      breakerCoolDownMs: toMs(set.REDIS_BREAKER_SECONDS),
+      breakerCoolDownMs: set.REDIS_BREAKER_SECONDS,
     },
     serviceToken: set.SERVICE_TOKEN,
     sessions: {
       key: set.SESSION_KEY ?? set.SERVICE_TOKEN,
-      idleMs: toMs(set.SESSION_IDLE_SECONDS),
-      absoluteMs: toMs(set.SESSION_ABSOLUTE_SECONDS),
-      touchMs: toMs(set.SESSION_TOUCH_SECONDS),
+      idleMs: set.SESSION_IDLE_SECONDS,
+      absoluteMs: set.SESSION_ABSOLUTE_SECONDS,
+      touchMs: set.SESSION_TOUCH_SECONDS,
     },
     presence: {
-      windowMs: set.PRESENCE_SECONDS * 1_000,
+      windowMs: set.PRESENCE_SECONDS,
       shardUsers: set.PRESENCE_SHARD_USERS,
       shards: Math.ceil(set.PRESENCE_MAX_USERS / set.PRESENCE_SHARD_USERS),
       maxDevices: set.PRESENCE_MAX_DEVICES,
     },
-    lockTtlMs: set.LOCK_SECONDS * 1_000,
-    corsOrigins: listed(set.CORS_ORIGINS),
+    lockTtlMs: set.LOCK_SECONDS,
+    corsOrigins: set.CORS_ORIGINS,
     maxBodyBytes: set.MAX_BODY_BYTES,
     monitoring: {
-      flushMs: toMs(set.STATS_FLUSH_SECONDS),
+      flushMs: set.STATS_FLUSH_SECONDS,
       slowMs: set.SLOW_COMMAND_MS,
       usdPerCommand: set.COMMANDS_USD / 100_000,
       scanCommands: set.SCAN_COMMANDS,
@@ -317,41 +458,42 @@ export function readConfig(env: object) {
     logRequests: set.LOG_REQUESTS,
     memoryMaxBytes: set.MEMORY_MAX_BYTES,
     caches: {
-      users: { ...cache, freshMs: toMs(set.USER_FRESH_SECONDS) },
-      posts: { ...cache, freshMs: toMs(set.POST_FRESH_SECONDS) },
-      hot: { ...cache, freshMs: toMs(set.HOT_FRESH_SECONDS) },
-      inboxes: { ...cache, freshMs: toMs(set.INBOX_FRESH_SECONDS) },
-      // Nothing invalidates it: memory may keep it as long as it is fresh.
+      users: { ...cache, freshMs: set.USER_FRESH_SECONDS },
+      posts: { ...cache, freshMs: set.POST_FRESH_SECONDS },
+      hot: { ...cache, freshMs: set.HOT_FRESH_SECONDS },
+      inboxes: { ...cache, freshMs: set.INBOX_FRESH_SECONDS },
+      // Never invalidated, so memory may keep them as long as they are fresh.
       recommended: {
         ...cache,
-        freshMs: toMs(set.RECOMMENDED_FRESH_SECONDS),
-        memoryMs: toMs(set.RECOMMENDED_FRESH_SECONDS),
+        freshMs: set.RECOMMENDED_FRESH_SECONDS,
+        memoryMs: set.RECOMMENDED_FRESH_SECONDS,
       },
     },
-    events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS * 86_400_000 },
+    events: { source: set.EVENT_SOURCE, keptMs: set.EVENT_DAYS },
     webhooks: {
       isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
-      ownHosts: listed(set.PUBLIC_HOSTS.toLowerCase()),
+      ownHosts: set.PUBLIC_HOSTS.map((host) => host.toLowerCase()),
+      keys: [...(set.WEBHOOK_KEY ?? []), set.SERVICE_TOKEN],
       maxEndpoints: set.WEBHOOK_MAX_ENDPOINTS,
-      timeoutMs: toMs(set.WEBHOOK_TIMEOUT_SECONDS),
+      timeoutMs: set.WEBHOOK_TIMEOUT_SECONDS,
       retryMs: set.WEBHOOK_RETRY_SECONDS,
       circuitFailures: set.WEBHOOK_CIRCUIT_FAILURES,
-      circuitMs: toMs(set.WEBHOOK_CIRCUIT_SECONDS),
-      failingMs: set.WEBHOOK_FAILING_DAYS * 86_400_000,
-      probeMs: toMs(set.WEBHOOK_PROBE_SECONDS),
-      keptMs: set.DELIVERY_DAYS * 86_400_000,
+      circuitMs: set.WEBHOOK_CIRCUIT_SECONDS,
+      failingMs: set.WEBHOOK_FAILING_DAYS,
+      probeMs: set.WEBHOOK_PROBE_SECONDS,
+      keptMs: set.DELIVERY_DAYS,
     },
     streams: {
       maxEntries: set.STREAM_EVENTS,
-      heartbeatMs: toMs(set.STREAM_HEARTBEAT_SECONDS),
-      checkMs: toMs(set.STREAM_CHECK_SECONDS),
-      lifeMs: toMs(set.STREAM_LIFE_SECONDS),
-      retryMs: toMs(set.STREAM_RETRY_SECONDS),
+      heartbeatMs: set.STREAM_HEARTBEAT_SECONDS,
+      checkMs: set.STREAM_CHECK_SECONDS,
+      lifeMs: set.STREAM_LIFE_SECONDS,
+      retryMs: set.STREAM_RETRY_SECONDS,
       maxQueuedBytes: set.STREAM_QUEUED_BYTES,
-      stallMs: toMs(set.STREAM_STALL_SECONDS),
+      stallMs: set.STREAM_STALL_SECONDS,
     },
-    hotWindowMs: set.HOT_DAYS * 86_400_000,
-    notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * 86_400_000 },
+    hotWindowMs: set.HOT_DAYS * DAY_MS,
+    notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * DAY_MS },
     limits,
   }
 }

@@ -38,22 +38,28 @@ export interface Consumer<M = never> {
 /** Types a consumer by its message. */
 export const consumer = <M>(declared: Consumer<M>): Consumer => declared as unknown as Consumer // `index.ts` gives it only messages of its schema
 
-/** One run of the cron. */
+/** One run of the cron, at `now`: the scheduled time (Unix ms). */
 export interface Tick {
-  /** The scheduled time (Unix ms). */
   now: number
-  /** Aborts when an exclusive job loses its lock. */
+}
+
+/** One run of the exclusive jobs, under their lock. */
+export interface ExclusiveTick extends Tick {
+  /** Aborts when the lock is lost. */
   signal: AbortSignal
+  /** The lock and its fence: pass them to `platform.fences.batch` for writes that must not undo those of a later run. */
+  lock: { name: string; fence: number }
 }
 
 /** Work of the cron, every minute. A failed job fails alone. */
-export interface Job {
+export type Job = {
   /** In logs: verb and object, for example `resend events`. */
   name: string
-  /** Exclusive jobs run in one invocation at a time, under one lock. */
-  isExclusive: boolean
-  run: (platform: Platform, tick: Tick) => Promise<unknown>
-}
+} & (
+  | { isExclusive: false; run: (platform: Platform, tick: Tick) => Promise<unknown> }
+  /** Runs in one invocation at a time. */
+  | { isExclusive: true; run: (platform: Platform, tick: ExclusiveTick) => Promise<unknown> }
+)
 
 /** Deletes expired data: at most `most` rows or keys, as of `now` (Unix ms). Answers how many. Safe to repeat and to run twice at once. */
 export type Purge = (platform: Platform, most: number, now: number) => Promise<number>

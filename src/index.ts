@@ -1,11 +1,10 @@
 import * as v from 'valibot'
 import { createApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
-import type { Consumer, Tick } from './feature.ts'
+import type { Consumer } from './feature.ts'
 import { features } from './features.ts'
 import { log, redisCost } from './http/log.ts'
 import { errorCode, logFailure } from './http/problem.ts'
-import { locksService } from './locks/locks.ts'
 import { beginInvocation, createIsolate, type Isolate } from './platform.ts'
 
 /** Creates the Worker with the memory of one isolate. */
@@ -81,25 +80,31 @@ export function createWorker() {
       const { platform, end } = begin(env, context, 'CRON')
       const now = controller.scheduledTime
       const failures: { job: string; error: unknown }[] = []
-      const run = (isExclusive: boolean, tick: Tick) =>
-        Promise.all(
-          jobs
-            .filter((job) => job.isExclusive === isExclusive)
-            .map((job) =>
-              job.run(platform, tick).catch((error: unknown) => void failures.push({ job: job.name, error })),
-            ),
-        )
+      async function attempt(job: string, work: () => Promise<unknown>): Promise<void> {
+        try {
+          await work()
+        } catch (error) {
+          failures.push({ job, error })
+        }
+      }
       await Promise.all([
-        platform
-          .use(locksService)
-          .withLock('cron', { ttlMs: platform.config.lockTtlMs }, (signal) => run(true, { now, signal }))
-          .catch((error: unknown) => void failures.push({ job: 'lock exclusive jobs', error })),
-        run(false, { now, signal: new AbortController().signal }),
+        attempt('hold the lock of exclusive jobs', () =>
+          platform.locks.withLock(CRON_LOCK, { ttlMs: platform.config.lockTtlMs }, (signal, fence) => {
+            const tick = { now, signal, lock: { name: CRON_LOCK, fence } }
+            return Promise.all(exclusiveJobs.map((job) => attempt(job.name, () => job.run(platform, tick))))
+          }),
+        ),
+        ...sharedJobs.map((job) => attempt(job.name, () => job.run(platform, { now }))),
       ])
+      for (const { job, error } of failures) {
+        const cause =
+          error instanceof AggregateError ? error.errors[0] : error instanceof Error ? error.cause : undefined
+        console.error(JSON.stringify({ level: 'error', job, ...errorCode(error), cause: cause && errorCode(cause) }))
+      }
       end({
         level: failures.length > 0 ? 'error' : 'info',
         message: 'cron',
-        failures: failures.map(({ job, error }) => ({ job, ...errorCode(error) })),
+        failures: failures.map(({ job }) => job),
       })
       if (failures.length === 0) return
       const names = failures.map(({ job }) => job).join(', ')
@@ -111,8 +116,13 @@ export function createWorker() {
   } satisfies ExportedHandler<Env>
 }
 
+/** The lock of the exclusive jobs. One lock for all of them: a lock costs nine commands. */
+const CRON_LOCK = 'cron'
+
 const consumers = features.flatMap((feature) => feature.consumers ?? [])
 const jobs = features.flatMap((feature) => feature.jobs ?? [])
+const exclusiveJobs = jobs.filter((job) => job.isExclusive)
+const sharedJobs = jobs.filter((job) => !job.isExclusive)
 
 /** Logs a configuration error once. Every event then reports it. */
 function tryCreateIsolate(env: Env): Isolate | ConfigError {

@@ -4,10 +4,14 @@ import type { Config } from './config.ts'
 import { createOutbox, type Outbox } from './events/outbox.ts'
 import type { EventMessage } from './events/schema.ts'
 import type { Feature, Provider } from './feature.ts'
+import { keys } from './keys.ts'
+import { createFences, type Fences } from './locks/fences.ts'
 import { createRecorder, type Outcome } from './monitoring/recorder.ts'
-import { type Cache, type CacheEvent, type CacheKind, createCache, createMemory, type Memory } from './redis/cache.ts'
+import { type Cache, type CacheEvent, type CacheKind, createCache } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter, newMeter, type Sent } from './redis/client.ts'
 import { type Counters, createCounters } from './redis/counter.ts'
+import { createLocks, type Locks } from './redis/lock.ts'
+import { createMemory, type Memory } from './redis/memory.ts'
 import { createWriteThrough, type WriteThrough } from './redis/write-through.ts'
 import type { Service } from './service.ts'
 
@@ -57,6 +61,8 @@ export interface Platform {
     writes: Counters
   }
   writeThrough: WriteThrough
+  locks: Locks
+  fences: Fences
   outbox: Outbox
   /** Sends messages to a queue, a hundred per request. */
   enqueue: (queue: QueueName, messages: MessageSendRequest[]) => Promise<void>
@@ -123,6 +129,8 @@ export function createPlatform(isolate: Isolate, bindings: Bindings, invocation:
   const db = lazy(() => drizzle(bindings.DB))
   const readCounters = lazy(() => createCounters(reads(), COUNT_TTL_MS, defer))
   const writeCounters = lazy(() => createCounters(writes(), COUNT_TTL_MS, defer))
+  const locks = lazy(() => createLocks({ redis: writes(), keys }))
+  const fences = lazy(() => createFences(db()))
   const writeThrough = lazy(() => createWriteThrough(defer, config.redis.breakerCoolDownMs))
 
   async function enqueue(queue: QueueName, messages: MessageSendRequest[]): Promise<void> {
@@ -188,6 +196,12 @@ export function createPlatform(isolate: Isolate, bindings: Bindings, invocation:
     },
     get writeThrough() {
       return writeThrough()
+    },
+    get locks() {
+      return locks()
+    },
+    get fences() {
+      return fences()
     },
     get outbox() {
       return outbox()

@@ -1,10 +1,10 @@
-/** Where a request stands in a trace (W3C Trace Context). */
+/** The place of a request in a trace (W3C Trace Context). */
 export interface Trace {
-  /** 32 hex digits: of the caller, or new. */
+  /** 32 hex digits, from the caller or new. */
   traceId: string
-  /** 16 hex digits: this request, or this attempt to deliver. */
+  /** 16 hex digits of this request, or of this delivery attempt. */
   spanId: string
-  /** Two hex digits: of the caller, or 00. */
+  /** Two hex digits, from the caller or 00. */
   flags: string
 }
 
@@ -12,8 +12,8 @@ const hex = (bytes: number) =>
   Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (byte) => byte.toString(16).padStart(2, '0')).join('')
 
 /**
- * Joins the trace of a `traceparent`, or begins one where there is none that is valid (W3C Trace Context §3.2): hex in
- * lower case, ids that are not all zeros, no version ff; of versions to come what 00 has is read, and more may follow.
+ * Joins the trace of a `traceparent` header, or begins a new trace if the header is not valid (W3C Trace Context §3.2).
+ * Valid: lower-case hex, ids with a digit other than 0, any version but ff. Later versions may have more fields.
  */
 export function joinTrace(header: string | undefined): Trace {
   const [, version, traceId, parentId, flags, rest] =
@@ -28,5 +28,5 @@ export function joinTrace(header: string | undefined): Trace {
   return { traceId: joined.traceId ?? hex(16), spanId: hex(8), flags: joined.flags ?? '00' }
 }
 
-/** What whoever is called on behalf of a request gets, to go on with its trace. */
+/** The `traceparent` header for requests that continue the trace. */
 export const traceparentOf = ({ traceId, spanId, flags }: Trace) => `00-${traceId}-${spanId}-${flags}`

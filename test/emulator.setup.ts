@@ -4,12 +4,12 @@ import { connect, Failure, parseRedisUrl } from '../emulator/resp.ts'
 import { startEmulator } from '../emulator/server.ts'
 
 /**
- * What tests ask beyond what the README gives the Worker: the emulator asks how many databases there are, and empties
- * them, also for a test that says FLUSHALL. It does so in these words alone: a script that says FLUSHDB is refused.
+ * Permissions beyond the rules of docs/redis.md. The emulator reads the number of databases and empties them, also for a test
+ * that sends FLUSHALL. It uses exactly these forms, so a script that runs FLUSHDB is still refused.
  */
-const BEYOND = ['+config|get', '+flushdb|sync']
+const EXTRA_RULES = ['+config|get', '+flushdb|sync']
 
-/** One emulator serves every file; each takes a random token, and so has a keyspace of its own. */
+/** Starts one emulator for all files. Each file takes a random token, which gives it its own keyspace. */
 export default async function setup(project: TestProject) {
   const { REDIS_URL: redisUrl } = process.env
   const user = redisUrl ? await makeUser(redisUrl) : undefined
@@ -21,15 +21,17 @@ export default async function setup(project: TestProject) {
   }
 }
 
-/** A user of that Redis with the rules of the README, so that no suite passes with a command that they refuse. */
+/** Creates a Redis user with the rules of docs/redis.md, so that no test passes with a command that they refuse. */
 async function makeUser(redisUrl: string) {
-  const readme = await readFile(new URL('../README.md', import.meta.url), 'utf8')
-  const [, rules] = /`ACL SETUSER edge on >TOKEN ([^`]+)`/.exec(readme) ?? []
-  if (rules === undefined) throw new Error('README.md does not give the rules of the Redis user')
+  const guide = await readFile(new URL('../docs/redis.md', import.meta.url), 'utf8')
+  const [, rules] = /`ACL SETUSER edge on >TOKEN ([^`]+)`/.exec(guide) ?? []
+  if (rules === undefined) throw new Error('docs/redis.md does not contain the rules of the Redis user')
   const admin = await connect(parseRedisUrl(redisUrl), 0)
   const [name, password] = [`tests-${crypto.randomUUID()}`, crypto.randomUUID()]
-  const [reply] = await admin.send([['ACL', 'SETUSER', name, 'on', `>${password}`, ...rules.split(/\s+/), ...BEYOND]])
-  if (reply instanceof Failure) throw new Error(`Redis at REDIS_URL makes no user: ${reply.message}`)
+  const [reply] = await admin.send([
+    ['ACL', 'SETUSER', name, 'on', `>${password}`, ...rules.split(/\s+/), ...EXTRA_RULES],
+  ])
+  if (reply instanceof Failure) throw new Error(`Redis at REDIS_URL cannot create a user: ${reply.message}`)
   return {
     redisUrl: String(Object.assign(new URL(redisUrl), { username: name, password })),
     async remove() {

@@ -5,9 +5,9 @@ import type { TestProject } from 'vitest/node'
 import type { Plan, Received } from './webhooks/receiver.ts'
 
 /**
- * An HTTP server that is every endpoint of the tests: each path is one. `PUT /_<path>` says what the next requests of a
- * path are answered, the last for ever; `GET /_<path>` tells what it was sent. A challenge is answered, unless the plan
- * says otherwise.
+ * Starts an HTTP server whose paths are the webhook endpoints of the tests. `PUT /_<path>` sets the answers to the next
+ * requests of a path; the last answer repeats. `GET /_<path>` returns the requests it received. It answers a challenge
+ * unless the plan says otherwise.
  */
 export default async function setup(project: TestProject) {
   const plans = new Map<string, Plan[]>()
@@ -37,6 +37,11 @@ export default async function setup(project: TestProject) {
     if (isChallenge && plan.body === undefined) {
       const { challenge } = JSON.parse(body) as { challenge: string }
       return void response.end(JSON.stringify({ challenge }))
+    }
+    if (plan.isDripping) {
+      response.flushHeaders()
+      const dripping = setInterval(() => response.write('x'), 1_000)
+      return void response.once('close', () => clearInterval(dripping))
     }
     if (plan.isEndless) {
       const write = () => {

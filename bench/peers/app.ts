@@ -1,6 +1,6 @@
 /**
- * What the two peers share: an API with the answers of ours, written as the READMEs of the two SDKs write it.
- * `ratelimit.limit()` and the session first, each awaited; then the cache; then D1. How they cache is what differs.
+ * The part that both peers share: an API with the same answers as ours, written as the documentation of the two SDKs shows.
+ * `ratelimit.limit()` and the session first, each awaited. Then the cache, then D1. The peers differ in how they cache.
  */
 import { Ratelimit } from '@upstash/ratelimit'
 import { Redis } from '@upstash/redis/cloudflare'
@@ -18,16 +18,16 @@ export interface PeerEnv {
   LIMIT_PRESENCE: string
 }
 
-/** Cache-aside: answers what is cached under a key, or loads it and caches it for `seconds`. */
+/** Cache-aside: the value cached under a key. On a miss, loads it and caches it for `seconds`. */
 export interface ReadThrough {
   one<T>(key: string, seconds: number, load: () => Promise<T | null>): Promise<T | null>
-  /** The same for several; `load` is asked once for all that are missing. */
+  /** The same for several keys. Calls `load` once for all missing ones. */
   many<T>(
     keys: Record<string, string>,
     seconds: number,
     load: (ids: string[]) => Promise<Map<string, T>>,
   ): Promise<Map<string, T>>
-  /** What a write has changed. */
+  /** Stores a value after a write. */
   put(key: string, seconds: number, value: unknown): Promise<unknown>
 }
 
@@ -38,7 +38,7 @@ const COUNTS_SECONDS = 86_400
 const SESSION_SECONDS = 3_600
 const PRESENCE_SECONDS = 300
 
-/** Outlives a request, as the documentation of @upstash/ratelimit says: who is blocked costs no round trip. */
+/** Outlives a request, as the documentation of @upstash/ratelimit says: a blocked caller costs no round trip. */
 const ephemeralCache = new Map<string, number>()
 
 type AppContext = Context<{ Bindings: PeerEnv; Variables: { redis: Redis; cache: ReadThrough } }>
@@ -70,7 +70,7 @@ async function limit(c: AppContext, name: keyof typeof limits, subject: string):
 
 const addressOf = (c: AppContext) => `ip:${c.req.header('CF-Connecting-IP') ?? 'unknown'}`
 
-/** Who presents a token: `GETEX` reads the session and prolongs it in one command. */
+/** The user of a token. `GETEX` reads the session and extends it in one command. */
 async function userOf(c: AppContext): Promise<string | null> {
   const token = /^Bearer +(\S+)$/i.exec(c.req.header('Authorization') ?? '')?.[1]
   const id = token?.split('.')[1]
@@ -95,7 +95,7 @@ async function requireUser(c: AppContext): Promise<string> {
   return userId
 }
 
-/** Posts with their counts, and with `likedByMe` for who is signed in. Asked together, the SDK pipelines the three. */
+/** Posts with their counts, and `likedByMe` for a signed-in user. The SDK pipelines the three reads. */
 async function readPosts(c: AppContext, ids: string[], viewerId: string | null): Promise<Post[]> {
   const { cache } = c.var
   const [posts, counts, liked] = await Promise.all([
@@ -116,7 +116,7 @@ async function readPosts(c: AppContext, ids: string[], viewerId: string | null):
   })
 }
 
-/** The peer that caches with what `newCache` makes for a request. */
+/** A peer that caches with the result of `newCache`, called for each request. */
 export function createPeer(
   newCache: (redis: Redis, context: { waitUntil(work: Promise<unknown>): void }) => ReadThrough,
 ) {
@@ -125,7 +125,7 @@ export function createPeer(
   app.get('/healthz', (c) => c.json({ status: 'ok' }))
 
   app.use(async (c, next) => {
-    const redis = Redis.fromEnv(c.env) // per request, as the documentation for Workers has it
+    const redis = Redis.fromEnv(c.env) // per request, as the documentation for Workers shows
     c.set('redis', redis)
     c.set('cache', newCache(redis, c.executionCtx))
     await next()

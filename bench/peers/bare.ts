@@ -1,4 +1,4 @@
-/** The ceiling: what a Worker with one Hono route and nothing behind it can answer. */
+/** The ceiling: a Worker with one Hono route that does no work. */
 import { Hono } from 'hono'
 
 const profile = {

@@ -1,11 +1,11 @@
-/** Cache-aside by @epic-web/cachified, as its README says, over an adapter for @upstash/redis. */
+/** Cache-aside by @epic-web/cachified, as its README shows, with an adapter for @upstash/redis. */
 import { type Cache, type CacheEntry, cachified, createBatch, createCacheEntry, totalTtl } from '@epic-web/cachified'
 import type { Redis } from '@upstash/redis/cloudflare'
 import { createPeer } from './app.ts'
 
 const STALE_MS = 60_000
 
-/** The adapter its README asks for. The SDK pipelines what is asked together: a batch is one HTTP request. */
+/** The adapter that its README describes. The SDK pipelines concurrent commands: a batch is one HTTP request. */
 const upstash = (redis: Redis): Cache => ({
   name: 'upstash',
   get: (key) => redis.get<CacheEntry>(key),
@@ -27,7 +27,7 @@ export default createPeer((redis, context) => {
         key,
         async getFreshValue({ metadata }) {
           const value = await load()
-          if (value === null) metadata.ttl = -1 // is not cached
+          if (value === null) metadata.ttl = -1 // not cached
           return value
         },
       }),

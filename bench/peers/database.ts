@@ -1,8 +1,8 @@
-/** The queries of the peers: plain D1, by the same indexes as ours, for answers of the same types. */
+/** The queries of the peers: plain D1, with the same indexes and answer types as ours. */
 import type { Post } from '../../src/posts/schema.ts'
 import type { User } from '../../src/users/schema.ts'
 
-/** A post without what changes all the time. */
+/** A post without its counts. */
 export type PostText = Omit<Post, keyof Counts | 'likedByMe'>
 export type Counts = Pick<Post, 'likesCount' | 'commentsCount' | 'viewsCount'>
 
@@ -63,7 +63,7 @@ export async function loadLiked(db: D1Database, userId: string, ids: string[]): 
   return new Map(ids.map((id) => [id, liked.has(id)]))
 }
 
-/** The most liked of the last days, best first: an index scan per day, in one batch. */
+/** The most liked posts of the last days, best first: one index scan per day, in one batch. */
 export async function loadHot(db: D1Database, now: number): Promise<string[]> {
   const since = now - HOT_DAYS * DAY_MS
   const ofDay = db.prepare(
@@ -87,7 +87,7 @@ export async function loadSession(db: D1Database, id: string): Promise<Session |
     .first<Session>()
 }
 
-/** Sets a like, and answers the counts of the post; null where there is none. Triggers keep the counts. */
+/** Sets a like and returns the counts of the post, or null if there is no such post. Triggers keep the counts. */
 export async function setLike(
   db: D1Database,
   postId: string,

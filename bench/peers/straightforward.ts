@@ -1,4 +1,4 @@
-/** Cache-aside as the README of @upstash/redis leads to it: `redis.get`, then D1, then `redis.set` with an expiry. */
+/** Cache-aside as the README of @upstash/redis shows: `redis.get`, then D1, then `redis.set` with an expiry. */
 import { createPeer } from './app.ts'
 
 export default createPeer((redis) => ({

@@ -21,7 +21,7 @@
 
 const PATIENCE_MS = 10_000
 
-/** Why there is no answer: the token is refused, the network or the API fails, or the API says what is wrong. */
+/** Why there is no answer: an invalid token, a network failure, or an error of the API. */
 export class Failure extends Error {
   /**
    * @param {'token' | 'network' | 'server' | 'refused'} kind
@@ -34,9 +34,9 @@ export class Failure extends Error {
 }
 
 /**
- * The API as this page asks it, in the name of a service. Every call throws a `Failure` or answers.
+ * The API with the service token. Every call returns an answer or throws a `Failure`.
  *
- * The token lives in this closure and nowhere else.
+ * Only this closure holds the token.
  *
  * @typedef {ReturnType<typeof createApi>} Api
  * @param {string} token
@@ -47,11 +47,11 @@ export function createApi(token) {
    * @param {string} path
    */
   async function call(method, path) {
-    // A header holds no others, and so no such token exists.
-    if (!/^[\x21-\x7e]+$/.test(token)) throw new Failure('token', 'This token is not accepted.')
+    // A header cannot contain other characters.
+    if (!/^[\x21-\x7e]+$/.test(token)) throw new Failure('token', 'This token is not valid.')
     /** @type {Response} */
     let response
-    /** @type {any} what the API documents; anything else is caught below */
+    /** @type {any} as the API documents it; other answers fail below */
     let body
     try {
       response = await fetch(path, {
@@ -68,7 +68,7 @@ export function createApi(token) {
       const message = isLate ? `The API did not answer within ${PATIENCE_MS / 1_000} s.` : 'The API cannot be reached.'
       throw new Failure('network', message)
     }
-    if (response.status === 401) throw new Failure('token', 'This token is not accepted.')
+    if (response.status === 401) throw new Failure('token', 'This token is not valid.')
     if (!response.ok) {
       const detail = body?.detail ?? body?.title
       const message = `The API answered ${response.status}${typeof detail === 'string' ? `: ${detail}` : ''}.`
@@ -80,7 +80,7 @@ export function createApi(token) {
 
   return {
     /**
-     * All figures, with the series of the last `minutes`.
+     * Reads all figures, with the series of the last `minutes`.
      *
      * @param {number} minutes 1…60
      * @returns {Promise<Stats>}
@@ -88,7 +88,7 @@ export function createApi(token) {
     stats: (minutes) => call('GET', `/v1/stats?minutes=${minutes}`),
 
     /**
-     * What was given up for a webhook, the newest first.
+     * Lists the dead deliveries of a webhook, newest first.
      *
      * @param {string} webhookId
      * @param {number} limit 1…100
@@ -98,7 +98,7 @@ export function createApi(token) {
       call('GET', `/v1/webhooks/${encodeURIComponent(webhookId)}/deliveries?status=dead&limit=${limit}`),
 
     /**
-     * Sends a delivery again, from its first attempt on.
+     * Replays a delivery with a new retry schedule.
      *
      * @param {string} id
      * @returns {Promise<void>}

@@ -58,7 +58,7 @@ const KINDS = [
   },
   {
     title: 'Cache hit rate',
-    empty: 'No cache was asked yet',
+    empty: 'No cache lookups yet',
     format: percent,
     max: 1,
     lines: [
@@ -86,7 +86,7 @@ const KINDS = [
     lines: [{ label: 'likes', color: '--line-1', column: (series) => series.likesPerSecond, isFilled: true }],
   },
   {
-    title: 'Members online',
+    title: 'Users online',
     empty: 'Nobody was online yet',
     format: amount,
     isSpanned: true,
@@ -108,12 +108,12 @@ const KINDS = [
   },
 ]
 
-/** Where a figure stands between none: no line goes there, so a point does. @param {Column} column */
+/** Draws a point where a figure has no neighbours and so no line. @param {Column} column */
 const lonely = (column) =>
   column.flatMap((value, i) => (value !== null && (column[i - 1] ?? column[i + 1] ?? null) === null ? [i] : []))
 
 /**
- * All charts, in a grid. Each says in words what it shows, and has its last steps as a table.
+ * All charts, in a grid. Each has a description in words, and its last steps as a table.
  *
  * @param {HTMLElement} grid
  * @param {AbortSignal} ended when they are not shown any more
@@ -194,7 +194,7 @@ function createChart(kind, id, ended) {
   /** @type {uPlotClass | undefined} */
   let plot
 
-  /** Which step the pointer is at; otherwise the last that has a figure. */
+  /** The step under the pointer, or else the last step with a figure. */
   function showValues() {
     const at = plot?.cursor.idx
     const isPointed = at !== null && at !== undefined
@@ -205,7 +205,7 @@ function createChart(kind, id, ended) {
     })
   }
 
-  /** What is drawn: a line that is nothing but 0 would lie over the axis, and hide others. @returns {uPlotClass.AlignedData} */
+  /** The data to draw. Omits lines of only 0, which would cover the axis. @returns {uPlotClass.AlignedData} */
   const aligned = () => [times, ...columns.map((column) => (column.some(Boolean) ? column : column.map(() => null)))]
 
   /** @type {uPlotClass.Series.Points.Filter} */
@@ -255,7 +255,7 @@ function createChart(kind, id, ended) {
     )
   }
 
-  /** What the lines do, for those who do not see them. @param {number} minutes */
+  /** Describes the lines for screen readers. @param {number} minutes */
   function describe(minutes) {
     const sentences = columns.map((column, i) => {
       const known = column.flatMap((value, at) => (value === null ? [] : [{ value, at }]))
@@ -292,7 +292,7 @@ function createChart(kind, id, ended) {
     figure,
     /** @param {Series} series @param {number} minutes */
     update(series, minutes) {
-      // The step under way is not over, and would show a fall at the end of every line; who is online is so right now.
+      // Omit the incomplete step: it would show a fall at the end of every line. Users online are current.
       const end = kind.isSpanned ? undefined : -1
       const start = -1 - Math.round((minutes * 60) / series.stepSeconds)
       times = series.at.slice(start, end)

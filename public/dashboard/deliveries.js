@@ -8,31 +8,31 @@ import { createTable } from './table.js'
 
 const MOST_ENDPOINTS = 10
 const MOST_DELIVERIES = 20
-/** As many may be given up as before, and be others. */
+/** Reloads this often: the count of dead deliveries may stay equal while the deliveries differ. */
 const RELOAD_MS = 60_000
 
 /**
- * What webhooks gave up, each with a button that sends it again. It is asked for when how much of it there is changes,
- * each minute, and when the window is turned to again: it may have been sent again elsewhere.
+ * The dead deliveries of webhooks, each with a retry button. Reloads when their number changes, every minute, and when the
+ * window gets the focus: another window may have retried some.
  *
  * @param {Api} api
  * @param {(text: string) => void} say
- * @param {AbortSignal} ended when it is not shown any more
+ * @param {AbortSignal} ended when the view is removed
  */
 export function createDeliveries(api, say, ended) {
-  /** @type {Map<string, string>} what became of a retry, by delivery */
+  /** @type {Map<string, string>} the result of a retry, by delivery */
   const notes = new Map()
   /** @type {Row[]} */
   let rows = []
   let known = ''
-  /** Unix ms: when `rows` are too old, whatever is known */
+  /** Unix ms: when to reload `rows` at the latest */
   let reloadAt = 0
   let isLoading = false
 
   const table = createTable({
-    title: 'Deliveries given up',
+    title: 'Dead deliveries',
     note: `the newest ${MOST_DELIVERIES} of each endpoint`,
-    empty: 'None was given up.',
+    empty: 'No dead deliveries.',
     key: (row) => row.id,
     columns: /** @type {import('./table.js').Column<Row>[]} */ ([
       { title: 'Event', text: ({ type, eventId }) => type ?? eventId, isText: true, isCode: true },
@@ -43,9 +43,9 @@ export function createDeliveries(api, say, ended) {
         text: ({ attempts }) => timeOf(attempts.at(-1)),
         sortBy: (row) => row.attempts.at(-1)?.at ?? null,
       },
-      { title: 'Its outcome', text: ({ attempts }) => outcomeOf(attempts.at(-1)), isText: true },
+      { title: 'Outcome', text: ({ attempts }) => outcomeOf(attempts.at(-1)), isText: true },
       {
-        title: 'Send again',
+        title: 'Retry',
         text: () => 'Retry',
         isText: true,
         button: {
@@ -54,7 +54,7 @@ export function createDeliveries(api, say, ended) {
           press: (row) => void retry(row),
         },
       },
-      { title: 'What became of it', text: ({ id }) => notes.get(id) ?? '', isText: true },
+      { title: 'Result', text: ({ id }) => notes.get(id) ?? '', isText: true },
     ]),
   })
   table.update([])
@@ -68,11 +68,11 @@ export function createDeliveries(api, say, ended) {
       await api.replay(row.id)
       rows = rows.filter(({ id }) => id !== row.id)
       note(row.id, '')
-      say(`${name} is on its way again.`)
+      say(`${name} is queued again.`)
     } catch (error) {
       if (!(error instanceof Failure)) throw error
       note(row.id, error.message)
-      say(`${name} was not sent again. ${error.message}`)
+      say(`${name} could not be retried. ${error.message}`)
     }
   }
 
@@ -106,7 +106,7 @@ export function createDeliveries(api, say, ended) {
         known = state
       } catch (error) {
         if (!(error instanceof Failure)) throw error
-        reloadAt = 0 // it is tried again with the next figures
+        reloadAt = 0 // retry with the next figures
       } finally {
         isLoading = false
       }
@@ -123,7 +123,7 @@ const timeOf = (attempt) => (attempt ? moment(attempt.at) : NONE)
 function outcomeOf(attempt) {
   if (!attempt) return NONE
   const { status, error, answer } = attempt
-  const said = error ?? answer ?? ''
-  const text = said.length > 80 ? `${said.slice(0, 80)} …` : said
+  const reason = error ?? answer ?? ''
+  const text = reason.length > 80 ? `${reason.slice(0, 80)} …` : reason
   return status === null ? text : `${status} ${text}`.trim()
 }

@@ -1,5 +1,5 @@
 /**
- * An element. Nothing is ever parsed as HTML: strings become text.
+ * Creates an element. Strings become text, never HTML.
  *
  * @template {keyof HTMLElementTagNameMap} Tag
  * @param {Tag} tag
@@ -17,7 +17,7 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 /**
- * Writes a text only where it changed: what is selected stays selected, and a live region says nothing twice.
+ * Writes a text only if it changed: selections survive, and live regions announce nothing twice.
  *
  * @param {Element} node
  * @param {string} text

@@ -1,6 +1,6 @@
-// Numbers, times and amounts as people read them, in the manner of their browser.
+// Formats numbers, times and amounts in the locale of the browser.
 
-/** What stands where there is no figure. */
+/** Shown where there is no figure. */
 export const NONE = '–'
 
 /** @typedef {number | null | undefined} Figure */
@@ -15,7 +15,7 @@ const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle:
 const second = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium', hourCycle: 'h23' })
 
 /**
- * The same, but for what is no figure.
+ * Formats a figure, or returns `NONE` if there is none.
  *
  * @param {(value: number) => string} format
  * @returns {(value: Figure) => string}

@@ -7,9 +7,9 @@ import { exactClock, milliseconds } from './format.js'
 import { merge, minutesToAsk } from './series.js'
 import { createView } from './view.js'
 
-// Who is signed in, when the API is asked, and what is said when it does not answer. `view` shows the figures.
+// The session, the polling, and the messages when the API fails. `view` shows the figures.
 
-/** One round trip to Redis each: more often would cost more than it shows. */
+/** Each poll costs one round trip to Redis. */
 const POLL_MS = 5_000
 const MAX_POLL_MS = 60_000
 
@@ -62,7 +62,7 @@ pause.addEventListener('click', () => {
   setPaused(pause.getAttribute('aria-pressed') !== 'true')
   if (session) schedule(session, 0)
 })
-// Who does not look asks for nothing; who looks again, or is online again, sees what is now.
+// A hidden page sends no requests. A page that becomes visible or online again refreshes at once.
 document.addEventListener('visibilitychange', () => session && schedule(session, 0))
 for (const event of ['focus', 'online']) addEventListener(event, () => session && schedule(session, 0))
 
@@ -101,7 +101,7 @@ async function signIn(token) {
   }
 }
 
-/** @param {string} reason empty when it was wanted */
+/** @param {string} reason empty if the user signed out */
 function signOut(reason) {
   clearTimeout(session?.timer)
   session?.ended.abort()
@@ -127,7 +127,7 @@ function setPaused(isPaused) {
 }
 
 /**
- * Asks once more after `delayMs`, unless paused or not looked at.
+ * Polls again after `delayMs`, unless the page is paused or hidden.
  *
  * @param {Session} current
  * @param {number} delayMs
@@ -142,9 +142,9 @@ function schedule(current, delayMs) {
 async function poll(current) {
   try {
     const stats = await current.api.stats(minutesToAsk(current.wholeUntil, Date.now()))
-    if (session !== current) return // signed out meanwhile
+    if (session !== current) return // signed out since
     current.stats = stats
-    // Without Redis an answer is what one isolate has counted: no reason to forget what is known.
+    // Without Redis, an answer covers one isolate only: keep the known figures.
     current.series = merge(current.series, stats.series, isWhole(stats) ? 0 : current.wholeUntil)
     current.wholeUntil = wholeUntil(stats, current.wholeUntil)
     current.failures = 0
@@ -152,7 +152,7 @@ async function poll(current) {
   } catch (error) {
     if (session !== current) return
     if (!(error instanceof Failure)) throw error
-    if (error.kind === 'token') return signOut('The token is not accepted any more. Sign in again.')
+    if (error.kind === 'token') return signOut('The token is no longer valid. Sign in again.')
     current.failures += 1
     dashboard.classList.add('stale')
     sayBanner([`${error.message} These figures are from ${exactClock(current.stats.at)}.`])
@@ -171,7 +171,7 @@ function draw({ view, stats, series }) {
   view.update(stats, series, Number(range.value))
 }
 
-/** @param {Session} current with an answer that has just come */
+/** @param {Session} current with a new answer */
 function show(current) {
   const { stats } = current
   draw(current)
@@ -198,11 +198,11 @@ const PARTS = {
   queues: 'the queues',
   outbox: 'the outbox',
   webhooks: 'webhooks',
-  presence: 'who is online',
+  presence: 'presence',
 }
 
 /**
- * What is wrong, in sentences.
+ * The current problems, as sentences.
  *
  * @param {Stats} stats
  */
@@ -210,27 +210,27 @@ function troublesOf({ dependencies: { redis, d1 }, unavailable }) {
   const troubles = []
   if (!redis.isUp) {
     troubles.push(
-      'Redis is down. Reads are answered from memory and D1; likes, sign-in and signs of life are refused. ' +
-        'These figures are what one isolate has counted.',
+      'Redis is down. Reads use memory and D1. Likes, sign-in and heartbeats fail. ' +
+        'These figures cover one isolate.',
     )
   }
-  if (!d1.isUp) troubles.push('D1 is down. What no cache has cannot be read, and nothing can be written.')
+  if (!d1.isUp) troubles.push('D1 is down. Reads without a cached value fail, and all writes fail.')
   if (redis.isUp && d1.isUp && unavailable.length > 0) {
     const names = new Intl.ListFormat('en').format(unavailable.map((name) => PARTS[name]))
-    troubles.push(`Figures of ${names} could not be had.`)
+    troubles.push(`Figures of ${names} are unavailable.`)
   }
   return troubles
 }
 
-/** @param {string} text for those who do not see it */
+/** @param {string} text for screen readers */
 function say(text) {
   status.textContent = text
 }
 
-/** Told once when it changes, and once when all is well again. @param {string[]} sentences */
+/** Announces each change once, and the recovery once. @param {string[]} sentences */
 function sayBanner(sentences) {
-  const said = [...banner.children].map((line) => line.textContent)
-  if (said.join('\n') === sentences.join('\n')) return
+  const shown = [...banner.children].map((line) => line.textContent)
+  if (shown.join('\n') === sentences.join('\n')) return
   banner.replaceChildren(...sentences.map((sentence) => element('p', {}, sentence)))
-  if (sentences.length === 0) say('All is well again.')
+  if (sentences.length === 0) say('All dependencies work again.')
 }

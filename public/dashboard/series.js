@@ -4,7 +4,7 @@
 const KEEP_SECONDS = 3_600
 
 /**
- * What is held and what came: a step that came again replaces what it was, and what is over an hour old is dropped.
+ * Merges new steps into the held series. A new step replaces the old one; steps older than an hour are dropped.
  *
  * @param {Series} held
  * @param {Series} fresh
@@ -30,7 +30,7 @@ export function merge(held, fresh, keptUntil) {
 }
 
 /**
- * How many minutes to ask for, so that nothing is missing after the last step that is known.
+ * How many minutes to request, so that no step after the last known one is missing.
  *
  * @param {number} last Unix seconds
  * @param {number} now Unix ms
@@ -38,7 +38,7 @@ export function merge(held, fresh, keptUntil) {
 export const minutesToAsk = (last, now) => Math.min(60, Math.max(2, Math.ceil((now / 1_000 - last) / 60) + 1))
 
 /**
- * How much a second, over the last minute; the step under way is left out, as it is not over.
+ * The rate per second over the last minute, without the incomplete step.
  *
  * @param {Series} series
  * @param {readonly number[]} column counts by step

@@ -15,14 +15,14 @@ import { element, write } from './dom.js'
 /**
  * @template Row
  * @typedef {object} Button
- * @property {(row: Row) => string} name what it does, told without the rest of the row
+ * @property {(row: Row) => string} name what it does, complete without the rest of the row
  * @property {(row: Row) => boolean} isBusy
  * @property {(row: Row) => void} press
  */
 
 /**
- * A table that keeps its cells: what is selected or focused in it stays so while its figures change. Where it is too
- * wide it scrolls by itself, also by keyboard, and the names of its rows stay in sight.
+ * A table that keeps its cells: selection and focus survive updates. A wide table scrolls on its own, also by keyboard,
+ * and the names of its rows stay visible.
  *
  * @template Row
  * @param {object} kind
@@ -86,7 +86,7 @@ export function createTable({ title, note, empty, columns, key }) {
     return rows.toSorted((a, b) => {
       const [left, right] = [sortBy(a), sortBy(b)]
       if (left === right) return 0
-      if (left === null || right === null) return left === null ? 1 : -1 // what is not known comes last
+      if (left === null || right === null) return left === null ? 1 : -1 // unknown values come last
       return left < right ? -sign : sign
     })
   }
@@ -106,7 +106,7 @@ export function createTable({ title, note, empty, columns, key }) {
       held.delete(name)
       lines.set(line, { key: name, row })
       fill(line, row)
-      if (body.rows[i] !== line) body.insertBefore(line, body.rows[i] ?? null) // moved only if it must: it loses the focus
+      if (body.rows[i] !== line) body.insertBefore(line, body.rows[i] ?? null) // moving a row loses the focus
     })
     for (const line of held.values()) line.remove()
     nothing.remove()
@@ -145,7 +145,7 @@ export function createTable({ title, note, empty, columns, key }) {
       if (!button) return
       const node = cell.querySelector('button')
       node?.setAttribute('aria-label', button.name(row))
-      node?.setAttribute('aria-disabled', String(button.isBusy(row))) // not disabled: it would lose the focus
+      node?.setAttribute('aria-disabled', String(button.isBusy(row))) // `disabled` would lose the focus
     })
   }
 

@@ -13,12 +13,12 @@ const { amount, bytes, count, duration, milliseconds, percent, usd } = format
 /** @typedef {ReturnType<typeof createView>} View */
 
 /**
- * All that is shown of the figures: `update` it with every answer.
+ * Shows the figures. Call `update` with each answer.
  *
  * @param {HTMLElement} root empty
  * @param {Api} api
- * @param {(text: string) => void} say to those who do not see it
- * @param {AbortSignal} ended when it is not shown any more
+ * @param {(text: string) => void} say announces to screen readers
+ * @param {AbortSignal} ended when the view is removed
  */
 export function createView(root, api, say, ended) {
   const deliveries = createDeliveries(api, say, ended)
@@ -44,7 +44,7 @@ export function createView(root, api, say, ended) {
   const charts = createCharts(grid, ended)
 
   return {
-    /** @param {Stats} stats @param {Series} series @param {number} minutes how much of it the charts show */
+    /** @param {Stats} stats @param {Series} series @param {number} minutes how much the charts show */
     update(stats, series, minutes) {
       headline.update(headlineOf(stats, series))
       charts.update(series, minutes)
@@ -135,18 +135,18 @@ function headlineOf({ window, caches, presence, outbox }, series) {
       note: `${amount(window.roundTripsPerRequest)} round trips`,
     },
     { name: 'Redis cost', value: usd(window.costPerMillionUsd), note: 'per million requests, with queue and cron' },
-    { name: 'Online', value: count(presence?.online), note: 'members seen lately' },
+    { name: 'Online', value: count(presence?.online), note: 'users online now' },
     {
       name: 'Outbox lag',
       value: duration(outbox?.oldestAgeSeconds),
-      note: outbox ? `events waiting: ${count(outbox.pending)}` : 'not known',
+      note: outbox ? `events waiting: ${count(outbox.pending)}` : 'unknown',
       isBad: (outbox?.oldestAgeSeconds ?? 0) > 120,
     },
   ]
 }
 
 /**
- * How much of what caches were asked for needed no load: all told, and by layer.
+ * The share of lookups without a load: total, and by layer.
  *
  * @param {Stats['caches']} caches
  */
@@ -154,22 +154,22 @@ function hitRatesOf(caches) {
   /** @param {'memory' | 'redis'} layer */
   const sum = (layer) => {
     let answered = 0
-    let asked = 0
+    let lookups = 0
     for (const cache of caches) {
       const { hits, staleHits, negativeHits, misses, errors } = cache[layer]
       answered += hits + staleHits + negativeHits
-      asked += hits + staleHits + negativeHits + misses + errors
+      lookups += hits + staleHits + negativeHits + misses + errors
     }
-    return { answered, asked }
+    return { answered, lookups }
   }
   const [memory, redis] = [sum('memory'), sum('redis')]
   /** @param {number} part @param {number} all */
   const ratio = (part, all) => (all === 0 ? null : part / all)
   return {
-    memory: ratio(memory.answered, memory.asked),
-    redis: ratio(redis.answered, redis.asked),
-    // What memory did not have, Redis was asked for.
-    all: ratio(memory.answered + redis.answered, memory.answered + redis.asked),
+    memory: ratio(memory.answered, memory.lookups),
+    redis: ratio(redis.answered, redis.lookups),
+    // Lookups that miss memory go to Redis.
+    all: ratio(memory.answered + redis.answered, memory.answered + redis.lookups),
   }
 }
 
@@ -211,12 +211,12 @@ function serverOf({ server, scan }) {
     ['Expired keys', count(server?.expiredKeys)],
     ['Evicted keys', count(server?.evictedKeys)],
     ['Scanned keys', scannedOf(scan?.scannedKeys, server?.keys)],
-    ['Last whole scan', scan?.completedAt ? format.moment(scan.completedAt) : 'not yet'],
+    ['Last complete scan', scan?.completedAt ? format.moment(scan.completedAt) : 'not yet'],
   ]
 }
 
 /**
- * How far the walk is. It may have seen more than there are now: some are gone since.
+ * The progress of the walk. It may have seen more keys than exist now.
  *
  * @param {Figure} scanned
  * @param {Figure} all
@@ -231,7 +231,7 @@ function flowOf({ outbox, queues }) {
   /** @param {number} waiting @param {Figure} age */
   const waiting = (waiting, age) => `${count(waiting)} waiting${age ? `, oldest ${duration(age)}` : ''}`
   return [
-    ['Outbox', outbox ? waiting(outbox.pending, outbox.oldestAgeSeconds) : 'not known'],
+    ['Outbox', outbox ? waiting(outbox.pending, outbox.oldestAgeSeconds) : 'unknown'],
     .../** @type {[string, string][]} */ (
       (queues ?? []).map(({ queue, backlog, oldestAgeSeconds }) => [
         `Queue ${queue}`,
@@ -289,7 +289,7 @@ function layersOf(caches) {
       loadErrors: loader.errors,
       stores: [
         count(stores.stored),
-        ...(stores.lost > 0 ? [`${count(stores.lost)} overtaken`] : []),
+        ...(stores.lost > 0 ? [`${count(stores.lost)} lost`] : []),
         ...(stores.refused > 0 ? [`${count(stores.refused)} too large`] : []),
       ].join(', '),
     },
@@ -299,7 +299,7 @@ function layersOf(caches) {
 const caches = createTable({
   title: 'Caches by layer',
   note: 'the last hour',
-  empty: 'No cache was asked yet.',
+  empty: 'No cache lookups yet.',
   columns: /** @type {import('./table.js').Column<CacheLayer>[]} */ ([
     { title: 'Cache', text: ({ name }) => name, sortBy: ({ name }) => name, isText: true },
     { title: 'Hit rate', text: ({ hitRate }) => percent(hitRate), sortBy: ({ hitRate }) => hitRate },
@@ -330,7 +330,7 @@ const caches = createTable({
 const slowCommands = createTable({
   title: 'Slow commands',
   note: 'the slowest of the last hour',
-  empty: 'None was slow in the last hour.',
+  empty: 'No slow commands in the last hour.',
   columns: /** @type {import('./table.js').Column<Stats['slowCommands'][number]>[]} */ ([
     {
       title: 'Commands of one round trip',
@@ -367,19 +367,19 @@ const keyColumns = [
 
 const topKeys = createTable({
   title: 'Top keys',
-  note: 'asked for most in the last hour',
-  empty: 'Redis was asked for none yet.',
+  note: 'the most used in the last hour',
+  empty: 'No keys yet.',
   columns: /** @type {import('./table.js').Column<TopKey>[]} */ ([
     { title: 'Key', text: ({ key }) => key, isText: true, isCode: true },
-    { title: 'Asked', text: ({ asked }) => count(asked), sortBy: ({ asked }) => asked },
+    { title: 'Uses', text: ({ asked }) => count(asked), sortBy: ({ asked }) => asked },
     ...keyColumns,
   ]),
 })
 
 const bigKeys = createTable({
   title: 'Big keys',
-  note: 'the largest found by the scan',
-  empty: 'The scan has found none yet; it walks a little every minute.',
+  note: 'the largest that the scan found',
+  empty: 'No keys yet. The scan continues every minute.',
   columns: /** @type {import('./table.js').Column<BigKey>[]} */ ([
     { title: 'Key', text: ({ key }) => key, isText: true, isCode: true },
     ...keyColumns,
@@ -389,8 +389,8 @@ const bigKeys = createTable({
 
 const patterns = createTable({
   title: 'Keys by pattern',
-  note: 'found by the scan',
-  empty: 'The scan has found none yet; it walks a little every minute.',
+  note: 'from the scan',
+  empty: 'No keys yet. The scan continues every minute.',
   columns: /** @type {import('./table.js').Column<NonNullable<Stats['scan']>['patterns'][number]>[]} */ ([
     { title: 'Pattern', text: ({ pattern }) => pattern, isText: true, isCode: true },
     { title: 'Keys', text: ({ keys }) => count(keys), sortBy: ({ keys }) => keys },
@@ -413,7 +413,7 @@ const endpoints = createTable({
     { title: 'Success', text: ({ successRate }) => percent(successRate), sortBy: ({ successRate }) => successRate },
     { title: 'Succeeded', text: ({ succeeded }) => count(succeeded), sortBy: ({ succeeded }) => succeeded },
     { title: 'Failed', text: ({ failed }) => count(failed), sortBy: ({ failed }) => failed },
-    { title: 'Waiting', text: ({ pending }) => count(pending), sortBy: ({ pending }) => pending },
-    { title: 'Given up', text: ({ dead }) => count(dead), sortBy: ({ dead }) => dead, isBad: ({ dead }) => dead > 0 },
+    { title: 'Pending', text: ({ pending }) => count(pending), sortBy: ({ pending }) => pending },
+    { title: 'Dead', text: ({ dead }) => count(dead), sortBy: ({ dead }) => dead, isBad: ({ dead }) => dead > 0 },
   ]),
 })

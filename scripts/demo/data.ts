@@ -5,13 +5,13 @@ import { bioText, commentText, postText } from './text.ts'
 
 export type Demo = ReturnType<typeof generateDemo>
 
-/** What every demo user signs in with. */
+/** The password of every demo user. */
 export const DEMO_PASSWORD = 'correct-horse-battery'
 
-/** scrypt of that password with a fixed salt, computed once: a hash per user would take a minute. */
+/** scrypt of that password with a fixed salt, precomputed: hashing per user would take a minute. */
 const PASSWORD_HASH = 'scrypt$16384$8$5$G8UmNg2u1pjK2xqkO2RyIQ$Hb5Oa9X6-vZCNEEJWUZlMn8AcAiplSj5EQjFUJKnVCE'
 
-/** The best known users, most followed first; the names of the others are faker's. */
+/** The usernames of the most popular users, most followers first. faker names the others. */
 export const FAMOUS = [
   'ada',
   'bob',
@@ -33,10 +33,10 @@ const MINUTE_MS = 60_000
 const DAY_MS = 86_400_000
 
 /**
- * A small town: everybody's posts, likes, comments and follows, the same at every call but for its times, which all lie
- * before `now` (Unix ms) at the same distance. Popularity follows Zipf's law.
+ * Generates users, posts, comments, likes and follows. Every call returns the same data, with times relative to `now`
+ * (Unix ms). Popularity follows Zipf's law.
  *
- * Rows are in the order of their ids and name no counts: the triggers of the database keep those.
+ * Rows are in the order of their ids, without counts: the triggers of the database maintain those.
  */
 export function generateDemo(now: number) {
   faker.seed(SEED)
@@ -47,7 +47,7 @@ export function generateDemo(now: number) {
     const createdAt = now - ageMs
     const firstName = FAMOUS[i] ?? faker.person.firstName()
     const lastName = faker.person.lastName()
-    // numbered, as two people may have the same name
+    // numbered, because two users can have the same name
     const username =
       FAMOUS[i] ??
       `${firstName}_${lastName}`
@@ -67,10 +67,10 @@ export function generateDemo(now: number) {
   })
   const ids = users.map((user) => user.id)
 
-  /** Somebody; the famous do most of it. */
+  /** A random user. Popular users are more likely. */
   const someone = () => at(ids, zipfRank(ids.length, 20))
 
-  // Half of the posts are of the last seven days: the hot feed's window.
+  // Half of the posts are from the last seven days, the window of the hot feed.
   const posts = oldestFirst(SIZES.posts, () => MINUTE_MS + Math.floor(30 * DAY_MS * random() ** 2.2)).map((ageMs) => {
     const createdAt = now - ageMs
     return {
@@ -140,10 +140,10 @@ export function generateDemo(now: number) {
   return { users, posts, follows, postLikes, comments, commentLikes }
 }
 
-/** Zipf's law: what the `rank`th (from 0) has when the first has `top`; `flat` is the rank that has half of it. */
+/** Zipf's law: the value at `rank` (from 0) when the first has `top`. The rank `flat` has half of it. */
 const zipf = (rank: number, top: number, flat: number) => Math.round(top / (1 + rank / flat))
 
-/** A rank below `count`, drawn as often as that law says. */
+/** A random rank below `count`, distributed by that law. */
 const zipfRank = (count: number, flat: number) =>
   Math.floor(flat * ((count + flat) / flat) ** faker.number.float() - flat)
 
@@ -152,14 +152,14 @@ const between = (min: number, max: number) => faker.number.int({ min, max })
 const oldestFirst = (count: number, newAgeMs: () => number) =>
   Array.from({ length: count }, newAgeMs).sort((a, b) => b - a)
 
-/** `count` of `ids`, without `self`. */
+/** Picks `count` of `ids`, without `self`. */
 const others = (ids: string[], self: string, count: number) =>
   faker.helpers
     .arrayElements(ids, count + 1)
     .filter((id) => id !== self)
     .slice(0, count)
 
-/** A time between the two, mostly near the first. */
+/** A random time between the two, more likely near the first. */
 const soonAfter = (start: number, now: number) => start + Math.floor((now - start) * faker.number.float() ** 3)
 
 function at<T>(items: T[], index: number): T {

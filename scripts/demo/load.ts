@@ -2,7 +2,7 @@ import { getTableColumns, getTableName, type Table } from 'drizzle-orm'
 import * as schema from '../../src/db/schema.ts'
 import type { Demo } from './data.ts'
 
-/** What is used of a `D1Database`: its own type comes with workerd's, which scripts do not have. */
+/** The part of `D1Database` that scripts use. Its own type comes with the types of workerd, which scripts do not load. */
 export interface Database {
   prepare(sql: string): Statement
   batch(statements: Statement[]): Promise<unknown>
@@ -13,15 +13,15 @@ interface Statement {
   first<T>(column: string): Promise<T | null>
 }
 
-/** D1 takes values of 2 MB; a character has up to three bytes. */
+/** D1 accepts values up to 2 MB. A character has up to three bytes. */
 const CHUNK_CHARACTERS = 300_000
 
-/** Whether there are no users: only such a database gets demo data, never somebody's own. */
+/** Whether the database has no users. Demo data goes only into such a database. */
 export async function isEmpty(db: Database): Promise<boolean> {
   return (await db.prepare('SELECT EXISTS (SELECT 1 FROM users) AS hasUsers').first<number>('hasUsers')) === 0
 }
 
-/** Inserts all of `demo`, or, if it fails or is interrupted, nothing: one batch is one transaction. */
+/** Inserts `demo` in one batch, which is one transaction: if it fails or is interrupted, nothing is inserted. */
 export async function loadDemo(db: Database, demo: Demo): Promise<void> {
   await db.batch([
     ...insert(db, schema.users, demo.users),
@@ -30,11 +30,11 @@ export async function loadDemo(db: Database, demo: Demo): Promise<void> {
     ...insert(db, schema.postLikes, demo.postLikes),
     ...insert(db, schema.comments, demo.comments),
     ...insert(db, schema.commentLikes, demo.commentLikes),
-    db.prepare('DELETE FROM counter_changes'), // nobody is told of counts that were there from the beginning
+    db.prepare('DELETE FROM counter_changes'), // no events for the initial counts
   ])
 }
 
-/** Statements that insert `rows`, each a chunk of them as one JSON parameter: D1 binds at most a hundred. */
+/** Statements that insert `rows` in chunks. Each chunk is one JSON parameter: D1 binds at most 100 values. */
 function insert<T extends Table>(db: Database, table: T, rows: Partial<T['$inferInsert']>[]): Statement[] {
   const columns = Object.entries(getTableColumns(table)).filter(([key]) => key in (rows[0] ?? {}))
   const names = columns.map(([, column]) => column.name)

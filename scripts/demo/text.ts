@@ -2,7 +2,7 @@ import { faker } from '@faker-js/faker/locale/en'
 
 const { animal, book, food, hacker, helpers, location, music, number, person, vehicle, word } = faker
 
-/** Sentences that go together. The first two can open a post, some of the others follow in this order. */
+/** Sentences by topic. A post opens with one of the first two; some of the others follow in this order. */
 type Topic = (() => string)[]
 
 const lower = (text: string) => text.toLowerCase()
@@ -76,7 +76,7 @@ const TOPICS: Topic[] = [
   ],
 ]
 
-/** For search: writing without spaces between words, and Hangul. */
+/** For search: Chinese and Japanese, which have no spaces between words, and Korean. */
 const CJK = [
   '東京の夜景がきれいでした。また来年も行きたい。',
   '朝ごはんは味噌汁とご飯。シンプルが一番おいしい。',
@@ -118,7 +118,7 @@ const REPLIES = [
   () => '완전 공감해요.',
 ]
 
-/** What somebody posts: a word or a story, at most 500 characters. Draws from faker's seed, as all here does. */
+/** The text of a post, 1 to 500 characters. Like everything here it uses faker's seed. */
 export function postText(): string {
   const kind = number.float()
   if (kind < 0.07) return withEmoji(helpers.arrayElement(CJK))
@@ -139,12 +139,12 @@ export function postText(): string {
   return number.float() < 0.2 ? `${text} ${TAGS[topic]}` : text
 }
 
-/** What somebody answers to a post. */
+/** The text of a comment. */
 export function commentText(): string {
   return withEmoji(helpers.arrayElement(REPLIES)())
 }
 
-/** A line about oneself. */
+/** The text of a bio. */
 export function bioText(): string {
   return withEmoji(
     `${person.jobTitle()} in ${location.city()}. Mostly ${lower(book.genre())} and ${lower(food.dish())}.`,

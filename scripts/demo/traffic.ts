@@ -1,6 +1,6 @@
 /**
- * `npm run traffic`: demo members who read, like and are online, so that there is something to see. Sends to
- * <http://localhost:8787>, or PORT, until Ctrl-C. A few requests a second, in waves.
+ * `npm run traffic`: demo users who read, like and send heartbeats, so that the dashboard has something to show. Sends a
+ * few requests per second, in waves, to <http://localhost:8787>, or PORT, until Ctrl-C.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as v from 'valibot'
@@ -11,7 +11,7 @@ const Posts = v.object({ items: v.array(v.object({ id: v.string(), authorId: v.s
 
 const WAVE_MS = 90_000
 
-/** So many rounds, of which each is four reads, and sometimes a write of one member. */
+/** Sends `rounds` rounds. Each is four reads, and sometimes writes of one user. */
 export async function simulate(url: string, rounds: number): Promise<void> {
   const send = async (method: string, path: string, token?: string, body?: object): Promise<unknown> => {
     const headers = {
@@ -31,7 +31,7 @@ export async function simulate(url: string, rounds: number): Promise<void> {
   const { items: posts } = v.parse(Posts, await send('GET', '/v1/posts/hot?limit=50'))
 
   for (let round = 0; round < rounds; round += 1) {
-    const token = tokens[round % tokens.length] // in turn: each has a limit of writes
+    const token = tokens[round % tokens.length] // in turn, because each user has a write limit
     const post = oftenFirst(posts)
     if (!post) return
     const chance = (share: number) => Math.random() < share
@@ -49,12 +49,12 @@ export async function simulate(url: string, rounds: number): Promise<void> {
   }
 }
 
-/** One of `items`, the first of them more often. */
+/** A random item. Earlier items are more likely. */
 const oftenFirst = <T>(items: T[]): T | undefined => items[Math.floor(Math.random() ** 2 * items.length)]
 
 if (import.meta.main) {
   const url = `http://localhost:${process.env['PORT'] || 8787}`
-  console.log(`Sending traffic to ${url}; Ctrl-C ends it.`)
+  console.log(`Sending traffic to ${url}; Stop with Ctrl-C.`)
   await simulate(url, Infinity).catch((error: unknown) => {
     console.error(error instanceof TypeError ? `${url} does not answer: is npm start running?` : error)
     process.exitCode = 1

@@ -1,8 +1,8 @@
 import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
-// Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. The counts of users, posts and comments, and
-// the revisions beside them, are kept by triggers (migrations/0002_count_triggers.sql): writers add and delete rows.
+// Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. Triggers maintain the counts of users, posts and
+// comments, and their revisions (migrations/0002_count_triggers.sql). Writers only add and delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -10,9 +10,9 @@ export const users = sqliteTable(
     id: text().primaryKey(),
     /** Lower case. */
     username: text().notNull(),
-    /** Lower case. Only its owner sees it. */
+    /** Lower case. Only the owner sees it. */
     email: text().notNull(),
-    /** scrypt, with its parameters: `scrypt$N$r$p$salt$hash`. */
+    /** scrypt with its parameters: `scrypt$N$r$p$salt$hash`. */
     passwordHash: text('password_hash').notNull(),
     displayName: text('display_name').notNull(),
     bio: text().notNull().default(''),
@@ -25,13 +25,13 @@ export const users = sqliteTable(
     presenceVisibility: text('presence_visibility', { enum: ['everyone', 'followers', 'nobody'] })
       .notNull()
       .default('everyone'),
-    /** When last seen online; null: never, or not to be told. */
+    /** When last seen online. Null: never, or hidden. */
     lastSeenAt: integer('last_seen_at'),
-    /** Rises when all sessions are revoked: those of an older epoch are over. */
+    /** Rises when the user signs out everywhere. Sessions of an older epoch have ended. */
     sessionEpoch: integer('session_epoch').notNull().default(0),
-    /** Rises when the profile is edited: what `If-Match` compares. */
+    /** Rises with each edit of the profile. `If-Match` compares it. */
     version: integer().notNull().default(1),
-    /** Rises with every change of the row, counts included: what the cache compares. */
+    /** Rises with each change of the row, counts included. The cache compares it. */
     revision: integer().notNull().default(1),
   },
   (t) => [uniqueIndex('users_username').on(t.username), uniqueIndex('users_email').on(t.email)],
@@ -52,11 +52,11 @@ export const posts = sqliteTable(
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),
     version: integer().notNull().default(1),
-    /** The newest `changedAt` among its likes: which of the acknowledged likes have arrived here. */
+    /** The newest `changedAt` among its likes: D1 has all likes up to it. */
     likesChangedAt: integer('likes_changed_at').notNull().default(0),
-    /** Rises with every change of its counts. */
+    /** Rises with each change of its counts. */
     countsRevision: integer('counts_revision').notNull().default(0),
-    /** The UTC day it was written on, in days since 1970: each day's best can be read off one index. */
+    /** The UTC day of creation, in days since 1970. One index gives the best posts of each day. */
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
@@ -100,7 +100,7 @@ export const follows = sqliteTable(
     followedId: text('followed_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    /** `f_` + ULID: the place in a page of followers or followings. */
+    /** `f_` + ULID: the position in pages of followers and followings. */
     id: text().notNull(),
     createdAt: integer('created_at').notNull(),
   },
@@ -120,11 +120,11 @@ export const postLikes = sqliteTable(
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    /** False once taken back: the row stays, so that an older message cannot bring the like back. */
+    /** False after an unlike. The row stays, so that an older message cannot restore the like. */
     isLiked: integer('is_liked', { mode: 'boolean' }).notNull(),
-    /** When the member last said so: the newest state wins, in whatever order the states arrive. */
+    /** When the user last sent this state. The newest state wins, in any order of arrival. */
     changedAt: integer('changed_at').notNull(),
-    /** Since when it is so: they may have said it again. Null: since `changedAt`. */
+    /** When this state began. Null: at `changedAt`. */
     since: integer(),
   },
   (t) => [
@@ -209,7 +209,7 @@ export const signInSources = sqliteTable(
   (t) => [primaryKey({ columns: [t.userId, t.source] }), index('sign_in_sources_seen').on(t.seenAt)],
 )
 
-/** Creates that carried an `Idempotency-Key`, and what they were answered. */
+/** Requests with an `Idempotency-Key`, and their answers. */
 export const idempotencyKeys = sqliteTable(
   'idempotency_keys',
   {
@@ -217,29 +217,29 @@ export const idempotencyKeys = sqliteTable(
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
     key: text().notNull(),
-    /** SHA-256 of method, path and body: the same key with another request is refused. */
+    /** SHA-256 of method, path and body. The API refuses the key for another request. */
     fingerprint: text().notNull(),
-    /** The answer to repeat: null while the first request is under way. */
+    /** The stored answer. Null: the first request still runs. */
     answer: text({ mode: 'json' }).$type<{ status: number; headers: Record<string, string>; body: string }>(),
     createdAt: integer('created_at').notNull(),
   },
   (t) => [primaryKey({ columns: [t.userId, t.key] }), index('idempotency_keys_age').on(t.createdAt)],
 )
 
-/** The highest fencing token that has written under each lock: an older holder's write is refused. */
+/** The highest fencing token that has written under each lock. Writes of older holders are refused. */
 export const fences = sqliteTable('fences', {
   name: text().primaryKey(),
   fence: integer().notNull(),
 })
 
 /**
- * What happened: the outbox, and for some days the record of it. Ordered as it happened by rowid. A trigger numbers the
- * events of each subject (migrations/0004_events.sql).
+ * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
+ * subject (migrations/0004_events.sql).
  */
 export const events = sqliteTable(
   'events',
   {
-    /** `ev_` + ULID, or as its publisher chose. */
+    /** `ev_` + ULID, or chosen by the publisher. */
     id: text().primaryKey(),
     channel: text().notNull(),
     type: text().notNull(),
@@ -249,13 +249,13 @@ export const events = sqliteTable(
     /** Who may see it on a stream. */
     audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'services' | string[]>().notNull(),
     createdAt: integer('created_at').notNull(),
-    /** When the queue is told again; null: dispatched, all who listen have handled it. */
+    /** When the cron enqueues it again. Null: dispatched to all listeners. */
     dueAt: integer('due_at'),
-    /** How often the cron has told the queue. */
+    /** How often the cron has enqueued it. */
     attempts: integer().notNull().default(0),
-    /** Of the request that made it so (W3C Trace Context); null where none did. */
+    /** The trace of the request that caused it (W3C Trace Context). Null: no request. */
     traceparent: text(),
-    /** Since when it is missing on the log of the streams, which could not take it; null: it is not. */
+    /** When the stream log failed to store it. Null: the log has it. */
     missedAt: integer('missed_at'),
   },
   (t) => [
@@ -280,41 +280,41 @@ export const eventSequences = sqliteTable(
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
 
-/** Counts that changed and were not told of since. Triggers note them. */
+/** Counts that changed since their last `counter_update`. Triggers insert them. */
 export const counterChanges = sqliteTable(
   'counter_changes',
   {
     contentId: text('content_id').notNull(),
     counterType: text('counter_type', { enum: ['likes', 'comments', 'views'] }).notNull(),
-    /** When the first of the changes was. */
+    /** The time of the first change. */
     changedAt: integer('changed_at').notNull(),
   },
   (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
 )
 
 /**
- * What authors are told of: the likes of each content, gathered, and each comment. All of it follows from the other
- * tables, but for `notedAt`. Posts and follows are told of without rows: see `notifications/notifications`.
+ * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives
+ * from other tables. Notifications of posts and follows have no rows: see `notifications/notifications`.
  */
 export const notifications = sqliteTable(
   'notifications',
   {
     kind: text({ enum: ['like', 'comment'] }).notNull(),
-    /** What is liked, or the comment. It may be gone: then nobody is told. */
+    /** The liked content, or the comment. If it is deleted, readers skip the row. */
     contentId: text('content_id').notNull(),
-    /** Who is told: the author of what is liked, or of the post commented on. */
+    /** The recipient: the author of the liked content, or of the commented post. */
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
     postId: text('post_id').notNull(),
-    /** `n_` + time + … : its place in the list of its user. */
+    /** `n_` + time + …: its position in the inbox of the user. */
     id: text().notNull(),
-    /** The latest who did it, at most three, the last first. */
+    /** The latest actors, at most three, the latest first. */
     actorIds: text('actor_ids', { mode: 'json' }).$type<string[]>().notNull(),
     actorsCount: integer('actors_count').notNull(),
     /** When it last happened. */
     createdAt: integer('created_at').notNull(),
-    /** When that was written down here, which may be later: what was read before is not this. */
+    /** When the row was written. A read mark from before does not cover it. */
     notedAt: integer('noted_at').notNull(),
   },
   (t) => [
@@ -324,7 +324,7 @@ export const notifications = sqliteTable(
   ],
 )
 
-/** How far each has read: what was noted until `readAt`, up to the place `readUntil`. */
+/** The read mark of each user: covers rows written until `readAt`, up to the position `readUntil`. */
 export const notificationReads = sqliteTable('notification_reads', {
   userId: text('user_id')
     .primaryKey()
@@ -334,20 +334,20 @@ export const notificationReads = sqliteTable('notification_reads', {
 })
 
 /**
- * Where a post or user is in the search index: the rowid of its words in `post_words` or `user_words`, two FTS5 tables
- * that hold words and no texts (migrations/0006_search_recommendations.sql). Places rise, and are never given twice.
+ * The place of a post or user in the search index: the rowid of its words in `post_words` or `user_words`, two FTS5 tables
+ * that hold words and no texts (migrations/0006_search_recommendations.sql). Places rise and are never reused.
  */
 export const searchDocuments = sqliteTable(
   'search_documents',
   {
     place: integer().primaryKey({ autoIncrement: true }),
-    /** Of the post or user. No reference: what was deleted leaves when the listener hears of it. */
+    /** The id of the post or user. No reference: the listener removes deleted content. */
     id: text().notNull(),
   },
   (t) => [uniqueIndex('search_documents_id').on(t.id)],
 )
 
-/** How good a post is to recommend, as last counted: see `recommendations.ts`. */
+/** The recommendation score of each post: see `recommendations.ts`. */
 export const postScores = sqliteTable(
   'post_scores',
   {
@@ -359,7 +359,7 @@ export const postScores = sqliteTable(
   (t) => [index('post_scores_best').on(t.score)],
 )
 
-/** Where back ends want events delivered. */
+/** The endpoints of back ends. */
 export const webhooks = sqliteTable(
   'webhooks',
   {
@@ -367,28 +367,34 @@ export const webhooks = sqliteTable(
     id: text().primaryKey(),
     url: text().notNull(),
     channels: text({ mode: 'json' }).$type<string[]>().notNull(),
-    /** Null: every type of those channels. */
+    /** Null: every type of the channels. */
     types: text({ mode: 'json' }).$type<string[]>(),
     filter: text({ mode: 'json' }).$type<Record<string, unknown>>(),
     description: text().notNull().default(''),
+    /** Sent with every request. Names are plain, values are encrypted (`v1.<key id>.<IV>.<ciphertext>`). */
     headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
-    /** `whsec_` and base64: what deliveries are signed with. */
+    /** Signs the requests: `whsec_` and base64, encrypted. */
     secret: text().notNull(),
-    /** Those of the rotations before, the latest first, with spaces between: they sign as well until then. */
+    /** The secrets before the last rotations, encrypted, the latest first, separated by spaces. They sign too until then. */
     previousSecret: text('previous_secret'),
     previousSecretUntil: integer('previous_secret_until'),
     status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
       .notNull()
       .default('unverified'),
-    /** `gone`: it answered 410; `failing`: it failed for long. */
+    /** `gone`: it answered 410. `failing`: it failed for days. */
     disabledReason: text('disabled_reason', { enum: ['gone', 'failing'] }),
-    /** When the first of the failures was, since it last took anything. */
+    /** The first failure since the last success. */
     failingSince: integer('failing_since'),
     /** Failures in a row. */
     failures: integer().notNull().default(0),
-    /** Its circuit is open until then; after that one delivery tries it. Null: closed. */
+    /** The circuit is open until then. After that, one delivery tries the endpoint. Null: closed. */
     openUntil: integer('open_until'),
-    /** When its parked deliveries, or a probe, are looked after. An enabled one that has parked deliveries has it. */
+    /** Since when its successful answers are slow. Null: the last one was fast. */
+    slowSince: integer('slow_since'),
+    /**
+     * When the cron enqueues the parked deliveries of an enabled endpoint, probes a disabled one, or removes an unverified
+     * one whose creation did not finish.
+     */
     wakeAt: integer('wake_at'),
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),
@@ -401,22 +407,22 @@ export const webhooks = sqliteTable(
   ],
 )
 
-/** An event on its way to an endpoint. Those of an endpoint that was deleted are left to the purge. */
+/** The delivery of an event to an endpoint. The purge removes those of deleted endpoints. */
 export const deliveries = sqliteTable(
   'deliveries',
   {
-    /** `dl_` + ULID, rising with the order of the events that were told together. */
+    /** `dl_` + ULID, rising in the order of the events. */
     id: text().primaryKey(),
     eventId: text('event_id').notNull(),
     webhookId: text('webhook_id').notNull(),
     status: text({ enum: ['pending', 'delivered', 'dead'] })
       .notNull()
       .default('pending'),
-    /** How many attempts had an outcome, since it was made or replayed. */
+    /** The number of finished attempts since creation or replay. */
     attempts: integer().notNull().default(0),
-    /** Rises when it is taken up: a message of the queue names the turn it is for, and is void once that is taken. */
+    /** Rises when a batch claims the delivery. A queue message names its turn, and is void after the claim. */
     turn: integer().notNull().default(0),
-    /** When the cron sends a message that should have come. Null: done, or parked until its endpoint wakes. */
+    /** When the cron enqueues it again. Null: finished, or parked until its endpoint wakes. */
     dueAt: integer('due_at'),
   },
   (t) => [
@@ -432,7 +438,7 @@ export const deliveries = sqliteTable(
   ],
 )
 
-/** What came of each attempt. */
+/** The outcome of each attempt. */
 export const deliveryAttempts = sqliteTable(
   'delivery_attempts',
   {
@@ -442,9 +448,9 @@ export const deliveryAttempts = sqliteTable(
     /** When it began. */
     at: integer().notNull(),
     durationMs: integer('duration_ms').notNull(),
-    /** HTTP status; null: there was no answer. */
+    /** The HTTP status. Null: no answer. */
     status: integer(),
-    /** Why it failed, where no status says so. */
+    /** Why there was no answer. */
     error: text(),
     /** The first KB of the answer. */
     answer: text(),
@@ -452,7 +458,7 @@ export const deliveryAttempts = sqliteTable(
   (t) => [primaryKey({ columns: [t.deliveryId, t.at] })],
 )
 
-/** How attempts went, by the hour: for the dashboard. */
+/** Attempts per hour, for the dashboard. */
 export const webhookHours = sqliteTable(
   'webhook_hours',
   {

@@ -41,7 +41,7 @@ export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[], 
 }
 
 /** Rows come in the order of the queue, which is that of the feed. */
-export const feedQuery = (userId: string, limit: number, before: string) => sql`
+const feedQuery = (userId: string, limit: number, before: string) => sql`
   WITH RECURSIVE queue (id, author_id) AS (
     SELECT (SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${before}), followed_id
     FROM follows WHERE follower_id = ${userId}

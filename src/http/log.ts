@@ -6,7 +6,7 @@ import { joinTrace, traceparentOf } from '../trace.ts'
 import type { AppEnv } from './context.ts'
 
 /** The pattern of the route that answered: `GET /v1/users/:id`, or `unmatched`. Call it after `next`. */
-export function routeOf(c: Context): string {
+function routeOf(c: Context): string {
   const route = matchedRoutes(c)[c.req.routeIndex] // the last handler that ran
   return route === undefined || route.method === 'ALL' ? 'unmatched' : `${route.method} ${route.path}` // ALL: middleware
 }

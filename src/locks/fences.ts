@@ -10,11 +10,11 @@ export type Fences = ReturnType<typeof createFences>
 export function createFences(db: DrizzleD1Database) {
   return {
     /**
-     * Runs `statements` as one D1 batch, unless a higher fence has written under `name`: then nothing is written and
-     * it throws `lock-lost`. The same fence may write again. One D1 request, and one row kept per name.
+     * Runs `statements` as one D1 batch. If a higher fence has written under `name`, it writes nothing and throws
+     * `lock-lost`. The same fence may write again. One D1 request; D1 keeps one row per name.
      *
-     * The first statement of the batch raises the fence; where it would lower it, it violates NOT NULL instead, and
-     * with it the whole batch is rolled back (D1 batches are transactions).
+     * The first statement raises the fence. To lower it would violate NOT NULL, and roll back the whole batch, because D1
+     * batches are transactions.
      */
     async batch<T extends BatchItem<'sqlite'>[]>(name: string, fence: number, statements: [...T]) {
       const raise = db
@@ -35,7 +35,7 @@ export function createFences(db: DrizzleD1Database) {
   }
 }
 
-/** Drizzle wraps what D1 throws. */
+/** Drizzle wraps the errors of D1. */
 function isFenced(error: unknown): boolean {
   for (let cause = error; cause instanceof Error; cause = cause.cause) {
     if (cause.message.includes('NOT NULL constraint failed: fences.fence')) return true

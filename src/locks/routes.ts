@@ -3,7 +3,6 @@ import { Problem, unavailable } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import { requireService } from '../http/service-token.ts'
-import { locksService } from './locks.ts'
 import { AcquireRequest, ExtendRequest, Lock, LockName, ReleaseQuery } from './schema.ts'
 
 const tag = 'Locks'
@@ -47,8 +46,7 @@ export const locks = new Hono<AppEnv>()
     async (c) => {
       const { name } = c.req.valid('param')
       const { ttlMs = c.var.config.lockTtlMs, waitMs, owner } = c.req.valid('json')
-      const outcome = await c.var
-        .use(locksService)
+      const outcome = await c.var.platform.locks
         .acquire(scoped(name), { ttlMs, waitMs, ...(owner === undefined ? {} : { owner }) })
         .catch(cannotLock)
       c.header('Cache-Control', 'no-store')
@@ -81,7 +79,7 @@ export const locks = new Hono<AppEnv>()
     async (c) => {
       const { name } = c.req.valid('param')
       const { owner, ttlMs = c.var.config.lockTtlMs } = c.req.valid('json')
-      const held = await c.var.use(locksService).extend(scoped(name), owner, ttlMs).catch(cannotLock)
+      const held = await c.var.platform.locks.extend(scoped(name), owner, ttlMs).catch(cannotLock)
       if (!held) throw new Problem('lock-lost', `This owner does not hold ${name}`)
       c.header('Cache-Control', 'no-store')
       return c.json(toLock(name, held))
@@ -103,7 +101,7 @@ export const locks = new Hono<AppEnv>()
     async (c) => {
       const { name } = c.req.valid('param')
       const { owner } = c.req.valid('query')
-      const isReleased = await c.var.use(locksService).release(scoped(name), owner).catch(cannotLock)
+      const isReleased = await c.var.platform.locks.release(scoped(name), owner).catch(cannotLock)
       if (!isReleased) throw new Problem('lock-lost', `Another owner holds ${name}`)
       return c.body(null, 204)
     },

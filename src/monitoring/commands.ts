@@ -1,6 +1,6 @@
 import { isOwnKey, patternOf } from '../keys.ts'
 
-/** Commands all of whose arguments are keys, and those that name none. */
+/** Commands whose arguments are all keys, and commands without keys. */
 const ALL_KEYS = new Set(['MGET', 'DEL', 'UNLINK', 'EXISTS', 'TOUCH', 'PFCOUNT'])
 const NO_KEYS = new Set([
   'PING',
@@ -19,7 +19,7 @@ const SCRIPTS = new Set(['EVAL', 'EVALSHA', 'EVAL_RO', 'EVALSHA_RO'])
 
 const nameOf = (command: unknown[]) => String(command[0]).toUpperCase()
 
-/** The keys a command names. */
+/** The keys of a command. */
 export function keysOf(command: unknown[]): string[] {
   const name = nameOf(command)
   if (NO_KEYS.has(name)) return []
@@ -27,22 +27,22 @@ export function keysOf(command: unknown[]): string[] {
   return command.slice(1, ALL_KEYS.has(name) ? undefined : 2).map(String)
 }
 
-const MOST_COMMANDS = 5
-const MOST_PATTERNS = 4
+const MAX_COMMANDS = 5
+const MAX_PATTERNS = 4
 
-/** Commands as they may be shown: their names and the patterns of their keys, no argument beyond. At most 5. */
+/** Commands as the dashboard shows them: names and key patterns, no other arguments. At most 5. */
 export function patternsOf(commands: unknown[][]): string[] {
-  const told = commands.map((command) => {
+  const shown = commands.map((command) => {
     const patterns = [...new Set(keysOf(command).map(patternOf))]
-    return [nameOf(command), ...patterns.slice(0, MOST_PATTERNS)].join(' ')
+    return [nameOf(command), ...patterns.slice(0, MAX_PATTERNS)].join(' ')
   })
-  return [...new Set(told)].slice(0, MOST_COMMANDS)
+  return [...new Set(shown)].slice(0, MAX_COMMANDS)
 }
 
-/** Keys that name an address, a session or what somebody typed are shown by their pattern alone. */
+/** Keys that contain an address, a session or user input. The dashboard shows only their pattern. */
 const PRIVATE = /^(limit|session|username|lock|fence):/
 
-/** A key as it may be shown; undefined for those of monitoring itself. */
+/** A key as the dashboard shows it. Undefined for keys of monitoring. */
 export function shownKey(key: string): string | undefined {
   if (key.startsWith('stats:')) return undefined
   return PRIVATE.test(key) || !isOwnKey(key) ? patternOf(key) : key

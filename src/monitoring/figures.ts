@@ -3,14 +3,14 @@ import { addAll, type Folded, windowFrom } from './folded.ts'
 import { cacheOf, emptyTally, merge, quantile, routeOf, STEP_SECONDS, stepOf, type Sums } from './recorder.ts'
 import type * as schema from './schema.ts'
 
-// What is shown, worked out of what was counted.
+// Computes the figures of `/v1/stats` from the sums.
 
 type Answer = InferOutput<typeof schema.Stats>
 
 const round = (value: number, digits = 3) => Number(value.toFixed(digits))
 const ratio = (part: number, whole: number) => (whole === 0 ? null : round(part / whole))
 
-function costOf(
+function redisCostOf(
   { requests, commands, billed, roundTrips }: Record<'requests' | 'commands' | 'billed' | 'roundTrips', number>,
   usdPerCommand: number,
 ) {
@@ -31,7 +31,7 @@ const latencyOf = ({ requests, totalMs, histogram }: ReturnType<typeof routeOf> 
   p99Ms: quantile(histogram, 0.99),
 })
 
-/** What happened in the last hour, as routes and caches saw it. */
+/** The figures of the last hour: total, by route, by cache. */
 export function windowOf(
   folded: Folded,
   usdPerCommand: number,
@@ -46,7 +46,7 @@ export function windowOf(
     route: name,
     requests: columns.requests,
     statuses: { '2xx': columns['2xx'], '3xx': columns['3xx'], '4xx': columns['4xx'], '5xx': columns['5xx'] },
-    ...costOf(columns, usdPerCommand),
+    ...redisCostOf(columns, usdPerCommand),
     ...latencyOf(columns),
   })
   return {
@@ -54,7 +54,7 @@ export function windowOf(
       from: new Date(windowFrom(now)).toISOString(),
       requests: sum.requests,
       errors: sum.errors,
-      ...costOf(sum, usdPerCommand),
+      ...redisCostOf(sum, usdPerCommand),
       ...latencyOf(sum),
     },
     routes: routesOf(tally.routes).map(toRoute),
@@ -62,7 +62,7 @@ export function windowOf(
   }
 }
 
-/** The columns of the last `minutes`, a step each. */
+/** The series of the last `minutes`, one value per step. */
 export function seriesOf(folded: Folded, minutes: number, now: number): Answer['series'] {
   const last = Math.floor(now / (STEP_SECONDS * 1_000))
   const first = last - Math.round((minutes * 60) / STEP_SECONDS) + 1
@@ -127,7 +127,7 @@ export function cachesOf(caches: Sums): Answer['caches'] {
   })
 }
 
-/** What `INFO` says. A field that is absent, or a memory of 0 bytes, is not known; a limit of 0 is none. */
+/** The figures of the server from `INFO`. Null: the field is absent, or 0 for memory sizes. */
 export function serverOf(info: string): Omit<NonNullable<Answer['server']>, 'keys'> {
   const fields = new Map(
     info.split(/\r?\n/).flatMap((line): [string, string][] => {

@@ -1,28 +1,28 @@
 import { add, largest, merge, slowest, STEP_SECONDS, type Sums, type Tally } from './recorder.ts'
 
-/** What a report carries: figures of one isolate since its last. */
+/** The figures of one isolate since its last report. */
 export interface Report extends Tally {
   /** When it was sent (Unix ms). */
   at: number
 }
 
-/** Every report so far, in one value. */
+/** All reports so far, in one value. */
 export interface Folded {
-  /** The last report in it. A script reads it off the beginning: it comes first. */
+  /** The id of the last report in it. It must be the first field, because a script reads it from the start. */
   upTo: string
-  /** Of all time: the sum of all steps, and routes and caches. */
+  /** Sums of all time: all steps, routes and caches. */
   totals: { all: number[]; routes: Sums; caches: Sums }
-  /** By number (Unix seconds / 600): what came in those ten minutes. */
+  /** Sums of ten minutes each, by number (Unix seconds / 600). */
   slices: Record<string, Pick<Tally, 'routes' | 'caches' | 'keys'>>
   steps: Sums
-  /** By step: who was online, where it was noted. */
+  /** The number of users online, by step. */
   online: Record<string, number>
   slow: Tally['slow']
 }
 
 const HOUR_MS = 3_600_000
 const SLICE_MS = 600_000
-/** Six whole slices and the one under way. */
+/** Six whole slices and the current one. */
 const WINDOW_SLICES = 6
 const SLICE_KEYS = 50
 const TOP_KEYS = 20
@@ -31,10 +31,10 @@ const sliceAt = (now: number) => Math.floor(now / SLICE_MS)
 
 const stepAt = (now: number) => Math.floor(now / (STEP_SECONDS * 1_000))
 
-/** When the time begins that routes and caches are summed over (Unix ms). */
+/** The start of the time over which routes and caches are summed (Unix ms). */
 export const windowFrom = (now: number) => (sliceAt(now) - WINDOW_SLICES) * SLICE_MS
 
-/** Nothing yet. */
+/** The value before the first report. */
 export const emptyFolded = (): Folded => ({
   upTo: '',
   totals: { all: [], routes: {}, caches: {} },
@@ -54,7 +54,7 @@ export function fold(folded: Folded, { at, ...tally }: Report): void {
   }
 }
 
-/** The slice of `at`, with all steps, as one tally to add to. */
+/** A tally that shares the slice of `at` and all steps: merging into it changes `folded`. */
 function emptyTallyOver(folded: Folded, at: number): Tally {
   const slice = (folded.slices[sliceAt(at)] ??= { routes: {}, caches: {}, keys: {} })
   return { ...slice, steps: folded.steps, slow: [] }
@@ -65,7 +65,7 @@ export function addAll(into: number[], columns: number[]): void {
   for (const [i, value] of columns.entries()) into[i] = (into[i] ?? 0) + value
 }
 
-/** Forgets what is too old to be shown. */
+/** Removes data older than the window. */
 export function prune(folded: Folded, now: number): void {
   const oldest = sliceAt(now) - WINDOW_SLICES
   for (const slice of Object.keys(folded.slices)) if (Number(slice) < oldest) delete folded.slices[slice]
@@ -77,12 +77,12 @@ export function prune(folded: Folded, now: number): void {
   folded.slow = folded.slow.filter(({ at }) => at > now - HOUR_MS)
 }
 
-/** Notes how many are online now. */
-export function noteOnline(folded: Folded, now: number, online: number): void {
+/** Records how many users are online now. */
+export function recordOnline(folded: Folded, now: number, online: number): void {
   folded.online[stepAt(now)] = online
 }
 
-/** The keys asked for most. */
+/** The most used keys. */
 export const topKeys = ({ slices }: Folded): Sums => {
   const counted: Sums = {}
   for (const { keys } of Object.values(slices)) {

@@ -1,13 +1,13 @@
 import { BOUNDS_MS } from './recorder.ts'
 import type { Stats } from './stats.ts'
 
-/** What OpenMetrics calls itself, in `Content-Type`. */
+/** The media type of OpenMetrics. */
 export const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8'
 
 type Labels = Record<string, string>
 type Value = number | null | undefined
 
-/** One family of metrics: its samples are given beside it. */
+/** One family of metrics. */
 interface Family<Sample> {
   name: string
   help: string
@@ -21,14 +21,13 @@ function labelled(labels: Labels): string {
   return pairs.length === 0 ? '' : `{${pairs.join(',')}}`
 }
 
-/** A bound as the standard writes it: a whole one is `1.0`. */
+/** A bucket bound as the standard writes it: a whole number is `1.0`. */
 const canonical = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value))
 
 const head = (type: string, { name, help }: Family<unknown>) => [`# TYPE ${name} ${type}`, `# HELP ${name} ${help}`]
 
 /**
- * Metrics in the text format of OpenMetrics 1.0. A value that is not known is left out, and so is a family without
- * any. Seconds and bytes, as the standard wants them.
+ * Writes metrics in the text format of OpenMetrics 1.0, in seconds and bytes. Omits unknown values and empty families.
  */
 function createExposition() {
   const lines: string[] = []
@@ -67,19 +66,19 @@ function createExposition() {
 
 type Exposed = Awaited<ReturnType<Stats['expose']>>
 
-/** The figures as metrics. Without totals (no Redis) there are gauges alone: a counter that fell would seem to begin again. */
+/** Renders the figures as metrics. Without totals (no Redis), only gauges: a lower counter would look like a restart. */
 export function render(figures: Exposed['figures'], totals: Exposed['totals']): string {
   const { counter, gauge, histogram, text } = createExposition()
   const { dependencies, server, presence, queues, outbox, webhooks } = figures
   const up = Object.entries(dependencies)
   gauge(
     'threads_dependency_up',
-    'Whether what the Worker depends on answers.',
+    'Whether a dependency answers.',
     up.map(([dependency, { isUp }]) => [{ dependency }, Number(isUp)]),
   )
   gauge(
     'threads_dependency_seconds',
-    'How long it took to answer just now.',
+    'Response time of a dependency.',
     up.map(([dependency, { ms }]) => [{ dependency }, ms / 1_000]),
   )
 
@@ -87,7 +86,7 @@ export function render(figures: Exposed['figures'], totals: Exposed['totals']): 
     const { all, routes, caches } = totals
     histogram(
       'threads_request_duration_seconds',
-      'Until the answer, by route.',
+      'Request duration, by route.',
       routes
         .filter(({ columns }) => columns.histogram.some(Boolean))
         .map(({ name, columns }) => [{ route: name }, columns]),
@@ -106,13 +105,13 @@ export function render(figures: Exposed['figures'], totals: Exposed['totals']): 
     counter('threads_redis_commands', 'Redis commands sent, by route.', perRoute('commands'))
     counter(
       'threads_redis_billed_commands',
-      'Redis commands by route as they are billed: with those that scripts call, by an estimate.',
+      'Estimated billed Redis commands, including those that scripts call, by route.',
       perRoute('billed'),
     )
     counter('threads_redis_round_trips', 'HTTP requests to Redis, by route.', perRoute('roundTrips'))
     counter(
       'threads_cache_lookups',
-      'What caches were asked for, by layer and outcome.',
+      'Cache lookups, by layer and outcome.',
       caches.flatMap(({ cache, memory, redis }) =>
         Object.entries({ memory, redis }).flatMap(([layer, figures]): [Labels, Value][] => [
           [{ cache, layer, outcome: 'hit' }, figures.hits],
@@ -149,25 +148,27 @@ export function render(figures: Exposed['figures'], totals: Exposed['totals']): 
 
   gauge('threads_redis_keys', 'Keys in Redis.', [[{}, server?.keys]])
   gauge('threads_redis_memory_bytes', 'Memory that Redis uses.', [[{}, server?.usedMemoryBytes]])
-  gauge('threads_redis_memory_max_bytes', 'Memory that Redis may use.', [[{}, server?.maxMemoryBytes]])
+  gauge('threads_redis_memory_max_bytes', 'Memory limit of Redis.', [[{}, server?.maxMemoryBytes]])
   counter('threads_redis_expired_keys', 'Keys that expired, since Redis began.', [[{}, server?.expiredKeys]])
   counter('threads_redis_evicted_keys', 'Keys that were evicted, since Redis began.', [[{}, server?.evictedKeys]])
   gauge('threads_presence_online', 'Users online.', [[{}, presence?.online]])
   const perQueue = (column: 'backlog' | 'backlogBytes' | 'oldestAgeSeconds') =>
     (queues ?? []).map((queue): [Labels, Value] => [{ queue: queue.queue }, queue[column]])
   gauge('threads_queue_messages', 'Messages waiting, by queue.', perQueue('backlog'))
-  gauge('threads_queue_bytes', 'Their size.', perQueue('backlogBytes'))
-  gauge('threads_queue_oldest_seconds', 'How long the oldest has waited.', perQueue('oldestAgeSeconds'))
-  gauge('threads_outbox_events', 'Events stored and not yet queued.', [[{}, outbox?.pending]])
-  gauge('threads_outbox_lag_seconds', 'How long the oldest of them has been due.', [[{}, outbox?.oldestAgeSeconds]])
+  gauge('threads_queue_bytes', 'Bytes waiting, by queue.', perQueue('backlogBytes'))
+  gauge('threads_queue_oldest_seconds', 'Age of the oldest message, by queue.', perQueue('oldestAgeSeconds'))
+  gauge('threads_outbox_events', 'Events stored but not dispatched.', [[{}, outbox?.pending]])
+  gauge('threads_outbox_lag_seconds', 'Age of the oldest event that is not dispatched.', [
+    [{}, outbox?.oldestAgeSeconds],
+  ])
   const perWebhook = (column: 'successRate' | 'pending' | 'dead') =>
     (webhooks ?? []).map((webhook): [Labels, Value] => [{ webhook: webhook.id }, webhook[column]])
   gauge(
     'threads_webhook_success_ratio',
-    'Attempts of the last day that succeeded, by endpoint.',
+    'Share of successful attempts in the last day, by endpoint.',
     perWebhook('successRate'),
   )
   gauge('threads_webhook_pending', 'Deliveries waiting for an attempt, by endpoint.', perWebhook('pending'))
-  gauge('threads_webhook_dead', 'Deliveries given up, by endpoint.', perWebhook('dead'))
+  gauge('threads_webhook_dead', 'Dead deliveries, by endpoint.', perWebhook('dead'))
   return text()
 }

@@ -2,10 +2,10 @@ import { keysOf, patternsOf, shownKey } from './commands.ts'
 import type { CacheEvent } from '../redis/cache.ts'
 import type { Meter, Sent } from '../redis/client.ts'
 
-/** Sums by name, a column each: two are merged by adding. */
+/** Columns of sums by name. Adding the columns merges two of them. */
 export type Sums = Record<string, number[]>
 
-/** A round trip that was slow, or failed slowly. */
+/** A slow round trip, successful or not. */
 export interface SlowTrip {
   /** Unix ms. */
   at: number
@@ -16,15 +16,15 @@ export interface SlowTrip {
   isAnswered: boolean
 }
 
-/** What happened, in sums: what isolates send and what they are folded into. */
+/** Sums of what happened: isolates report them, and reports are folded into them. */
 export interface Tally {
-  /** By the number of the step (Unix seconds / 10): `STEP` and a histogram. */
+  /** By the number of the step (Unix seconds / 10): `STEP_COLUMNS` and a histogram. */
   steps: Sums
-  /** By name: `ROUTE` and a histogram. */
+  /** By route: `ROUTE_COLUMNS` and a histogram. */
   routes: Sums
   /** By `<cache> <layer>`: `OUTCOMES`. */
   caches: Sums
-  /** By key: how often Redis was asked for it. */
+  /** By key: how often commands used it. */
   keys: Sums
   slow: SlowTrip[]
 }
@@ -50,10 +50,10 @@ const STEP_COLUMNS = [
 const ROUTE_COLUMNS = ['requests', '2xx', '3xx', '4xx', '5xx', 'commands', 'billed', 'roundTrips', 'totalMs'] as const
 const OUTCOMES = ['hit', 'stale', 'negative', 'miss', 'error', 'load', 'store', 'lost', 'refused'] as const
 
-/** Upper bounds of the latency histogram (ms, inclusive); one more bucket holds what took longer. */
+/** Upper bounds of the latency histogram (ms, inclusive). One more bucket holds longer latencies. */
 export const BOUNDS_MS = [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1_200, 2_000, 5_000, 10_000]
 
-/** How many buckets that are. */
+/** The number of buckets. */
 const BUCKETS = BOUNDS_MS.length + 1
 
 const LIKE = /^PUT .*\/like$/
@@ -63,9 +63,9 @@ const classOf = (status: number) => (['2xx', '3xx', '4xx', '5xx'] as const)[Math
 type Columns<Name extends string> = Record<Name, number>
 
 const named = <Name extends string>(names: readonly Name[], sums: number[] = []) =>
-  Object.fromEntries(names.map((name, i) => [name, sums[i] ?? 0])) as Columns<Name> // those names, and no others
+  Object.fromEntries(names.map((name, i) => [name, sums[i] ?? 0])) as Columns<Name> // exactly these names
 
-/** The columns of a step, route or cache by their names; its histogram. */
+/** The columns of a step by their names, and its histogram. */
 export const stepOf = (sums?: number[]) => ({
   ...named(STEP_COLUMNS, sums),
   histogram: sums?.slice(STEP_COLUMNS.length) ?? [],
@@ -78,13 +78,13 @@ export const cacheOf = (sums?: number[]) => named(OUTCOMES, sums)
 
 export const emptyTally = (): Tally => ({ steps: {}, routes: {}, caches: {}, keys: {}, slow: [] })
 
-/** Adds `columns` to what is summed under `name`. */
+/** Adds `columns` to the sums of `name`. */
 export function add(into: Sums, name: string, columns: number[]): void {
   const sums = (into[name] ??= [])
   for (const [i, value] of columns.entries()) sums[i] = (sums[i] ?? 0) + value
 }
 
-/** Adds one to another. */
+/** Adds a tally to another. */
 export function merge(into: Tally, from: Tally): void {
   for (const part of ['steps', 'routes', 'caches', 'keys'] as const) {
     for (const [name, columns] of Object.entries(from[part])) add(into[part], name, columns)
@@ -110,7 +110,7 @@ export function quantile(histogram: number[], q: number): number | null {
   for (const [i, count] of histogram.entries()) {
     if (count > 0 && below + count >= q * total) {
       const from = BOUNDS_MS[i - 1] ?? 0
-      const to = BOUNDS_MS[i] ?? from // longer than every bound: the last bound is all that is known
+      const to = BOUNDS_MS[i] ?? from // above every bound: the last bound is the best answer
       return Number((from + ((to - from) * (q * total - below)) / count).toFixed(1))
     }
     below += count
@@ -134,33 +134,33 @@ function bump(row: number[], column: number, by = 1): void {
 const isHit = (outcome: CacheEvent['outcome']) => outcome === 'hit' || outcome === 'stale' || outcome === 'negative'
 const isMiss = (outcome: CacheEvent['outcome']) => outcome === 'miss' || outcome === 'error'
 
-/** How many keys an isolate counts at once; when there are more, those asked for least are forgotten. */
+/** How many keys an isolate counts. Beyond that it drops the least used keys. */
 const MAX_KEYS = 2_000
-/** How many of them it tells. */
-const TOLD_KEYS = 20
+/** How many of them it reports. */
+const REPORTED_KEYS = 20
 
-/** What became of one invocation. */
+/** The outcome of one invocation. */
 export interface Outcome {
   /** The pattern of the route, never a path: `GET /v1/users/:id`. */
   route: string
-  /** Of the answer. Absent: this was no request. */
+  /** The status of the answer. Absent: the invocation was not a request. */
   status?: number
-  /** Until the answer. */
+  /** The time until the answer. */
   ms: number
-  /** What it cost, work after the answer included. */
+  /** The cost in Redis, including work after the answer. */
   meter: Meter
 }
 
 export type Recorder = ReturnType<typeof createRecorder>
 
 /**
- * The memory of one isolate for figures, between two reports of them: no Redis command. Bounded: by the number of routes,
- * caches and steps, `MAX_KEYS` keys, and ten slow round trips.
+ * Counts in the memory of one isolate between two reports. Costs no Redis command. Bounded by the number of routes, caches
+ * and steps, by `MAX_KEYS` keys, and by ten slow round trips.
  */
 export function createRecorder(slowMs: number) {
   let held = emptyTally()
-  /** How often Redis was asked for each key. What may not be shown is masked when it is told, not for every request. */
-  let asked = new Map<string, number>()
+  /** How often commands used each key. Private keys are muses in the report, not on every request. */
+  let uses = new Map<string, number>()
 
   const stepAt = (now: number) =>
     rowOf(held.steps, String(Math.floor(now / (STEP_SECONDS * 1_000))), STEP_COLUMNS.length + BUCKETS)
@@ -169,24 +169,24 @@ export function createRecorder(slowMs: number) {
 
   function countKeys({ commands }: Sent): void {
     for (const command of commands) {
-      for (const key of keysOf(command)) asked.set(key, (asked.get(key) ?? 0) + 1)
+      for (const key of keysOf(command)) uses.set(key, (uses.get(key) ?? 0) + 1)
     }
-    if (asked.size <= MAX_KEYS) return
-    asked = new Map([...asked].sort(([, a], [, b]) => b - a).slice(0, MAX_KEYS / 2))
+    if (uses.size <= MAX_KEYS) return
+    uses = new Map([...uses].sort(([, a], [, b]) => b - a).slice(0, MAX_KEYS / 2))
   }
 
-  /** What was counted, with the keys asked for most. */
-  function told(): Tally {
+  /** The sums so far, with the most used keys. */
+  function snapshot(): Tally {
     const keys: Sums = {}
-    for (const [key, count] of asked) {
+    for (const [key, count] of uses) {
       const shown = shownKey(key)
       if (shown !== undefined) add(keys, shown, [count])
     }
-    return { ...held, keys: largest(keys, TOLD_KEYS) }
+    return { ...held, keys: largest(keys, REPORTED_KEYS) }
   }
 
   return {
-    /** Watches one invocation: `onSent` and `onCacheEvent` are told of what it does, `end` counts it. */
+    /** Watches one invocation: `onSent` and `onCacheEvent` collect, and `end` adds it to the sums. */
     watch() {
       const events: CacheEvent[] = []
       const slow: Omit<SlowTrip, 'route'>[] = []
@@ -243,28 +243,28 @@ export function createRecorder(slowMs: number) {
       }
     },
 
-    /** Counts an attempt to deliver to a webhook. */
+    /** Counts a delivery attempt. */
     delivered: (isSuccess: boolean, now = Date.now()): void =>
       bumpStep(stepAt(now), isSuccess ? 'deliveriesSucceeded' : 'deliveriesFailed'),
 
-    /** When somebody is going to report (Unix ms); 0: nobody is. */
+    /** When an invocation of this isolate will report (Unix ms). 0: none will. */
     reportDueAt: 0,
 
-    /** What has not been reported yet. */
-    held: told,
+    /** The sums since the last report. */
+    held: snapshot,
 
-    /** Takes it, to be reported. */
+    /** Takes the sums for a report. */
     take(): Tally {
-      const taken = told()
+      const taken = snapshot()
       held = emptyTally()
-      asked = new Map()
+      uses = new Map()
       return taken
     },
 
-    /** Puts back what could not be reported. */
+    /** Returns the sums of a report that failed. */
     putBack({ keys, ...taken }: Tally): void {
       merge(held, { ...taken, keys: {} })
-      for (const [key, [count = 0]] of Object.entries(keys)) asked.set(key, (asked.get(key) ?? 0) + count)
+      for (const [key, [count = 0]] of Object.entries(keys)) uses.set(key, (uses.get(key) ?? 0) + count)
     },
   }
 }

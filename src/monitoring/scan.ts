@@ -7,8 +7,8 @@ import type * as schema from './schema.ts'
 
 type Answer = InferOutput<typeof schema.Stats>
 
-/** What was found out about one key. */
-interface Found {
+/** A key and its size. */
+interface MeasuredKey {
   key: string
   type: string
   ttlSeconds: number | null
@@ -21,44 +21,44 @@ interface Found {
 interface Weighed {
   key: string
   sizeBytes: number | null
-  /** For comparison. */
+  /** For comparison with other keys. */
   weight: number
 }
 
-/** By pattern: how many keys, and their bytes. */
+/** The number of keys and their bytes, by pattern. */
 type Patterns = Record<string, [keys: number, sizeBytes: number]>
 
 interface Walk {
-  /** Where Redis goes on; null: the last page has come. */
+  /** The cursor of the next page. Null: the walk has read the last page. */
   cursor: string | null
-  /** Of the last page: what there was no budget for. */
+  /** Keys of the last page that exceeded the budget. */
   rest: string[]
   startedAt: number
   scanned: number
-  big: Found[]
+  big: MeasuredKey[]
   patterns: Patterns
 }
 
 interface State {
   walk: Walk
-  /** Whether the server has `MEMORY USAGE`; null: not asked yet. */
+  /** Whether the server has `MEMORY USAGE`. Null: unknown. */
   hasMemory: boolean | null
-  /** What the last whole walk found. */
-  whole: { completedAt: number; big: Found[]; patterns: Patterns } | null
-  /** About keys that are asked for most, by key. */
-  looked: Record<string, Found>
+  /** The result of the last complete walk. */
+  whole: { completedAt: number; big: MeasuredKey[]; patterns: Patterns } | null
+  /** The most used keys with their sizes, by key. */
+  looked: Record<string, MeasuredKey>
 }
 
 const KEEP_MS = 30 * 86_400_000
 const BIG_KEYS = 20
 const PATTERNS = 20
-/** Of those asked for most, how many are looked up in a minute, and for how long that is good. */
+/** How many of the most used keys one tick measures, and for how long the result is valid. */
 const LOOKED_UP = 5
 const LOOKED_UP_MS = 600_000
-/** `SCAN` walks so many places at a time: well below a millisecond of the server. */
+/** `COUNT` of `SCAN`: one page takes well below a millisecond of the server. */
 const PAGE = 100
 
-/** The command that tells how many elements a value has: bytes, for strings. */
+/** The command that returns the length of a value: elements, or bytes of a string. */
 const LENGTH: Record<string, string> = {
   string: 'STRLEN',
   list: 'LLEN',
@@ -68,35 +68,35 @@ const LENGTH: Record<string, string> = {
   stream: 'XLEN',
 }
 
-/** What an element is taken to weigh, for comparison, where the server does not tell bytes. */
+/** The assumed bytes of an element, where the server has no `MEMORY USAGE`. */
 const ELEMENT_BYTES = 64
-const weightOf = ({ sizeBytes, length, type }: Pick<Found, 'sizeBytes' | 'length' | 'type'>) =>
+const weightOf = ({ sizeBytes, length, type }: Pick<MeasuredKey, 'sizeBytes' | 'length' | 'type'>) =>
   sizeBytes ?? (length ?? 0) * (type === 'string' ? 1 : ELEMENT_BYTES)
-const heaviest = (found: Found[]) => found.sort((a, b) => weightOf(b) - weightOf(a)).slice(0, BIG_KEYS)
+const heaviest = (found: MeasuredKey[]) => found.sort((a, b) => weightOf(b) - weightOf(a)).slice(0, BIG_KEYS)
 
-const toBigKey = (found: Found): Answer['bigKeys'][number] => ({
+const toBigKey = (found: MeasuredKey): Answer['bigKeys'][number] => ({
   ...found,
   seenAt: new Date(found.seenAt).toISOString(),
 })
 
 const newWalk = (now: number): Walk => ({ cursor: '0', rest: [], startedAt: now, scanned: 0, big: [], patterns: {} })
 
-/** What `lookUp` sends for a key. */
+/** How many commands `lookUp` sends per key. */
 const LOOK_UP_COMMANDS = 3
 
 export type Scan = ReturnType<typeof createScan>
 export const scanService = service<Scan>('scan')
 
 /**
- * A walk over all keys for the cron, a little at a time: it never blocks the server, resumes where it stopped, and
- * begins again after the last. It costs at most `budget` commands a tick, one for a key (two where the server has no
- * `MEMORY USAGE`), and three more for one that is among the largest.
+ * Walks over all keys in small steps, for the cron. It never blocks the server, resumes where it stopped, and starts again
+ * at the end. One tick costs at most `budget` commands: one per key (two without `MEMORY USAGE`), and three more for keys
+ * among the largest.
  *
- * Redis type: a string of JSON. A walk sees every key that is there from its beginning to its end (`SCAN`). Keys come and
- * go meanwhile: sizes are of when they were seen. Redis errors are thrown.
+ * Redis type: a string of JSON. A walk visits every key that exists during the whole walk (`SCAN`). Sizes are those at the
+ * visit. Redis errors are thrown.
  */
 export function createScan(redis: Redis, budget: number) {
-  // Not in a pipeline: what one is answered with an error must not fail the rest. They travel together all the same.
+  // Not in a pipeline: an error of one command must not fail the others. They travel in one request anyway.
   const ask = <T>(...command: [string, ...string[]]) => redis.exec<T>(command)
   const askAll = <T>(names: string[], ...command: [string, ...string[]]) =>
     Promise.all(names.map((key) => ask<T>(...command, key)))
@@ -110,7 +110,7 @@ export function createScan(redis: Redis, budget: number) {
       names.map(async (key, i) => {
         const type = types[i] ?? 'none'
         const command = LENGTH[type]
-        // It may have become something else meanwhile.
+        // The type may have changed since.
         const length = command === undefined ? null : await ask<number>(command, key).catch(() => null)
         return { type, length }
       }),
@@ -119,13 +119,13 @@ export function createScan(redis: Redis, budget: number) {
 
   const costOf = (state: State) => (state.hasMemory === null ? 3 : state.hasMemory ? 1 : 2)
 
-  /** How much each of `names` weighs; those that are gone are left out. */
+  /** Measures keys. Omits keys that no longer exist. */
   async function weigh(state: State, names: string[]): Promise<Weighed[]> {
     if (names.length === 0) return []
     if (state.hasMemory !== false) {
       const sizes = await askAll<number | null>(names, 'MEMORY', 'USAGE').catch((error: unknown) => {
         if (!(error instanceof Error && error.name === 'UpstashError')) throw error
-        return undefined // answered, but not known there
+        return undefined // the server does not have the command
       })
       state.hasMemory = sizes !== undefined
       if (sizes) return names.flatMap((key, i) => (sizes[i] ? [{ key, sizeBytes: sizes[i], weight: sizes[i] }] : []))
@@ -137,7 +137,7 @@ export function createScan(redis: Redis, budget: number) {
     })
   }
 
-  async function lookUp(weighed: Weighed[], now: number): Promise<Found[]> {
+  async function lookUp(weighed: Weighed[], now: number): Promise<MeasuredKey[]> {
     const names = weighed.map(({ key }) => key)
     const [ttls, lengths] = await Promise.all([askAll<number>(names, 'PTTL'), lengthsOf(names)])
     return weighed.flatMap(({ key, sizeBytes }, i) => {
@@ -148,11 +148,11 @@ export function createScan(redis: Redis, budget: number) {
     })
   }
 
-  /** Goes on with a walk, by at most `commands`. */
-  async function goOn(state: State, commands: number, now: number): Promise<void> {
+  /** Continues a walk, with at most `commands`. */
+  async function continueWalk(state: State, commands: number, now: number): Promise<void> {
     const { walk } = state
     const perKey = costOf(state)
-    const most = (left: number) => Math.max(0, Math.floor((left * 3) / 4 / perKey)) // the rest is for the large ones
+    const most = (left: number) => Math.max(0, Math.floor((left * 3) / 4 / perKey)) // the rest of the budget is for large keys
     let left = commands
     const names = walk.rest
     while (walk.cursor !== null && names.length < most(left - 1)) {
@@ -178,7 +178,7 @@ export function createScan(redis: Redis, budget: number) {
       .sort((a, b) => b.weight - a.weight)
       .slice(0, Math.max(0, Math.floor(left / LOOK_UP_COMMANDS)))
     const found = await lookUp(large, now)
-    for (const each of found) each.key = shownKey(each.key) ?? '' // it has one: see above
+    for (const each of found) each.key = shownKey(each.key) ?? '' // the filter above requires one
     walk.big = heaviest([...walk.big, ...found])
     if (walk.cursor !== null || walk.rest.length > 0) return
     state.whole = { completedAt: now, big: walk.big, patterns: walk.patterns }
@@ -186,10 +186,10 @@ export function createScan(redis: Redis, budget: number) {
   }
 
   return {
-    /** What the last tick left. One command. */
+    /** The state after the last tick. One command. */
     read,
 
-    /** One minute's share of the walk. `asked` are the keys that are asked for most: they are looked up too. */
+    /** Does one step of the walk. Also measures `asked`, the most used keys. */
     async tick(asked: string[], now = Date.now()): Promise<void> {
       if (budget === 0) return
       const state = (await read()) ?? { walk: newWalk(now), hasMemory: null, whole: null, looked: {} }
@@ -199,19 +199,19 @@ export function createScan(redis: Redis, budget: number) {
       const looked = await lookUp(await weigh(state, due), now)
       const kept = asked.flatMap((key) => state.looked[key] ?? [])
       state.looked = Object.fromEntries([...kept, ...looked].map((found) => [found.key, found]))
-      await goOn(state, budget - 2 - due.length * perKey, now) // two: for the state itself
+      await continueWalk(state, budget - 2 - due.length * perKey, now) // two commands: for the state
       await redis.set(keys.statsScan, state, { px: KEEP_MS })
     },
 
-    /** What is known of a key that is asked for so often. */
+    /** The figures of a key that commands used `asked` times. */
     figuresOf(state: State | null | undefined, key: string, asked: number): Answer['topKeys'][number] {
       const { type = null, ttlSeconds = null, sizeBytes = null, length = null } = state?.looked[key] ?? {}
       return { key, type, ttlSeconds, sizeBytes, length, asked }
     },
 
-    /** The largest keys: of the last whole walk, and of the one under way. */
+    /** The largest keys of the last complete walk and of the current one. */
     bigKeys(state: State | null | undefined): Answer['bigKeys'] {
-      const latest = new Map<string, Found>()
+      const latest = new Map<string, MeasuredKey>()
       for (const found of [...(state?.whole?.big ?? []), ...(state?.walk.big ?? [])]) {
         const other = latest.get(found.key)
         if (!other || other.seenAt < found.seenAt) latest.set(found.key, found)

@@ -4,7 +4,7 @@ import { Count, Time } from '../http/input.ts'
 // The answer of `GET /v1/stats`, which the dashboard shows. A part that is unavailable is null, and `unavailable` names it.
 
 const Amount = v.pipe(v.number(), v.minValue(0))
-/** From 0 to 1; null where nothing was asked. */
+/** From 0 to 1. Null: no data. */
 const Rate = v.nullable(v.pipe(v.number(), v.minValue(0), v.maxValue(1)))
 
 /** Whether a dependency answers, and how fast. */
@@ -14,14 +14,14 @@ const Server = v.object({
   version: v.nullable(v.string()),
   keys: v.nullable(Count),
   usedMemoryBytes: v.nullable(Count),
-  /** Null where the server sets none, or does not say. */
+  /** Null: no limit, or unknown. */
   maxMemoryBytes: v.nullable(Count),
-  /** Since the server began. */
+  /** Since the server started. */
   expiredKeys: v.nullable(Count),
   evictedKeys: v.nullable(Count),
 })
 
-/** Latencies are those of the answer, in ms: what Redis is asked for after it is not in them. Null without requests. */
+/** Latencies of answers, in ms, without deferred work. Null: no requests. */
 const Latency = {
   meanMs: v.nullable(Amount),
   p50Ms: v.nullable(Amount),
@@ -29,11 +29,11 @@ const Latency = {
   p99Ms: v.nullable(Amount),
 }
 
-/** What Redis was asked for, before and after the answers. */
+/** The use of Redis, before and after the answers. */
 const Cost = {
-  /** Sent. */
+  /** Commands sent. */
   commands: Count,
-  /** With those that scripts call, as they are billed: an estimate, for scripts are not watched. The cost is of these. */
+  /** Billed commands, including those that scripts call: an estimate. The cost derives from it. */
   billedCommands: Count,
   roundTrips: Count,
   commandsPerRequest: v.nullable(Amount),
@@ -42,10 +42,10 @@ const Cost = {
 }
 
 const Route = v.object({
-  /** `GET /v1/users/:id`; `QUEUE likes` and `CRON` for what no request did; `unmatched` for paths that are none. */
+  /** `GET /v1/users/:id`; `QUEUE likes` and `CRON` for other invocations; `unmatched` for unknown paths. */
   route: v.string(),
   requests: Count,
-  /** By the first digit of the status. */
+  /** Answers by the first digit of the status. */
   statuses: v.object({ '2xx': Count, '3xx': Count, '4xx': Count, '5xx': Count }),
   ...Cost,
   ...Latency,
@@ -53,13 +53,13 @@ const Route = v.object({
 
 const Layer = v.object({
   hits: Count,
-  /** Served past their time. */
+  /** Stale values served. */
   staleHits: Count,
-  /** Known not to exist. */
+  /** Keys known not to exist. */
   negativeHits: Count,
   misses: Count,
   errors: Count,
-  /** Of what was asked of this layer, how much it answered: hits of all three kinds. */
+  /** The share of lookups that this layer answered, with hits of all three kinds. */
   hitRate: Rate,
 })
 
@@ -68,19 +68,19 @@ const CacheFigures = v.object({
   memory: Layer,
   redis: Layer,
   loader: v.object({ loads: Count, errors: Count }),
-  /** Fills of Redis: taken, overtaken meanwhile, and too large. */
+  /** Fills of Redis: stored, lost to a newer write, and refused as too large. */
   stores: v.object({ stored: Count, lost: Count, refused: Count }),
 })
 
-/** Columns of equal length, the oldest first: what uPlot takes. */
+/** Columns of equal length, oldest step first: the format of uPlot. */
 const Series = v.object({
   stepSeconds: Count,
-  /** Unix seconds at which each step begins. The last is still under way. */
+  /** The start of each step (Unix seconds). The last step is not complete. */
   at: v.array(Count),
   requests: v.array(Count),
-  /** Answers of 500 and above. */
+  /** Answers with a status of 500 or above. */
   errors: v.array(Count),
-  /** Answers of 429. */
+  /** Answers with status 429. */
   limited: v.array(Count),
   p50Ms: v.array(v.nullable(Amount)),
   p95Ms: v.array(v.nullable(Amount)),
@@ -90,47 +90,47 @@ const Series = v.object({
   commands: v.array(Count),
   roundTrips: v.array(Count),
   commandsPerRequest: v.array(v.nullable(Amount)),
-  /** Likes given. */
+  /** Likes. */
   likes: v.array(Count),
   likesPerSecond: v.array(Amount),
   deliveriesSucceeded: v.array(Count),
   deliveriesFailed: v.array(Count),
-  /** Who was online: noted once a minute, and now. */
+  /** The number of users online: once a minute, and now. */
   online: v.array(v.nullable(Count)),
 })
 
 const SlowCommand = v.object({
   at: Time,
   route: v.string(),
-  /** The commands of one round trip, ids in keys replaced: `MGET post:* count:likes:*`. At most 5 are named. */
+  /** The commands of one round trip with key patterns: `MGET post:* count:likes:*`. At most 5. */
   commands: v.array(v.string()),
-  /** How many they were. */
+  /** The number of commands in the round trip. */
   count: Count,
   ms: Amount,
-  /** False: timed out or failed. */
+  /** False: the round trip failed or timed out. */
   isAnswered: v.boolean(),
 })
 
 const KeyFigures = {
-  /** As it is; of sessions, limits and usernames the pattern alone. */
+  /** The key. For sessions, limits and usernames only the pattern. */
   key: v.string(),
-  /** Null where it was not looked up, or is gone. */
+  /** Null: not measured, or the key no longer exists. */
   type: v.nullable(v.string()),
-  /** Null: it does not expire, or was not looked up. */
+  /** Null: the key does not expire, or was not measured. */
   ttlSeconds: v.nullable(Count),
-  /** Null where the server does not tell (the embedded engine). */
+  /** Null: unknown, for example on the embedded engine. */
   sizeBytes: v.nullable(Count),
-  /** Elements of a collection, bytes of a string. Null where it was not asked for. */
+  /** Elements of a collection, or bytes of a string. Null: not measured. */
   length: v.nullable(Count),
 }
 
 const Scan = v.object({
-  /** Of the walk over all keys that is under way. */
+  /** The number of keys in the current walk so far. */
   scannedKeys: Count,
   startedAt: v.nullable(Time),
-  /** When the last whole walk ended. */
+  /** When the last complete walk ended. */
   completedAt: v.nullable(Time),
-  /** Where the keys are: by pattern, most keys first, of the last whole walk or else of this one. At most 20. */
+  /** Keys by pattern, most keys first, of the last complete walk or else of the current one. At most 20. */
   patterns: v.array(v.object({ pattern: v.string(), keys: Count, sizeBytes: v.nullable(Count) })),
 })
 
@@ -141,24 +141,24 @@ const QueueFigures = v.object({
   oldestAgeSeconds: v.nullable(Amount),
 })
 
-/** Events stored and not yet handed to the queue. */
+/** Events that are stored but not dispatched. */
 export const OutboxFigures = v.object({
   pending: Count,
-  /** The lag: how long the oldest of them has been due. 0 with none pending. */
+  /** The age of the oldest one. 0: none is pending. */
   oldestAgeSeconds: Amount,
 })
 
-/** Of one endpoint, over the last day. */
+/** The figures of one endpoint over the last day. */
 export const WebhookFigures = v.object({
   id: v.string(),
-  /** Of its url: the rest may hold a secret. */
+  /** The host of its URL. The rest may contain a secret. */
   host: v.string(),
   isEnabled: v.boolean(),
   /** Attempts. */
   succeeded: Count,
   failed: Count,
   successRate: Rate,
-  /** Deliveries waiting for an attempt, and given up. */
+  /** Pending and dead deliveries. */
   pending: Count,
   dead: Count,
 })
@@ -166,26 +166,26 @@ export const WebhookFigures = v.object({
 export const Stats = v.pipe(
   v.object({
     at: Time,
-    /** What could not be asked for now: those parts are null or known in part. */
+    /** The parts that are unavailable now: they are null or incomplete. */
     unavailable: v.array(v.picklist(['redis', 'd1', 'queues', 'outbox', 'webhooks', 'presence'])),
     dependencies: v.object({
       redis: v.object({ ...Dependency.entries, breaker: v.picklist(['closed', 'open', 'half-open']) }),
       d1: Dependency,
     }),
     server: v.nullable(Server),
-    /** Of the last hour, in steps of ten minutes: 60 to 70 minutes. */
+    /** The last 60 to 70 minutes, in slices of ten minutes. */
     window: v.object({ from: Time, requests: Count, errors: Count, ...Cost, ...Latency }),
-    /** Of the same time; most requests first. */
+    /** Over the same time. Most requests first. */
     routes: v.array(Route),
-    /** Of the same time. */
+    /** Over the same time. */
     caches: v.array(CacheFigures),
     series: Series,
-    /** The slowest of the last hour, slowest first. */
+    /** The slowest round trips of the last hour, slowest first. */
     slowCommands: v.array(SlowCommand),
     slowCommandMs: Count,
-    /** What Redis was asked for most in the last hour. */
+    /** The most used keys of the last hour. */
     topKeys: v.array(v.object({ ...KeyFigures, asked: Count })),
-    /** The largest found by the scan. */
+    /** The largest keys that the scan found. */
     bigKeys: v.array(v.object({ ...KeyFigures, seenAt: Time })),
     scan: v.nullable(Scan),
     presence: v.nullable(v.object({ online: Count })),

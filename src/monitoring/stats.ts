@@ -5,7 +5,7 @@ import type { InferOutput } from 'valibot'
 import { service } from '../service.ts'
 import { keys } from '../keys.ts'
 import { cachesOf, routesOf, seriesOf, serverOf, windowOf } from './figures.ts'
-import { emptyFolded, fold, type Folded, noteOnline, prune, type Report, topKeys } from './folded.ts'
+import { emptyFolded, fold, type Folded, recordOnline, prune, type Report, topKeys } from './folded.ts'
 import { type Recorder, stepOf } from './recorder.ts'
 import type { Scan } from './scan.ts'
 import type * as schema from './schema.ts'
@@ -23,23 +23,23 @@ export interface FigureSources {
   webhooks: () => Promise<InferOutput<typeof schema.WebhookFigures>[]>
 }
 
-interface Found {
+interface Reported {
   folded: Folded
-  /** Those that are not in it yet, by id. */
+  /** The reports that are not folded yet, by id. */
   reports: [string, Report][]
 }
 
 const MAX_REPORTS = 1_000
 const REPORTS_AT_ONCE = 500
-/** When a reader finds so many reports, it folds them, not to read them again. */
+/** A reader that finds this many reports folds them, so that nobody reads them again. */
 const FOLD_AT = 50
-/** A report that is so late will not come. */
+/** A report that is this late will not arrive. */
 const LATE_MS = 5_000
 const KEEP_MS = 30 * 86_400_000
 
 /**
- * Replaces the folded figures, unless another has folded meanwhile, and drops what is in them. KEYS: folded, reports.
- * ARGV: last report in what was read, folded, last report in it, next id, TTL (ms).
+ * Replaces the folded figures unless another invocation has folded since the read, and deletes the folded reports.
+ * KEYS: folded, reports. ARGV: last report at the read, folded, first id to keep, TTL (ms).
  */
 const STORE = `#!lua flags=allow-key-locking
 local held = redis.call('GET', KEYS[1])
@@ -50,7 +50,7 @@ redis.call('XTRIM', KEYS[2], 'MINID', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1`
 
-/** Ids of a stream are `<ms>-<number>`. */
+/** Compares ids of a Redis stream: `<ms>-<number>`. */
 function isAfter(id: string, other: string): boolean {
   const [ms = 0, number = 0] = id.split('-').map(Number)
   const [otherMs = -1, otherNumber = 0] = other === '' ? [] : other.split('-').map(Number)
@@ -70,17 +70,17 @@ export type Stats = ReturnType<typeof createStats>
 export const statsService = service<Stats>('stats')
 
 /**
- * What the Worker knows of itself, for the dashboard and for Prometheus.
+ * The figures of the Worker, for the dashboard and for Prometheus.
  *
- * Isolates count in memory, at no cost, and report what they counted at most every `flushMs`, after an answer: one
- * `XADD`. Whoever reads, or else the cron, folds the reports into one value; a compare-and-set lets exactly one do so.
- * An isolate that is stopped takes at most `flushMs` of figures with it; a report whose reply was lost may count twice.
+ * Isolates count in memory, and report at most every `flushMs`, after an answer: one `XADD`. A reader, or else the cron,
+ * folds the reports into one value; a compare-and-set lets exactly one do so. A stopped isolate loses at most `flushMs` of
+ * figures. A report with a lost reply may count twice.
  *
- * Redis types: a capped stream of reports, a string of JSON. `read` and `expose` are one round trip of five commands,
- * and one for each shard of presence; they never throw for Redis, but answer what this isolate knows.
+ * Redis types: a capped stream of reports, a string of JSON. `read` and `expose` cost one round trip of five commands,
+ * and one command per shard of presence. When Redis fails, they return the figures of this isolate.
  */
 export function createStats(dependencies: {
-  /** Reads; and writes that may not run twice. */
+  /** `redis` reads. `once` sends writes that must not run twice. */
   redis: Redis
   once: Redis
   db: DrizzleD1Database
@@ -100,12 +100,12 @@ export function createStats(dependencies: {
     const trim = { type: 'MAXLEN', threshold: MAX_REPORTS, comparison: '~' } as const
     await once
       .xadd(keys.statsReports, '*', { r: JSON.stringify(report) }, { trim })
-      .catch(() => recorder.putBack(taken)) // it goes with the next
+      .catch(() => recorder.putBack(taken)) // the next report contains them
   }
 
-  /** What Redis has: the folded figures as they are, and the reports since. One round trip. */
-  async function load(): Promise<Found> {
-    // In this order: what is folded between the two is seen twice, and told by its id, not lost.
+  /** Reads the folded figures, and the reports since. One round trip. */
+  async function load(): Promise<Reported> {
+    // In this order, a report that is folded between the two reads appears in both. Its id shows that.
     const [found, held] = await Promise.all([
       redis.xrange<{ r: Report }>(keys.statsReports, '-', '+', REPORTS_AT_ONCE),
       redis.get<Folded>(keys.stats),
@@ -126,7 +126,7 @@ export function createStats(dependencies: {
     return { value: value?.answer, isUp: value !== undefined, ms: Number((performance.now() - startedAt).toFixed(1)) }
   }
 
-  /** Folds what was reported, and answers it. Two round trips for each 500 reports. */
+  /** Folds the reports, and returns the result. Two round trips per 500 reports. */
   async function foldReports(now: number, online?: number): Promise<Folded> {
     for (;;) {
       const { folded, reports } = await load()
@@ -134,20 +134,20 @@ export function createStats(dependencies: {
       if (last === undefined && online === undefined) return folded
       const before = folded.upTo
       for (const [, report] of reports) fold(folded, report)
-      if (online !== undefined) noteOnline(folded, now, online)
+      if (online !== undefined) recordOnline(folded, now, online)
       prune(folded, now)
-      const next: Folded = { ...folded, upTo: last ?? before } // `upTo` stays the first of its fields
+      const next: Folded = { ...folded, upTo: last ?? before } // `upTo` stays the first field
       const isOurs = await once.eval<string[], number>(
         STORE,
         [keys.stats, keys.statsReports],
         [before, JSON.stringify(next), following(next.upTo || '0-0'), String(KEEP_MS)],
       )
-      // When another has folded them, it is done as well.
+      // 0: another invocation has folded them.
       if (isOurs === 0 || reports.length < REPORTS_AT_ONCE) return folded
     }
   }
 
-  /** Asks for all there is, at once: one round trip, one query. */
+  /** Reads all sources at once: one round trip, one query. */
   async function gather(now: number) {
     const unavailable: Part[] = []
     const ask = async <T>(part: Part, work: () => Promise<T>): Promise<T | null> => {
@@ -158,12 +158,12 @@ export function createStats(dependencies: {
         return null
       }
     }
-    // Asked in the same turn, all that is for Redis travels in one request.
+    // Sent in the same turn, all Redis commands travel in one request.
     const [server, d1, online, queues, outbox, webhooks] = await Promise.all([
       timed(
         Promise.all([
           load(),
-          redis.exec<string>(['INFO']).catch(() => ''), // a server that has none is up all the same
+          redis.exec<string>(['INFO']).catch(() => ''), // a server without INFO is up too
           redis.dbsize(),
           scan.read(),
         ]),
@@ -181,8 +181,8 @@ export function createStats(dependencies: {
     return { found, info, size, scanned, server, d1, online, queues, outbox, webhooks, unavailable }
   }
 
-  /** What was reported, with what this isolate has not reported if `isAll`. A copy. */
-  function known(found: Found | undefined, now: number, isAll: boolean): Folded {
+  /** A copy of the reported figures. `isAll` adds what this isolate has not reported. */
+  function known(found: Reported | undefined, now: number, isAll: boolean): Folded {
     const folded = found ? structuredClone(found.folded) : emptyFolded()
     for (const [, report] of found?.reports ?? []) fold(folded, report)
     if (isAll) fold(folded, { at: now, ...recorder.held() })
@@ -193,7 +193,7 @@ export function createStats(dependencies: {
   function answer(gathered: Awaited<ReturnType<typeof gather>>, minutes: number, now: number): Answer {
     const { found, info, size, scanned, server, d1, online, queues, outbox, webhooks, unavailable } = gathered
     const folded = known(found, now, true)
-    if (online !== null) noteOnline(folded, now, online)
+    if (online !== null) recordOnline(folded, now, online)
     return {
       at: new Date(now).toISOString(),
       unavailable,
@@ -218,8 +218,8 @@ export function createStats(dependencies: {
 
   return {
     /**
-     * Reports what this isolate has counted, `flushMs` from now. Others may call it meanwhile, for nothing: unless the
-     * platform has ended the one that was to report.
+     * Reports the figures of this isolate, `flushMs` from now. Does nothing while another invocation is about to report,
+     * unless that is so late that the platform must have ended it.
      */
     reportSoon(now = Date.now()): void {
       if (!isReportDue(recorder, policy.flushMs, now)) return
@@ -231,18 +231,18 @@ export function createStats(dependencies: {
       })
     },
 
-    /** For the cron, each minute: folds the reports and notes who is online. Answers the keys asked for most. */
+    /** For the cron, each minute: folds the reports, and records the number of users online. Returns the most used keys. */
     async fold(now = Date.now()): Promise<string[]> {
       if (policy.flushMs === 0) return []
       return Object.keys(topKeys(await foldReports(now, await sources.online().catch(() => undefined))))
     },
 
-    /** All figures of this moment. */
+    /** All figures. */
     read: async (minutes: number, now = Date.now()): Promise<Answer> => answer(await gather(now), minutes, now),
 
     /**
-     * The same for Prometheus, and the totals of all time. These only rise, whichever isolate is asked: what this one
-     * has not reported is not in them, unless it never reports. Without Redis there are none.
+     * The figures for Prometheus, with totals of all time. Totals only rise, on every isolate, because they exclude what
+     * this isolate has not reported (unless it never reports). Without Redis there are no totals.
      */
     async expose(now = Date.now()) {
       const gathered = await gather(now)

@@ -1,23 +1,23 @@
 import type { Redis } from '@upstash/redis/cloudflare'
 
-/** A lock that is held. */
-export interface Held {
+/** A lock, as its owner holds it. */
+export interface HeldLock {
   name: string
-  /** Who holds it: only this owner extends or releases it. */
+  /** Only this owner can extend or release the lock. */
   owner: string
-  /** Fencing token: higher than that of any holder before. Storage that remembers it refuses an older holder. */
+  /** The fencing token: higher than that of every earlier holder. Storage that stores it can refuse older holders. */
   fence: number
-  /** Unix ms by our clock, reckoned from before the request: never later than Redis lets it go. */
+  /** Unix ms by our clock, counted from before the request: never later than the expiry in Redis. */
   expiresAt: number
 }
 
-/** Another holds the lock. */
+/** Another owner holds the lock. */
 export interface Refused {
-  /** When the present hold ends (ms from now), if it is not extended. */
+  /** The lock expires after this time (ms), unless its owner extends it. */
   retryAfterMs: number
 }
 
-/** The lock was lost while its work went on: it expired, or was taken away. */
+/** The owner lost the lock during its work: it expired, or its key was deleted. */
 export class LockLost extends Error {
   override readonly name = 'LockLost'
 }
@@ -29,21 +29,21 @@ export interface LockKeys {
 
 export interface Acquire {
   ttlMs: number
-  /** How long to try again before giving up; 0, the default, asks once. */
+  /** How long to retry. 0, the default: one attempt. */
   waitMs?: number
-  /** Give the same again to repeat an attempt whose outcome was lost. Random, if absent. */
+  /** Pass the same owner to repeat an attempt with a lost reply. Random if absent. */
   owner?: string
 }
 
-/** The last fence is kept this long; by then the clock is far past it. */
+/** Redis keeps the last fence this long. After that, the clock is far ahead of it. */
 const FENCE_MS = 30 * 86_400_000
-/** Waiting: the first pause is at most `BASE_MS`, a later one at most `CAP_MS`. */
+/** The first pause between attempts is at most `BASE_MS`, a later one at most `CAP_MS`. */
 const BASE_MS = 25
 const CAP_MS = 1_000
 
 /**
- * KEYS: lock, fence. ARGV: owner, TTL (ms), TTL of the fence (ms). Answers `{1, fence}`, or `{0, PTTL}` of the holder.
- * A fence is the server's time in µs, or the last one + 1 if that is higher: it rises even when the last is forgotten.
+ * KEYS: lock, fence. ARGV: owner, TTL (ms), TTL of the fence (ms). Returns `{1, fence}`, or `{0, PTTL}` of the holder.
+ * A fence is the server's time in µs, or the last fence + 1 if that is higher. So it rises even if the last one is lost.
  */
 const ACQUIRE = `#!lua flags=allow-key-locking
 -- usually calls 5
@@ -63,14 +63,14 @@ redis.call('SET', KEYS[2], text, 'PX', ARGV[3])
 redis.call('SET', KEYS[1], text .. ':' .. ARGV[1], 'PX', ARGV[2])
 return {1, fence}`
 
-/** KEYS: lock. ARGV: owner, TTL (ms). Answers the fence, or nil for who does not hold it. */
+/** KEYS: lock. ARGV: owner, TTL (ms). Returns the fence, or nil if the owner does not hold the lock. */
 const EXTEND = `#!lua flags=allow-key-locking
 local fence, owner = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+):(.*)$')
 if owner ~= ARGV[1] then return false end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return tonumber(fence)`
 
-/** KEYS: lock. ARGV: owner. Answers 0 when another holds it, else 1. */
+/** KEYS: lock. ARGV: owner. Returns 0 if another owner holds the lock, else 1. */
 const RELEASE = `#!lua flags=allow-key-locking
 local owner = string.match(redis.call('GET', KEYS[1]) or '', '^%d+:(.*)$')
 if not owner then return 1 end
@@ -78,31 +78,30 @@ if owner ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`
 
 export interface LockDependencies {
-  /** Every command sent here may run twice. */
+  /** Commands on this connection may run twice. */
   redis: Redis
   keys: LockKeys
   now?: () => number
   random?: () => number
-  /** Waits, no longer than until `signal` aborts. */
+  /** Waits until the time is over or `signal` aborts. */
   pause?: (ms: number, signal?: AbortSignal) => Promise<void>
 }
 
 export type Locks = ReturnType<typeof createLocks>
 
 /**
- * Locks with an end, an owner and a fencing token.
+ * Locks with an expiry, an owner and a fencing token.
  *
- * Redis types: per lock a string `<fence>:<owner>` that expires with it, and a string holding the last fence. Each
- * step is one script and one round trip; waiting takes one per attempt.
+ * Redis types: per lock a string `<fence>:<owner>` that expires with the lock, and a string with the last fence. Each
+ * operation is one script and one round trip; waiting costs one per attempt. Redis errors are thrown.
  *
- * A lock alone makes nobody wait for work that outlives it: at any moment a former holder may still believe it holds
- * it. So what it guards must refuse a lower fence (`locks/fences` does for D1). A fence rises even over a flush, as
- * long as the server's clock is not set back over it meanwhile.
+ * A lock alone cannot stop a former holder that still works. So the guarded storage must refuse lower fences
+ * (`locks/fences` does so for D1). Fences rise even across a flush, unless the server's clock is set back.
  *
- * Whoever waits pauses a random time up to a bound that doubles ("full jitter"), until the deadline; there is no queue.
- * An attempt whose reply was lost is repeated as the same owner, and gets the same fence. While waiting, a Redis that
- * does not answer counts as a refusal; at the deadline its error is thrown, and a hold we may have without knowing is
- * given back, or expires.
+ * A waiting caller pauses a random time below a bound that doubles ("full jitter"), until the deadline. There is no
+ * queue. Every operation is safe to repeat: an attempt with a lost reply is repeated as the same owner and gets the same
+ * fence. While waiting, an error of Redis counts as a refusal. At the deadline it is thrown, and a lock that this caller
+ * may hold unknowingly is released, or expires.
  *
  * Sources: Redis, SET ("Patterns"); M. Kleppmann, How to do distributed locking (2016), on fencing; M. Brooker,
  * Exponential Backoff and Jitter (AWS Architecture Blog, 2015).
@@ -110,7 +109,7 @@ export type Locks = ReturnType<typeof createLocks>
 export function createLocks(dependencies: LockDependencies) {
   const { redis, keys, now = Date.now, random = Math.random, pause = pauseFor } = dependencies
 
-  async function attempt(name: string, owner: string, ttlMs: number): Promise<Held | Refused> {
+  async function attempt(name: string, owner: string, ttlMs: number): Promise<HeldLock | Refused> {
     const askedAt = now()
     const [isOurs, value] = await redis.eval<string[], [number, number]>(
       ACQUIRE,
@@ -122,8 +121,8 @@ export function createLocks(dependencies: LockDependencies) {
       : { retryAfterMs: Math.max(0, value) }
   }
 
-  /** Acquires `name`, waiting if asked to; answers `Refused` when another still holds it at the deadline. */
-  async function acquire(name: string, { ttlMs, waitMs = 0, owner }: Acquire): Promise<Held | Refused> {
+  /** Acquires `name`, and retries for `waitMs`. Returns `Refused` if another owner holds it at the deadline. */
+  async function acquire(name: string, { ttlMs, waitMs = 0, owner }: Acquire): Promise<HeldLock | Refused> {
     const self = owner ?? crypto.randomUUID()
     const deadline = now() + waitMs
     for (let boundMs = BASE_MS; ; boundMs = Math.min(boundMs * 2, CAP_MS)) {
@@ -139,21 +138,21 @@ export function createLocks(dependencies: LockDependencies) {
       const leftMs = deadline - now()
       if (leftMs <= 0) {
         if (refused) return refused
-        if (owner === undefined) await release(name, self).catch(() => {}) // nobody else can: only we know this owner
+        if (owner === undefined) await release(name, self).catch(() => {}) // only this caller knows the owner
         throw failure
       }
       await pause(Math.min(random() * boundMs, leftMs))
     }
   }
 
-  /** Makes a hold last `ttlMs` from now; undefined for who does not hold the lock (any more). */
-  async function extend(name: string, owner: string, ttlMs: number): Promise<Held | undefined> {
+  /** Extends the lock: it lasts `ttlMs` from now. Returns undefined if the owner does not hold it. */
+  async function extend(name: string, owner: string, ttlMs: number): Promise<HeldLock | undefined> {
     const askedAt = now()
     const fence = await redis.eval<string[], number | null>(EXTEND, [keys.lock(name)], [owner, String(ttlMs)])
     return fence === null ? undefined : { name, owner, fence, expiresAt: askedAt + ttlMs }
   }
 
-  /** Ends a hold. False when another holds the lock; a lock that nobody holds counts as released. */
+  /** Releases the lock. Returns false if another owner holds it. A free lock counts as released. */
   async function release(name: string, owner: string): Promise<boolean> {
     return (await redis.eval<string[], number>(RELEASE, [keys.lock(name)], [owner])) === 1
   }
@@ -164,11 +163,11 @@ export function createLocks(dependencies: LockDependencies) {
     release,
 
     /**
-     * Runs `work` while holding `name`, which is extended every third of `ttlMs`. `signal` aborts when the lock is
-     * lost: taken away, or not extended in time because Redis did not answer. Answers what `work` does.
+     * Runs `work` while it holds `name`, and returns its result. Extends the lock every third of `ttlMs`. `signal` aborts
+     * when the lock is lost: its key was deleted, or Redis did not answer in time.
      *
-     * Answers undefined, without running it, when another holds the lock. Throws `LockLost` if the lock was lost while
-     * it worked, even when it took no notice; what it wrote under its fence stands or was refused.
+     * Returns undefined, without running `work`, if another owner holds the lock. Throws `LockLost` if the lock was lost
+     * during the work, even if `work` ignored the signal. Fenced writes of the work were applied or refused.
      */
     async withLock<T>(
       name: string,
@@ -187,7 +186,7 @@ export function createLocks(dependencies: LockDependencies) {
           await pause(ttlMs / 3, done.signal)
           if (done.signal.aborted) return
           const extended = await extend(name, held.owner, ttlMs).catch(() => 'unanswered' as const)
-          if (extended === 'unanswered') continue // there is still time, until `expiry`
+          if (extended === 'unanswered') continue // the lock lasts until `expiry`
           if (!extended) return lose()
           clearTimeout(expiry)
           expiry = setTimeout(lose, extended.expiresAt - now())
@@ -203,14 +202,14 @@ export function createLocks(dependencies: LockDependencies) {
         done.abort()
         clearTimeout(expiry)
         await kept
-        clearTimeout(expiry) // that of an extension that was under way
+        clearTimeout(expiry) // an extension in flight may have set it
         await release(name, held.owner).catch(() => {}) // it expires
       }
     },
   }
 }
 
-export const isHeld = (outcome: Held | Refused): outcome is Held => 'fence' in outcome
+export const isHeld = (outcome: HeldLock | Refused): outcome is HeldLock => 'fence' in outcome
 
 function pauseFor(ms: number, signal?: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>()

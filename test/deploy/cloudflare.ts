@@ -11,7 +11,7 @@ export const API_TOKEN = `cf-${randomUUID()}`
 
 export type Cloudflare = Awaited<ReturnType<typeof startCloudflare>>
 
-/** What comes with a Worker that wrangler uploads. */
+/** The metadata of a Worker that wrangler uploads. */
 const Metadata = v.object({
   main_module: v.string(),
   compatibility_date: v.optional(v.string()),
@@ -34,7 +34,7 @@ interface Script {
   crons: string[]
 }
 
-/** An answer that is an error of the API. */
+/** An error that the API answers. */
 class Refusal extends Error {
   readonly status: number
   readonly code: number
@@ -47,18 +47,28 @@ class Refusal extends Error {
 }
 
 /**
- * The part of Cloudflare that wrangler asks to set up and deploy a Worker, for one account that begins empty. Its
- * databases are SQLite's, and the Worker that was uploaded last runs in workerd, at `workerUrl`. It refuses what the
- * real one refuses: another token, a name that is taken, a Worker that is not there, a binding to nothing.
+ * The part of Cloudflare's API that wrangler uses to set up and deploy a Worker, for one account that starts empty. Its
+ * databases are SQLite. The last Worker that was uploaded runs in workerd, at `workerUrl`. Like the real API it refuses a
+ * wrong token, a name that is taken, a Worker that does not exist, and a binding to nothing.
  */
 export async function startCloudflare() {
   const databases = new Map<string, { uuid: string; sqlite: DatabaseSync }>()
   const queues = new Map<string, { id: string; consumers: object[] }>()
   const workers = new Map<string, Script>()
-  /** Every change that was asked for, as `POST /queues`. */
+  /** Every request for a change, such as `POST /queues`. */
   const changes: string[] = []
-  /** What tests see of the account, and change behind wrangler's back. */
-  const account = { databases, queues, workers, changes, queuesPerPage: 100 }
+  function createDatabase(name: string): string {
+    const uuid = randomUUID()
+    databases.set(name, { uuid, sqlite: new DatabaseSync(':memory:') })
+    return uuid
+  }
+  function createQueue(name: string): string {
+    const id = randomBytes(16).toString('hex')
+    queues.set(name, { id, consumers: [] })
+    return id
+  }
+  /** What tests read, and change without wrangler. */
+  const account = { databases, queues, workers, changes, queuesPerPage: 100, createDatabase, createQueue }
   let running: Miniflare | undefined
 
   const worker = (name: string) => {
@@ -76,7 +86,7 @@ export async function startCloudflare() {
       if (type === 'inherit' && !secrets.has(name))
         throw new Refusal(400, 10_057, `inherit binding '${name}' is invalid`)
       if (type === 'd1' && !ids.has(id ?? '')) throw new Refusal(400, 10_021, `binding ${name} has no valid id`)
-      if (type === 'queue' && !queues.has(queue ?? '')) throw new Refusal(400, 11_000, `queue ${queue} is not there`)
+      if (type === 'queue' && !queues.has(queue ?? '')) throw new Refusal(400, 11_000, `queue ${queue} does not exist`)
     }
     workers.set(name, { secrets, bindings, crons })
     const texts = bindings.flatMap(({ type, name, text }) => (type === 'plain_text' ? [[name, text ?? '']] : []))
@@ -96,7 +106,7 @@ export async function startCloudflare() {
     return { id, deployment_id: id, startup_time_ms: 1, resources: { script: { etag: id } } }
   }
 
-  /** Answers with what the API calls `result`. */
+  /** Returns the `result` of the API's envelope. */
   async function answer(method: string, url: URL, body: string, form: () => Promise<FormData>): Promise<unknown> {
     const [, service = '', ...names] = url.pathname.replace(`/accounts/${ACCOUNT}`, '').split('/')
     const page = Number(url.searchParams.get('page') ?? 1)
@@ -110,9 +120,7 @@ export async function startCloudflare() {
       if (idOrName === undefined) {
         const name = String(json()['name'])
         if (databases.has(name)) throw new Refusal(400, 7502, 'A database with that name already exists')
-        const uuid = randomUUID()
-        databases.set(name, { uuid, sqlite: new DatabaseSync(':memory:') })
-        return { uuid, name }
+        return { uuid: createDatabase(name), name }
       }
       const [name, database] = [...databases].find(([name, { uuid }]) => name === idOrName || uuid === idOrName) ?? []
       if (!database) throw new Refusal(404, 7404, `The database ${idOrName} could not be found`)
@@ -136,11 +144,10 @@ export async function startCloudflare() {
       if (id === undefined) {
         const name = String(json()['queue_name'])
         if (queues.has(name)) throw new Refusal(400, 11_009, `Queue name '${name}' is already taken`)
-        queues.set(name, { id: randomBytes(16).toString('hex'), consumers: [] })
-        return { queue_id: queues.get(name)?.id, queue_name: name }
+        return { queue_id: createQueue(name), queue_name: name }
       }
       const queue = [...queues.values()].find((queue) => queue.id === id)
-      if (!queue) throw new Refusal(404, 11_000, `Queue ${id} is not there`)
+      if (!queue) throw new Refusal(404, 11_000, `Queue ${id} does not exist`)
       if (what === 'consumers' && method === 'POST') queue.consumers.push(json())
       if (what === 'consumers') return method === 'GET' ? queue.consumers : json()
     }
@@ -167,7 +174,7 @@ export async function startCloudflare() {
           script.crons = (JSON.parse(body) as { cron: string }[]).map(({ cron }) => cron) // wrangler's
           return {}
         }
-        if (action === 'POST assets-upload-session') return { jwt: 'assets', buckets: [] } // none is new
+        if (action === 'POST assets-upload-session') return { jwt: 'assets', buckets: [] } // no new asset
         if (action === 'GET deployments') return { deployments: [] }
         if (action === 'POST deployments') return { id: randomUUID() }
         if (action.endsWith(' subdomain')) return { enabled: true, previews_enabled: false }
@@ -236,7 +243,7 @@ async function textOf(form: FormData, name: string): Promise<string> {
   return typeof value === 'string' ? value : ((await value?.text()) ?? '')
 }
 
-/** One result for each statement, as D1 answers; of several, nobody reads what they found. */
+/** Runs one statement as D1 does. Several statements have one empty result: wrangler does not read their rows. */
 function query(sqlite: DatabaseSync, { sql, params = [] }: { sql: string; params?: string[] }) {
   const meta = { duration: 0, changes: 0, last_row_id: 0, rows_read: 0, rows_written: 0 }
   if (/;\s*\S/.test(sql.replaceAll(/--.*$/gm, ''))) {

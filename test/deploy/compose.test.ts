@@ -2,7 +2,6 @@ import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import * as v from 'valibot'
 import { expect, test } from 'vitest'
 import { parse } from 'yaml'
+import { freePort } from '../../scripts/ports.ts'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 
@@ -32,25 +32,25 @@ const Compose = v.object({
 const { services, configs } = v.parse(Compose, parse(await readFile(join(root, 'compose.yaml'), 'utf8')))
 const { redis, emulator } = services
 
-/** What compose makes of `${NAME:?…}`: the value, or an end with that message. */
+/** Replaces `${NAME:?…}` by its value, as compose does. */
 const interpolate = (text: string, values: Record<string, string>) =>
   text.replaceAll(/\$\{(\w+):\?[^}]+\}/g, (_, name: string) => values[name] ?? '')
 
-test('nothing of it can be reached from another machine', () => {
+test('no port is reachable from another machine', () => {
   for (const { ports } of Object.values(services)) {
     expect(ports.length).toBeGreaterThan(0)
     for (const port of ports) expect(port).toMatch(/^127\.0\.0\.1:\d+:\d+$/)
   }
 })
 
-test('it does not start without a password and a token, and neither is written in it', () => {
+test('it requires a password and a token, and contains neither', () => {
   expect(configs.redis.content).toMatch(/^requirepass \$\{REDIS_PASSWORD:\?.+\}$/m)
   expect(redis?.environment['REDISCLI_AUTH']).toMatch(/^\$\{REDIS_PASSWORD:\?.+\}$/)
   expect(emulator?.environment['REDIS_URL']).toMatch(/^redis:\/\/:\$\{REDIS_PASSWORD:\?.+\}@redis:6379$/)
   expect(emulator?.environment['UPSTASH_REDIS_REST_TOKEN']).toMatch(/^\$\{UPSTASH_REDIS_REST_TOKEN:\?.+\}$/)
 })
 
-test('Redis 7 keeps its data, within its memory, and the emulator waits until it is well', () => {
+test('Redis 7 persists its data within its memory limit, and the emulator waits until Redis is healthy', () => {
   expect(redis?.image).toMatch(/^redis:7\./)
   expect(redis?.volumes).toEqual(['redis:/data'])
   expect(configs.redis.content).toMatch(/^appendonly yes$/m)
@@ -65,7 +65,7 @@ const hasRedis = (process.env['PATH'] ?? '').split(delimiter).some((folder) => e
 
 // Only `.ci/run` installs a Redis: `npm run test:redis` runs this.
 test.skipIf(!hasRedis)(
-  'its Redis and its emulator do so, and their health checks see it',
+  'its Redis and its emulator behave so, and their health checks notice a stopped Redis',
   { timeout: 60_000 },
   async () => {
     const values = { REDIS_PASSWORD: 'ownpassword', UPSTASH_REDIS_REST_TOKEN: `token-${crypto.randomUUID()}` }
@@ -78,15 +78,19 @@ test.skipIf(!hasRedis)(
     try {
       const auth = { PATH: process.env['PATH'], REDISCLI_AUTH: values.REDIS_PASSWORD }
       const cli = (...args: string[]) =>
-        execFileSync('redis-cli', ['-p', `${redisPort}`, ...args], { encoding: 'utf8', env: auth }).trim()
+        execFileSync('redis-cli', ['-p', `${redisPort}`, ...args], {
+          encoding: 'utf8',
+          env: auth,
+          stdio: 'pipe',
+        }).trim()
       await until(() => cli('ping') === 'PONG')
       expect(cli('config', 'get', 'appendonly')).toBe('appendonly\nyes')
       expect(cli('config', 'get', 'maxmemory')).toBe(`maxmemory\n${256 * 1024 * 1024}`)
       expect(cli('config', 'get', 'maxmemory-policy')).toBe('maxmemory-policy\nallkeys-lru')
       const unknown = { ...process.env, REDISCLI_AUTH: '' }
-      expect(execFileSync('redis-cli', ['-p', `${redisPort}`, 'ping'], { encoding: 'utf8', env: unknown })).toContain(
-        'NOAUTH',
-      )
+      expect(
+        execFileSync('redis-cli', ['-p', `${redisPort}`, 'ping'], { encoding: 'utf8', env: unknown, stdio: 'pipe' }),
+      ).toContain('NOAUTH')
 
       const declared = Object.entries(emulator?.environment ?? {}).map(([name, value]) => {
         const set = interpolate(String(value), values).replace('redis:6379', `127.0.0.1:${redisPort}`)
@@ -98,14 +102,14 @@ test.skipIf(!hasRedis)(
         arg.replace('8079', String(emulatorPort)),
       )
       expect(node).toBe('node')
-      await until(() => execFileSync(process.execPath, check, { env }) !== undefined)
+      await until(() => execFileSync(process.execPath, check, { env, stdio: 'pipe' }) !== undefined)
       await fetch(`http://127.0.0.1:${emulatorPort}/set/kept/yes`, {
         headers: { Authorization: `Bearer ${values.UPSTASH_REDIS_REST_TOKEN}` },
       })
       expect(cli('get', 'kept')).toBe('yes')
 
       children[0]?.kill('SIGKILL')
-      await once(children[0] ?? expect.fail('it was started'), 'close')
+      await once(children[0] ?? expect.fail('Redis was not started'), 'close')
       expect(() => execFileSync(process.execPath, check, { env, stdio: 'ignore' })).toThrow('Command failed')
     } finally {
       for (const child of children) child.kill('SIGKILL')
@@ -114,15 +118,7 @@ test.skipIf(!hasRedis)(
   },
 )
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  await new Promise((resolve) => server.close(resolve))
-  return typeof address === 'object' && address ? address.port : 0
-}
-
-/** Until it holds without throwing. */
+/** Waits until it is true and does not throw. */
 async function until(holds: () => boolean): Promise<void> {
   for (const deadline = Date.now() + 30_000; ; await sleep(100)) {
     try {

@@ -3,7 +3,7 @@ import { type Emulator, startEmulator } from '../../emulator/server.ts'
 import { type Cloudflare, startCloudflare } from './cloudflare.ts'
 import { type Clone, makeClone, REDIS_TOKEN, runScript, SERVICE_TOKEN } from './scripts.ts'
 
-// One account that is set up once: each test takes something away and puts it back.
+// One account, set up once. Each test removes something and restores it.
 const READ_ONLY_TOKEN = `read-only-${crypto.randomUUID()}`
 let clone: Clone
 let cloudflare: Cloudflare
@@ -18,7 +18,7 @@ const deploy = (variables: Record<string, string | undefined> = {}, patience = '
     { UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, ...variables },
   )
 
-const worker = () => cloudflare.workers.get('threads-edge-staging') ?? expect.fail('there is no Worker')
+const worker = () => cloudflare.workers.get('threads-edge-staging') ?? expect.fail('the Worker does not exist')
 
 beforeAll(async () => {
   clone = await makeClone()
@@ -34,8 +34,8 @@ beforeEach(() => {
   cloudflare.changes.length = 0
 })
 
-// Whoever follows the README has ids and URLs in the file that these tests copy: none of them may be asked or changed.
-test('a copy of what was set up is as it was before', { timeout: 60_000 }, async () => {
+// After `npm run setup`, wrangler.toml holds ids and URLs. These tests must not use them.
+test('a copy of a project that was set up is in the state before setup', { timeout: 60_000 }, async () => {
   const fresh = await makeClone()
   await clone.writeConfig(
     config.replace('UPSTASH_REDIS_REST_URL = ""', 'UPSTASH_REDIS_REST_URL = "https://production"'),
@@ -48,7 +48,7 @@ test('a copy of what was set up is as it was before', { timeout: 60_000 }, async
   await Promise.all([fresh.remove(), copy.remove()])
 })
 
-test('what is set up deploys, migrates once, and is well', { timeout: 240_000 }, async () => {
+test('a project that was set up deploys, migrates once, and is healthy', { timeout: 240_000 }, async () => {
   const first = await deploy()
   expect(first).toEqual({ code: 0, output: expect.stringContaining(`${cloudflare.workerUrl} is alive and ready\n`) })
   expect(first.output).toMatch(/^threads-staging: applied 0000_init.sql, 0001_write_side.sql, /m)
@@ -64,13 +64,13 @@ test('what is set up deploys, migrates once, and is well', { timeout: 240_000 },
   expect(second).toEqual({ code: 0, output: expect.stringContaining('threads-staging: no migration is pending\n') })
 })
 
-test('a Worker that is not well is told of, with the way back', { timeout: 240_000 }, async () => {
+test('an unhealthy Worker is reported, with the command to roll back', { timeout: 240_000 }, async () => {
   worker().secrets.set('UPSTASH_REDIS_REST_TOKEN', 'another')
   const { code, output } = await deploy({}, '0')
   worker().secrets.set('UPSTASH_REDIS_REST_TOKEN', REDIS_TOKEN)
   expect(code).toBe(1)
   expect(output.trim().split('\n').at(-1)).toMatch(
-    /^Deployed, but http:\S+\/readyz answers 503, redis is down; to go back: npx wrangler rollback --env staging$/,
+    /^Deployed, but http:\S+\/readyz answers 503, redis is down; to roll back: npx wrangler rollback --env staging$/,
   )
 })
 
@@ -86,7 +86,7 @@ test.each<[string, () => { put: () => void; variables?: Record<string, string | 
   [
     'a queue',
     () => {
-      const queue = cloudflare.queues.get('likes-dead-staging') ?? expect.fail('there is no queue')
+      const queue = cloudflare.queues.get('likes-dead-staging') ?? expect.fail('the queue does not exist')
       cloudflare.queues.delete('likes-dead-staging')
       return { put: () => cloudflare.queues.set('likes-dead-staging', queue) }
     },
@@ -95,19 +95,19 @@ test.each<[string, () => { put: () => void; variables?: Record<string, string | 
   [
     'the token of Redis',
     () => ({ put: () => {}, variables: { UPSTASH_REDIS_REST_TOKEN: undefined } }),
-    'UPSTASH_REDIS_REST_TOKEN is not in the environment: Redis is tried with it before anything is changed',
+    'UPSTASH_REDIS_REST_TOKEN is not set: it is needed to check Redis before anything is changed',
   ],
   [
-    'a token that Redis knows',
+    'a token that Redis accepts',
     () => ({ put: () => {}, variables: { UPSTASH_REDIS_REST_TOKEN: 'another' } }),
-    'Redis at URL does not know that UPSTASH_REDIS_REST_TOKEN',
+    'Redis at URL does not accept this UPSTASH_REDIS_REST_TOKEN',
   ],
   [
     'a token that may write',
     () => ({ put: () => {}, variables: { UPSTASH_REDIS_REST_TOKEN: READ_ONLY_TOKEN } }),
-    "Redis at URL refuses to write with that UPSTASH_REDIS_REST_TOKEN (NOPERM this user has no permissions to run the 'del' command or its subcommand)",
+    "Redis at URL refuses writes with this UPSTASH_REDIS_REST_TOKEN (NOPERM this user has no permissions to run the 'del' command or its subcommand)",
   ],
-])('without %s nothing is changed, and one line says so', { timeout: 240_000 }, async (_, take, line) => {
+])('without %s nothing is changed, and one line names it', { timeout: 240_000 }, async (_, take, line) => {
   const { put, variables } = take()
   const outcome = await deploy(variables)
   put()
@@ -132,22 +132,22 @@ test.each<[string, (text: string) => string, string]>([
     'wrangler.toml lacks the URL of Redis: run npm run setup -- --env staging',
   ],
   [
-    'a Redis that is not there',
+    'a Redis that does not exist',
     (text) => text.replace(emulator.url, 'http://127.0.0.1:1'),
     'Redis at http://127.0.0.1:1 cannot be reached',
   ],
   [
     'a variable out of range',
     (text) => text.replace('[env.staging.vars]', '[env.staging.vars]\nLIMIT_READS = "many"'),
-    'wrangler.toml cannot be used for LIMIT_READS (expected a number)',
+    'wrangler.toml has invalid values: LIMIT_READS (expected a number)',
   ],
   [
     'no binding',
     (text) => text.replace(/(\[\[env\.staging\.queues\.producers\]\]\n)binding = "LIKES"/, '$1binding = "LIKED"'),
-    'wrangler.toml cannot be used for LIKES (expected a queue, bound to the Worker)',
+    'wrangler.toml has invalid values: LIKES (expected a queue, bound to the Worker)',
   ],
 ])(
-  'with %s in wrangler.toml nothing is changed, and one line says so',
+  'with %s in wrangler.toml nothing is changed, and one line names it',
   { timeout: 240_000 },
   async (_, change, line) => {
     const changed = change(config)
@@ -160,19 +160,19 @@ test.each<[string, (text: string) => string, string]>([
   },
 )
 
-test('a configuration that is no TOML is told in one line', async () => {
+test('a configuration that is not TOML is reported in one line', async () => {
   await clone.writeConfig(`${config}\n[env.staging`)
   const { code, output } = await deploy()
   await clone.writeConfig(config)
   expect([code, output]).toEqual([1, expect.stringMatching(/^.+\n$/)])
 })
 
-test('without access to Cloudflare one line says so', { timeout: 240_000 }, async () => {
+test('without access to Cloudflare one line explains it', { timeout: 240_000 }, async () => {
   const refused = await deploy({ CLOUDFLARE_API_TOKEN: 'another' })
   expect(refused).toEqual({ code: 1, output: expect.stringMatching(/^wrangler .*Authentication error.*\n$/) })
   const unsigned = await deploy({ CLOUDFLARE_API_TOKEN: undefined })
   expect(unsigned).toEqual({
     code: 1,
-    output: 'Cloudflare does not know who you are: npx wrangler login, or set CLOUDFLARE_API_TOKEN\n',
+    output: 'You are not signed in to Cloudflare: run npx wrangler login, or set CLOUDFLARE_API_TOKEN\n',
   })
 })

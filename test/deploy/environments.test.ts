@@ -7,27 +7,30 @@ import { unstable_readConfig } from 'wrangler'
 
 const configPath = fileURLToPath(new URL('../../wrangler.toml', import.meta.url))
 
-/** The part of what wrangler answers that is told apart here: its own types are not installed with it. */
+/** The part of wrangler's configuration that these tests read. wrangler ships no types for it. */
 interface Config {
   [setting: string]: unknown
   name: string
   vars: Record<string, unknown>
+  build: { watch_dir?: string }
   d1_databases: { database_name: string; database_id?: string }[]
   queues: { producers: { queue: string }[]; consumers: { queue: string; dead_letter_queue: string }[] }
 }
 
-/** Which environment it is, and what each may have of its own: where it is reached, and what it may use and tell. */
+/** The settings in which environments may differ: their name, addresses, limits and logs. */
 const OWN = 'targetEnvironment route routes workers_dev preview_urls observability logpush placement limits'.split(' ')
 
-/** What wrangler makes of the configuration, but for `OWN` and the ids that `npm run setup` fills in. */
+/** The configuration as wrangler reads it, without `OWN` and the ids that `npm run setup` fills in. */
 function configOf(env?: string, path = configPath): Config {
   const config = unstable_readConfig({ config: path, ...(env ? { env } : {}) }, { hideWarnings: true }) as Config
   for (const setting of OWN) delete config[setting]
   for (const database of config.d1_databases) delete database.database_id
+  // wrangler makes it relative to the working folder, and for an environment once more: the result depends on the folder.
+  delete config.build.watch_dir
   return config
 }
 
-/** Expects all that the top level has, under names of the environment's own. Variables may be more, and have any value. */
+/** Expects everything the top level has, under the environment's own names. It may add variables and change their values. */
 function expectSame(env: string, path = configPath): void {
   const own = (name: string) => `${name}-${env}`
   const expected = configOf(undefined, path)
@@ -40,16 +43,16 @@ function expectSame(env: string, path = configPath): void {
   expect({ ...found, vars: expected.vars }).toEqual(expected)
 }
 
-// wrangler hands down neither variables nor bindings, and only warns: a forgotten one would show as a failing Worker.
-test.each(['staging', 'production'])('%s has all that the top level has, under names of its own', (env) => {
+// An environment inherits neither variables nor bindings, and wrangler only warns. A missing one makes the Worker fail.
+test.each(['staging', 'production'])('%s has everything the top level has, under its own names', (env) => {
   expectSame(env)
 })
 
-test('an environment may have variables and a domain of its own, but may lack nothing', async () => {
+test('an environment may add variables and a domain, but must lack nothing', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
   const path = join(folder, 'wrangler.toml')
   const config = await readFile(configPath, 'utf8')
-  const own = `[env.production.vars]\nOF_PRODUCTION_ALONE = "yes"`
+  const own = `[env.production.vars]\nPRODUCTION_ONLY = "yes"`
   const domain = `[[env.production.routes]]\npattern = "api.example"\ncustom_domain = true\n`
   await writeFile(path, `${config.replace('[env.production.vars]', own)}\n${domain}`)
   expectSame('production', path)
@@ -70,6 +73,6 @@ test('an environment may have variables and a domain of its own, but may lack no
   await rm(folder, { recursive: true })
 })
 
-test('every queue keeps what cannot be handled', () => {
+test('every queue has a dead-letter queue', () => {
   for (const consumer of configOf().queues.consumers) expect(consumer.dead_letter_queue).toBeTruthy()
 })

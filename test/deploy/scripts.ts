@@ -1,14 +1,11 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { expect } from 'vitest'
+import { cloneProject } from '../scripts/clone.ts'
 import { ACCOUNT, API_TOKEN } from './cloudflare.ts'
-
-const root = fileURLToPath(new URL('../../', import.meta.url))
-const CLONED = ['src', 'scripts', 'migrations', 'public', 'wrangler.toml', 'package.json']
 
 export const SERVICE_TOKEN = `service-${crypto.randomUUID()}`
 export const REDIS_TOKEN = `redis-${crypto.randomUUID()}`
@@ -16,14 +13,12 @@ export const REDIS_TOKEN = `redis-${crypto.randomUUID()}`
 export type Clone = Awaited<ReturnType<typeof makeClone>>
 
 /**
- * A copy of the project that scripts may change, as it is before anybody ran `npm run setup`: the one copied may know the
- * databases and the Redis of whoever runs the tests.
+ * A copy of the project that scripts may change, in the state before `npm run setup`. The original can hold the ids and
+ * URLs of the person who runs the tests.
  */
-export async function makeClone(from = root) {
-  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
+export async function makeClone(from?: string) {
+  const folder = await cloneProject(from)
   const file = join(folder, 'wrangler.toml')
-  await Promise.all(CLONED.map((name) => cp(join(from, name), join(folder, name), { recursive: true })))
-  await symlink(join(root, 'node_modules'), join(folder, 'node_modules'))
   await writeFile(file, beforeSetup(await readFile(file, 'utf8')))
   return {
     folder,
@@ -34,7 +29,7 @@ export async function makeClone(from = root) {
   }
 }
 
-/** What `npm run setup` fills in is empty again: every id, and the URL of Redis of every environment. Domains are gone. */
+/** Empties what `npm run setup` fills in, every id and every environment's Redis URL, and removes domains. */
 const beforeSetup = (config: string) =>
   config
     .replaceAll(/^\[\[env\.[\w-]+\.routes\]\]\n(?:(?!\[).*\n?)*/gm, '')
@@ -47,8 +42,8 @@ export interface Outcome {
 }
 
 /**
- * Runs `npm run setup` or `npm run deploy` over wrangler and this API, without a terminal, and expects that no secret is
- * told. `variables` are set over a working environment, or absent where they are undefined.
+ * Runs `npm run setup` or `npm run deploy` with wrangler against this API, without a terminal, and expects no secret in the
+ * output. `variables` override the environment; an undefined one is removed.
  */
 export async function runScript(
   clone: Clone,
@@ -72,10 +67,11 @@ export function expectNoSecret(output: string): void {
   for (const secret of [SERVICE_TOKEN, REDIS_TOKEN, API_TOKEN]) expect(output).not.toContain(secret)
 }
 
-/** What a script finds in its environment: nothing of the one who runs the tests. */
+/** The environment of a script: nothing from the person who runs the tests. */
 export const environment = (apiUrl: string): Record<string, string> => ({
   PATH: `${dirname(process.execPath)}:${process.env['PATH']}`,
   HOME: tmpdir(),
+  NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'] ?? '',
   CLOUDFLARE_API_BASE_URL: apiUrl,
   CLOUDFLARE_ACCOUNT_ID: ACCOUNT,
   CLOUDFLARE_API_TOKEN: API_TOKEN,

@@ -6,7 +6,7 @@ import { type Emulator, startEmulator } from '../../emulator/server.ts'
 import { type Cloudflare, startCloudflare } from './cloudflare.ts'
 import { type Clone, environment, expectNoSecret, makeClone, REDIS_TOKEN, runScript, SERVICE_TOKEN } from './scripts.ts'
 
-/** As somebody may have written it: what is filled in stands beside comments, in any order and either quotes. */
+/** A file as a person could write it: values beside comments, in any order, in either quotes. */
 const CONFIG = `# The app
 name = "app"
 main = "src/index.ts"
@@ -70,17 +70,23 @@ beforeEach(async () => {
 const setup = (variables: Record<string, string | undefined> = given) =>
   runScript(clone, cloudflare.apiUrl, ['setup', '--env', 'staging'], variables)
 
+/** Creates the databases and queues of `CONFIG`, for tests about something else. */
+function createResources(): void {
+  for (const name of ['other-staging', 'app-staging']) cloudflare.createDatabase(name)
+  for (const name of ['likes-staging', 'events-staging', 'likes-dead-staging']) cloudflare.createQueue(name)
+}
+
 const idOf = (name: string) => cloudflare.databases.get(name)?.uuid
 
-test('the plan is told without asking anybody', async () => {
-  const nobody = { CLOUDFLARE_API_TOKEN: undefined, CLOUDFLARE_ACCOUNT_ID: undefined }
+test('the plan is printed without contacting Cloudflare', async () => {
+  const signedOut = { CLOUDFLARE_API_TOKEN: undefined, CLOUDFLARE_ACCOUNT_ID: undefined }
   const { code, output } = await runScript(
     clone,
     'http://127.0.0.1:1',
     ['setup', '--dry-run', '--env', 'staging'],
-    nobody,
+    signedOut,
   )
-  expect(output).toBe(`Plan for staging, the Worker app-staging. Nothing is done now.
+  expect(output).toBe(`Plan for staging, the Worker app-staging. This changes nothing.
   Variable UPSTASH_REDIS_REST_URL: ask for it, write it into wrangler.toml
   D1 database other-staging: create it unless it exists, write its id into wrangler.toml
   D1 database app-staging: create it unless it exists, write its id into wrangler.toml
@@ -94,7 +100,7 @@ test('the plan is told without asking anybody', async () => {
   expect(await clone.readConfig()).toBe(CONFIG)
 })
 
-test('the plan for the project as it is names all that production has', async () => {
+test('the plan for this project names everything production has', async () => {
   await clone.writeConfig(original)
   const { output } = await runScript(clone, cloudflare.apiUrl, ['setup', '--dry-run', '--env', 'production'])
   const names = [...original.matchAll(/"([a-z-]+-production)"/g)].map(([, name = '']) => name)
@@ -103,10 +109,10 @@ test('the plan for the project as it is names all that production has', async ()
 })
 
 test(
-  'it creates what is missing and fills in what that brings, and again it changes nothing',
+  'it creates what is missing and writes the ids, and a second run changes nothing',
   { timeout: 240_000 },
   async () => {
-    cloudflare.queuesPerPage = 2 // who reads one page alone misses some
+    cloudflare.queuesPerPage = 2 // the list has several pages
     const first = await setup()
     expect(first).toEqual({
       code: 0,
@@ -135,15 +141,15 @@ app-staging has all it needs. Commit wrangler.toml if it changed, then: npm run 
     ])
 
     const changes = [...cloudflare.changes]
-    const second = await setup({}) // nothing is asked
+    const second = await setup({}) // without input
     expect(second.code).toBe(0)
-    expect(second.output.match(/is there$/gm)).toHaveLength(8)
+    expect(second.output.match(/exists$/gm)).toHaveLength(8)
     expect(cloudflare.changes).toEqual(changes)
     expect(await clone.readConfig()).toBe(config)
   },
 )
 
-test('it goes on where it was stopped', { timeout: 240_000 }, async () => {
+test('it continues where it was stopped', { timeout: 240_000 }, async () => {
   const stopped = await setup({ UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN })
   expect(stopped.code).toBe(1)
   expect(stopped.output).toMatch(/\nSERVICE_TOKEN is missing: set it in the environment, or run this on a terminal\n$/)
@@ -163,7 +169,7 @@ test('it goes on where it was stopped', { timeout: 240_000 }, async () => {
   expect(await clone.readConfig()).toContain(`database_id = "${idOf('app-staging')}" # filled in`)
 })
 
-test('it does not begin anew in an account that is not the one', { timeout: 240_000 }, async () => {
+test('it refuses an account that lacks the database whose id is known', { timeout: 240_000 }, async () => {
   const id = crypto.randomUUID()
   await clone.writeConfig(CONFIG.replaceAll(/0{8}[0-]{28}/g, id))
   expect(await setup()).toEqual({
@@ -173,7 +179,7 @@ test('it does not begin anew in an account that is not the one', { timeout: 240_
   expect(cloudflare.changes).toEqual([])
 })
 
-test('what it cannot use is refused in one line before it is stored', { timeout: 240_000 }, async () => {
+test('an invalid value is refused in one line before anything is created', { timeout: 240_000 }, async () => {
   const { url } = emulator
   const last = async (variables: Record<string, string>) => {
     const { code, output } = await setup({ ...given, ...variables })
@@ -191,7 +197,7 @@ test('what it cannot use is refused in one line before it is stored', { timeout:
   ])
   expect(await last({ UPSTASH_REDIS_REST_TOKEN: 'wrong' })).toEqual([
     1,
-    `Redis at ${url} does not know that UPSTASH_REDIS_REST_TOKEN; ${advice}`,
+    `Redis at ${url} does not accept this UPSTASH_REDIS_REST_TOKEN; ${advice}`,
   ])
   expect([await clone.readConfig(), cloudflare.changes]).toEqual([CONFIG, []])
   expect(await last({ SERVICE_TOKEN: 'short' })).toEqual([
@@ -201,7 +207,8 @@ test('what it cannot use is refused in one line before it is stored', { timeout:
   expect(cloudflare.workers.size).toBe(0)
 })
 
-test('a wrong URL in wrangler.toml is mended by another that answers', { timeout: 240_000 }, async () => {
+test('a wrong URL in wrangler.toml is replaced by another that works', { timeout: 240_000 }, async () => {
+  createResources()
   const nowhere = 'http://127.0.0.1:1'
   const wrong = CONFIG.replace("''", `"${nowhere}"`)
   await clone.writeConfig(wrong)
@@ -211,13 +218,13 @@ test('a wrong URL in wrangler.toml is mended by another that answers', { timeout
   })
   expect([await clone.readConfig(), cloudflare.changes]).toEqual([wrong, []])
 
-  const mended = await setup()
-  expect(mended).toEqual({ code: 0, output: expect.stringMatching(/^Variable \S+: added, in wrangler.toml\n/) })
+  const fixed = await setup()
+  expect(fixed).toEqual({ code: 0, output: expect.stringMatching(/^Variable \S+: added, in wrangler.toml\n/) })
   expect(await clone.readConfig()).toContain(`UPSTASH_REDIS_REST_URL  =  "${emulator.url}" # [sic]`)
 
   const config = await clone.readConfig()
   cloudflare.changes.length = 0
-  const moved = await setup({ ...given, UPSTASH_REDIS_REST_URL: nowhere }) // its token would be of no use at the other
+  const moved = await setup({ ...given, UPSTASH_REDIS_REST_URL: nowhere }) // the token belongs to the other URL
   expect(moved).toEqual({
     code: 1,
     output: `UPSTASH_REDIS_REST_URL is ${nowhere}, but app-staging has a token for ${emulator.url}: unset the variable; or to move, change the URL in wrangler.toml, then npx wrangler secret put UPSTASH_REDIS_REST_TOKEN --env staging, and deploy\n`,
@@ -225,7 +232,7 @@ test('a wrong URL in wrangler.toml is mended by another that answers', { timeout
   expect([await clone.readConfig(), cloudflare.changes]).toEqual([config, []])
 })
 
-test('which environment is never guessed, and mistakes of the command line are one line', async () => {
+test('the environment is required, and a wrong flag is reported in one line', async () => {
   const outcomes = await Promise.all(
     [
       ['setup'],
@@ -243,6 +250,7 @@ test('which environment is never guessed, and mistakes of the command line are o
 })
 
 test('on a terminal it asks, and shows no secret as it is typed', { timeout: 240_000 }, async () => {
+  createResources()
   const { UPSTASH_REDIS_REST_URL: url = '' } = given
   const command = `'${process.execPath}' '${join(clone.folder, 'scripts/setup.ts')}' --env staging`
   const terminal = spawn('script', ['--quiet', '--return', '--command', command, '/dev/null'], {

@@ -23,36 +23,45 @@ const Workflow = v.object({
   ),
 })
 
+const Dependabot = v.object({
+  updates: v.array(
+    v.object({
+      'package-ecosystem': v.string(),
+      directory: v.string(),
+      schedule: v.object({ interval: v.string() }),
+    }),
+  ),
+})
+
 const texts = new Map<string, string>()
 for (const file of await readdir(folder)) texts.set(file, await readFile(folder + file, 'utf8'))
 const read = (file: string) => v.parse(Workflow, parse(texts.get(file) ?? ''))
 const stepsOf = (file: string) => Object.values(read(file).jobs).flatMap(({ steps }) => steps)
 
-test.each([...texts])(
-  '%s runs actions by commit alone, says which version that is, and may read alone',
-  (file, text) => {
-    const uses = stepsOf(file).flatMap((step) => step.uses ?? [])
-    expect(uses.length).toBeGreaterThan(0)
-    for (const action of uses) expect(action).toMatch(/^[\w-]+\/[\w/-]+@[0-9a-f]{40}$/)
-    expect(text.match(/uses: \S+ # v\d+\.\d+\.\d+$/gm)).toHaveLength(uses.length)
-    expect(read(file).permissions).toEqual({ contents: 'read' })
-    for (const { uses, with: options } of stepsOf(file)) {
-      if (uses?.startsWith('actions/checkout@')) expect(options['persist-credentials']).toBe(false)
-    }
-  },
-)
+test.each([...texts])('%s pins actions by commit, names their version, and has read permission only', (file, text) => {
+  const uses = stepsOf(file).flatMap((step) => step.uses ?? [])
+  expect(uses.length).toBeGreaterThan(0)
+  for (const action of uses) expect(action).toMatch(/^[\w-]+\/[\w/-]+@[0-9a-f]{40}$/)
+  expect(text.match(/uses: \S+ # v\d+\.\d+\.\d+$/gm)).toHaveLength(uses.length)
+  expect(read(file).permissions).toEqual({ contents: 'read' })
+  for (const { uses, with: options } of stepsOf(file)) {
+    if (uses?.startsWith('actions/checkout@')) expect(options['persist-credentials']).toBe(false)
+  }
+})
 
-test.each([...texts.keys()])('%s puts nothing into a command that others may write', (file) => {
+test.each([...texts.keys()])('%s puts no expression, which others can write, into a command', (file) => {
   for (const { run = '' } of stepsOf(file)) expect(run).not.toContain('${{')
 })
 
-test('CI runs the gate and knows no secret', () => {
-  expect(stepsOf('ci.yml').map(({ run }) => run)).toContain('bash .ci/run')
+test('CI runs the gate and the dependency audit, and uses no secret', () => {
+  expect(stepsOf('ci.yml').map(({ run }) => run)).toEqual(
+    expect.arrayContaining(['bash .ci/run', 'npm audit --audit-level=high']),
+  )
   expect(Object.keys(read('ci.yml').on)).toEqual(['push', 'pull_request'])
   expect(texts.get('ci.yml')).not.toContain('secrets.')
 })
 
-test('what CI passed on main goes to staging, then to production, one at a time', () => {
+test('commits of main that passed CI are deployed to staging, then to production, one at a time', () => {
   const { on, jobs, concurrency } = read('deploy.yml')
   expect(on).toEqual({ workflow_run: { workflows: [read('ci.yml').name], types: ['completed'], branches: ['main'] } })
   expect(concurrency).toEqual({ group: 'deploy', 'cancel-in-progress': false })
@@ -72,4 +81,15 @@ test('what CI passed on main goes to staging, then to production, one at a time'
       UPSTASH_REDIS_REST_TOKEN: '${{ secrets.UPSTASH_REDIS_REST_TOKEN }}',
     })
   }
+})
+
+test('Dependabot updates every ecosystem of this repository', async () => {
+  const text = await readFile(new URL('../../.github/dependabot.yml', import.meta.url), 'utf8')
+  const { updates } = v.parse(Dependabot, parse(text))
+  expect(updates.map((update) => [update['package-ecosystem'], update.directory])).toEqual([
+    ['npm', '/'],
+    ['github-actions', '/'],
+    ['docker', '/emulator'],
+  ])
+  for (const { schedule } of updates) expect(schedule.interval).toBe('weekly')
 })

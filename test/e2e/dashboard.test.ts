@@ -157,7 +157,7 @@ test('a wrong token is refused in words, where one is', async () => {
   for (const wrong of ['no-such-token-at-all', 'of no header: ü\u2028']) {
     await input.fill(wrong)
     await page.keyboard.press('Enter')
-    await page.getByText('This token is not accepted.').waitFor()
+    await page.getByText('This token is not valid.').waitFor()
     expect(await input.getAttribute('aria-invalid')).toBe('true')
     expect(await hasFocus(page, '#token')).toBe(true)
   }
@@ -214,7 +214,7 @@ test('figures, charts and tables move under traffic', async () => {
   expect(await headline(page, 'Redis cost')).toMatch(/^\$[\d.]+$/)
   expect(Number(await headline(page, 'Online'))).toBeGreaterThan(0)
   const server = page.locator('dl').filter({ hasText: 'Scanned keys' })
-  expect(await server.innerText()).toMatch(/Scanned keys\s+[\d,]+ of [\d,]+\s+Last whole scan\s+/)
+  expect(await server.innerText()).toMatch(/Scanned keys\s+[\d,]+ of [\d,]+\s+Last complete scan\s+/)
   const summary = page.locator('#chart-0-summary')
   expect(await summary.textContent()).toMatch(/all: now [\d.]+, between 0 and [\d.]+, highest at \d\d:\d\d/)
   expect(await page.getByRole('img', { name: 'Requests per second The last 15 minutes.' }).count()).toBe(1)
@@ -239,7 +239,7 @@ test('a banner says that Redis is down, and goes when it is back', async () => {
 
   await product.redis.clearFaults()
   await expectWell(page)
-  expect(await page.getByRole('status').innerText()).toBe('All is well again.')
+  expect(await page.getByRole('status').innerText()).toBe('All dependencies work again.')
 })
 
 test('without the network the last figures stay, and it goes on by itself', async () => {
@@ -369,7 +369,7 @@ test('all of it can be done with a keyboard', async () => {
   expect(await heading.getAttribute('aria-sort')).toBe('ascending')
 })
 
-test('a delivery that was given up can be sent again', async () => {
+test('a dead delivery can be retried', async () => {
   const receiver = await startReceiver()
   const publish = async (type: string) => {
     await service('POST', '/v1/events', { channel: 'custom_shop', type, data: {} })
@@ -406,7 +406,7 @@ test('a delivery that was given up can be sent again', async () => {
     await expect.poll(async () => retry('order_sent').count()).toBe(0)
     expect(await hasFocus(page, '[aria-label^="Retry order_paid"]')).toBe(true) // not lost with its row
     await page.keyboard.press('Enter')
-    await page.getByText('None was given up.').waitFor()
+    await page.getByText('No dead deliveries.').waitFor()
     await expect.poll(() => receiver.received.length, { timeout: 60_000 }).toBe(2 + 2 + 1 + 3)
     expect(new Set(receiver.received).size).toBe(3) // the same ids as before
     const endpoint = page.getByRole('row', { name: `${receiver.host} enabled` })
@@ -416,7 +416,7 @@ test('a delivery that was given up can be sent again', async () => {
   }
 })
 
-test('what was given up is named anew each minute and when it is looked at again, though there is as much as before', async () => {
+test('dead deliveries reload each minute and when the window gets the focus, even if their number is unchanged', async () => {
   const receiver = await startReceiver()
   try {
     const webhook = { url: `http://${receiver.host}/hook`, channels: ['custom_news'] }

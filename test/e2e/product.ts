@@ -2,12 +2,13 @@ import { spawn } from 'node:child_process'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Control, createControl } from '../../emulator/control.ts'
-import { cloneProduct, freePort } from '../scripts/clone.ts'
+import { freePort } from '../../scripts/ports.ts'
+import { cloneProject } from '../scripts/clone.ts'
 
-/** The product as `npm start` runs it, with its demo data: a copy with ports, data and secrets of its own. */
+/** The product as `npm start` runs it, with demo data: a copy with its own ports, data and secrets. */
 export interface Product {
   url: string
-  /** Of the emulator: what stops Redis. */
+  /** Injects faults into the emulator, for example to stop Redis. */
   redis: Control
   cron(): Promise<void>
   stop(): Promise<void>
@@ -17,16 +18,19 @@ export const SERVICE_TOKEN = 'a-service-token-for-tests'
 const REDIS_TOKEN = 'a-redis-token-for-tests'
 const SECRETS = { UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, SERVICE_TOKEN }
 const VARIABLES = {
+  // On a busy machine Redis does not answer within the timeouts of production.
+  REDIS_READ_TIMEOUT_MS: '5000',
+  REDIS_WRITE_TIMEOUT_MS: '5000',
   ALLOW_PRIVATE_WEBHOOKS: 'true',
-  WEBHOOK_RETRY_SECONDS: '0.1', // a delivery is given up soon
+  WEBHOOK_RETRY_SECONDS: '0.1', // a delivery fails its last attempt soon
 }
 const READY_WITHIN_MS = 100_000
 
 export async function startProduct(): Promise<Product> {
-  const copy = await cloneProduct()
+  const copy = await cloneProject()
   const lines = (values: object) => Object.entries(values).map(([name, value]) => `${name} = "${value}"\n`)
   await writeFile(join(copy, '.dev.vars'), lines(SECRETS).join(''))
-  const settings = join(copy, 'wrangler.toml') // .dev.vars holds the secrets declared there, and nothing else
+  const settings = join(copy, 'wrangler.toml') // wrangler reads only declared secrets from .dev.vars
   const declared = await readFile(settings, 'utf8')
   await writeFile(
     settings,
@@ -44,19 +48,19 @@ export async function startProduct(): Promise<Product> {
     },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
-  process.once('exit', () => child.kill()) // of a run that was interrupted
+  process.once('exit', () => child.kill()) // when the run is interrupted
   const ended = new Promise((resolve) => child.once('exit', resolve))
   let output = ''
   await new Promise<void>((resolve, reject) => {
-    const hear = (chunk: Buffer) => {
+    const collect = (chunk: Buffer) => {
       output += chunk
       if (output.includes('Stop:')) resolve()
     }
-    child.stdout.on('data', hear)
-    child.stderr.on('data', hear)
-    const give = (why: string) => () => reject(new Error(`npm start ${why}:\n${output}`))
-    child.once('exit', give('ended'))
-    setTimeout(give('was not ready'), READY_WITHIN_MS).unref()
+    child.stdout.on('data', collect)
+    child.stderr.on('data', collect)
+    const fail = (why: string) => () => reject(new Error(`npm start ${why}:\n${output}`))
+    child.once('exit', fail('ended'))
+    setTimeout(fail('was not ready'), READY_WITHIN_MS).unref()
   })
   const url = `http://localhost:${port}`
   return {

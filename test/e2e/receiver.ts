@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
-/** A webhook's endpoint on this machine. It answers challenges, and everything else as `status` says at the time. */
+/** A webhook endpoint on this machine. It answers challenges with 200 and everything else with the current `status`. */
 export async function startReceiver() {
   const receiver = {
     host: '',

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { seriesOf, serverOf, windowOf } from '../../src/monitoring/figures.ts'
-import { emptyFolded, fold, noteOnline, prune, topKeys } from '../../src/monitoring/folded.ts'
+import { emptyFolded, fold, recordOnline, prune, topKeys } from '../../src/monitoring/folded.ts'
 import { createRecorder } from '../../src/monitoring/recorder.ts'
 
 const MINUTE = 60_000
@@ -23,7 +23,7 @@ test('reports add up by step, route, key and slowness, and what is older than th
   for (let minute = 0; minute < 200; minute += 1) {
     const at = T - (199 - minute) * MINUTE
     fold(folded, reportOf(at, 10 + minute, minute === 199 ? 500 : 200))
-    noteOnline(folded, at, minute)
+    recordOnline(folded, at, minute)
     prune(folded, at)
   }
   // From 11:00 on: the six slices of ten minutes before the one under way.

@@ -245,6 +245,17 @@ test('while memory has the list it is one round trip, session included; from Red
   }
 })
 
+test('a cold page does not wait for its own loads: what is read twice is loaded once', async () => {
+  const { edge, authorId } = await newWorld()
+  const ada = await newMember(edge)
+  for (let i = 0; i < 30; i += 1) await addPost({ authorId })
+  const response = await ada.ask()
+  expect((await response.json<Listed>()).items).toHaveLength(20)
+  // The list, the hot feed and its posts: a look and a claim each; the counts and likes of the page, with the session.
+  expect(roundTrips(response)).toBe(7)
+  await edge.settle()
+})
+
 test('recommendations are for who is signed in, and asked for as documented', async () => {
   const { edge } = await newWorld()
   const ada = await newMember(edge)

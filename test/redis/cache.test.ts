@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
-import { type Cache, type CacheEvent, type CacheKind, createCache, createMemory } from '../../src/redis/cache.ts'
-import { newDeferral, newKeyspace } from './setup.ts'
+import { type Cache, type CacheEvent, type CacheKind, createCache } from '../../src/redis/cache.ts'
+import { createMemory } from '../../src/redis/memory.ts'
+import { newDeferral, newKeyspace, newWithholdingRedis } from './setup.ts'
 
 interface Thing {
   name: string
@@ -71,6 +72,7 @@ async function beginRead(cache: Cache<Thing>, id: string) {
 const never = async () => {
   throw new Error('the loader must not run')
 }
+const fail = () => Promise.reject(new Error('D1 is down'))
 
 test('a value is loaded once, then answered by memory, and by Redis to others', async () => {
   const world = newWorld()
@@ -247,7 +249,6 @@ test('a value past its stale time is loaded again before the answer', async () =
 
 test('a value past its stale time is served when the loader fails, until staleIfErrorMs', async () => {
   const world = newWorld()
-  const fail = () => Promise.reject(new Error('D1 is down'))
   await world.newCache().get('a', async () => ada)
   await world.settle()
 
@@ -446,4 +447,342 @@ test('memory forgets the least recently used when it is full', async () => {
   expect(memory.size()).toBeLessThanOrEqual(2_000)
   expect(memory.get('thing:id19')).toBeDefined()
   expect(memory.get('thing:id0')).toBeUndefined()
+})
+
+// Old values do not return
+
+test.each([
+  ['put', ada],
+  ['invalidate', ada],
+  ['drop', ada],
+  ['invalidate', null],
+] as const)('a late reply does not undo "%s" in the same isolate (it says %j)', async (change, old) => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const slow = newWithholdingRedis(world.server)
+  await world.newCache({ negativeMs: 60_000 }).get('a', async () => old)
+  await world.settle()
+
+  const { executed, release } = slow.withholdNext()
+  const reading = world.newCache({}, slow.redis, undefined, memory).get('a', never)
+  await executed
+  const cache = world.newCache({}, undefined, undefined, memory)
+  await (change === 'put' ? cache.put('a', adaNow) : cache[change](['a']))
+  release()
+  await reading // it began before the change: both values are right
+
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+  world.clock.now += 2_000
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+})
+
+test('a late reply does not undo the end of a generation in the same isolate', async () => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const slow = newWithholdingRedis(world.server)
+  const generations = { generationKey: 'generation:thing' }
+  await world.newCache(generations).get('a', async () => ada)
+  await world.settle()
+
+  const { executed, release } = slow.withholdNext()
+  const reading = world.newCache(generations, slow.redis, undefined, memory).get('a', never)
+  await executed
+  const cache = world.newCache(generations, undefined, undefined, memory)
+  await cache.expireAll()
+  release()
+  expect(await reading).toEqual(ada)
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+})
+
+test('a late reply does not replace what the same isolate has read since, with a version or without', async () => {
+  for (const versionOf of [(thing: Thing) => thing.version, () => 0]) {
+    const world = newWorld()
+    const memory = createMemory(1_000_000)
+    const slow = newWithholdingRedis(world.server)
+    const elsewhere = world.newCache({ versionOf })
+    await elsewhere.get('a', async () => ada)
+    await world.settle()
+
+    const { executed, release } = slow.withholdNext()
+    const reading = world.newCache({ versionOf }, slow.redis, undefined, memory).get('a', never)
+    await executed
+    world.clock.now += 1
+    await elsewhere.invalidate(['a'])
+    await elsewhere.get('a', async () => adaNow)
+    await world.settle()
+    const cache = world.newCache({ versionOf }, undefined, undefined, memory)
+    expect(await cache.get('a', never)).toEqual(adaNow)
+    release()
+    await reading
+    expect(await cache.get('a', never)).toEqual(adaNow)
+  }
+})
+
+test.each(['put', 'invalidate', 'drop'] as const)(
+  'without Redis a load that began before "%s" is not remembered after it',
+  async (change) => {
+    const world = newWorld()
+    const memory = createMemory(1_000_000)
+    const ofIsolate = () => world.newCache({}, undefined, undefined, memory)
+    await world.control.fault({ kind: 'refuse' })
+    const { reading, loaded } = await beginRead(ofIsolate(), 'a')
+    const cache = ofIsolate()
+    await expect(change === 'put' ? cache.put('a', adaNow) : cache[change](['a'])).rejects.toThrow('did not answer')
+    loaded(ada)
+    await reading
+
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+  },
+)
+
+test.each(['put', 'invalidate', 'drop', 'expireAll'] as const)(
+  'the isolate whose "%s" did not reach Redis does not accept the old value from there, and repairs it',
+  async (change) => {
+    const world = newWorld()
+    const kind = change === 'expireAll' ? { generationKey: 'generation:thing' } : {}
+    const cache = world.newCache(kind)
+    await cache.get('a', async () => ada)
+    await world.settle()
+    world.clock.now += 1
+    await world.control.fault({ kind: 'refuse', times: 2 }) // and its retry
+    const changing =
+      change === 'put' ? cache.put('a', adaNow) : change === 'expireAll' ? cache.expireAll() : cache[change](['a'])
+    await expect(changing).rejects.toThrow('did not answer')
+
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+    await world.settle()
+    expect(await world.newCache(kind).get('a', never)).toEqual(adaNow)
+  },
+)
+
+test('what was loaded before a write elsewhere is remembered for memoryMs from the start of its load', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await world.control.fault({ kind: 'refuse', times: 2 })
+  const { reading, loaded } = await beginRead(cache, 'a')
+  world.clock.now += 1_500 // a slow load
+  await world.newCache().put('a', adaNow)
+  loaded(ada)
+  expect(await reading).toEqual(ada)
+  world.clock.now += 500
+  expect(await cache.get('a', never)).toEqual(adaNow)
+})
+
+test('a write-through that comes after a later deletion does not bring the value back', async () => {
+  const world = newWorld()
+  await world.newCache().invalidate(['a']) // the deletion …
+  expect(await world.newCache().get('a', async () => null)).toBeNull() // … which a reader has seen
+  await world.settle()
+  world.outcomes()
+  await world.newCache().put('a', ada) // written before the deletion
+
+  expect(world.outcomes()).toEqual(['redis lost'])
+  expect(await world.newCache().get('a', async () => null)).toBeNull()
+  expect(world.outcomes()).toContain('loader load')
+})
+
+test('a write-through of a value without a version is an invalidation', async () => {
+  const world = newWorld()
+  const cache = world.newCache({ versionOf: () => 0 })
+  await cache.put('a', ada)
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+})
+
+// An invalidation ends stale-if-error
+
+test.each(['invalidate', 'drop'] as const)(
+  'after %s no isolate serves the value when the loader fails',
+  async (change) => {
+    const world = newWorld()
+    const here = world.newCache()
+    const elsewhere = world.newCache()
+    await here.get('a', async () => ada)
+    await world.settle()
+    await elsewhere.get('a', never)
+    await here[change](['a'])
+
+    await expect(here.get('a', fail)).rejects.toThrow('D1 is down')
+    world.clock.now += 2_000
+    await expect(elsewhere.get('a', fail)).rejects.toThrow('D1 is down')
+    await world.control.fault({ kind: 'refuse' })
+    await expect(elsewhere.get('a', fail)).rejects.toThrow('D1 is down') // nor from memory alone
+    await expect(here.get('a', fail)).rejects.toThrow('D1 is down')
+  },
+)
+
+test('an invalidation during a load that fails ends stale-if-error too', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await cache.get('a', async () => ada)
+  await world.settle()
+  world.clock.now += 20_000 // past stale
+  const loading = Promise.withResolvers<Thing>()
+  const began = Promise.withResolvers<void>()
+  const reading = cache.get('a', () => {
+    began.resolve()
+    return loading.promise
+  })
+  await began.promise
+  await cache.invalidate(['a'])
+  loading.reject(new Error('D1 is down'))
+  await expect(reading).rejects.toThrow('D1 is down')
+})
+
+// No reader waits for itself
+
+/** A cache of one invocation: what it defers runs when `answered` is called. */
+function newInvocation(
+  world: ReturnType<typeof newWorld>,
+  overrides: Partial<CacheKind<Thing>>,
+  memory = createMemory(1_000_000),
+) {
+  const deferred: (() => Promise<unknown>)[] = []
+  const cache = createCache<Thing>(
+    {
+      redis: world.connect(),
+      memory,
+      defer: (work) => void deferred.push(work),
+      onEvent: (event) => world.events.push(event),
+      now: () => world.clock.now,
+      random: () => 0.5,
+    },
+    { ...kind, ...overrides },
+  )
+  return {
+    cache,
+    answered: async () => {
+      while (deferred.length > 0) await Promise.all(deferred.splice(0).map((work) => work()))
+    },
+  }
+}
+
+test.each([
+  ['a value in memory', {}, 1_000_000],
+  ['a value that memory does not keep', {}, 0],
+  ['a value too large to store', { maxValueBytes: 1 }, 1_000_000],
+] as const)(
+  'a second read in one invocation has what the first loaded, before Redis has: %s',
+  async (_, overrides, bytes) => {
+    const world = newWorld()
+    const { cache, answered } = newInvocation(world, overrides, createMemory(bytes))
+    expect(await cache.get('a', async () => ada)).toEqual(ada)
+    await world.control.reset()
+    expect(await cache.get('a', never)).toEqual(ada)
+    expect((await world.control.counts()).requests).toBe(0)
+
+    await cache.invalidate(['a'])
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow) // not what was loaded before
+    await answered()
+    expect(await newInvocation(world, overrides).cache.get('a', async () => adaNow)).toEqual(adaNow)
+  },
+)
+
+test('an invocation that may remember nothing loads twice, and does not wait for its own lease', async () => {
+  const world = newWorld()
+  const { cache, answered } = newInvocation(world, { memoryMs: 0 })
+  for (let i = 0; i < 3; i += 1) {
+    await world.control.reset()
+    expect(await cache.get('a', async () => ada)).toEqual(ada)
+    expect((await world.control.counts()).requests).toBe(2)
+  }
+  await answered()
+})
+
+test('another invocation of the isolate has what was loaded, before Redis has', async () => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const first = newInvocation(world, {}, memory)
+  await first.cache.get('a', async () => ada)
+  await world.control.reset()
+  expect(await newInvocation(world, {}, memory).cache.get('a', never)).toEqual(ada)
+  expect((await world.control.counts()).requests).toBe(0)
+
+  await world.newCache().put('a', adaNow) // another isolate
+  await first.answered()
+  expect(await newInvocation(world, {}, memory).cache.get('a', never)).toEqual(adaNow) // the fill was lost
+})
+
+test('two reads at once in one invocation share one load', async () => {
+  const world = newWorld()
+  const { cache, answered } = newInvocation(world, {})
+  let loads = 0
+  const load = async () => {
+    loads += 1
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    return ada
+  }
+  await world.control.reset()
+  expect(await Promise.all([cache.get('a', load), cache.get('a', load)])).toEqual([ada, ada])
+  expect(loads).toBe(1)
+  expect((await world.control.counts()).requests).toBe(2)
+  await answered()
+})
+
+test('a reader whose claim was repeated, since its reply was lost, has the lease', async () => {
+  const world = newWorld()
+  await world.control.fault({ kind: 'cut', match: 'set', times: 1 })
+  expect(await world.newCache().get('a', async () => ada)).toEqual(ada)
+  await world.settle()
+  expect(await world.control.counts()).toMatchObject({ requests: 4, byCommand: { set: 2, eval: 1 } })
+  expect(world.outcomes()).toContain('redis store')
+})
+
+test('a reader whose claim failed gives the lease back: Redis may have executed it', async () => {
+  const world = newWorld()
+  await world.control.fault({ kind: 'cut', match: 'set', times: 2 })
+  expect(await world.newCache().get('a', async () => ada)).toEqual(ada)
+  await world.settle()
+  world.outcomes()
+  expect(await world.newCache({ waitMs: 0 }).get('a', async () => ada)).toEqual(ada)
+  await world.settle()
+  expect(world.outcomes()).toContain('redis store')
+})
+
+// A clock that is set back
+
+const HOUR = 3_600_000
+
+test('memory does not answer for longer when the clock is set back', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await cache.get('a', async () => ada)
+  await world.settle()
+  await world.newCache().put('a', adaNow)
+  world.clock.now -= HOUR
+  expect(await cache.get('a', never)).toEqual(adaNow)
+})
+
+test('an entry loaded before the clock was set back is served stale and refreshed; null is loaded again', async () => {
+  const world = newWorld()
+  await world.newCache().getMany(['a', 'nobody'], async (ids) => ids.map((id) => (id === 'a' ? ada : null)))
+  await world.settle()
+  world.clock.now -= HOUR
+  expect(await world.newCache().get('a', async () => adaNow)).toEqual(ada)
+  expect(await world.newCache().get('nobody', async () => ada)).toEqual(ada)
+  await world.settle()
+  expect(await world.newCache().get('a', never)).toEqual(adaNow)
+})
+
+test('an invalidation before the clock was set back does not keep newer values out of memory', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await cache.invalidate(['a'])
+  world.clock.now -= HOUR
+  await world.newCache().get('a', async () => ada)
+  await world.settle()
+  expect(await cache.get('a', never)).toEqual(ada)
+  expect(await cache.get('a', never)).toEqual(ada)
+  expect(world.outcomes().slice(-1)).toEqual(['memory hit'])
+})
+
+test('a reader stops waiting for the load of another when the clock is set back', async () => {
+  const world = newWorld()
+  const elsewhere = await beginRead(world.newCache({ leaseMs: 60_000 }), 'a')
+  const waiting = world.newCache({ waitMs: 10_000 }).get('a', async () => adaNow)
+  await expect.poll(async () => (await world.control.counts()).requests).toBeGreaterThan(3)
+  world.clock.now -= HOUR
+  expect(await waiting).toEqual(adaNow)
+  elsewhere.loaded(ada)
+  await elsewhere.reading
+  await world.settle()
 })

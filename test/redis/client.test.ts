@@ -113,8 +113,8 @@ test('the breaker opens after failures in a row, lets one probe through, and clo
   const real = createBreaker(3, 60_000)
   const breaker: Breaker = {
     ...real,
-    admits: (now) => real.admits(now + clock.aheadMs),
-    failed: (now) => real.failed(now + clock.aheadMs),
+    admit: (now) => real.admit(now + clock.aheadMs),
+    fail: (ticket, now) => real.fail(ticket, now + clock.aheadMs),
   }
   const ask = () => connect({ isSafeTwice: false }, breaker).get('a')
   await control.fault({ kind: 'refuse', times: 4 })
@@ -146,4 +146,54 @@ test('an error that Redis answers does not open the breaker, a 5xx does', async 
   await control.fault({ kind: 'status', status: 502, message: 'Bad gateway' })
   for (let i = 0; i < 2; i += 1) await expect(redis.get('text')).rejects.toThrow(RedisUnavailable)
   expect(breaker.state(Date.now())).toBe('open')
+})
+
+test('requests that fail together are one incident: a short blip does not open the breaker', async () => {
+  const { server, control } = newKeyspace()
+  const breaker = createBreaker(3, 60_000)
+  /** A client of one more invocation. */
+  const ask = (isSafeTwice: boolean) =>
+    createConnection(server, breaker, newMeter())({ timeoutMs: 100, isSafeTwice }).get('a')
+  for (const [kind, isSafeTwice] of [
+    ['hang', true],
+    ['refuse', false],
+    ['refuse', true], // with their retries
+  ] as const) {
+    await control.fault({ kind })
+    const asked = await Promise.allSettled(Array.from({ length: 6 }, () => ask(isSafeTwice)))
+    expect(new Set(asked.map(({ status }) => status))).toEqual(new Set(['rejected']))
+    await control.clearFaults()
+    expect(breaker.state(Date.now())).toBe('closed')
+    expect(await createConnection(server, breaker, newMeter())({ timeoutMs: 20_000, isSafeTwice }).get('a')).toBeNull()
+  }
+
+  await control.fault({ kind: 'refuse' })
+  for (let incident = 0; incident < 3; incident += 1) {
+    expect(breaker.state(Date.now())).toBe('closed')
+    await Promise.allSettled(Array.from({ length: 6 }, () => ask(true)))
+  }
+  expect(breaker.state(Date.now())).toBe('open')
+})
+
+test('a failure of a request that began before the breaker opened does not keep it open for longer', () => {
+  const breaker = createBreaker(1, 1_000)
+  const [first = -1, second = -1] = [breaker.admit(0), breaker.admit(0)]
+  breaker.fail(first, 100)
+  breaker.fail(second, 900)
+  expect(breaker.state(1_099)).toBe('open')
+  expect(breaker.state(1_100)).toBe('half-open')
+})
+
+test('a clock that is set back does not keep the breaker open', () => {
+  const HOUR = 3_600_000
+  const breaker = createBreaker(1, 1_000)
+  breaker.fail(breaker.admit(HOUR) ?? -1, HOUR)
+  expect(breaker.admit(HOUR + 999)).toBeUndefined()
+  expect(breaker.state(0)).toBe('half-open')
+  const probe = breaker.admit(0)
+  expect(probe).toBeDefined()
+  expect(breaker.admit(0)).toBeUndefined() // one probe here too
+  breaker.fail(probe ?? -1, 0)
+  expect(breaker.state(999)).toBe('open')
+  expect(breaker.state(1_000)).toBe('half-open')
 })

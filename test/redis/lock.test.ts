@@ -5,7 +5,7 @@ import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core'
 import { beforeAll, expect, test } from 'vitest'
 import { keys } from '../../src/keys.ts'
 import { createFences } from '../../src/locks/fences.ts'
-import { createLocks, type Held, isHeld, LockLost } from '../../src/redis/lock.ts'
+import { createLocks, type HeldLock, isHeld, LockLost } from '../../src/redis/lock.ts'
 import { migrate } from '../edge.ts'
 import { newKeyspace } from './setup.ts'
 
@@ -209,7 +209,7 @@ test('withLock aborts its work when the lock is taken away, and leaves the new h
   const keyspace = newKeyspace()
   const redis = keyspace.connect()
   const other = newLocks(keyspace)
-  let usurper: Held | undefined
+  let usurper: HeldLock | undefined
   // Told by an extension, not by the end of the hold: that is a minute away.
   const working = newEagerLocks(keyspace).withLock('a', { ttlMs: 60_000 }, async (signal) => {
     const aborted = new Promise((resolve) => signal.addEventListener('abort', resolve))

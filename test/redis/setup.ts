@@ -1,22 +1,25 @@
-import type { Redis } from '@upstash/redis/cloudflare'
+import { Redis, type Requester } from '@upstash/redis/cloudflare'
 import { env } from 'cloudflare:workers'
 import { createControl } from '../../emulator/control.ts'
-import { type Breaker, createBreaker, createConnection, newMeter, type Use } from '../../src/redis/client.ts'
+import { type Breaker, type ClientOptions, createBreaker, createConnection, newMeter } from '../../src/redis/client.ts'
 
 /** A Redis keyspace of its own, its control path, and clients for it as the Worker makes them. */
 export function newKeyspace() {
   const server = { url: env.UPSTASH_REDIS_REST_URL, token: `test-${crypto.randomUUID()}` }
-  const patient: Use = { timeoutMs: 20_000, isSafeTwice: true }
+  const patient: ClientOptions = { timeoutMs: 20_000, isSafeTwice: true }
   return {
     server,
     control: createControl(server.url, server.token),
     /** A client like that of one more invocation: patient, and safe twice, unless told otherwise. */
-    connect: (use: Partial<Use> = {}, breaker: Breaker = createBreaker(1_000, 1_000), meter = newMeter()) =>
-      createConnection(server, breaker, meter)({ ...patient, ...use }),
+    connect: (
+      options: Partial<ClientOptions> = {},
+      breaker: Breaker = createBreaker(1_000, 1_000),
+      meter = newMeter(),
+    ) => createConnection(server, breaker, meter)({ ...patient, ...options }),
   }
 }
 
-/** The keys that match, in no order. Not by KEYS, which the README denies the Worker's user of Redis: `.ci/run` has it. */
+/** The keys that match, in no order. Not by KEYS, which docs/redis.md denies the Worker's user of Redis: `.ci/run` has it. */
 export async function keysOf(redis: Pick<Redis, 'scan'>, match = '*'): Promise<string[]> {
   const found = new Set<string>()
   for (let cursor = '0'; ;) {
@@ -35,6 +38,39 @@ export function newDeferral() {
     /** Waits for all of it, and for what that defers in turn. */
     async settle(): Promise<void> {
       while (works.length > 0) await Promise.all(works.splice(0))
+    },
+  }
+}
+
+/** What a test does with the request of a client: it decides when `send` runs, and when its reply is returned. */
+export type Intercept = <T>(send: () => Promise<T>) => Promise<T>
+
+/** An SDK client whose requests pass through `intercept`. */
+export class InterceptedRedis extends Redis {
+  constructor(server: { url: string; token: string }, intercept: Intercept) {
+    super({ ...server, retry: { retries: 0 }, enableTelemetry: false, enableAutoPipelining: false })
+    const http: Requester = this.client
+    this.client = { request: (request) => intercept(() => http.request(request)) }
+  }
+}
+
+/** A client that can withhold replies: Redis has executed the request, and the caller does not know yet. */
+export function newWithholdingRedis(server: { url: string; token: string }) {
+  let next: { executed: PromiseWithResolvers<void>; released: PromiseWithResolvers<void> } | undefined
+  const redis = new InterceptedRedis(server, async (send) => {
+    const held = next
+    next = undefined
+    const reply = await send()
+    held?.executed.resolve()
+    await held?.released.promise
+    return reply
+  })
+  return {
+    redis,
+    /** Withholds the reply to the next request until `release`. */
+    withholdNext() {
+      next = { executed: Promise.withResolvers(), released: Promise.withResolvers() }
+      return { executed: next.executed.promise, release: next.released.resolve }
     },
   }
 }

@@ -10,7 +10,7 @@ const NOW = Date.UTC(2026, 3, 1, 12)
 const DAY_MS = 86_400_000
 const demo = generateDemo(NOW)
 
-/** A D1 as far as loading goes, with the tables and triggers of the real one. */
+/** The part of D1 that loading uses, with the real tables and triggers, in SQLite. */
 function newDatabase() {
   const sqlite = new DatabaseSync(':memory:')
   const migrations = new URL('../../migrations/', import.meta.url)
@@ -40,7 +40,7 @@ function newDatabase() {
   return { db, count }
 }
 
-/** The same rows at another time: what is left when ids and times are made relative. */
+/** Rows with ids and times relative to `now`: equal for data generated at different times. */
 function timeless(rows: object[], now: number) {
   return JSON.parse(JSON.stringify(rows), (key, value: unknown) => {
     if (typeof value === 'number' && key.endsWith('At')) return value - now
@@ -51,7 +51,7 @@ function timeless(rows: object[], now: number) {
   }) as unknown
 }
 
-test('the same now gives the same data; another now moves the times alone', () => {
+test('the same now gives the same data, and another now changes only the times', () => {
   expect(generateDemo(NOW)).toEqual(demo)
   const later = NOW + 3 * DAY_MS + 12_347
   const moved = generateDemo(later)
@@ -60,7 +60,7 @@ test('the same now gives the same data; another now moves the times alone', () =
   }
 })
 
-test('there are as many as the name says', () => {
+test('there are as many users, posts, comments and follows as documented', () => {
   expect(demo.users).toHaveLength(200)
   expect(demo.posts).toHaveLength(5_000)
   expect(demo.comments).toHaveLength(10_000)
@@ -71,7 +71,7 @@ test('there are as many as the name says', () => {
   expect(demo.users.slice(0, 2).map((user) => user.username)).toEqual(['ada', 'bob'])
 })
 
-test('ids have their kind and the time of their row, and rows are in their order', () => {
+test('ids carry the kind and the time of their row, and rows are in the order of their ids', () => {
   const kinds = { u: demo.users, p: demo.posts, c: demo.comments, f: demo.follows }
   for (const [kind, rows] of Object.entries(kinds)) {
     const shape = new RegExp(`^${kind}_[0-9a-z]{26}$`)
@@ -85,7 +85,7 @@ test('ids have their kind and the time of their row, and rows are in their order
   }
 })
 
-test('nothing happens before what it is about, nor after now', () => {
+test('nothing happens before its subject exists, nor after now', () => {
   const born = new Map([...demo.users, ...demo.posts, ...demo.comments].map((row) => [row.id, row.createdAt]))
   const isPast = (time: number, ...ids: string[]) =>
     time <= NOW && ids.every((id) => time >= (born.get(id) ?? Infinity))
@@ -99,13 +99,13 @@ test('nothing happens before what it is about, nor after now', () => {
   expect(misplaced).toEqual([])
 })
 
-test('popularity follows Zipf: the first has many times what the middle has', () => {
+test('popularity follows Zipf: the first has many times as much as the middle', () => {
   const tally = (ids: string[]) =>
     [...Map.groupBy(ids, (id) => id).values()].map((group) => group.length).sort((a, b) => b - a)
   const likes = tally(demo.postLikes.map((like) => like.postId))
   const middle = likes[2_500] ?? 0
   expect(likes[0]).toBeGreaterThan(50 * Math.max(1, middle))
-  // ten times as far down the list, a tenth of the likes, give or take
+  // ten times further down the list, about a tenth of the likes
   expect((likes[300] ?? 0) / (likes[3_000] ?? 1)).toBeGreaterThan(5)
   const followers = tally(demo.follows.map((follow) => follow.followedId))
   expect(followers[0]).toBeGreaterThan(5 * (followers[100] ?? Infinity))
@@ -113,14 +113,14 @@ test('popularity follows Zipf: the first has many times what the middle has', ()
   expect(comments[0]).toBeGreaterThan(30)
 })
 
-test('the hot feed of the last seven days has plenty, liked ones too', () => {
+test('the last seven days, the window of the hot feed, have many posts and likes', () => {
   const recent = new Set(demo.posts.filter((post) => post.createdAt > NOW - 7 * DAY_MS).map((post) => post.id))
   expect(recent.size).toBeGreaterThan(2_000)
   expect(demo.postLikes.filter((like) => recent.has(like.postId)).length).toBeGreaterThan(5_000)
   expect(Math.min(...demo.posts.map((post) => post.createdAt))).toBeGreaterThan(NOW - 31 * DAY_MS)
 })
 
-test('posts are at most 500 characters, short and long, and some are not in Latin letters', () => {
+test('posts are short and long, at most 500 characters, and some are not in Latin letters', () => {
   const texts = demo.posts.map((post) => post.text)
   const lengths = texts.map((text) => text.length)
   expect(Math.min(...lengths)).toBeGreaterThan(0)
@@ -133,7 +133,7 @@ test('posts are at most 500 characters, short and long, and some are not in Lati
   expect(new Set(texts).size).toBeGreaterThan(3_500)
 })
 
-test('usernames are what sign-up would take, and the password is the one that is told', () => {
+test('usernames are valid for sign-up, and the password is the documented one', () => {
   for (const user of demo.users) expect(user.username).toMatch(/^[a-z][a-z0-9_]{2,29}$/)
   const [scheme, n, r, p, salt = '', hash] = demo.users[0]?.passwordHash.split('$') ?? []
   expect(scheme).toBe('scrypt')
@@ -143,7 +143,7 @@ test('usernames are what sign-up would take, and the password is the one that is
   expect(scryptSync(DEMO_PASSWORD, Buffer.from(salt, 'base64url'), 32, cost).toString('base64url')).toBe(hash)
 })
 
-test('all rows are loaded, and every count is the number of its rows', async () => {
+test('all rows are loaded, and every count equals the number of its rows', async () => {
   const { db, count } = newDatabase()
   expect(await isEmpty(db)).toBe(true)
   await loadDemo(db, demo)
@@ -168,7 +168,7 @@ test('all rows are loaded, and every count is the number of its rows', async () 
   expect(count('posts WHERE likes_count > 150')).toBeGreaterThan(0)
 })
 
-test('a load that fails leaves nothing, and is done again', async () => {
+test('a load that fails inserts nothing and can be repeated', async () => {
   const { db, count } = newDatabase()
   const [follow] = demo.follows
   const broken = { ...demo, follows: [...demo.follows, { ...follow, followerId: 'u_nobody' }] as typeof demo.follows }
@@ -180,7 +180,7 @@ test('a load that fails leaves nothing, and is done again', async () => {
   expect(count('users')).toBe(200)
 })
 
-test('no statement carries a value near the 2 MB that D1 takes', async () => {
+test('no statement has a value near the 2 MB limit of D1', async () => {
   const { db } = newDatabase()
   const sizes: number[] = []
   const watched = {

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest'
 
 const root = dirname(dirname(import.meta.dirname))
 
-// Most of each is the loading of wrangler.
+// Most of the time is spent on loading wrangler.
 test.concurrent.each([
   ['scripts/soak.ts --events x', '--events is x: it must be a whole number, 0 or more\n'],
   ['scripts/soak.ts --failing 2', '--failing is 2: it must be a number from 0 to 1\n'],

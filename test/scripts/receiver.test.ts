@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from 'vitest'
 const SECRET = `whsec_${Buffer.from('a secret for the receiver').toString('base64')}`
 const OTHER = `whsec_${Buffer.from('another secret altogether').toString('base64')}`
 
-/** Starts the receiver on a port of its own, and answers where it is and what it printed. */
+/** Starts the receiver on a free port. `lines` is what it printed. */
 async function startReceiver(...flags: string[]) {
   const child = spawn(process.execPath, [join(import.meta.dirname, '../../scripts/receiver.ts'), ...flags], {
     env: { ...process.env, PORT: '0', SECRET },
@@ -36,7 +36,7 @@ async function startReceiver(...flags: string[]) {
   return { url, lines, post }
 }
 
-test('the receiver answers the challenge, verifies signatures, and says what arrived, and what again', async () => {
+test('the receiver answers the challenge, verifies signatures, and prints deliveries and duplicates', async () => {
   const { lines, post } = await startReceiver()
   const challenged = await post('{"type":"endpoint.challenge","challenge":"abc"}')
   expect([challenged.status, await challenged.json()]).toEqual([200, { challenge: 'abc' }])
@@ -45,14 +45,14 @@ test('the receiver answers the challenge, verifies signatures, and says what arr
   expect((await post(event)).status).toBe(204)
   expect((await post(event, OTHER)).status).toBe(401)
   expect((await post('not JSON')).status).toBe(400)
-  const said = lines.join('\n')
-  expect(said).toContain('✓ order.paid ev_1 (signature verified)')
-  expect(said).toContain('{"total":7}')
-  expect(said).toContain('✓ order.paid ev_1 (again)')
-  expect(said).toContain('✗ order.paid ev_1 No matching signature found')
+  const printed = lines.join('\n')
+  expect(printed).toContain('✓ order.paid ev_1 (signature verified)')
+  expect(printed).toContain('{"total":7}')
+  expect(printed).toContain('✓ order.paid ev_1 (again)')
+  expect(printed).toContain('✗ order.paid ev_1 No matching signature found')
 })
 
-test('the receiver is broken and mended as it is told', async () => {
+test('the receiver breaks and repairs on request', async () => {
   const { url, post } = await startReceiver('--fail')
   const event = '{"type":"order.paid","data":{}}'
   expect((await post(event)).status).toBe(500)

@@ -3,39 +3,60 @@ import { existsSync } from 'node:fs'
 import { appendFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { createControl } from '../../emulator/control.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
-import { cloneProduct, freePort, listen } from './clone.ts'
+import { freePort, occupyPort } from '../../scripts/ports.ts'
+import { cloneProject } from './clone.ts'
 
-// One clone, as git would make it and `npm install` fill it: each test starts where the one before has left it.
+// All tests share one clone. Each continues with the data that the test before it left.
 let clone = ''
 const products: Product[] = []
 
 beforeAll(async () => {
-  clone = await cloneProduct()
+  clone = await cloneProject()
+  // On a busy machine Redis does not answer within the timeouts of production.
+  const patience = 'REDIS_READ_TIMEOUT_MS="10000"\nREDIS_WRITE_TIMEOUT_MS="10000"\n'
+  await appendFile(join(clone, '.dev.vars.example'), patience)
 })
 
-afterAll(async () => {
-  for (const product of products) await product.stop('SIGTERM', 'group') // of tests that failed
-  await rm(clone, { recursive: true, force: true })
-})
+afterEach(async () => {
+  for (const product of products.splice(0)) await product.stop('SIGTERM', 'group') // left by a test that failed
+}, 60_000)
+
+afterAll(() => rm(clone, { recursive: true, force: true }))
 
 interface Product {
   url: string
+  emulatorUrl: string
   ended: Promise<number | null>
   output(): string
-  says(text: string): Promise<void>
-  /** Ends the process that was run, or as Ctrl-C does its whole group; answers what ran under it, and what outlived it. */
+  /** Waits until the output contains the text. */
+  prints(text: string): Promise<void>
+  /**
+   * Sends a signal to the process, or to its whole group as Ctrl-C does. Returns the commands of the processes under it,
+   * and of those that outlived it.
+   */
   stop(signal: NodeJS.Signals, whom: 'first' | 'group'): Promise<{ ran: string[]; left: string[] }>
 }
 
-/** Runs `npm start`, in a process group of its own as a terminal would. */
+/** Runs `npm start` in a process group of its own, as a terminal does. */
 const npmStart = (port: number, emulatorPort: number) => run('npm', ['start'], port, emulatorPort)
 
-function run(command: string, args: string[], port: number, emulatorPort: number): Product {
+const startScript = (port: number, emulatorPort: number, cronSeconds = 60) =>
+  run(process.execPath, ['scripts/start.ts'], port, emulatorPort, cronSeconds)
+
+function run(command: string, args: string[], port: number, emulatorPort: number, cronSeconds = 60): Product {
   const child: ChildProcess = spawn(command, args, {
     cwd: clone,
-    env: { ...process.env, PORT: String(port), EMULATOR_PORT: String(emulatorPort) },
+    env: {
+      ...process.env,
+      PORT: String(port),
+      EMULATOR_PORT: String(emulatorPort),
+      STATE_DIR: '',
+      REDIS_URL: '',
+      CRON_SECONDS: String(cronSeconds),
+    },
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -47,11 +68,12 @@ function run(command: string, args: string[], port: number, emulatorPort: number
   const ended = new Promise<number | null>((resolve) => child.once('exit', resolve))
   const product: Product = {
     url: `http://127.0.0.1:${port}`,
+    emulatorUrl: `http://127.0.0.1:${emulatorPort}`,
     ended,
     output: () => output,
-    async says(text) {
-      for (const deadline = Date.now() + 60_000; !output.includes(text); await sleep(50)) {
-        if (Date.now() > deadline || child.exitCode !== null) throw new Error(`not said: ${text}\n${output}`)
+    async prints(text) {
+      for (const deadline = Date.now() + 120_000; !output.includes(text); await sleep(50)) {
+        if (Date.now() > deadline || child.exitCode !== null) throw new Error(`not printed: ${text}\n${output}`)
       }
     },
     async stop(signal, whom) {
@@ -59,7 +81,7 @@ function run(command: string, args: string[], port: number, emulatorPort: number
       if (isAlive(pid)) process.kill(whom === 'first' ? pid : -pid, signal)
       await ended
       const left = () => family.filter(({ pid }) => isAlive(pid)).map(({ command }) => command)
-      for (const deadline = Date.now() + 8_000; left().length > 0 && Date.now() < deadline;) await sleep(50)
+      for (const deadline = Date.now() + 30_000; left().length > 0 && Date.now() < deadline;) await sleep(50)
       return { ran: family.map(({ command }) => command), left: left() }
     },
   }
@@ -94,8 +116,8 @@ function isAlive(pid: number): boolean {
 
 const json = async (url: string): Promise<unknown> => (await fetch(url)).json()
 
-test('a taken port is one clear line, before anything is made', { timeout: 90_000 }, async () => {
-  const taken = await listen()
+test('a taken port is reported in one line, before any file is written', { timeout: 240_000 }, async () => {
+  const taken = await occupyPort(0)
   const api = npmStart(taken.port, await freePort())
   const emulator = npmStart(await freePort(), taken.port)
   expect([await api.ended, await emulator.ended]).toEqual([1, 1])
@@ -109,9 +131,9 @@ test('a taken port is one clear line, before anything is made', { timeout: 90_00
   expect(existsSync(join(clone, '.wrangler'))).toBe(false)
 })
 
-test('ended while it loads its data, it leaves no process', { timeout: 90_000 }, async () => {
-  const product = run(process.execPath, ['scripts/start.ts'], await freePort(), await freePort())
-  await product.says('Loading demo data')
+test('stopped while it loads the demo data, it leaves no process', { timeout: 240_000 }, async () => {
+  const product = startScript(await freePort(), await freePort())
+  await product.prints('Loading demo data')
   const { ran, left } = await product.stop('SIGTERM', 'first')
   expect(await product.ended).toBe(143)
   expect(ran.join('\n')).toContain('workerd')
@@ -119,45 +141,70 @@ test('ended while it loads its data, it leaves no process', { timeout: 90_000 },
   expect(product.output()).not.toContain('done in')
 })
 
-test('then it loads the data after all, answers, and ends when npm is killed', { timeout: 90_000 }, async () => {
-  const product = npmStart(await freePort(), await freePort())
-  await product.says('Stop:')
-  expect(product.output()).not.toContain('.dev.vars does without')
-  expect(product.output()).toContain('Loading demo data: 200 users, 5000 posts … done in')
-  const { url } = product
-  expect(product.output()).toMatch(
-    /Dashboard +http:\/\/localhost:\d+, with the service token development-service-token/,
-  )
+test(
+  'started again it loads the demo data and answers, and ends when npm is killed',
+  { timeout: 240_000 },
+  async () => {
+    const product = npmStart(await freePort(), await freePort())
+    await product.prints('Stop:')
+    expect(product.output()).not.toContain('.dev.vars does not set')
+    expect(product.output()).toContain('Loading demo data: 200 users, 5000 posts … done in')
+    const { url } = product
+    expect(product.output()).toMatch(
+      /Dashboard +http:\/\/localhost:\d+, with the service token development-service-token/,
+    )
 
-  expect(await json(`${url}/healthz`)).toEqual({ status: 'alive' })
-  expect(await json(`${url}/readyz`)).toMatchObject({ isReady: true })
-  expect(await json(`${url}/v1/users/by-username/ada`)).toMatchObject({ username: 'ada', followersCount: 170 })
-  const hot = (await json(`${url}/v1/posts/hot?limit=50`)) as { items: { likesCount: number }[] }
-  expect(hot.items).toHaveLength(50)
-  expect(hot.items[0]?.likesCount).toBeGreaterThan(100)
+    expect(await json(`${url}/healthz`)).toEqual({ status: 'alive' })
+    expect(await json(`${url}/readyz`)).toMatchObject({ isReady: true })
+    expect(await json(`${url}/v1/users/by-username/ada`)).toMatchObject({ username: 'ada', followersCount: 170 })
+    const hot = (await json(`${url}/v1/posts/hot?limit=50`)) as { items: { likesCount: number }[] }
+    expect(hot.items).toHaveLength(50)
+    expect(hot.items[0]?.likesCount).toBeGreaterThan(100)
 
-  const signIn = await fetch(`${url}/v1/sessions`, {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ login: 'ada', password: DEMO_PASSWORD }),
-  })
-  expect(signIn.ok).toBe(true)
+    const signIn = await fetch(`${url}/v1/sessions`, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify({ login: 'ada', password: DEMO_PASSWORD }),
+    })
+    expect(signIn.ok).toBe(true)
 
-  // npm is killed, and so cannot tell its child
-  const { ran, left } = await product.stop('SIGKILL', 'first')
-  expect(ran.join('\n')).toMatch(/workerd[^]*esbuild|esbuild[^]*workerd/)
-  expect(left).toEqual([])
-})
+    // npm is killed, and sends no signal to its child
+    const { ran, left } = await product.stop('SIGKILL', 'first')
+    expect(ran.join('\n')).toMatch(/workerd[^]*esbuild|esbuild[^]*workerd/)
+    expect(left).toEqual([])
+  },
+)
 
 test(
-  'started again it keeps its data, shows the reference and follows edits, and Ctrl-C ends all',
-  { timeout: 90_000 },
+  'a second copy does not share the data, and a killed copy leaves no process and frees its port',
+  { timeout: 240_000 },
+  async () => {
+    const [port, emulatorPort] = [await freePort(), await freePort()]
+    const product = startScript(port, emulatorPort)
+    await product.prints('Stop:')
+    const second = startScript(await freePort(), await freePort())
+    expect(await second.ended).toBe(1)
+    expect(second.output()).toBe(
+      `Another copy uses the data in ${join(clone, '.wrangler/state')}: stop it, or choose another folder with STATE_DIR=…\n`,
+    )
+    expect(await json(`${product.url}/healthz`)).toEqual({ status: 'alive' })
+
+    const { ran, left } = await product.stop('SIGKILL', 'first')
+    expect(ran.join('\n')).toContain('workerd')
+    expect(left).toEqual([])
+    for (const freed of [port, emulatorPort]) await (await occupyPort(freed)).close()
+  },
+)
+
+test(
+  'started again it keeps its data, serves the pages, reports a failed cron and rebuilds after an edit, and Ctrl-C stops it',
+  { timeout: 240_000 },
   async () => {
     await appendFile(join(clone, '.dev.vars.example'), 'COMMANDS_USD="0.3"\n')
-    const product = run(process.execPath, ['scripts/start.ts'], await freePort(), await freePort())
-    await product.says('Stop:')
-    expect(product.output()).toContain('.dev.vars does without COMMANDS_USD: see .dev.vars.example')
-    expect(product.output()).toContain('The database has its data')
+    const product = startScript(await freePort(), await freePort(), 1)
+    await product.prints('Stop:')
+    expect(product.output()).toContain('.dev.vars does not set COMMANDS_USD: see .dev.vars.example')
+    expect(product.output()).toContain('The database has data')
     expect(product.output()).not.toContain('Loading demo data')
     const { url } = product
 
@@ -174,12 +221,18 @@ test(
     const unknown = await fetch(`${url}/docs/nothing-here`)
     expect([unknown.status, unknown.headers.get('Content-Type')]).toEqual([404, 'application/problem+json'])
 
+    const control = createControl(product.emulatorUrl, 'development-redis-token')
+    await control.fault({ kind: 'refuse' })
+    await product.prints('The cron failed')
+    await control.clearFaults()
+    expect(product.output()).not.toContain('Scheduled Workers')
+
     await appendFile(join(clone, 'src/index.ts'), '\n(')
-    await product.says('Build failed') // an edit is noticed, and its mistake shown
+    await product.prints('Build failed')
 
     const { left } = await product.stop('SIGINT', 'group')
     expect(await product.ended).toBe(130)
     expect(left).toEqual([])
-    expect(product.output()).not.toMatch(/^\s+at /m)
+    expect(product.output()).not.toMatch(/^\s+at .*scripts\//m) // no stack of ours
   },
 )

@@ -6,8 +6,7 @@ import { createControl } from '../../emulator/control.ts'
 import { type Emulator, startEmulator } from '../../emulator/server.ts'
 import { newReader } from '../streams/reader.ts'
 
-// The Worker as it is deployed, in workerd, behind a socket of its own: the proxy of `wrangler dev` keeps to itself that
-// a client left.
+// The deployed Worker in workerd, with a direct socket: the proxy of `wrangler dev` hides that a client disconnected.
 const TOKEN = 'token-of-streams'
 const SERVICE_TOKEN = 'a-service-token-for-tests'
 let emulator: Emulator
@@ -30,7 +29,7 @@ beforeAll(async () => {
         LOG_REQUESTS: 'none',
         REDIS_READ_TIMEOUT_MS: '5000',
         REDIS_WRITE_TIMEOUT_MS: '5000',
-        STREAM_HEARTBEAT_SECONDS: '0.2', // that a client left is noticed when something is sent
+        STREAM_HEARTBEAT_SECONDS: '0.2', // a disconnected client is noticed at the next write
       },
       unsafeDirectSockets: [{ host: '127.0.0.1', port: 0 }],
     }),
@@ -71,22 +70,22 @@ async function subscriptions(): Promise<number> {
 
 async function until(condition: () => Promise<boolean>): Promise<void> {
   for (const deadline = Date.now() + 30_000; !(await condition()); await sleep(50)) {
-    if (Date.now() > deadline) throw new Error('it never came to be')
+    if (Date.now() > deadline) throw new Error('the condition was not met within 30 s')
   }
 }
 
 test(
-  'two readers see an event while their streams are open, and one that left resumes',
+  'two readers receive an event while their streams are open, and one that disconnected resumes',
   { timeout: 90_000 },
   async () => {
     const [stays, leaves] = [await open(), await open()]
     expect(stays.response.headers.get('Content-Type')).toBe('text/event-stream; charset=utf-8')
     await publish('one')
-    for (const stream of [stays, leaves]) expect((await stream.event()).type).toBe('one') // not held back: neither has ended
+    for (const stream of [stays, leaves]) expect((await stream.event()).type).toBe('one') // not buffered: the streams are still open
     expect(await subscriptions()).toBe(2)
 
     leaves.leave()
-    await until(async () => (await subscriptions()) === 1) // its socket is closed: so is what was open for it
+    await until(async () => (await subscriptions()) === 1) // its subscription ended with its connection
     await publish('two')
     expect((await stays.event()).type).toBe('two')
     const resumed = await open({ 'Last-Event-ID': leaves.lastEventId() })
@@ -100,7 +99,7 @@ test(
 )
 
 test(
-  'when Redis goes, open streams end; to open one is 503 until it is back, and what happened comes then',
+  'when Redis stops, open streams end, opening one answers 503, and afterwards missed events arrive',
   { timeout: 90_000 },
   async () => {
     const stream = await open()
@@ -113,7 +112,7 @@ test(
     await publish('unheard')
     const database = await workerd.getD1Database('DB')
     const isMissed = database.prepare(`SELECT 1 FROM events WHERE type = 'unheard' AND missed_at IS NOT NULL`)
-    await until(async () => (await isMissed.first()) !== null) // the queue has brought it
+    await until(async () => (await isMissed.first()) !== null) // the queue consumer has handled it
 
     emulator = await startEmulator({ openTokens: true, port })
     await createControl(emulator.url, TOKEN).reset()
@@ -123,7 +122,7 @@ test(
       return response.status === 200
     })
     const returned = await open()
-    // The types of Miniflare do not know it.
+    // Missing in the types of Miniflare.
     const worker = (await workerd.getWorker()) as unknown as { scheduled: (event: object) => Promise<unknown> }
     await until(async () => {
       await worker.scheduled({ cron: '* * * * *', scheduledTime: new Date() })

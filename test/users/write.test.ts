@@ -70,6 +70,32 @@ test('followers do not get in the way of If-Match, another edit does', async () 
   expect((await ada.patch({ bio: 'Third' }, { 'If-Match': 'what' })).status).toBe(400)
 })
 
+test('If-Match may list more versions than D1 binds', async () => {
+  const ada = await newMember(newEdge())
+  const tags = Array.from({ length: 110 }, (_, i) => `"${i + 2}-0-0-0"`)
+  expect((await ada.patch({ bio: 'Second' }, { 'If-Match': tags.join() })).status).toBe(412)
+  expect((await ada.patch({ bio: 'Second' }, { 'If-Match': [...tags, '"1-0-0-0"'].join() })).status).toBe(200)
+})
+
+test('a read whose reply is late does not bring the old profile back', async () => {
+  const edge = newEdge()
+  const ada = await newMember(edge)
+  const path = `/v1/users/${ada.id}`
+  await newEdge({}, edge.token).fetch(path)
+  await ada.patch({ bio: 'Second' }) // version 2, in Redis
+  const reader = newEdge({}, edge.token)
+  const writer = { ...ada, headers: await reader.signIn(ada) }
+  await reader.redis.fault({ kind: 'delay-after', delayMs: 700, times: 1, match: 'MGET' })
+  const late = reader.fetch(path)
+  await expect.poll(async () => (await reader.redis.counts()).faults).toEqual([])
+  const body = JSON.stringify({ bio: 'Third' })
+  const headers = { ...writer.headers, 'Content-Type': 'application/json' }
+  expect((await reader.fetch('/v1/users/me', { method: 'PATCH', headers, body })).status).toBe(200)
+  expect(await (await reader.fetch(path)).json()).toMatchObject({ bio: 'Third', version: 3 })
+  expect((await late).status).toBe(200)
+  expect(await (await reader.fetch(path)).json()).toMatchObject({ bio: 'Third', version: 3 })
+})
+
 test('of two changes at once of one version, one is made', async () => {
   for (let round = 0; round < 10; round += 1) {
     const edge = newEdge()

@@ -1,0 +1,108 @@
+/**
+ * `npm run docs`: writes the generated parts of docs/. The variables come from src/config.ts, the event types from
+ * src/events/catalog.ts.
+ */
+import { readFile, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { toJsonSchema } from '@valibot/to-json-schema'
+import { getMetadata } from 'valibot'
+import { type Declaration, sections } from '../src/config.ts'
+import { catalog, type EventType } from '../src/events/catalog.ts'
+
+const root = dirname(import.meta.dirname)
+
+/** When each event is published. The type makes sure that none is missing. */
+const CAUSES: Record<EventType, string> = {
+  post_created: 'A user writes a post',
+  post_updated: 'The author edits the text',
+  post_deleted: 'The author deletes the post. Its comments go too, without events of their own',
+  user_created: 'A user signs up',
+  user_updated: 'A user changes the profile',
+  user_followed: 'A user follows another',
+  user_unfollowed: 'A user unfollows another',
+  user_status_change:
+    'A user comes online, or goes offline. On streams, followers see it, and everyone if the user allows that',
+  comment_created: 'A user comments on a post',
+  comment_deleted: 'The author of the comment or of the post deletes it',
+  counter_update: 'A count changed. At most one event a second for each count, with the latest value',
+  webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
+  webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
+}
+
+interface JsonSchema {
+  type?: string
+  pattern?: string
+  format?: string
+  enum?: string[]
+  anyOf?: JsonSchema[]
+}
+
+const orList = (items: string[]) => items.join(' or ')
+
+function typeName(schema: JsonSchema): string {
+  if (schema.anyOf) return orList(schema.anyOf.map(typeName))
+  if (schema.enum) return orList(schema.enum.map((value) => `\`${value}\``))
+  const [, kind] = /^\^([a-z]+)_/.exec(schema.pattern ?? '') ?? []
+  if (kind) return `id \`${kind}_…\``
+  return schema.format === 'date-time' || schema.pattern ? 'RFC 3339 time' : (schema.type ?? 'any')
+}
+
+function eventTable(): string {
+  const rows = Object.entries(catalog).map(([type, { channel, subject, data }]) => {
+    const { properties = {} } = toJsonSchema(data, { errorMode: 'ignore' })
+    // Each property of these schemas is an object schema, never `true`.
+    const fields = Object.entries(properties as Record<string, JsonSchema>)
+    const list = fields.map(([name, schema]) => `\`${name}\`: ${typeName(schema)}`).join(', ')
+    return [`\`${type}\``, `\`${channel}\``, CAUSES[type as EventType], `\`${subject}\``, list]
+  })
+  return table(['Type', 'Channel', 'Published when', 'Subject', 'Data'], rows)
+}
+
+function configuration(): string {
+  const chapters = Object.entries(sections).map(([heading, variables]) => {
+    const rows = Object.entries(variables).map(([name, schema]) => {
+      // Every schema of a section carries a declaration.
+      const { unit, default: fallback, bounds, meaning } = getMetadata(schema) as Declaration
+      const shown = fallback === null ? 'required' : fallback === '' ? 'none' : `\`${fallback}\``
+      return [`\`${name}\``, meaning, unit, shown, bounds]
+    })
+    return `## ${heading}\n\n${table(['Variable', 'Meaning', 'Unit', 'Default', 'Allowed'], rows)}`
+  })
+  return `<!-- Generated from src/config.ts by \`npm run docs\`. Do not edit. -->
+
+# Configuration
+
+Set a variable in \`wrangler.toml\` (\`[vars]\`, or \`[env.production.vars]\` for one environment). Set a secret with
+\`wrangler secret put\`, or in \`.dev.vars\` on your machine. If a value is missing or outside the allowed range, the Worker
+answers 503 with a problem that names the variable and what was expected.
+
+${chapters.join('\n\n')}
+`
+}
+
+function table(header: string[], rows: string[][]): string {
+  const lines = [header, ...rows].map((cells) => cells.map((cell) => cell.replaceAll('|', '\\|')))
+  const widths = header.map((_, column) => Math.max(3, ...lines.map((cells) => cells[column]?.length ?? 0)))
+  const line = (cells: string[]) => `| ${cells.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join(' | ')} |`
+  const [head = [], ...body] = lines
+  return [head, widths.map((width) => '-'.repeat(width)), ...body].map(line).join('\n')
+}
+
+const EVENTS_BLOCK = /(<!-- generated: event types -->\n)[^]*(\n<!-- end -->)/
+
+/** The documents that are generated in whole or in part, by path, as they must be. */
+export async function generate(): Promise<Record<string, string>> {
+  const events = await readFile(join(root, 'docs/events.md'), 'utf8')
+  if (!EVENTS_BLOCK.test(events)) throw new Error('docs/events.md has no block for the event types')
+  return {
+    'docs/configuration.md': configuration(),
+    'docs/events.md': events.replace(
+      EVENTS_BLOCK,
+      (_, start: string, end: string) => `${start}\n${eventTable()}\n${end}`,
+    ),
+  }
+}
+
+if (import.meta.main) {
+  for (const [path, text] of Object.entries(await generate())) await writeFile(join(root, path), text)
+}

@@ -1,0 +1,14 @@
+import { join } from 'node:path'
+import type { TestUserConfig } from 'vitest/config'
+
+// wrangler only repeats here that secrets come from the bindings in vitest.workerd.config.ts.
+process.env['WRANGLER_LOG'] ??= 'error'
+// Tests start wrangler dozens of times. With a cache of its compiled code each start takes a third less CPU time.
+process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules/.cache/compiled')
+
+/** A passing run prints a few lines. A failing test prints its error and everything it logged. */
+export const run = {
+  reporters: ['dot', './test/summary.ts'],
+  silent: 'passed-only',
+  maxWorkers: 4,
+} satisfies TestUserConfig

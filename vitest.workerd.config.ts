@@ -1,0 +1,35 @@
+import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
+import { defineConfig } from 'vitest/config'
+import { run } from './vitest.shared.ts'
+
+// The suites that run in workerd: real D1 and queues, real Redis commands over HTTP.
+export default defineConfig({
+  plugins: [
+    cloudflareTest(async ({ inject }) => ({
+      main: './src/index.ts',
+      wrangler: { configPath: './wrangler.toml' },
+      verbose: false, // workerd would print a stack trace for each connection that a test cuts
+      miniflare: {
+        bindings: {
+          UPSTASH_REDIS_REST_URL: inject('emulatorUrl'),
+          UPSTASH_REDIS_REST_TOKEN: 'test',
+          SERVICE_TOKEN: 'a-service-token-for-tests',
+          // Tests count commands and read logs. The tests of monitoring and logging turn these on.
+          STATS_FLUSH_SECONDS: '0',
+          SCAN_COMMANDS: '0',
+          LOG_REQUESTS: 'none',
+          RECEIVER_URL: inject('receiverUrl'),
+          MIGRATIONS: await readD1Migrations('./migrations'),
+        },
+      },
+    })),
+  ],
+  test: {
+    ...run,
+    name: 'workerd',
+    include: ['test/**/*.test.ts'],
+    exclude: ['test/{bench,deploy,e2e,emulator,scripts}/**'],
+    globalSetup: ['./test/emulator.setup.ts', './test/receiver.setup.ts'],
+    testTimeout: 30_000, // scrypt, a thousand readers, busy machines
+  },
+})
