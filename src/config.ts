@@ -225,7 +225,6 @@ const limits = {
   LIMIT_WRITES: whole('requests', 100, 1, 1_000_000, 'Writes of one kind by one caller in a window.'),
   LIMIT_WRITES_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_WRITES and LIMIT_PRESENCE.'),
   LIMIT_PRESENCE: whole('requests', 600, 1, 1_000_000, 'Heartbeats of one user in a window.'),
-  LIMIT_STATUS: whole('requests', 60, 1, 1_000_000, 'Requests of one caller for its limits, per minute.'),
   LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins to one account in a window. Per network if known.'),
   LIMIT_SIGN_IN_ADDRESS: whole('requests', 100, 1, 1_000_000, 'Sign-ins from one network in a window.'),
   LIMIT_SIGN_IN_SECONDS: whole('seconds', 900, 1, 86_400, 'Window of both sign-in limits.'),
@@ -355,7 +354,6 @@ export interface LimitPolicy {
 /** Every rate limit, by the name clients see. Each route belongs to one. */
 export type LimitName =
   | 'reads'
-  | 'status'
   | 'sign-up'
   | 'sign-in'
   | 'sign-in-address'
@@ -410,7 +408,6 @@ export function readConfig(env: object) {
   }
   const limits: Record<LimitName, LimitPolicy> = {
     reads: { limit: set.LIMIT_READS, windowSeconds: set.LIMIT_READS_SECONDS, isStrict: false, onOutage: 'open' },
-    status: { limit: set.LIMIT_STATUS, windowSeconds: 60, isStrict: false, onOutage: 'open' },
     'sign-up': write,
     'sign-in': signIn,
     'sign-in-address': { ...signIn, limit: set.LIMIT_SIGN_IN_ADDRESS },

@@ -31,7 +31,7 @@ export function docs(app: Hono<AppEnv>) {
               description:
                 'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
                 'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`. Public reads with a token that is not ' +
-                'valid, or whose session has ended, answer as for nobody. All other routes that use tokens answer 401. ' +
+                'valid, or whose session has ended, treat the caller as anonymous. Other routes that use tokens answer 401. ' +
                 'Writes by cookie must come from the origin of the API or from an allowed origin.',
             },
             components: {

@@ -14,11 +14,11 @@ import { hasCredential, isLive, readClaims, requireOwnSite, sessionEnded, wasLiv
 export interface Caller<UserId> {
   /** What the token claims. Its session may have ended: use `read` before you answer anything private. */
   claims: UserId extends string ? Claims : Claims | undefined
-  /** Whether the session is live. One round trip at most; none without a token. */
+  /** Whether the session is live now. One round trip; none without a token. */
   isLive: () => Promise<boolean>
   /**
    * Runs `work` for the claimed user while the session check runs in the same round trip. If the session has ended: an
-   * optional session runs `work` again for nobody, a required one answers 401.
+   * optional session runs `work` again without a user, a required one answers 401.
    */
   read: <T>(work: (userId: UserId) => Promise<T>) => Promise<T>
 }
@@ -53,9 +53,12 @@ interface AdmittedEnv<R extends SessionRule> {
 /** The most that a batch counts as. A batch has at most a hundred ids where each may cost commands. */
 const MAX_COST = 100
 
+/** What OpenAPI says of a route that reads a session if there is one. */
+export const OPTIONAL_SESSION = [{}, { bearer: [] }, { cookie: [] }]
+
 const SECURITY = {
   none: [],
-  optional: [{}, { bearer: [] }, { cookie: [] }],
+  optional: OPTIONAL_SESSION,
   required: [{ bearer: [] }, { cookie: [] }],
 } satisfies Record<SessionRule['session'], Record<string, string[]>[]>
 
@@ -70,8 +73,8 @@ const SECURITY = {
  * Sessions: `none` costs nothing and adds nothing. By default the check runs before the work: `c.var.userId`, and 401
  * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.var.caller`.
  *
- * A credential that is not accepted: 401 on routes that write or need a session. Reads without need of a session answer as
- * for nobody, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
+ * A credential that is not accepted: 401 on routes that write or need a session. Other reads treat
+ * the caller as anonymous, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
  * or from `CORS_ORIGINS`.
  */
 export function admit<R extends SessionRule>(
@@ -95,7 +98,8 @@ export function admit<R extends SessionRule>(
       throw new Problem('not-signed-in', 'This token is not valid')
     }
 
-    const check = once(async () => claims !== undefined && isLive(c, claims))
+    const checkNow = async () => claims !== undefined && isLive(c, claims)
+    const check = once(checkNow)
     const address = addressSubject(c)
     let subject = claims && by !== 'address' ? claims.userId : address
     const known = limits.known(name, subject)
@@ -119,7 +123,7 @@ export function admit<R extends SessionRule>(
     }
     requireAllowed(c, name, allowance)
     if (isAlongside) {
-      add('caller', createCaller(claims, check, session))
+      add('caller', createCaller(claims, checkNow, session)) // a stream checks again and again
     } else if (claims && isSignedIn && isCheckedBefore) {
       add('userId', claims.userId)
     } else if (session === 'required' || (claims && isCheckedBefore && refuses)) {
@@ -152,7 +156,7 @@ async function countAgainstAddress(
   return spend(c, name, address)
 }
 
-/** As how many requests a request counts. */
+/** The number of requests that this one counts as. */
 function costOf(c: Context<AppEnv>): number {
   const ids = c.req.query('ids')
   return ids === undefined ? 1 : Math.min(MAX_COST, ids.split(',', MAX_COST).length)

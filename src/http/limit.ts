@@ -52,10 +52,10 @@ const LOCAL_SUBJECTS = 10_000
  * Limits a cheap route per network and isolate, in memory: counting in Redis would cost more than the answer. Works on a
  * Worker that is not configured, and while Redis fails.
  */
-export function limitLocally(limit = LOCAL_LIMIT): MiddlewareHandler {
+export function limitLocally(limit = LOCAL_LIMIT, security: Record<string, string[]>[] = []): MiddlewareHandler {
   const counts = new Map<string, number>()
   let endsAt = 0
-  return described({ 'x-rate-limit': 'local', security: [] }, async (c, next) => {
+  return described({ 'x-rate-limit': 'local', security }, async (c, next) => {
     const subject = addressSubject(c)
     const now = Date.now()
     if (now >= endsAt || counts.size >= LOCAL_SUBJECTS) {

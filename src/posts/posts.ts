@@ -1,6 +1,7 @@
 import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { listOf } from '../db/list.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -229,7 +230,11 @@ export function createPosts({
      * cache and its counts.
      */
     async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Post> {
-      const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
+      const isMeant = and(
+        eq(posts.id, id),
+        eq(posts.authorId, authorId),
+        versions && sql`${posts.version} IN ${listOf(versions)}`,
+      )
       const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
       const transaction = outbox.transaction()
@@ -269,7 +274,11 @@ export function createPosts({
      * places in caches and feeds. One D1 round trip, then one for the caches.
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
-      const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
+      const isMeant = and(
+        eq(posts.id, id),
+        eq(posts.authorId, authorId),
+        versions && sql`${posts.version} IN ${listOf(versions)}`,
+      )
       const transaction = outbox.transaction()
       const [commented, [found], , [removed], rows] = await db.batch([
         db

@@ -18,7 +18,7 @@ async function newMember(edge: Edge) {
   return { user, headers: await edge.signIn(user) }
 }
 
-test('If-Match takes fifty entity tags and 8 KB, and names itself when it refuses more', async () => {
+test('If-Match takes 8 KB of entity tags, and names itself when it refuses more', async () => {
   const edge = newEdge()
   const { headers } = await newMember(edge)
   const change = (condition: string) =>
@@ -28,16 +28,8 @@ test('If-Match takes fifty entity tags and 8 KB, and names itself when it refuse
       body: '{"bio":"Hello"}',
     })
   const tags = (count: number) => Array.from({ length: count }, (_, i) => `"${i + 1}-0-0-0-own"`).join(', ')
-  expect((await change(tags(50))).status).toBe(200)
-  for (const condition of [
-    tags(51),
-    tags(90),
-    ','.repeat(98_000),
-    `"${'x'.repeat(8_192)}"`,
-    '"a" "b"',
-    '"1",,"2"',
-    '"1",',
-  ]) {
+  expect((await change(tags(400))).status).toBe(200)
+  for (const condition of [tags(500), ','.repeat(98_000), `"${'x'.repeat(8_192)}"`, '"a" "b"', '"1",,"2"', '"1",']) {
     await expectRefused(change(condition), 'header', 'If-Match')
   }
   expect((await change('W/"7-0", "8"')).status).toBe(412)

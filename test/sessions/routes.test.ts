@@ -15,7 +15,7 @@ const json = (body: unknown, headers: Record<string, string> = {}) => ({
   body: JSON.stringify(body),
 })
 
-/** Signs somebody up and in, over HTTP. */
+/** Signs a new member up, over HTTP. */
 async function newMember(edge: Edge, username = `m${crypto.randomUUID().slice(0, 8)}`) {
   const account = { username, email: `${username}@example.test`, password: 'correct horse', displayName: 'Member' }
   const signedUp = await edge.fetch('/v1/users', json(account))
@@ -34,7 +34,7 @@ async function signIn(edge: Edge, login: string, headers: Record<string, string>
 const isSignedIn = async (edge: Edge, headers: Record<string, string>) =>
   (await edge.fetch('/v1/sessions', { headers })).status === 200
 
-test('who signs up can sign in by username or email, and sees their own email', async () => {
+test('a member can sign in by username or email, and sees their own email', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   for (const login of [member.username, member.email, member.username.toUpperCase()]) {
@@ -50,7 +50,7 @@ test('who signs up can sign in by username or email, and sees their own email', 
   expect(await anyones.json()).not.toHaveProperty('email')
 })
 
-test('who signs up is found by username at once, though somebody looked for the name before', async () => {
+test('a new username is found at once, even if somebody looked for it before', async () => {
   const edge = newEdge()
   expect((await edge.fetch('/v1/users/by-username/newcomer')).status).toBe(404)
   await edge.settle()
@@ -59,7 +59,7 @@ test('who signs up is found by username at once, though somebody looked for the 
   expect((await newEdge({}, edge.token).fetch('/v1/users/by-username/newcomer')).status).toBe(200)
 })
 
-test('a cookie signs in as a bearer token does', async () => {
+test('a cookie authenticates like a bearer token', async () => {
   const edge = newEdge()
   const { signIn } = await newMember(edge)
   const { token } = await signIn()
@@ -79,7 +79,7 @@ test('neither D1 nor Redis holds a token or a password', async () => {
     await db.select().from(users).where(eq(users.id, member.id)),
     await edge.sdk.get(`session:${token.split('.')[1]}`),
   ])
-  expect(stored).toContain('seenAt') // all three are there
+  expect(stored).toContain('seenAt') // all three are stored
   expect(stored).not.toContain(secret)
   expect(stored).not.toContain('correct horse')
 })
@@ -108,7 +108,7 @@ test('a session check is one round trip, together with the limit, and none for a
   expect([refused.status, roundTrips(refused)]).toEqual([401, 0])
 })
 
-test.each(['nobody', 'known'])('signing in as %s with a wrong password is refused in the same words', async (who) => {
+test.each(['nobody', 'known'])('a wrong password for the login "%s" gets the same answer', async (who) => {
   const edge = newEdge()
   await addUser({ username: 'known', passwordHash: 'scrypt$16384$8$5$AAAA$AAAA' }).catch(() => {})
   const response = await edge.fetch('/v1/sessions', json({ login: who, password: 'wrong' }))
@@ -122,7 +122,7 @@ test.each(['nobody', 'known'])('signing in as %s with a wrong password is refuse
   })
 })
 
-test('guesses are limited per account, from wherever they come, and per address', async () => {
+test('guesses are limited per account from any address, and per address', async () => {
   const edge = newEdge({ LIMIT_SIGN_IN: '2', LIMIT_SIGN_IN_ADDRESS: '4', LIMIT_SIGN_IN_SECONDS: '86400' })
   const guess = async (login: string, address: string) =>
     (await edge.fetch('/v1/sessions', json({ login, password: 'x' }, { 'CF-Connecting-IP': address }))).status
@@ -149,7 +149,7 @@ test('without Redis sessions stay live, sign-out works, and sign-in is unavailab
   expect(await isSignedIn(edge, headers)).toBe(false)
 })
 
-test('a session survives the loss of all that Redis held', async () => {
+test('a session survives a flush of Redis', async () => {
   const edge = newEdge()
   const { headers } = await (await newMember(edge)).signIn()
   await edge.sdk.flushdb()
@@ -158,7 +158,7 @@ test('a session survives the loss of all that Redis held', async () => {
   expect(await keysOf(edge.sdk, 'session:*')).toHaveLength(1)
 })
 
-test('signing out ends this session only, everywhere ends all, and Redis lost does not bring them back', async () => {
+test('sign-out ends one session, sign-out everywhere ends all, and a flush brings none back', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   const [phone, laptop, tablet] = [await member.signIn(), await member.signIn(), await member.signIn()]
@@ -177,7 +177,7 @@ test('signing out ends this session only, everywhere ends all, and Redis lost do
   expect(await isSignedIn(edge, (await member.signIn()).headers)).toBe(true)
 })
 
-test('signing in again with a session ends that session', async () => {
+test('a sign-in ends the session that it presents', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   const first = await member.signIn()
@@ -185,7 +185,7 @@ test('signing in again with a session ends that session', async () => {
   expect(await isSignedIn(edge, first.headers)).toBe(false)
 })
 
-test('the device list names each device and marks this one', async () => {
+test('the device list names each device and marks the current one', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   await signIn(edge, member.username, { 'User-Agent': 'Phone' })
@@ -197,7 +197,7 @@ test('the device list names each device and marks this one', async () => {
   ])
 })
 
-test('a username or email that is taken is a problem naming the field, and nothing is written', async () => {
+test('a taken username or email is a problem that names the field, and nothing is stored', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   const account = { username: 'fresh', email: 'fresh@example.test', password: 'correct horse', displayName: 'F' }
@@ -226,7 +226,7 @@ test.each([
   ],
   ['/v1/sessions', {}, ['login', 'password']],
   ['/v1/sessions', { login: '', password: '' }, ['login', 'password']],
-])('POST %s with %j is refused, naming %j', async (path, body, fields) => {
+])('POST %s with %j names the invalid fields %j', async (path, body, fields) => {
   const response = await newEdge().fetch(path, json(body))
   expect(response.status).toBe(400)
   const { errors } = await response.json<{ errors: { in: string; field: string }[] }>()
@@ -235,7 +235,7 @@ test.each([
 })
 
 test.each(['GET /v1/sessions', 'DELETE /v1/sessions', 'DELETE /v1/sessions/current'])(
-  '%s is refused to who is not signed in',
+  '%s requires a session',
   async (route) => {
     const [method = '', path = ''] = route.split(' ')
     expect((await newEdge().fetch(path, { method })).status).toBe(401)

@@ -4,7 +4,7 @@ import { addFollow, addUser } from '../rows.ts'
 
 beforeAll(migrate)
 
-test('a user is read by id, with nothing private in the answer', async () => {
+test('a profile read by id contains nothing private', async () => {
   const edge = newEdge()
   const user = await addUser({ username: 'ada', displayName: 'Ada', bio: 'First', followersCount: 7 })
   const response = await edge.fetch(`/v1/users/${user.id}`)
@@ -23,7 +23,7 @@ test('a user is read by id, with nothing private in the answer', async () => {
   })
 })
 
-test('a user read is 0 round trips from memory, 1 from Redis, and at most 3 on a miss with its fill', async () => {
+test('a profile costs no round trip from memory, one from Redis, and at most three on a miss', async () => {
   const user = await addUser()
   const first = newEdge()
   const path = `/v1/users/${user.id}`
@@ -33,7 +33,7 @@ test('a user read is 0 round trips from memory, 1 from Redis, and at most 3 on a
   await first.redis.reset()
   const miss = await first.fetch(path)
   await first.settle()
-  expect((await first.redis.counts()).requests).toBe(3) // the third: the fill, and the limit counted beside it
+  expect((await first.redis.counts()).requests).toBe(3) // the third has the fill and the limit
   expect(miss.headers.get('Cache-Status')).toBe('redis; fwd=uri-miss, memory; fwd=uri-miss')
   expect(roundTrips(miss)).toBe(2)
   await first.redis.reset()
@@ -53,7 +53,7 @@ test('a user read is 0 round trips from memory, 1 from Redis, and at most 3 on a
   expect(await second.redis.counts()).toMatchObject({ requests: 2, byCommand: { mget: 1, evalsha: 1 } })
 })
 
-test('users are read by ids in the order asked, in one round trip, without the unknown', async () => {
+test('a batch keeps the order of the ids, omits unknown ids and costs one round trip', async () => {
   const [ada, bob] = [await addUser(), await addUser()]
   const warm = newEdge()
   const path = `/v1/users?ids=${bob.id},u_unknown,${ada.id},${bob.id}`
@@ -66,13 +66,13 @@ test('users are read by ids in the order asked, in one round trip, without the u
   expect(roundTrips(again)).toBe(1)
 })
 
-test('a user is found by username in any case', async () => {
+test('a username is found in upper and lower case', async () => {
   const user = await addUser({ username: 'grace' })
   const response = await newEdge().fetch('/v1/users/by-username/GRACE')
   expect(await response.json()).toMatchObject({ id: user.id })
 })
 
-test('an unknown user is a problem, and known as unknown to the cache', async () => {
+test('an unknown user is a problem, and the cache remembers it', async () => {
   const edge = newEdge()
   for (const path of ['/v1/users/u_nobody', '/v1/users/by-username/nobody', '/v1/users/u_nobody/posts']) {
     const response = await edge.fetch(path)
@@ -106,7 +106,7 @@ test.each([
   await expectRefused(newEdge().fetch(path), where, field)
 })
 
-test('followers and followings are pages, latest first, each follow once, however many come meanwhile', async () => {
+test('pages of followers and followings list each follow once, latest first, while others are added', async () => {
   const edge = newEdge()
   const star = await addUser()
   const fans = []
@@ -130,7 +130,7 @@ test('followers and followings are pages, latest first, each follow once, howeve
   expect(await followings.json()).toMatchObject({ items: [{ id: star.id }], nextCursor: null })
 })
 
-test('an unchanged user is 304 to who has its ETag', async () => {
+test('a request with the ETag of an unchanged profile answers 304', async () => {
   const edge = newEdge()
   const user = await addUser()
   const path = `/v1/users/${user.id}`
@@ -143,7 +143,7 @@ test('an unchanged user is 304 to who has its ETag', async () => {
   expect((await edge.fetch(path, { headers: { 'If-None-Match': '"2-0-0-0"' } })).status).toBe(200)
 })
 
-test.each(['refuse', 'hang', 'cut', 'status'] as const)('users are read when Redis does "%s"', async (kind) => {
+test.each(['refuse', 'hang', 'cut', 'status'] as const)('profiles are readable when Redis does "%s"', async (kind) => {
   const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250' })
   const [ada, bob] = [await addUser(), await addUser({ username: `bob_${kind}` })]
   await addFollow(ada.id, bob.id)
