@@ -226,7 +226,7 @@ const limits = {
   LIMIT_WRITES: whole('requests', 100, 1, 1_000_000, 'Writes of one kind by one caller in a window.'),
   LIMIT_WRITES_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_WRITES and LIMIT_PRESENCE.'),
   LIMIT_PRESENCE: whole('requests', 600, 1, 1_000_000, 'Heartbeats of one user in a window.'),
-  LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins with one login in a window.'),
+  LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins to one account in a window. Per network if known.'),
   LIMIT_SIGN_IN_ADDRESS: whole('requests', 100, 1, 1_000_000, 'Sign-ins from one network in a window.'),
   LIMIT_SIGN_IN_SECONDS: whole('seconds', 900, 1, 86_400, 'Window of both sign-in limits.'),
 }

@@ -185,19 +185,47 @@ export const sessions = sqliteTable(
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    /** SHA-256 of the token's secret, base64url. */
+    /** SHA-256 of the token, base64url. */
     secretHash: text('secret_hash').notNull(),
     /** The user's `sessionEpoch` when the session began. */
     epoch: integer().notNull(),
     /** The `User-Agent` of the device, at most 200 characters. */
     userAgent: text('user_agent').notNull(),
     createdAt: integer('created_at').notNull(),
-    /** Accurate to a few minutes: not every request writes it. */
+    /** Accurate to `SESSION_TOUCH_SECONDS`. */
     lastSeenAt: integer('last_seen_at').notNull(),
-    /** The absolute end. Idleness may end it sooner. */
+    /** The absolute end. The session ends earlier if it idles. */
     expiresAt: integer('expires_at').notNull(),
   },
   (t) => [index('sessions_user').on(t.userId, t.id), index('sessions_expiry').on(t.expiresAt)],
+)
+
+/** Ended sessions that Redis has not confirmed yet. The cron retries them. */
+export const revocations = sqliteTable(
+  'revocations',
+  {
+    /** The id of a session, or of a user whose sessions all ended. */
+    subjectId: text('subject_id').primaryKey(),
+    /** The new `sessionEpoch` of the user. Null for a session. */
+    epoch: integer(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [index('revocations_created').on(t.createdAt)],
+)
+
+/** Networks from which a user has signed in. Their guesses have a limit of their own. */
+export const signInSources = sqliteTable(
+  'sign_in_sources',
+  {
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** SHA-256 of the network, base64url. */
+    source: text().notNull(),
+    /** The last sign-in. */
+    seenAt: integer('seen_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.userId, t.source] }), index('sign_in_sources_seen').on(t.seenAt)],
 )
 
 /** Requests with an `Idempotency-Key`, and their answers. */

@@ -3,6 +3,7 @@ import { generateSpecs } from 'hono-openapi'
 import * as v from 'valibot'
 import { Problem, problems, type ProblemType } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
+import { limitLocally } from '../http/limit.ts'
 import { doc, valid } from '../http/openapi.ts'
 
 const tag = 'Documentation'
@@ -17,6 +18,7 @@ export function docs(app: Hono<AppEnv>) {
     .get(
       '/openapi.json',
       doc({ tag, summary: 'Read this document (OpenAPI 3.1)', answer: v.looseObject({}) }),
+      limitLocally(),
       async (c) => {
         document ??= await generateSpecs(app, {
           defaultValidationErrorResponse: false,
@@ -28,7 +30,16 @@ export function docs(app: Hono<AppEnv>) {
               version: '1',
               description:
                 'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
-                'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`.',
+                'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`. Public reads with a token that is not ' +
+                'valid, or whose session has ended, treat the caller as anonymous. Other routes that use tokens answer 401. ' +
+                'Writes by cookie must come from the origin of the API or from an allowed origin.',
+            },
+            components: {
+              securitySchemes: {
+                bearer: { type: 'http', scheme: 'bearer', description: 'The `token` of a sign-in.' },
+                cookie: { type: 'apiKey', in: 'cookie', name: '__Host-session' },
+                serviceToken: { type: 'http', scheme: 'bearer', description: '`SERVICE_TOKEN` of the Worker.' },
+              },
             },
           },
         })
@@ -39,6 +50,7 @@ export function docs(app: Hono<AppEnv>) {
     .get(
       '/problems/:type',
       doc({ tag, summary: 'Read what a problem type means', answer: ProblemKind, problems: ['not-found'] }),
+      limitLocally(),
       valid('param', v.object({ type: v.string() })),
       (c) => {
         const { type } = c.req.valid('param')

@@ -40,7 +40,7 @@ export const streams = new Hono<AppEnv>().get(
     headers: ['Last-Event-ID'],
     problems: ['invalid-request', 'not-signed-in', 'unavailable'],
   }),
-  admit('reads', { session: 'optional', check: 'alongside' }), // checked in the round trip that opens the stream
+  admit('reads', { session: 'optional', check: 'alongside' }, { refusesInvalid: true }), // checked in the round trip that opens the stream
   valid('query', StreamQuery),
   async (c) => {
     const { channels, lastEventId } = c.req.valid('query')

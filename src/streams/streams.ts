@@ -255,7 +255,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       }
       if (place !== 'taken' || (hasSession && !isSignedIn)) {
         close()
-        if (hasSession && !isSignedIn) throw new Problem('not-signed-in', 'This session is over')
+        if (hasSession && !isSignedIn) throw new Problem('not-signed-in', 'This session has ended')
         if (place === 'all-full') refuse('Too many streams are open')
         throw new Problem('rate-limited', 'You have too many streams open: close one', {
           retryAfter: RETRY_AFTER_SECONDS,

@@ -103,7 +103,6 @@ test('who may see an event sees it, and nobody else does: not as it happens, and
   const [asAda, asFan, asOther] = [await edge.signIn(ada), await edge.signIn(fan), await edge.signIn(other)]
   const viewers = {
     nobody: {},
-    forged: { Authorization: 'Bearer forged' },
     ada: asAda,
     fan: asFan,
     other: asOther,
