@@ -142,7 +142,7 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
         userAgent: 'test',
         createdAt: now,
         lastSeenAt: now,
-        expiresAt: now + 3_600_000,
+        expiresAt: now + 86_400_000,
       })
       return { Authorization: `Bearer ${token}` }
     },

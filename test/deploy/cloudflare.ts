@@ -136,9 +136,9 @@ export async function startCloudflare() {
         const all = [...queues].map(([queue_name, { id, consumers }]) =>
           Object.assign({ queue_id: id, queue_name, producers: [], consumers }, dates, totals),
         )
-        const wanted = url.searchParams.get('name')
-        return wanted
-          ? all.filter(({ queue_name }) => queue_name === wanted)
+        const wanted = url.searchParams.getAll('name')
+        return wanted.length > 0
+          ? all.filter(({ queue_name }) => wanted.includes(queue_name))
           : all.slice((page - 1) * account.queuesPerPage, page * account.queuesPerPage)
       }
       if (id === undefined) {
