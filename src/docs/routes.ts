@@ -8,7 +8,49 @@ import { doc, valid } from '../http/openapi.ts'
 const tag = 'Documentation'
 const isProblem = (name: string): name is ProblemType => Object.hasOwn(problems, name)
 
+/** Problems that the middleware of `app.ts` reports on every route that writes. */
+const PROBLEMS_OF_WRITES: ProblemType[] = ['body-too-large', 'unsupported-media-type']
+
+interface Operation {
+  responses?: Record<string, { description: string; content?: object }>
+}
+
+/** Adds the answers that no route declares, because the middleware of `app.ts` gives them. */
+function addCommonAnswers(paths: Record<string, Record<string, Operation>>): void {
+  for (const [method, { responses = {} }] of Object.values(paths).flatMap(Object.entries<Operation>)) {
+    if (method === 'get') {
+      const isStream = 'text/event-stream' in (responses['200']?.content ?? {})
+      if (!isStream) responses['304'] = { description: 'The `ETag` in `If-None-Match` is current.' }
+      continue
+    }
+    const content = responses['500']?.content // a problem document, as of every problem
+    for (const type of PROBLEMS_OF_WRITES) {
+      const { status, title } = problems[type]
+      responses[status] ??= { description: `\`${type}\`: ${title}.`, ...(content && { content }) }
+    }
+  }
+}
+
 const ProblemKind = v.object({ type: v.string(), title: v.string(), status: v.number() })
+
+async function describe(app: Hono<AppEnv>): Promise<object> {
+  const document = await generateSpecs(app, {
+    defaultValidationErrorResponse: false,
+    excludeStaticFile: false,
+    documentation: {
+      openapi: '3.1.0',
+      info: {
+        title: 'threads-edge',
+        version: '1',
+        description:
+          'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
+          'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`.',
+      },
+    },
+  })
+  addCommonAnswers(document.paths as Record<string, Record<string, Operation>>) // as `doc` and the library made them
+  return document
+}
 
 /** The OpenAPI document of the app. The page `/docs`, which shows it, is a static asset. */
 export function docs(app: Hono<AppEnv>) {
@@ -18,20 +60,7 @@ export function docs(app: Hono<AppEnv>) {
       '/openapi.json',
       doc({ tag, summary: 'Read this document (OpenAPI 3.1)', answer: v.looseObject({}) }),
       async (c) => {
-        document ??= await generateSpecs(app, {
-          defaultValidationErrorResponse: false,
-          excludeStaticFile: false,
-          documentation: {
-            openapi: '3.1.0',
-            info: {
-              title: 'threads-edge',
-              version: '1',
-              description:
-                'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
-                'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`.',
-            },
-          },
-        })
+        document ??= await describe(app)
         c.header('Cache-Control', 'public, max-age=300')
         return c.json(document)
       },
