@@ -71,18 +71,15 @@ const choice = <const Options extends readonly [string, ...string[]]>(
   return v.pipe(v.optional(v.picklist(options, listed), fallback), declare('text', fallback, listed, meaning))
 }
 
+const splitList = (text: string) =>
+  text
+    .split(',')
+    .map((item) => item.trim())
+    .filter(Boolean)
+
 /** Values separated by commas. */
 const list = (meaning: string) =>
-  v.pipe(
-    v.optional(v.string(), ''),
-    v.transform((text) =>
-      text
-        .split(',')
-        .map((item) => item.trim())
-        .filter(Boolean),
-    ),
-    declare('separated by commas', '', 'any', meaning),
-  )
+  v.pipe(v.optional(v.string(), ''), v.transform(splitList), declare('separated by commas', '', 'any', meaning))
 
 /** An object that the platform binds to the Worker, as `wrangler.toml` declares it. */
 const binding = (kind: string, meaning: string) =>
@@ -120,7 +117,8 @@ const access = {
   UPSTASH_REDIS_REST_URL: v.pipe(
     v.string('the URL of the Redis REST API'),
     v.url('a URL'),
-    declare('URL', null, 'a URL', 'Address of the Redis REST API.'),
+    v.regex(/^https?:/i, 'an http or https URL'),
+    declare('URL', null, 'http or https', 'Address of the Redis REST API.'),
   ),
   UPSTASH_REDIS_REST_TOKEN: v.pipe(
     v.string('the token of the Redis REST API'),
@@ -244,6 +242,21 @@ const events = {
 const webhooks = {
   ALLOW_PRIVATE_WEBHOOKS: choice(['true', 'false'], 'false', '`true` allows http on loopback. For development only.'),
   PUBLIC_HOSTS: list('Our own hosts, which endpoints may not use. The host of the request is always one of them.'),
+  WEBHOOK_KEY: v.pipe(
+    v.optional(
+      v.pipe(
+        v.string(),
+        v.transform(splitList),
+        v.check((keys) => keys.length > 0 && keys.every((key) => key.length >= 16), 'keys of at least 16 characters'),
+      ),
+    ),
+    declare(
+      'secrets, separated by commas',
+      'SERVICE_TOKEN',
+      'at least 16 characters each',
+      'Keys for webhook secrets and header values. The first encrypts, all decrypt. Without it, list the old SERVICE_TOKEN here before you change that token.',
+    ),
+  ),
   WEBHOOK_MAX_ENDPOINTS: whole(
     'endpoints',
     1_000,
@@ -458,6 +471,7 @@ export function readConfig(env: object) {
     webhooks: {
       isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
       ownHosts: set.PUBLIC_HOSTS.map((host) => host.toLowerCase()),
+      keys: [...(set.WEBHOOK_KEY ?? []), set.SERVICE_TOKEN],
       maxEndpoints: set.WEBHOOK_MAX_ENDPOINTS,
       timeoutMs: set.WEBHOOK_TIMEOUT_SECONDS,
       retryMs: set.WEBHOOK_RETRY_SECONDS,

@@ -15,17 +15,20 @@ export const keys = {
   /** Integer, no expiry: raising it expires every hot feed. */
   hotGeneration: 'generation:hot',
   /** String holding an integer: a count of a post or comment. Expires when idle; D1 holds it too. */
-  count: (counter: Counter, contentId: string) => `count:${counter}:${contentId}`,
-  /** Hash beside the counts of a content: when they last changed here, and the revisions they were settled at. */
-  countsMeta: (contentId: string) => `counts:${contentId}`,
-  /** Hash of a member: content id → whether they like it and since when. Expires when idle; D1 holds it too. */
+  count: (counter: 'likes' | 'comments' | 'views', contentId: string) => `count:${counter}:${contentId}`,
+  /**
+   * String beside a count: the count again, and what orders or derives it. Expires with the count; of views 30 days after
+   * the last new viewer.
+   */
+  tally: (counter: 'likes' | 'comments' | 'views', contentId: string) => `tally:${counter}:${contentId}`,
+  /** Hash of a user: content id → whether the user likes it, and since when. Expires when idle; D1 holds it too. */
   likedBy: (userId: string) => `liked:${userId}`,
-  /** HyperLogLog: who viewed a post. Expires 30 days after the last view. */
+  /** Sorted set of `<content>:<user>:<1 or 0>` by change time (Unix ms): likes that D1 has not confirmed. No expiry. */
+  likesUnwritten: 'likes-unwritten',
+  /** HyperLogLog: the viewers of a post. Expires 30 days after the last new one. */
   viewers: (postId: string) => `viewers:${postId}`,
-  /** Integer: the views a post had before its viewers were noted. Expires with them. */
-  viewsBase: (postId: string) => `views-base:${postId}`,
-  /** Set of post ids whose views are still to be written to D1. No expiry; emptied by the cron. */
-  viewsDirty: 'views-dirty',
+  /** Sorted set of post ids by their count of views: those that D1 has not confirmed. No expiry. */
+  viewsUnwritten: 'views-unwritten',
   /** String of JSON: a session, without its secret. Expires when idle. */
   session: (id: string) => `session:${id}`,
   /** Integer: rises when all sessions of a user are ended. Expires after 30 days; D1 holds it too. */
@@ -59,9 +62,6 @@ export const keys = {
   /** String of JSON: how far the walk over all keys is, and what it found. Expires after 30 days. */
   statsScan: 'stats:v1:scan',
 }
-
-/** What is counted of a post; of a comment only its likes. */
-export type Counter = 'likes' | 'comments' | 'views'
 
 /** The words of keys: whatever else is between their colons belongs to one user, content or caller. */
 const words = new Set(

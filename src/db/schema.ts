@@ -264,6 +264,9 @@ export const counterChanges = sqliteTable(
   (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
 )
 
+/** Contents whose counts changed, or that were deleted, since the cron brought Redis to them. Triggers add them. */
+export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
+
 /**
  * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives
  * from other tables. Notifications of posts and follows have no rows: see `notifications/notifications`.
@@ -343,10 +346,11 @@ export const webhooks = sqliteTable(
     types: text({ mode: 'json' }).$type<string[]>(),
     filter: text({ mode: 'json' }).$type<Record<string, unknown>>(),
     description: text().notNull().default(''),
+    /** Sent with every request. Names are plain, values are encrypted (`v1.<key id>.<IV>.<ciphertext>`). */
     headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
-    /** `whsec_` and base64: the key that signs deliveries. */
+    /** Signs the requests: `whsec_` and base64, encrypted. */
     secret: text().notNull(),
-    /** The secrets of earlier rotations, latest first, separated by spaces. They sign too until `previousSecretUntil`. */
+    /** The secrets before the last rotations, encrypted, the latest first, separated by spaces. They sign too until then. */
     previousSecret: text('previous_secret'),
     previousSecretUntil: integer('previous_secret_until'),
     status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
@@ -360,7 +364,12 @@ export const webhooks = sqliteTable(
     failures: integer().notNull().default(0),
     /** The circuit is open until then. After that, one delivery tries the endpoint. Null: closed. */
     openUntil: integer('open_until'),
-    /** When the cron enqueues its parked deliveries or a probe. Always set on an enabled endpoint with parked deliveries. */
+    /** Since when its successful answers are slow. Null: the last one was fast. */
+    slowSince: integer('slow_since'),
+    /**
+     * When the cron enqueues the parked deliveries of an enabled endpoint, probes a disabled one, or removes an unverified
+     * one whose creation did not finish.
+     */
     wakeAt: integer('wake_at'),
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),

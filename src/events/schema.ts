@@ -1,4 +1,5 @@
 import * as v from 'valibot'
+import { JsonObject } from '../http/input.ts'
 import { Audience, catalog, CHANNELS, CUSTOM_CHANNEL, isKnown, subjectOf, TypeName } from './catalog.ts'
 
 /** A message of the queue `events`. */
@@ -32,7 +33,7 @@ function isDeeper(value: unknown, most: number): boolean {
 }
 
 const Data = v.pipe(
-  v.record(v.string(), v.unknown()),
+  JsonObject,
   v.check((data) => !isDeeper(data, MAX_DATA_DEPTH), `must have at most ${MAX_DATA_DEPTH} levels`),
   v.check(
     (data) => isDeeper(data, MAX_DATA_DEPTH) || new TextEncoder().encode(JSON.stringify(data)).length <= MAX_DATA_BYTES,

@@ -22,7 +22,7 @@ export interface ReadStart {
 }
 
 /** Says that older entries of a key are out of date. */
-interface Mark {
+interface KeyMark {
   sequence: number
   /** Unix ms. Entries without a version that were loaded earlier are out of date. */
   at: number
@@ -38,7 +38,7 @@ export interface Slot<T> {
   /** Memory may answer without Redis from `since` until `until` (Unix ms). Two bounds: a clock may be set back. */
   since: number
   until: number
-  mark: Mark | undefined
+  mark: KeyMark | undefined
 }
 
 /** What an isolate remembers between requests. */
@@ -81,7 +81,7 @@ export function createMemory(maxBytes: number) {
   const isMarked = (key: string, read: ReadStart) =>
     read.sequence < Math.max(evictedSequence, slots.get(key)?.mark?.sequence ?? 0)
 
-  function clear(key: string, mark: Mark | undefined): void {
+  function clear(key: string, mark: KeyMark | undefined): void {
     if (mark) slots.set(key, { entry: undefined, sequence: 0, since: 0, until: 0, mark })
     else slots.delete(key)
   }

@@ -41,16 +41,19 @@ export function toUser(user: CachedUser): User {
 export type Users = ReturnType<typeof createUsers>
 export const usersService = service<Users>('users')
 
+/** What profiles need. Each part may be built at its first use: a cached read uses one cache and nothing else. */
+export interface UsersDependencies {
+  db: DrizzleD1Database
+  byId: Cache<CachedUser>
+  idsByUsername: Cache<string>
+  outbox: Outbox
+  writeThrough: WriteThrough
+}
+
 /** Profiles, cache-aside. Without Redis, reads use memory or D1, and writes reach the cache later. */
-export function createUsers(
-  db: DrizzleD1Database,
-  byId: Cache<CachedUser>,
-  idsByUsername: Cache<string>,
-  outbox: Outbox,
-  writeThrough: WriteThrough,
-) {
+export function createUsers(needs: UsersDependencies) {
   async function load(ids: string[]): Promise<(CachedUser | null)[]> {
-    const rows = await db
+    const rows = await needs.db
       .select(profile)
       .from(users)
       .where(inArray(users.id, listOf(ids)))
@@ -59,7 +62,7 @@ export function createUsers(
   }
 
   async function get(id: string): Promise<User> {
-    const [user] = await byId.getMany([id], load)
+    const [user] = await needs.byId.getMany([id], load)
     if (!user) throw new Problem('not-found', `There is no user ${id}`)
     return toUser(user)
   }
@@ -72,28 +75,28 @@ export function createUsers(
     async getOwn(id: string): Promise<OwnUser> {
       const [user, [row]] = await Promise.all([
         get(id),
-        db.select({ email: users.email }).from(users).where(eq(users.id, id)),
+        needs.db.select({ email: users.email }).from(users).where(eq(users.id, id)),
       ])
       return { ...user, email: row?.email ?? '' }
     },
 
     /** Invalidates the cached id of a username, for example after sign-up. One round trip. Safe to repeat. */
     async invalidateUsername(username: string): Promise<void> {
-      const invalidate = () => [idsByUsername.invalidate([username.toLowerCase()])]
-      await writeThrough(invalidate, invalidate)
+      const invalidate = () => [needs.idsByUsername.invalidate([username.toLowerCase()])]
+      await needs.writeThrough(invalidate, invalidate)
     },
 
     /** Returns the users of `ids` that exist, in that order. One `MGET`. */
     async getMany(ids: string[]): Promise<User[]> {
-      const rows = await byId.getMany(ids, load)
+      const rows = await needs.byId.getMany(ids, load)
       return rows.filter((user) => user !== null).map(toUser)
     },
 
     /** Returns a profile by its username, in any case. Looking up the id takes one more round trip. */
     async getByUsername(username: string): Promise<User> {
       const name = username.toLowerCase()
-      const id = await idsByUsername.get(name, async () => {
-        const [row] = await db.select({ id: users.id }).from(users).where(eq(users.username, name))
+      const id = await needs.idsByUsername.get(name, async () => {
+        const [row] = await needs.db.select({ id: users.id }).from(users).where(eq(users.username, name))
         return row?.id ?? null
       })
       if (id === null) throw new Problem('not-found', `There is no user named ${name}`)
@@ -107,8 +110,8 @@ export function createUsers(
     async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
       const isExpected = and(eq(users.id, id), versions && inArray(users.version, listOf(versions)))
       const current = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${users} WHERE ${users.id} = ${id})`
-      const transaction = outbox.transaction()
-      const [, [row], [latest]] = await db.batch([
+      const transaction = needs.outbox.transaction()
+      const [, [row], [latest]] = await needs.db.batch([
         transaction.record(
           {
             type: 'user_updated',
@@ -123,7 +126,7 @@ export function createUsers(
           sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isExpected})`,
           now,
         ),
-        db
+        needs.db
           .update(users)
           .set({
             ...changes,
@@ -133,15 +136,15 @@ export function createUsers(
           })
           .where(isExpected)
           .returning({ ...profile, email: users.email }),
-        db.select({ version: users.version }).from(users).where(eq(users.id, id)),
+        needs.db.select({ version: users.version }).from(users).where(eq(users.id, id)),
       ])
       transaction.enqueue()
       if (!latest) throw new Problem('not-found', `There is no user ${id}`)
       if (!row) throw new Problem('version-changed', `The profile is at version ${latest.version}`)
       const { email, ...user } = row
-      await writeThrough(
-        () => [byId.put(id, user)],
-        () => [byId.invalidate([id])],
+      await needs.writeThrough(
+        () => [needs.byId.put(id, user)],
+        () => [needs.byId.invalidate([id])],
       )
       return { ...toUser(user), email }
     },
@@ -149,24 +152,27 @@ export function createUsers(
     /** Invalidates profiles that another program changed in D1, and their usernames. D1, then one round trip. Safe to repeat. */
     async invalidate(ids: string[]): Promise<void> {
       if (ids.length === 0) return
-      const rows = await db
+      const rows = await needs.db
         .select({ username: users.username })
         .from(users)
         .where(inArray(users.id, listOf(ids)))
-      await Promise.all([byId.invalidate(ids), idsByUsername.invalidate(rows.map(({ username }) => username))])
+      await Promise.all([
+        needs.byId.invalidate(ids),
+        needs.idsByUsername.invalidate(rows.map(({ username }) => username)),
+      ])
     },
 
     /** Selects profiles for `refreshCache`, at the end of a batch that changes their counts. */
     select: (...ids: string[]) =>
-      db
+      needs.db
         .select(profile)
         .from(users)
         .where(inArray(users.id, listOf(ids))),
 
     /** Writes profiles from `select` through to the cache. One round trip. Safe to repeat. */
-    refreshCache: (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row)),
+    refreshCache: (rows: CachedUser[]) => rows.map((row) => needs.byId.put(row.id, row)),
 
     /** Invalidates profiles, where `refreshCache` failed. One round trip. Safe to repeat. */
-    invalidateCache: (ids: string[]) => byId.invalidate(ids),
+    invalidateCache: (ids: string[]) => needs.byId.invalidate(ids),
   }
 }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { createBoundedMap } from '../../src/redis/bounded-map.ts'
 
-test('what was used least recently is forgotten first, until the sizes fit', () => {
+test('the least recently used values are evicted until the sizes fit', () => {
   const evicted: string[] = []
   const map = createBoundedMap<string>(
     10,
@@ -21,10 +21,10 @@ test('what was used least recently is forgotten first, until the sizes fit', () 
   map.delete('c')
   map.delete('unknown')
   expect(map.size()).toBe(5)
-  expect(evicted).toEqual(['bbbb']) // what is replaced or deleted was not evicted
+  expect(evicted).toEqual(['bbbb']) // replaced and deleted values are not evicted
 })
 
-test('a value larger than the bound is not kept, nor what it replaces', () => {
+test('a value larger than the bound is not kept, and the value it replaces is removed', () => {
   const evicted: string[] = []
   const map = createBoundedMap<string>(
     3,

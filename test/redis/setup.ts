@@ -10,7 +10,7 @@ export function newKeyspace() {
   return {
     server,
     control: createControl(server.url, server.token),
-    /** A client like that of one more invocation: patient, and safe twice, unless told otherwise. */
+    /** A client of one more invocation: by default with a long timeout, and safe twice. */
     connect: (
       options: Partial<ClientOptions> = {},
       breaker: Breaker = createBreaker(1_000, 1_000),
@@ -54,23 +54,30 @@ export class InterceptedRedis extends Redis {
   }
 }
 
-/** A client that can withhold replies: Redis has executed the request, and the caller does not know yet. */
+/** A client that can withhold a request, or its reply: then Redis has executed it, and the caller does not know yet. */
 export function newWithholdingRedis(server: { url: string; token: string }) {
-  let next: { executed: PromiseWithResolvers<void>; released: PromiseWithResolvers<void> } | undefined
+  let next:
+    | { what: 'request' | 'reply'; withheld: PromiseWithResolvers<void>; released: PromiseWithResolvers<void> }
+    | undefined
   const redis = new InterceptedRedis(server, async (send) => {
     const held = next
     next = undefined
+    const hold = async (what: 'request' | 'reply') => {
+      if (held?.what !== what) return
+      held.withheld.resolve()
+      await held.released.promise
+    }
+    await hold('request')
     const reply = await send()
-    held?.executed.resolve()
-    await held?.released.promise
+    await hold('reply')
     return reply
   })
   return {
     redis,
-    /** Withholds the reply to the next request until `release`. */
-    withholdNext() {
-      next = { executed: Promise.withResolvers(), released: Promise.withResolvers() }
-      return { executed: next.executed.promise, release: next.released.resolve }
+    /** Withholds the next request, or its reply, until `release`. */
+    withholdNext(what: 'request' | 'reply') {
+      next = { what, withheld: Promise.withResolvers(), released: Promise.withResolvers() }
+      return { withheld: next.withheld.promise, release: next.released.resolve }
     },
   }
 }
