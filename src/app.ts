@@ -1,5 +1,4 @@
 import { Hono } from 'hono'
-import { bodyLimit } from 'hono/body-limit'
 import { except } from 'hono/combine'
 import { cors } from 'hono/cors'
 import { etag, RETAINED_304_HEADERS } from 'hono/etag'
@@ -9,6 +8,7 @@ import { secureHeaders } from 'hono/secure-headers'
 import { Problem } from './errors.ts'
 import type { Mount } from './feature.ts'
 import { features } from './features.ts'
+import { checkBody } from './http/body.ts'
 import type { AppEnv } from './http/context.ts'
 import { follow } from './http/log.ts'
 import { measure } from './http/measure.ts'
@@ -39,6 +39,11 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
 
   app.use(requestId(), follow)
+  app.use(async (c, next) => {
+    await next()
+    // Answers are private unless their route says otherwise.
+    if (!c.res.headers.has('Cache-Control')) c.header('Cache-Control', 'no-store')
+  })
   // The entity tag hashes the whole body, and a stream has no end.
   const tagged = etag({ retainedHeaders: [...RETAINED_304_HEADERS, ...OWN_HEADERS] })
   app.use(secureHeaders(), except('/v1/events/stream', tagged))
@@ -77,14 +82,7 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
       maxAge: 600,
     }),
   )
-  app.use((c, next) =>
-    bodyLimit({
-      maxSize: c.var.config.maxBodyBytes,
-      onError: () => {
-        throw new Problem('body-too-large', `A body has at most ${c.var.config.maxBodyBytes} bytes`)
-      },
-    })(c, next),
-  )
+  app.use(checkBody)
   app.use(async (c, next) => {
     const { platform, end } = beginInvocation(
       isolateOf(c.env),

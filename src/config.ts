@@ -226,7 +226,7 @@ const limits = {
   LIMIT_WRITES: whole('requests', 100, 1, 1_000_000, 'Writes of one kind by one caller in a window.'),
   LIMIT_WRITES_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_WRITES and LIMIT_PRESENCE.'),
   LIMIT_PRESENCE: whole('requests', 600, 1, 1_000_000, 'Heartbeats of one user in a window.'),
-  LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins with one login in a window.'),
+  LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins to one account in a window. Per network if known.'),
   LIMIT_SIGN_IN_ADDRESS: whole('requests', 100, 1, 1_000_000, 'Sign-ins from one network in a window.'),
   LIMIT_SIGN_IN_SECONDS: whole('seconds', 900, 1, 86_400, 'Window of both sign-in limits.'),
 }
@@ -287,6 +287,15 @@ const streams = {
   STREAM_RETRY_SECONDS: seconds(2, 0.1, 60, 'Shortest time before a client reconnects. The longest is twice this.'),
   STREAM_QUEUED_BYTES: whole('bytes', 262_144, 1_000, 8_000_000, 'Data queued for a slow reader.'),
   STREAM_STALL_SECONDS: seconds(10, 0.05, 60, 'Time after which a reader with a full queue is disconnected.'),
+  STREAM_MAX_PER_CALLER: whole(
+    'streams',
+    50,
+    1,
+    100_000,
+    'Open streams of one user or, without a session, of one network.',
+  ),
+  STREAM_MAX_TOTAL: whole('streams', 10_000, 1, 10_000_000, 'Open streams in total.'),
+  STREAM_MAX_PER_ISOLATE: whole('streams', 500, 1, 100_000, 'Open streams of one isolate. Each uses memory.'),
 }
 
 const monitoring = {
@@ -489,6 +498,9 @@ export function readConfig(env: object) {
       retryMs: set.STREAM_RETRY_SECONDS,
       maxQueuedBytes: set.STREAM_QUEUED_BYTES,
       stallMs: set.STREAM_STALL_SECONDS,
+      maxPerCaller: set.STREAM_MAX_PER_CALLER,
+      maxTotal: set.STREAM_MAX_TOTAL,
+      maxPerIsolate: set.STREAM_MAX_PER_ISOLATE,
     },
     hotWindowMs: set.HOT_DAYS * DAY_MS,
     notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * DAY_MS },

@@ -5,6 +5,7 @@ export const problems = {
   'not-signed-in': { status: 401, title: 'Sign in first' },
   'wrong-credentials': { status: 401, title: 'Login or password is wrong' },
   'service-token-required': { status: 401, title: 'This route requires the service token' },
+  'cross-site': { status: 403, title: 'Another site may not do this with your cookie' },
   'not-yours': { status: 403, title: 'Only the author may do this' },
   'not-found': { status: 404, title: 'There is no such resource' },
   'no-such-route': { status: 404, title: 'There is no such route' },

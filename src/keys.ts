@@ -35,26 +35,34 @@ export const keys = {
   epoch: (userId: string) => `epoch:${userId}`,
   /** Sorted set: those online, by when last seen (Unix ms). Bounded; expires a day after its last sweep. */
   presence: (shard: number) => `presence:${shard}`,
-  /** Sorted set: departures still to be told about, by until when they are claimed. Expires as above. */
-  presenceLeaving: (shard: number) => `presence:${shard}:leaving`,
+  /** Sorted set: arrivals and departures still to be announced, by until when they are claimed. Expires as above. */
+  presenceChanges: (shard: number) => `presence:${shard}:changes`,
   /** Sorted set: the devices of a user, by when last seen. Bounded; expires a minute after the presence window. */
   presenceDevices: (userId: string) => `presence:devices:${userId}`,
   /** String: who may see a user. Expires after a day, `nobody` with the presence window; D1 holds it. */
   presenceVisibility: (userId: string) => `presence:visibility:${userId}`,
-  /** String: the beat with which a user came online. Expires after a minute. */
-  presenceJoin: (userId: string) => `presence:join:${userId}`,
+  /** String: when Redis was found to have lost presence (Unix ms), or `none`. Expires a day after the last sweep. */
+  presenceLoss: 'presence:loss',
+  /** String `<at>:<beat>`: the last arrival or departure of a user. Expires with their devices. */
+  presenceLast: (userId: string) => `presence:last:${userId}`,
   /** String `<fence>:<owner>`: a lock that is held. Expires with the hold. */
   lock: (name: string) => `lock:${name}`,
   /** String holding an integer: the last fence of a lock. Expires after 30 days unused; a later one is higher all the same. */
   fence: (name: string) => `fence:${name}`,
   /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
   rateLimit: (policy: string) => `limit:${policy}`,
-  /** Stream of the latest events, for those who follow and resume. Capped; expires a day after the last. */
-  streamLog: 'events:log',
-  /** Sorted set of the ids of those events, by when they were told. Capped and expiring with it. */
-  streamTold: 'events:told',
-  /** Pub/sub channel, no key: what is added to that log. */
+  /** Stream: the latest events, for streams to follow and resume. Capped; expires a day after the last event. */
+  streamLog: 'events:v2:log',
+  /** Sorted set: the ids of those events, by when they were appended. Capped; expires with the log. */
+  streamNames: 'events:v2:names',
+  /** String: the position of readers of the empty log. Expires after a day; the first event removes it. */
+  streamOrigin: 'events:v2:origin',
+  /** Pub/sub channel, not a key: new entries of that log. */
   streamChannel: 'events:live',
+  /** Sorted set: the open streams of a user or address, by until when each holds its place. Bounded; expires with the last. */
+  openStreams: (caller: string) => `open-streams:${caller}`,
+  /** Sorted set: all open streams. The same. */
+  allOpenStreams: 'open-streams',
   /** Stream of what isolates report of themselves, until it is folded. At most 1 000 entries; expires after 30 days. */
   statsReports: 'stats:v2:reports',
   /** String of JSON: those reports folded into sums and an hour of steps. Expires after 30 days without one. */

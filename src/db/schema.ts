@@ -33,8 +33,27 @@ export const users = sqliteTable(
     version: integer().notNull().default(1),
     /** Rises with each change of the row, counts included. The cache compares it. */
     revision: integer().notNull().default(1),
+    /**
+     * The widest audience that was last informed that this user is online. `nobody`: every audience was informed that
+     * the user is offline.
+     */
+    presenceShownTo: text('presence_shown_to', { enum: ['everyone', 'followers', 'nobody'] })
+      .notNull()
+      .default('nobody'),
+    /** The `at` of the last `user_status_change`. */
+    presenceShownAt: integer('presence_shown_at').notNull().default(0),
+    /** When Redis recorded the last arrival or departure that was announced: older ones are ignored. */
+    presenceChangedAt: integer('presence_changed_at').notNull().default(0),
+    /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
+    presenceSyncAt: integer('presence_sync_at'),
   },
-  (t) => [uniqueIndex('users_username').on(t.username), uniqueIndex('users_email').on(t.email)],
+  (t) => [
+    uniqueIndex('users_username').on(t.username),
+    uniqueIndex('users_email').on(t.email),
+    index('users_presence_sync')
+      .on(t.presenceSyncAt)
+      .where(sql`presence_sync_at IS NOT NULL`),
+  ],
 )
 
 export const posts = sqliteTable(
@@ -166,19 +185,47 @@ export const sessions = sqliteTable(
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    /** SHA-256 of the token's secret, base64url. */
+    /** SHA-256 of the token, base64url. */
     secretHash: text('secret_hash').notNull(),
     /** The user's `sessionEpoch` when the session began. */
     epoch: integer().notNull(),
     /** The `User-Agent` of the device, at most 200 characters. */
     userAgent: text('user_agent').notNull(),
     createdAt: integer('created_at').notNull(),
-    /** Accurate to a few minutes: not every request writes it. */
+    /** Accurate to `SESSION_TOUCH_SECONDS`. */
     lastSeenAt: integer('last_seen_at').notNull(),
-    /** The absolute end. Idleness may end it sooner. */
+    /** The absolute end. The session ends earlier if it idles. */
     expiresAt: integer('expires_at').notNull(),
   },
   (t) => [index('sessions_user').on(t.userId, t.id), index('sessions_expiry').on(t.expiresAt)],
+)
+
+/** Ended sessions that Redis has not confirmed yet. The cron retries them. */
+export const revocations = sqliteTable(
+  'revocations',
+  {
+    /** The id of a session, or of a user whose sessions all ended. */
+    subjectId: text('subject_id').primaryKey(),
+    /** The new `sessionEpoch` of the user. Null for a session. */
+    epoch: integer(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [index('revocations_created').on(t.createdAt)],
+)
+
+/** Networks from which a user has signed in. Their guesses have a limit of their own. */
+export const signInSources = sqliteTable(
+  'sign_in_sources',
+  {
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** SHA-256 of the network, base64url. */
+    source: text().notNull(),
+    /** The last sign-in. */
+    seenAt: integer('seen_at').notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.userId, t.source] }), index('sign_in_sources_seen').on(t.seenAt)],
 )
 
 /** Requests with an `Idempotency-Key`, and their answers. */
@@ -206,7 +253,7 @@ export const fences = sqliteTable('fences', {
 
 /**
  * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
- * subject (migrations/0004_events.sql).
+ * subject (migrations/0011_presence_audiences.sql).
  */
 export const events = sqliteTable(
   'events',
@@ -219,7 +266,7 @@ export const events = sqliteTable(
     sequence: integer().notNull().default(0),
     data: text({ mode: 'json' }).$type<Record<string, unknown>>().notNull(),
     /** Who may see it on a stream. */
-    audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'services' | string[]>().notNull(),
+    audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'others' | 'services' | string[]>().notNull(),
     createdAt: integer('created_at').notNull(),
     /** When the cron enqueues it again. Null: dispatched to all listeners. */
     dueAt: integer('due_at'),
@@ -229,6 +276,8 @@ export const events = sqliteTable(
     traceparent: text(),
     /** When the stream log failed to store it. Null: the log has it. */
     missedAt: integer('missed_at'),
+    /** The sequence among the events that strangers may see. 0: they may not see this event. A trigger sets it. */
+    publicSequence: integer('public_sequence').notNull().default(0),
   },
   (t) => [
     index('events_due')
@@ -241,13 +290,14 @@ export const events = sqliteTable(
   ],
 )
 
-/** The sequence of the last event about each subject on each channel. */
+/** The sequences of the last event about each subject on each channel. */
 export const eventSequences = sqliteTable(
   'event_sequences',
   {
     channel: text().notNull(),
     subject: text().notNull(),
     sequence: integer().notNull(),
+    publicSequence: integer('public_sequence').notNull().default(0),
   },
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )

@@ -3,6 +3,7 @@ import { generateSpecs } from 'hono-openapi'
 import * as v from 'valibot'
 import { Problem, problems, type ProblemType } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
+import { limitLocally } from '../http/limit.ts'
 import { doc, valid } from '../http/openapi.ts'
 
 const tag = 'Documentation'
@@ -12,21 +13,25 @@ const isProblem = (name: string): name is ProblemType => Object.hasOwn(problems,
 const PROBLEMS_OF_WRITES: ProblemType[] = ['body-too-large', 'unsupported-media-type']
 
 interface Operation {
+  security?: Record<string, string[]>[]
   responses?: Record<string, { description: string; content?: object }>
 }
 
 /** Adds the answers that no route declares, because the middleware of `app.ts` gives them. */
 function addCommonAnswers(paths: Record<string, Record<string, Operation>>): void {
-  for (const [method, { responses = {} }] of Object.values(paths).flatMap(Object.entries<Operation>)) {
+  for (const [method, { responses = {}, security = [] }] of Object.values(paths).flatMap(Object.entries<Operation>)) {
     if (method === 'get') {
       const isStream = 'text/event-stream' in (responses['200']?.content ?? {})
       if (!isStream) responses['304'] = { description: 'The `ETag` in `If-None-Match` is current.' }
       continue
     }
     const content = responses['500']?.content // a problem document, as of every problem
-    for (const type of PROBLEMS_OF_WRITES) {
+    const takesCookie = security.some((credentials) => 'cookie' in credentials)
+    for (const type of takesCookie ? [...PROBLEMS_OF_WRITES, 'cross-site' as const] : PROBLEMS_OF_WRITES) {
       const { status, title } = problems[type]
-      responses[status] ??= { description: `\`${type}\`: ${title}.`, ...(content && { content }) }
+      const { description = '' } = responses[status] ?? {}
+      if (description.includes(`\`${type}\``)) continue
+      responses[status] = { description: `${description} \`${type}\`: ${title}.`.trim(), ...(content && { content }) }
     }
   }
 }
@@ -44,7 +49,16 @@ async function describe(app: Hono<AppEnv>): Promise<object> {
         version: '1',
         description:
           'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
-          'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`.',
+          'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`. Public reads with a token that is not ' +
+          'valid, or whose session has ended, treat the caller as anonymous. Other routes that use tokens answer 401. ' +
+          'Writes by cookie must come from the origin of the API or from an allowed origin.',
+      },
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', description: 'The `token` of a sign-in.' },
+          cookie: { type: 'apiKey', in: 'cookie', name: '__Host-session' },
+          serviceToken: { type: 'http', scheme: 'bearer', description: '`SERVICE_TOKEN` of the Worker.' },
+        },
       },
     },
   })
@@ -59,6 +73,7 @@ export function docs(app: Hono<AppEnv>) {
     .get(
       '/openapi.json',
       doc({ tag, summary: 'Read this document (OpenAPI 3.1)', answer: v.looseObject({}) }),
+      limitLocally(),
       async (c) => {
         document ??= await describe(app)
         c.header('Cache-Control', 'public, max-age=300')
@@ -68,6 +83,7 @@ export function docs(app: Hono<AppEnv>) {
     .get(
       '/problems/:type',
       doc({ tag, summary: 'Read what a problem type means', answer: ProblemKind, problems: ['not-found'] }),
+      limitLocally(),
       valid('param', v.object({ type: v.string() })),
       (c) => {
         const { type } = c.req.valid('param')

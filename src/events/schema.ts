@@ -79,6 +79,7 @@ export const Publication = v.pipe(
       return NEVER
     }
     if (isCustom(channel)) {
+      if (isKnown(type)) return refuse(`must not be a type of ${catalog[type].channel}`, 'type')
       const about = subject ?? type
       if (audience === 'followers' && !about.startsWith('u_')) {
         return refuse('must be the user whose followers see the event', 'subject')

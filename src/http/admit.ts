@@ -1,22 +1,24 @@
-import { createMiddleware } from 'hono/factory'
-import type { MiddlewareHandler } from 'hono'
+import type { Context, MiddlewareHandler } from 'hono'
 import type { LimitName } from '../config.ts'
 import { Problem } from '../errors.ts'
 import { limitsService } from '../rate-limit/rate-limit.ts'
+import type { Allowance } from '../redis/rate-limit.ts'
 import type { Claims } from '../redis/session.ts'
 import type { AppEnv } from './context.ts'
-import { limitSubject, requireAllowed, setLimitHeaders, spend } from './limit.ts'
-import { isLive, readClaims, sessionEnded } from './session.ts'
+import { addressSubject, requireAllowed, setLimitHeaders, spend } from './limit.ts'
+import { described } from './openapi.ts'
+import { isService } from './service-token.ts'
+import { hasCredential, isLive, readClaims, requireOwnSite, sessionEnded, wasLive } from './session.ts'
 
 /** The caller of a route that checks the session in the same round trip as its work. */
 export interface Caller<UserId> {
   /** What the token claims. Its session may have ended: use `read` before you answer anything private. */
   claims: UserId extends string ? Claims : Claims | undefined
-  /** Whether the session is live. One round trip; none without a token. */
+  /** Whether the session is live now. One round trip; none without a token. */
   isLive: () => Promise<boolean>
   /**
    * Runs `work` for the claimed user while the session check runs in the same round trip. If the session has ended: an
-   * optional session runs `work` again for nobody, a required one answers 401.
+   * optional session runs `work` again without a user, a required one answers 401.
    */
   read: <T>(work: (userId: UserId) => Promise<T>) => Promise<T>
 }
@@ -26,6 +28,13 @@ export type SessionRule =
   | { session: 'none' }
   | { session: 'optional' | 'required'; check?: 'before' }
   | { session: 'optional' | 'required'; check: 'alongside' }
+
+export interface AdmitOptions {
+  /** Counts every request against the address, also those of users. */
+  by?: 'address'
+  /** Refuses a credential that is not accepted, although the route reads and needs none. */
+  refusesInvalid?: boolean
+}
 
 /** What `admit` adds to the context, by the rule of the route. */
 type Admitted<R extends SessionRule> = R extends { check: 'alongside' }
@@ -41,53 +50,121 @@ interface AdmittedEnv<R extends SessionRule> {
   Variables: AppEnv['Variables'] & Admitted<R>
 }
 
+/** The most that a batch counts as. A batch has at most a hundred ids where each may cost commands. */
+const MAX_COST = 100
+
+/** What OpenAPI says of a route that reads a session if there is one. */
+export const OPTIONAL_SESSION = [{}, { bearer: [] }, { cookie: [] }]
+
+const SECURITY = {
+  none: [],
+  optional: OPTIONAL_SESSION,
+  required: [{ bearer: [] }, { cookie: [] }],
+} satisfies Record<SessionRule['session'], Record<string, string[]>[]>
+
 /**
  * Admits a request to a route: applies the limit `name` and the session rule, both in one round trip.
  *
- * Limits count per user of a genuine token, else per address. A strict policy is checked before the work; during an
+ * Limits count per user if the session is live, else per address. A strict policy is checked before the work; during an
  * outage it admits the request or answers 503, as configured, never 429. Other policies are counted after the answer: no
- * waiting, at the price of a few requests too many. A caller that this isolate knows to be over a limit gets 429 without
- * a round trip.
+ * waiting, at the price of a few requests too many. A batch (`?ids=`) counts as many requests as it has ids. A caller that
+ * this isolate knows to be over a limit gets 429 without a round trip.
  *
  * Sessions: `none` costs nothing and adds nothing. By default the check runs before the work: `c.var.userId`, and 401
  * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.var.caller`.
+ *
+ * A credential that is not accepted: 401 on routes that write or need a session. Other reads treat
+ * the caller as anonymous, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
+ * or from `CORS_ORIGINS`.
  */
-export function admit<R extends SessionRule>(name: LimitName, rule: R): MiddlewareHandler<AdmittedEnv<R>> {
+export function admit<R extends SessionRule>(
+  name: LimitName,
+  rule: R,
+  { by, refusesInvalid = false }: AdmitOptions = {},
+): MiddlewareHandler<AdmittedEnv<R>> {
   const { session } = rule
   const isAlongside = 'check' in rule && rule.check === 'alongside'
-  const middleware = createMiddleware<AppEnv>(async (c, next) => {
+  const middleware: MiddlewareHandler<AppEnv> = async (c, next) => {
     const { config, use, defer } = c.var
     const { isStrict } = config.limits[name]
     const add = c.set as (name: 'caller' | 'userId', value: unknown) => void // `Admitted` types them
     const limits = use(limitsService)
     const claims = readClaims(c)
-    if (session === 'required' && !claims) throw new Problem('not-signed-in')
-    const subject = limitSubject(c)
+    const isRead = c.req.method === 'GET' || c.req.method === 'HEAD'
+    const refuses = session === 'required' || refusesInvalid || (session === 'optional' && !isRead)
+    if (!isRead) requireOwnSite(c)
+    if (!claims && session === 'required') throw new Problem('not-signed-in')
+    if (!claims && refuses && hasCredential(c) && !isService(c)) {
+      throw new Problem('not-signed-in', 'This token is not valid')
+    }
+
+    const checkNow = async () => claims !== undefined && isLive(c, claims)
+    const check = once(checkNow)
+    const address = addressSubject(c)
+    let subject = claims && by !== 'address' ? claims.userId : address
     const known = limits.known(name, subject)
     requireAllowed(c, name, known)
+    // Only live sessions escape the limit of their address.
+    const blocked = subject === address ? undefined : limits.known(name, address)
+    if (claims && blocked?.isAllowed === false && !wasLive(c, claims) && !(await check())) {
+      requireAllowed(c, name, blocked)
+    }
 
+    const isCheckedBefore = session !== 'none' && !isAlongside
+    const needsCheck = isCheckedBefore || (isStrict && subject !== address)
     // Sent in the same turn, both travel in one request.
-    const [allowance, isSignedIn] = await Promise.all([
+    let [allowance, isSignedIn]: [Allowance | undefined, boolean] = await Promise.all([
       isStrict ? spend(c, name, subject) : known,
-      session !== 'none' && !isAlongside && claims ? isLive(c, claims) : false,
+      needsCheck ? check() : false,
     ])
+    if (needsCheck && !isSignedIn && subject !== address) {
+      allowance = await countAgainstAddress(c, name, subject, allowance)
+      subject = address
+    }
     requireAllowed(c, name, allowance)
     if (isAlongside) {
-      add(
-        'caller',
-        createCaller(claims, async () => claims !== undefined && isLive(c, claims), session),
-      )
-    } else if (claims && isSignedIn) {
+      add('caller', createCaller(claims, checkNow, session)) // a stream checks again and again
+    } else if (claims && isSignedIn && isCheckedBefore) {
       add('userId', claims.userId)
-    } else if (session === 'required') {
+    } else if (session === 'required' || (claims && isCheckedBefore && refuses)) {
       throw sessionEnded()
     }
 
     await next()
     setLimitHeaders(c, name, allowance)
-    if (!isStrict) defer(() => limits.takeLater(name, subject))
-  })
-  return middleware as unknown as MiddlewareHandler<AdmittedEnv<R>> // it added what `Admitted` says
+    if (isStrict) return
+    defer(async () => {
+      const isTheirs = claims === undefined || subject === address || wasLive(c, claims) || (await check())
+      await limits.takeLater(name, isTheirs ? subject : address, costOf(c))
+    })
+  }
+  const spec = { 'x-rate-limit': name, security: SECURITY[session] }
+  return described(spec, middleware) as unknown as MiddlewareHandler<AdmittedEnv<R>> // it added what `Admitted` says
+}
+
+/** Moves a request of an ended session from its user to its address. One round trip if the policy is strict. */
+async function countAgainstAddress(
+  c: Context<AppEnv>,
+  name: LimitName,
+  userId: string,
+  spent: Allowance | undefined,
+): Promise<Allowance | undefined> {
+  const limits = c.var.use(limitsService)
+  const address = addressSubject(c)
+  if (!c.var.config.limits[name].isStrict) return limits.known(name, address)
+  if (spent?.isAllowed) c.var.defer(() => limits.refund(name, userId))
+  return spend(c, name, address)
+}
+
+/** The number of requests that this one counts as. */
+function costOf(c: Context<AppEnv>): number {
+  const ids = c.req.query('ids')
+  return ids === undefined ? 1 : Math.min(MAX_COST, ids.split(',', MAX_COST).length)
+}
+
+function once<T>(work: () => Promise<T>): () => Promise<T> {
+  let result: Promise<T> | undefined
+  return () => (result ??= work())
 }
 
 function createCaller(

@@ -1,24 +1,22 @@
 import { invalidField } from '../errors.ts'
 import type { RequestContext } from './context.ts'
+import { parseVersions } from './headers.ts'
 
 /** The entity tag `"version-…"` of these parts. */
 export const etagOf = (...parts: (number | string)[]) => `"${parts.join('-')}"`
 
 /**
- * The versions that `If-Match` accepts (RFC 9110 §13.1.1). Undefined: any version. Only the version in an entity tag
- * counts, because likes and follows change the rest. `W/` is ignored: Cloudflare adds it when it compresses. The bare
- * `version` of a body is accepted too.
+ * The versions that the conditions of a write accept (RFC 9110 §13.1). Undefined: any version. Only the version in an
+ * entity tag counts, because likes and follows change the rest. `W/` is ignored: Cloudflare adds it when it compresses.
+ * The bare `version` of a body is accepted too. `If-None-Match: *` accepts no version: the resource must not exist.
  */
 export function allowedVersions(c: RequestContext): number[] | undefined {
+  const noneMatch = c.req.header('If-None-Match')?.trim()
+  if (noneMatch === '*') return []
+  if (noneMatch !== undefined) throw invalidField('header', 'If-None-Match', 'must be * in a request that writes')
+
   const condition = c.req.header('If-Match')?.trim()
-  if (condition === undefined || condition === '*') return undefined
-  const tags = /^\d+$/.test(condition) ? [`"${condition}"`] : condition.split(/,(?=(?:[^"]*"[^"]*")*[^"]*$)/)
-  return tags.flatMap((tag) => {
-    const [, opaque] = /^\s*(?:W\/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*$/.exec(tag) ?? []
-    if (opaque === undefined) throw invalidField('header', 'If-Match', 'must be *, or entity tags from an ETag header')
-    const [, version] = /^(\d{1,15})(?:-|$)/.exec(opaque) ?? []
-    return version === undefined ? [] : [Number(version)] // a tag that we never issued matches nothing
-  })
+  return condition === undefined || condition === '*' ? undefined : parseVersions(condition)
 }
 
 /**

@@ -1,6 +1,6 @@
 import { createMiddleware } from 'hono/factory'
-import type { ValidationTargets } from 'hono'
-import { describeRoute, resolver, validator } from 'hono-openapi'
+import type { Env as HonoEnv, MiddlewareHandler, ValidationTargets } from 'hono'
+import { describeRoute, resolver, uniqueSymbol, validator } from 'hono-openapi'
 import * as v from 'valibot'
 import { type FieldError, Problem, type ProblemType, problems } from '../errors.ts'
 
@@ -94,24 +94,70 @@ export function doc(route: {
   })
 }
 
+/** A middleware that adds `spec` to the description of its routes: who may call them, and which limit applies. */
+export const described = <E extends HonoEnv>(spec: RouteSpec, middleware: MiddlewareHandler<E>): MiddlewareHandler<E> =>
+  Object.assign(middleware, { [uniqueSymbol]: { spec } })
+
+interface RouteSpec {
+  /** Credentials that the route accepts (OpenAPI 3.1). `{}`: none is needed. */
+  security: Record<string, string[]>[]
+  /** The name of the limit. */
+  'x-rate-limit'?: string
+}
+
 const IN = { param: 'path', query: 'query', json: 'body', header: 'header' } as const
 
 /** Validates one part of the input. Throws `invalid-request`, which names every invalid field. */
 export const valid = <T extends keyof typeof IN & keyof ValidationTargets, S extends Schema>(target: T, schema: S) =>
   validator(target, schema, (result) => {
-    if (result.success) return
-    const errors: FieldError[] = result.error.map((issue) => ({
-      in: IN[target],
-      field: (issue.path ?? []).map((part) => (typeof part === 'object' ? part.key : part)).join('.'),
-      message: issue.message,
-    }))
+    const lists = target === 'json' ? findLists(schema, result.data) : []
+    if (result.success && lists.length === 0) return
+    const issues = result.success ? [] : result.error
+    const errors: FieldError[] = [
+      ...lists.map((field) => ({ in: IN[target], field, message: 'must be an object' })),
+      ...issues.map((issue) => ({
+        in: IN[target],
+        field: (issue.path ?? []).map((part) => (typeof part === 'object' ? part.key : part)).join('.'),
+        message: issue.message,
+      })),
+    ]
     const [first] = errors
     throw new Problem('invalid-request', first && [first.field, first.message].filter(Boolean).join(': '), { errors })
   })
 
-/** Refuses a body whose media type is not JSON. Use it before `valid('json', …)`. */
+/** The paths where `schema` expects an object and `value` has a list. Valibot accepts lists as objects. */
+function findLists(schema: Schema, value: unknown, path: (string | number)[] = []): string[] {
+  const { wrapped, entries, item, type, options } = schema as Partial<Nested> & Schema // by the kind of the schema
+  if (wrapped) return findLists(wrapped, value, path)
+  if (Array.isArray(value)) {
+    if (item) return value.flatMap((part, i) => findLists(item, part, [...path, i]))
+    if (type === 'union' && options?.some((option) => findLists(option, value, path).length === 0)) return []
+    return entries || type === 'record' || type === 'union' ? [path.join('.')] : []
+  }
+  if (!entries || typeof value !== 'object' || value === null) return []
+  const fields = value as Record<string, unknown> // an object, as checked
+  return Object.entries(entries).flatMap(([key, entry]) => findLists(entry, fields[key], [...path, key]))
+}
+
+/** The parts of a schema that have schemas of their own. */
+interface Nested {
+  wrapped: Schema
+  entries: Record<string, Schema>
+  item: Schema
+  options: Schema[]
+}
+
+/** The media types that Hono's validator reads as JSON: with any others, it ignores the body. */
+const JSON_TYPE = /^application\/([\w.-]{1,100}\+)?json$/i
+
+/** Refuses a body whose media type is not JSON, or that is not UTF-8. Use it before `valid('json', …)`. */
 export const requireJson = createMiddleware(async (c, next) => {
-  const type = c.req.header('Content-Type') ?? ''
-  if (!/^application\/(.+\+)?json *(;|$)/i.test(type)) throw new Problem('unsupported-media-type')
+  const [type = ''] = (c.req.header('Content-Type') ?? '').split(';', 1)
+  if (!JSON_TYPE.test(type.trim())) throw new Problem('unsupported-media-type')
+  try {
+    new TextDecoder('utf-8', { fatal: true, ignoreBOM: false }).decode(await c.req.arrayBuffer())
+  } catch (cause) {
+    throw new Problem('malformed-json', 'The body is not UTF-8', {}, { cause })
+  }
   await next()
 })

@@ -47,6 +47,7 @@ export function renderProblem(problem: Problem, c: Context): Response {
   return c.body(JSON.stringify(document), status, {
     'Content-Type': 'application/problem+json',
     'Cache-Control': 'no-store',
+    ...(status === 401 ? { 'WWW-Authenticate': 'Bearer' } : {}), // RFC 9110 §11.6.1
     ...(typeof retryAfter === 'number' ? { 'Retry-After': String(retryAfter) } : {}),
   })
 }

@@ -1,7 +1,8 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
-import { createMiddleware } from 'hono/factory'
+import type { MiddlewareHandler } from 'hono'
 import { Problem } from '../errors.ts'
 import type { AppEnv, RequestContext } from './context.ts'
+import { described } from './openapi.ts'
 import { bearerOf } from './session.ts'
 
 /** Whether the request presents the service token as its bearer token. */
@@ -12,10 +13,10 @@ export function isService(c: RequestContext): boolean {
 }
 
 /** Admits only requests that present the service token. */
-export const requireService = createMiddleware<AppEnv>(async (c, next) => {
-  if (!isService(c)) {
-    c.header('WWW-Authenticate', 'Bearer')
-    throw new Problem('service-token-required')
-  }
-  await next()
-})
+export const requireService: MiddlewareHandler<AppEnv> = described(
+  { security: [{ serviceToken: [] }] },
+  async (c, next) => {
+    if (!isService(c)) throw new Problem('service-token-required')
+    await next()
+  },
+)

@@ -1,32 +1,67 @@
 import type { Context } from 'hono'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { Problem } from '../errors.ts'
+import { limitState } from '../rate-limit/rate-limit.ts'
 import type { Claims } from '../redis/session.ts'
 import { sessionStore } from '../sessions/sessions.ts'
 import { sessionTokens } from '../sessions/token.ts'
 import type { AppEnv } from './context.ts'
+import { parseBearer } from './headers.ts'
 
 const COOKIE = 'session'
 // The prefix `__Host-` requires Secure, which browsers accept on http://127.0.0.1 and http://localhost.
 const COOKIE_OPTIONS = { prefix: 'host', httpOnly: true, secure: true, sameSite: 'Lax', path: '/' } as const
 
+/** How long an isolate remembers that a session was live, to choose whom a request counts against. */
+const REMEMBERED_MS = 60_000
+
 export const setSessionCookie = (c: Context, token: string, expires: Date) =>
   setCookie(c, COOKIE, token, { ...COOKIE_OPTIONS, expires })
 export const deleteSessionCookie = (c: Context) => deleteCookie(c, COOKIE, COOKIE_OPTIONS)
 
-export const bearerOf = (c: Pick<Context, 'req'>) => /^Bearer +(\S+)$/i.exec(c.req.header('Authorization') ?? '')?.[1]
+const cookieOf = (c: Context) => getCookie(c, COOKIE, 'host')
+
+/** The bearer token of the request. */
+export const bearerOf = (c: Pick<Context, 'req'>) => parseBearer(c.req.header('Authorization') ?? '')
+
+/** Whether the request presents a credential, genuine or not. */
+export const hasCredential = (c: Context) => c.req.header('Authorization') !== undefined || cookieOf(c) !== undefined
 
 /** The claims of the bearer token, or else of the cookie. Undefined: there is no genuine token. Costs no round trip. */
 export function readClaims(c: Context<AppEnv>): Claims | undefined {
   if (c.var.claims === undefined) {
-    const token = bearerOf(c) ?? getCookie(c, COOKIE, 'host')
+    const token = bearerOf(c) ?? cookieOf(c)
     c.set('claims', (token === undefined ? undefined : c.var.use(sessionTokens).read(token)) ?? null)
   }
   return c.var.claims ?? undefined
 }
 
 /** Whether the session of these claims is live. One round trip. */
-export const isLive = (c: Context<AppEnv>, claims: Claims): Promise<boolean> => c.var.use(sessionStore).check(claims)
+export async function isLive(c: Context<AppEnv>, claims: Claims): Promise<boolean> {
+  const { live } = c.var.use(limitState)
+  const answer = await c.var.use(sessionStore).check(claims)
+  if (answer) live.set(claims.sessionId, Date.now() + REMEMBERED_MS)
+  else live.delete(claims.sessionId)
+  return answer
+}
+
+/** Whether this isolate has seen the session live within a minute. Costs no round trip. */
+export const wasLive = (c: Context<AppEnv>, { sessionId }: Claims): boolean =>
+  (c.var.use(limitState).live.get(sessionId) ?? 0) > Date.now()
+
+/**
+ * Throws if another site may have caused this request: the cookie is its only credential, and the browser says that the
+ * request comes from an origin that is neither ours nor in `CORS_ORIGINS`. Clients that are not browsers send neither
+ * `Sec-Fetch-Site` nor `Origin`.
+ */
+export function requireOwnSite(c: Context<AppEnv>): void {
+  if (bearerOf(c) !== undefined || cookieOf(c) === undefined) return
+  const [site, origin] = [c.req.header('Sec-Fetch-Site'), c.req.header('Origin')]
+  if (site === 'same-origin' || site === 'none') return
+  if (site === undefined && origin === undefined) return
+  const allowed = [new URL(c.req.url).origin, ...c.var.config.corsOrigins]
+  if (origin === undefined || !allowed.includes(origin)) throw new Problem('cross-site')
+}
 
 /** The 401 of a session that has ended. */
 export const sessionEnded = () => new Problem('not-signed-in', 'This session has ended')

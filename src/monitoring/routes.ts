@@ -2,6 +2,7 @@ import { Hono } from 'hono'
 import * as v from 'valibot'
 import type { AppEnv } from '../http/context.ts'
 import { limitOf } from '../http/input.ts'
+import { limitLocally } from '../http/limit.ts'
 import { doc, valid } from '../http/openapi.ts'
 import { logError } from '../http/problem.ts'
 import { requireService } from '../http/service-token.ts'
@@ -26,8 +27,12 @@ async function check(work: () => Promise<unknown>): Promise<Dependency> {
 export const health = new Hono<AppEnv>().get(
   '/healthz',
   doc({ tag, summary: 'Check that the Worker is alive', answer: v.object({ status: v.literal('alive') }) }),
+  limitLocally(),
   (c) => c.json({ status: 'alive' as const }),
 )
+
+/** How many readiness checks of one network an isolate answers per minute. */
+const READINESS_LIMIT = 120
 
 /** The most that one purge deletes on request. */
 const PURGE_LIMIT = 10_000
@@ -42,6 +47,7 @@ export const monitoring = new Hono<AppEnv>()
       answer: Readiness,
       answers: { 503: Readiness },
     }),
+    limitLocally(READINESS_LIMIT),
     async (c) => {
       const [redis, d1] = await Promise.all([
         check(async () => c.var.platform.redis.reads.ping()),

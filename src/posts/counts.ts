@@ -2,8 +2,7 @@ import { gt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
-import type { ExclusiveTick } from '../feature.ts'
-import type { Fences } from '../locks/fences.ts'
+import type { FencedRun, Fences } from '../locks/fences.ts'
 import type { Counters, Settlement } from '../redis/counter.ts'
 import { service } from '../service.ts'
 
@@ -45,7 +44,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
   }
 
   /** Reconciles `ids`; returns how many counts in D1 were wrong. */
-  async function reconcileAll(ids: string[], lock: ExclusiveTick['lock']): Promise<number> {
+  async function reconcileAll(ids: string[], lock: FencedRun['lock']): Promise<number> {
     const [wrongLikes, wrongComments, wrongCommentLikes, foundPosts, foundComments] = await db.batch([
       ...corrections(ids),
       db
@@ -105,7 +104,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
         )
       )`,
     )
-    await fences.batch(lock.name, lock.fence, [remove])
+    await fences.batch(lock, [remove])
     return wrongLikes.length + wrongComments.length + wrongCommentLikes.length
   }
 
@@ -115,7 +114,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
      * deleted ones; returns how many counts in D1 were wrong. For the cron. Safe to repeat. Stops between steps when
      * `signal` aborts, or when a later run has the lock. Each step: three D1 round trips, two of Redis.
      */
-    async reconcile(most: number, { signal, lock }: Pick<ExclusiveTick, 'signal' | 'lock'>): Promise<number> {
+    async reconcile(most: number, { signal, lock }: FencedRun): Promise<number> {
       let wrong = 0
       let cursor = ''
       for (let done = 0; done < most; done += RECONCILED_AT_ONCE) {

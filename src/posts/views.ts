@@ -2,8 +2,7 @@ import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { posts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
-import type { ExclusiveTick } from '../feature.ts'
-import type { Fences } from '../locks/fences.ts'
+import type { FencedRun, Fences } from '../locks/fences.ts'
 import type { Counters } from '../redis/counter.ts'
 import { service } from '../service.ts'
 
@@ -41,17 +40,18 @@ export function createViews(db: DrizzleD1Database, counters: Counters, fences: F
      * written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when `signal` aborts
      * or a later run has the lock.
      */
-    async flush({ signal, lock }: Pick<ExclusiveTick, 'signal' | 'lock'>): Promise<number> {
+    async flush({ signal, lock }: FencedRun): Promise<number> {
       let written = 0
       for (let i = 0; i < MAX_WRITES; i += 1) {
         signal.throwIfAborted()
         const views = await counters.unwrittenViews(WRITTEN_AT_ONCE)
         if (views.size === 0) break
-        const write = db.run(sql`
-          UPDATE ${posts} SET views_count = max(views_count, views.value)
-          FROM json_each(${JSON.stringify(Object.fromEntries(views))}) AS views
-          WHERE ${posts.id} = views.key`)
-        await fences.batch(lock.name, lock.fence, [write])
+        const write = db
+          .update(posts)
+          .set({ viewsCount: sql`max(${posts.viewsCount}, views.value)` })
+          .from(sql`json_each(${JSON.stringify(Object.fromEntries(views))}) AS views`)
+          .where(sql`${posts.id} = views.key`)
+        await fences.batch(lock, [write])
         written += views.size
         const confirmed = await counters.confirmViews(views)
         if (confirmed === 0 || views.size < WRITTEN_AT_ONCE) break

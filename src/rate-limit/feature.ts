@@ -1,5 +1,6 @@
 import { type Feature, provide, provideForIsolate } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { createBoundedMap } from '../redis/bounded-map.ts'
 import { createKnownAllowances, createRateLimit, createUncounted } from '../redis/rate-limit.ts'
 import { limitsService, limitState } from './rate-limit.ts'
 import { rateLimit as routes } from './routes.ts'
@@ -14,6 +15,7 @@ export const rateLimit: Feature = {
     provideForIsolate(limitState, () => ({
       known: createKnownAllowances(KNOWN_CALLERS),
       uncounted: createUncounted(),
+      live: createBoundedMap(KNOWN_CALLERS, () => 1),
     })),
     provide(limitsService, ({ redis, use, config }) => {
       const { known, uncounted } = use(limitState)

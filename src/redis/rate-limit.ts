@@ -8,24 +8,25 @@ export interface Quota {
   windowSeconds: number
 }
 
-/** What is left of a quota for one subject, as last counted. */
+/** What remains of a quota for one subject, as last counted. */
 export interface Allowance {
   isAllowed: boolean
   limit: number
   remaining: number
-  /** Unix ms. When `isAllowed` is false, no request passes before it. */
+  /** Unix ms. If `isAllowed` is false: the first time at which a request passes. Otherwise: the end of the window. */
   resetsAt: number
 }
 
-/** What an isolate knows of recent subjects: who is blocked needs no round trip. Bounded by count, oldest out. */
+/** The allowances of recent subjects, by policy and subject. One per isolate. Bounded by count. */
 export type KnownAllowances = BoundedMap<Allowance>
 
 export const createKnownAllowances = (maxEntries: number): KnownAllowances => createBoundedMap(maxEntries, () => 1)
 
-/** What an isolate has answered and not counted yet, and until when one of its invocations is counting. */
+/** Requests that an isolate has answered and not counted yet. */
 export interface Uncounted<Policy extends string> {
   /** By policy and subject. */
   waiting: Map<string, { policy: Policy; subject: string; requests: number }>
+  /** Until then, an invocation of this isolate is counting (Unix ms). */
   countingUntil: number
 }
 
@@ -34,20 +35,22 @@ export const createUncounted = <Policy extends string>(): Uncounted<Policy> => (
   countingUntil: 0,
 })
 
-/** For so long one invocation counts for the others: what it does after its answer may last half a minute. */
+/** How long one invocation counts for the others. Work after an answer may take half a minute. */
 const COUNTING_MS = 5_000
-/** After so long without an outcome, whoever was counting is gone. */
+/** After this time without a result, the invocation that was counting has ended. */
 const GONE_MS = 2_000
 
 export type RateLimit<Policy extends string> = ReturnType<typeof createRateLimit<Policy>>
 
 /**
- * Sliding-window limits per policy and subject (a user or an address), by @upstash/ratelimit.
+ * Sliding-window limits per policy and subject (a user or a network), by @upstash/ratelimit.
  *
- * Redis types: two integers per policy and subject (this window and the last), expiring after two windows.
- * `take` and `peek` are one round trip each (one more for the first use of a script on a server), `takeLater` at most;
- * `known` none. Redis errors are thrown: whether an outage opens or closes a route is the route's to say. A request is not
- * retried: a lost reply would count it twice.
+ * Redis types: two integers per policy and subject (this window and the one before), which expire after two windows.
+ * `take` and `peek` cost one round trip, and one more when the quota is spent: it reads both windows, to compute when a
+ * request passes again. `takeLater` costs one at most, `known` none. The first use of a script on a server costs one more.
+ *
+ * Redis errors are thrown: each route decides what an outage means. Requests are never retried, because a lost reply would
+ * count them twice.
  */
 export function createRateLimit<Policy extends string>(
   redis: Redis,
@@ -62,39 +65,54 @@ export function createRateLimit<Policy extends string>(
       limiter: Ratelimit.slidingWindow(quotas[policy].limit, `${quotas[policy].windowSeconds} s`),
       prefix: prefixOf(policy),
       ephemeralCache: false, // its map has no bound; `known` has
-      timeout: 0, // its timeout lets requests pass; the client's throws
+      timeout: 0, // its timeout admits requests; the client throws
     })
   const nameOf = (policy: Policy, subject: string) => `${prefixOf(policy)}:${subject}`
 
+  /** When a request of `subject` passes again (Unix ms). One round trip. */
+  async function nextFreeAt(policy: Policy, subject: string, windowEndsAt: number): Promise<number> {
+    const windowMs = quotas[policy].windowSeconds * 1_000
+    const window = Math.round(windowEndsAt / windowMs) - 1
+    // The library names its keys like this.
+    const windows = [window, window - 1].map((number) => `${nameOf(policy, subject)}:${number}`)
+    const [current, previous] = await redis.mget<(number | null)[]>(...windows)
+    return freeAt(quotas[policy], window * windowMs, previous ?? 0, current ?? 0)
+  }
+
   async function take(policy: Policy, subject: string, requests = 1): Promise<Allowance> {
-    const { limit, windowSeconds } = quotas[policy]
+    const { limit } = quotas[policy]
     const { success, remaining, reset } = await limiterOf(policy).limit(subject, { rate: requests })
-    // When the whole quota went in this window, the next one frees its first place a share of a window later.
-    const resetsAt = success ? reset : reset + Math.ceil((windowSeconds * 1_000) / limit)
+    const resetsAt = success ? reset : await nextFreeAt(policy, subject, reset)
     const allowance = { isAllowed: success, limit, remaining, resetsAt }
     known.set(nameOf(policy, subject), allowance)
     return allowance
   }
 
   return {
-    /** What this isolate knows without asking: set for whoever it has counted before, and for the blocked. */
+    /** The allowance that this isolate has counted last, unless it is out of date. */
     known(policy: Policy, subject: string, now = Date.now()): Allowance | undefined {
       const allowance = known.get(nameOf(policy, subject))
       return allowance && now < allowance.resetsAt ? allowance : undefined
     },
 
-    /** Spends one request. */
+    /** Spends one request. Repeating it spends another one. */
     take: (policy: Policy, subject: string) => take(policy, subject),
 
+    /** Undoes a `take` of a subject that did not make the request. One round trip. */
+    async refund(policy: Policy, subject: string): Promise<void> {
+      known.delete(nameOf(policy, subject))
+      await limiterOf(policy).limit(subject, { rate: -1 })
+    },
+
     /**
-     * Spends one request that has been answered already. While an invocation of this isolate counts, the others leave
-     * theirs to it: the busier, the more requests share a round trip, and those of one subject a command. What cannot be
-     * counted is forgotten: these windows are declared ephemeral.
+     * Spends `requests` that have been answered already. While one invocation of this isolate counts, the others leave
+     * theirs to it, so all of them share a round trip, and those of one subject share a command. If Redis fails, the
+     * requests are forgotten: these windows are ephemeral.
      */
-    async takeLater(policy: Policy, subject: string): Promise<void> {
+    async takeLater(policy: Policy, subject: string, requests = 1): Promise<void> {
       const { waiting } = uncounted
       const name = nameOf(policy, subject)
-      waiting.set(name, { policy, subject, requests: (waiting.get(name)?.requests ?? 0) + 1 })
+      waiting.set(name, { policy, subject, requests: (waiting.get(name)?.requests ?? 0) + requests })
       const startedAt = Date.now()
       if (startedAt < uncounted.countingUntil) return
       while (waiting.size > 0 && Date.now() < startedAt + COUNTING_MS) {
@@ -103,13 +121,28 @@ export function createRateLimit<Policy extends string>(
         waiting.clear()
         await Promise.allSettled(batch.map((due) => take(due.policy, due.subject, due.requests)))
       }
-      uncounted.countingUntil = 0 // what is left, the next request counts with its own
+      uncounted.countingUntil = 0 // the next request counts the rest
     },
 
-    /** What is left, spending none. */
+    /** What remains. Spends nothing. */
     async peek(policy: Policy, subject: string): Promise<Allowance> {
       const { remaining, reset } = await limiterOf(policy).getRemaining(subject)
-      return { isAllowed: remaining > 0, limit: quotas[policy].limit, remaining, resetsAt: reset }
+      const isAllowed = remaining > 0
+      const resetsAt = isAllowed ? reset : await nextFreeAt(policy, subject, reset)
+      return { isAllowed, limit: quotas[policy].limit, remaining, resetsAt }
     },
   }
+}
+
+/**
+ * The first ms at which a sliding window has room: where the requests of the window that begins at `startsAt`, plus those
+ * of the window before, weighted by the share of it that still counts, are below the limit. The library rounds that
+ * weighted number down.
+ */
+export function freeAt({ limit, windowSeconds }: Quota, startsAt: number, previous: number, current: number): number {
+  const windowMs = windowSeconds * 1_000
+  const room = limit - current
+  if (room <= 0) return freeAt({ limit, windowSeconds }, startsAt + windowMs, current, 0)
+  const elapsedMs = previous < room ? 0 : Math.floor((windowMs * (previous - room)) / previous) + 1
+  return startsAt + Math.min(elapsedMs, windowMs)
 }

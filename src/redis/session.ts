@@ -1,24 +1,30 @@
 import type { Redis } from '@upstash/redis/cloudflare'
 
-/** A session as Redis holds it: nothing that could be presented as a token. Times are Unix ms. */
-interface Held {
+/** A session without its secret. Times are Unix ms. */
+interface Session {
   /** SHA-256 of the token, base64url. */
   hash: string
-  /** The user's epoch when it began; over once the user's epoch is higher. */
+  /** The user's epoch when the session began. A higher epoch of the user ends the session. */
   epoch: number
-  /** When last seen, to within `touchMs`. */
+  /** When the user was last seen, accurate to `touchMs`. */
   seenAt: number
   /** The absolute end. */
   expiresAt: number
 }
 
-/** A session as the source of truth has it. */
-export interface StoredSession extends Held {
+/** A session as Redis holds it. */
+interface CachedSession extends Session {
+  /** The source knew this session at that time, while Redis held it. 0: not confirmed since it was filled. */
+  confirmedAt: number
+}
+
+/** A session as the source of truth holds it. */
+export interface StoredSession extends Session {
   /** The user's epoch now. */
   currentEpoch: number
 }
 
-/** What a token claims: genuine (see `createSessionTokens`), though the session may be over. */
+/** The content of a genuine token (see `createSessionTokens`). Its session may have ended. */
 export interface Claims {
   userId: string
   sessionId: string
@@ -28,32 +34,41 @@ export interface Claims {
 
 /** All in ms. */
 export interface SessionPolicy {
-  /** A session ends when not seen for this long. */
+  /** A session ends when its user is not seen for this long. */
   idleMs: number
-  /** How stale `seenAt` may become: only then is a request followed by a write. */
+  /** The source records visits at this interval. */
   touchMs: number
 }
 
-/** Where sessions last, whatever happens to Redis. */
+/** The source of truth for sessions. It survives the loss of Redis. */
 export interface SessionSource {
   load(claims: Claims): Promise<StoredSession | null>
-  /** Notes that a session was seen; false when there is no such session any more. */
+  /** Records a visit. Returns false if the session does not exist. */
   touch(sessionId: string, seenAt: number): Promise<boolean>
 }
 
-/** What an ended session leaves behind, so that a load or refresh in flight cannot bring it back. */
+/** What an isolate remembers about Redis between requests. */
+export interface SessionMemory {
+  /** The ms after Redis last failed, or when the isolate began (Unix ms). Older confirmations do not count. */
+  redisFailedAt: number
+}
+
+/** How long a check trusts a confirmation of the source. */
+const TRUST_MS = 60_000
+
+/** Replaces an ended session, so that a load in progress cannot bring it back. */
 const ENDED = 'ended'
 const ENDED_MS = 3_600_000
-/** An epoch that Redis forgets is loaded again, together with its session. */
+/** When an epoch expires, the next check loads it together with the session. */
 const EPOCH_MS = 30 * 86_400_000
 
-/** Replaces a session by its refreshed self, unless it has been ended or refreshed meanwhile. */
-const TOUCH = `#!lua flags=allow-key-locking
+/** Replaces a session if nobody has changed it since it was read. */
+const REPLACE = `#!lua flags=allow-key-locking
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1`
 
-/** Raises a number, and never lowers it. */
+/** Raises a number. Never lowers it. */
 const RAISE = `#!lua flags=allow-key-locking
 local held = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > held then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
@@ -62,15 +77,22 @@ return 1`
 export type SessionStore = ReturnType<typeof createSessionStore>
 
 /**
- * Sessions: who presents a token is who signed in, until the session is ended, idles out or expires.
+ * Sessions, cached in Redis. A session is live until it is ended, idles out or expires.
  *
- * Redis types: a string of JSON per session, expiring when idle; an integer per user, the epoch, which rises when all
- * sessions of a user are ended. A check is one `MGET` of both: one round trip, and after `touchMs` a write behind the
- * answer. What Redis lacks, or cannot say, is loaded from the source; so sessions outlive Redis.
+ * Redis types: one string of JSON per session, which expires when idle; one integer per user, the epoch. Ending all
+ * sessions of a user raises the epoch. A check is one `MGET` of both: one round trip. If Redis fails or lacks the
+ * session, the check asks the source. If the source fails too, the check throws; if only the source fails, the check
+ * uses what Redis holds.
  *
- * An ended session stays ended: `end` and `endAll` come after the source forgot, leave a tombstone or a higher epoch,
- * and a fill (`SET NX`) or a refresh (compare-and-set) gives way to both. They throw when Redis does not answer; what
- * it missed then is made up for by the next refresh, which asks the source.
+ * A check trusts a cached session for `TRUST_MS` after the source confirmed it, then asks the source again. So an end that
+ * Redis missed (unreachable, out of memory, read-only, flushed) takes effect within 60 s everywhere. It takes effect at
+ * once in isolates that saw Redis fail, and in isolates that began after the last confirmation. A refused write never
+ * extends the trust.
+ *
+ * A load in progress never brings back an ended session: a fill (`SET NX`) is not trusted. Only a session that Redis held
+ * before the source confirmed it is trusted, and only if nobody has changed it meanwhile (compare-and-set).
+ *
+ * All writes are safe to repeat.
  */
 export function createSessionStore(
   redis: Redis,
@@ -78,75 +100,132 @@ export function createSessionStore(
   policy: SessionPolicy,
   keys: { session: (sessionId: string) => string; epoch: (userId: string) => string },
   defer: (work: () => Promise<unknown>) => void,
+  memory: SessionMemory = { redisFailedAt: 0 },
 ) {
-  const keepMs = (session: Held, now: number) => Math.max(1, Math.min(policy.idleMs, session.expiresAt - now))
+  const ttlMs = (session: Session, now: number) => Math.max(1, Math.min(policy.idleMs, session.expiresAt - now))
 
-  function isLive(session: Held, epoch: number, claims: Claims, now: number): boolean {
-    // Both are hashes of what only the holder has; how alike they are tells nothing.
+  function isLive(session: Session, epoch: number, claims: Claims, now: number): boolean {
+    // Both are hashes of a secret, so comparing them leaks nothing.
     const isTheirs = session.hash === claims.hash && session.epoch === epoch
     return isTheirs && now < session.expiresAt && now < session.seenAt + policy.idleMs
   }
 
-  /** Sets what Redis lacks. A higher epoch, or what became of the session meanwhile, stays. */
-  function fill(claims: Claims, held: Held, epoch: number, now: number) {
-    return redis
-      .pipeline()
-      .eval(RAISE, [keys.epoch(claims.userId)], [String(epoch), String(EPOCH_MS)])
-      .set(keys.session(claims.sessionId), held, { nx: true, px: keepMs(held, now) })
-      .exec()
+  const isTrusted = ({ confirmedAt }: CachedSession, now: number) =>
+    confirmedAt >= memory.redisFailedAt && now < confirmedAt + TRUST_MS
+
+  const raiseEpoch = (userId: string, epoch: number) =>
+    redis.eval(RAISE, [keys.epoch(userId)], [String(epoch), String(EPOCH_MS)])
+
+  const replace = (sessionId: string, from: CachedSession, to: CachedSession, now: number) =>
+    redis.eval(REPLACE, [keys.session(sessionId)], [JSON.stringify(from), JSON.stringify(to), String(ttlMs(to, now))])
+
+  const writeTombstone = (sessionId: string) => redis.set(keys.session(sessionId), ENDED, { px: ENDED_MS })
+
+  /** Adds a session that Redis lacks. It is not trusted yet. */
+  async function fill(claims: Claims, session: CachedSession, epoch: number, now: number): Promise<void> {
+    const key = keys.session(claims.sessionId)
+    await Promise.all([
+      raiseEpoch(claims.userId, epoch),
+      redis.set(key, session, { nx: true, px: ttlMs(session, now) }),
+    ])
   }
 
-  async function load(claims: Claims, now: number, isRedisUp: boolean): Promise<boolean> {
+  /** Asks the source again now that Redis holds `filled`, so that checks may trust it. */
+  async function confirmFilled(claims: Claims, filled: CachedSession, now: number): Promise<void> {
     const stored = await source.load(claims)
-    if (!stored) return false
-    const { currentEpoch, ...held } = stored
-    // The source hears of a visit only now and then, so it may be that much behind.
-    if (!isLive({ ...held, seenAt: held.seenAt + policy.touchMs }, currentEpoch, claims, now)) return false
-    const seen = { ...held, seenAt: now }
-    if (now - held.seenAt >= policy.touchMs) defer(() => source.touch(claims.sessionId, now))
-    if (isRedisUp) defer(() => fill(claims, seen, currentEpoch, now).catch(() => {})) // the next check loads again
+    if (!stored || stored.epoch !== stored.currentEpoch) await writeTombstone(claims.sessionId)
+    else await replace(claims.sessionId, filled, { ...filled, confirmedAt: now }, now)
+  }
+
+  /** Asks the source. Brings Redis up to date after the answer, if `isRedisUp`. */
+  async function confirm(
+    claims: Claims,
+    cached: CachedSession | undefined,
+    now: number,
+    isRedisUp: boolean,
+  ): Promise<boolean> {
+    const stored = await source.load(claims)
+    if (!stored || stored.epoch !== stored.currentEpoch) {
+      if (isRedisUp) defer(() => writeTombstone(claims.sessionId).catch(() => {}))
+      return false
+    }
+    const { currentEpoch, hash, epoch, expiresAt } = stored
+    // The source records visits at intervals, so it may be `touchMs` behind.
+    const seenAt = Math.max(stored.seenAt + policy.touchMs, cached?.seenAt ?? 0)
+    if (!isLive({ hash, epoch, expiresAt, seenAt }, currentEpoch, claims, now)) return false
+
+    if (now - stored.seenAt >= policy.touchMs) {
+      defer(async () => {
+        const exists = await source.touch(claims.sessionId, now)
+        if (!exists && isRedisUp) await writeTombstone(claims.sessionId)
+      })
+    }
+    const seen = { hash, epoch, seenAt: now, expiresAt }
+    // If Redis refuses the write, the next check asks the source again.
+    if (isRedisUp && cached) {
+      defer(() =>
+        Promise.all([
+          raiseEpoch(claims.userId, currentEpoch),
+          replace(claims.sessionId, cached, { ...seen, confirmedAt: now }, now),
+        ]).catch(() => {}),
+      )
+    } else if (isRedisUp) {
+      const filled = { ...seen, confirmedAt: 0 }
+      defer(() =>
+        fill(claims, filled, currentEpoch, now)
+          .then(() => confirmFilled(claims, filled, now))
+          .catch(() => {}),
+      )
+    }
     return true
   }
 
+  /** Remembers a failure of Redis, then throws it. */
+  const noteFailure = (error: unknown): never => {
+    memory.redisFailedAt = Date.now() + 1
+    throw error
+  }
+
   return {
-    /** Whether the session that `claims` name is live. One round trip; the source on a miss or without Redis. */
+    /** Whether the session of `claims` is live. One round trip, and one query of the source if the session is not trusted. */
     async check(claims: Claims, now = Date.now()): Promise<boolean> {
-      const key = keys.session(claims.sessionId)
-      let replies: [Held | string | null, number | null]
+      const keysOfClaims = [keys.session(claims.sessionId), keys.epoch(claims.userId)]
+      let replies: [CachedSession | string | null, number | null]
       try {
-        replies = await redis.mget<[Held | string | null, number | null]>(key, keys.epoch(claims.userId))
+        replies = await redis.mget<[CachedSession | string | null, number | null]>(...keysOfClaims).catch(noteFailure)
       } catch {
-        return load(claims, now, false)
+        return confirm(claims, undefined, now, false)
       }
-      const [held, epoch] = replies
-      if (held === ENDED) return false
-      const isBehind = held === null || typeof held === 'string' || epoch === null || held.epoch > epoch
-      if (isBehind) return load(claims, now, true)
-      if (!isLive(held, epoch, claims, now)) return false
-      if (now - held.seenAt >= policy.touchMs) {
-        const seen = { ...held, seenAt: now }
-        const args = [JSON.stringify(held), JSON.stringify(seen), String(keepMs(seen, now))]
-        defer(async () => {
-          const [isKnown] = await Promise.all([source.touch(claims.sessionId, now), redis.eval(TOUCH, [key], args)])
-          if (!isKnown) await redis.set(key, ENDED, { px: ENDED_MS })
-        })
+      const [cached, epoch] = replies
+      if (cached === ENDED) return false
+      if (cached === null || typeof cached === 'string') return confirm(claims, undefined, now, true)
+      if (epoch !== null && cached.epoch < epoch) return false
+      if (epoch === cached.epoch && !isLive(cached, epoch, claims, now)) return false
+      const isCurrent = epoch === cached.epoch && isTrusted(cached, now)
+      if (isCurrent) return true
+      try {
+        return await confirm(claims, cached, now, true)
+      } catch (error) {
+        if (epoch === cached.epoch) return true // nobody can end a session while the source fails
+        throw error
       }
-      return true
     },
 
-    /** Makes a session that the source has just stored known to Redis. One round trip. */
-    async begin(claims: Claims, session: Held, now = Date.now()): Promise<void> {
-      await fill(claims, session, session.epoch, now)
+    /** Adds a session that the source has just stored. One round trip, and another one after the answer. */
+    async begin(claims: Claims, session: Session, now = Date.now()): Promise<void> {
+      const filled = { ...session, confirmedAt: 0 }
+      await fill(claims, filled, session.epoch, now)
+      defer(() => confirmFilled(claims, filled, now).catch(() => {})) // otherwise the first check asks the source
     },
 
-    /** Ends one session, after the source forgot it. One round trip. */
+    /** Ends one session, after the source deleted it. One round trip. Throws if Redis fails. */
     async end(sessionId: string): Promise<void> {
-      await redis.set(keys.session(sessionId), ENDED, { px: ENDED_MS })
+      await writeTombstone(sessionId).catch(noteFailure)
     },
 
-    /** Ends all sessions of a user that began before `epoch`, after the source raised it. One round trip. */
+    /** Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if Redis fails. */
     async endAll(userId: string, epoch: number): Promise<void> {
-      await redis.eval(RAISE, [keys.epoch(userId)], [String(epoch), String(EPOCH_MS)])
+      await raiseEpoch(userId, epoch).catch(noteFailure)
     },
   }
 }

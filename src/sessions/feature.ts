@@ -1,9 +1,10 @@
 import { type Feature, provide, provideForIsolate } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { presenceService } from '../presence/presence.ts'
 import { createSessionStore } from '../redis/session.ts'
 import { usersService } from '../users/users.ts'
 import { sessions as routes } from './routes.ts'
-import { accountsService, createAccounts, createSessionSource, sessionStore } from './sessions.ts'
+import { accountsService, createAccounts, createSessionSource, sessionMemory, sessionStore } from './sessions.ts'
 import { createSessionTokens, sessionTokens } from './token.ts'
 
 /** Accounts: sign-up, sign-in, sign-out, devices. */
@@ -11,15 +12,29 @@ export const sessions: Feature = {
   name: 'sessions',
   provides: [
     provideForIsolate(sessionTokens, (config) => createSessionTokens(config.sessions.key)),
-    provide(sessionStore, ({ db, redis, config, defer }) =>
-      createSessionStore(redis.reads, createSessionSource(db), config.sessions, keys, defer),
+    provideForIsolate(sessionMemory, () => ({ redisFailedAt: Date.now() })),
+    provide(sessionStore, ({ db, redis, config, defer, use }) =>
+      createSessionStore(redis.reads, createSessionSource(db), config.sessions, keys, defer, use(sessionMemory)),
     ),
-    provide(accountsService, ({ db, use, config, outbox }) =>
-      createAccounts(db, use(sessionStore), use(sessionTokens), config.sessions.absoluteMs, outbox, (username) =>
-        use(usersService).invalidateUsername(username),
-      ),
+    provide(accountsService, ({ db, use, config, outbox, defer }) =>
+      createAccounts({
+        db,
+        store: use(sessionStore),
+        tokens: use(sessionTokens),
+        policy: config.sessions,
+        outbox,
+        defer,
+        onSignUp: (username) => use(usersService).invalidateUsername(username),
+        // A session is a device. Without Redis it goes offline after its presence window.
+        onSignOut: (userId, sessionIds) =>
+          defer(() => Promise.allSettled(sessionIds.map((sessionId) => use(presenceService).leave(userId, sessionId)))),
+      }),
     ),
   ],
   routes: [['/v1/sessions', routes]],
-  purges: { sessions: ({ use }, most, now) => use(accountsService).purge(most, now) },
+  jobs: [{ name: 'send revocations', isExclusive: false, run: ({ use }) => use(accountsService).sendRevocations() }],
+  purges: {
+    sessions: ({ use }, most, now) => use(accountsService).purge(most, now),
+    signInSources: ({ use }, most, now) => use(accountsService).purgeSources(most, now),
+  },
 }

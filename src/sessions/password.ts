@@ -1,6 +1,6 @@
 import { randomBytes, scrypt, timingSafeEqual } from 'node:crypto'
 
-// OWASP Password Storage Cheat Sheet: 16 MiB and five passes, for a Worker has 128 MiB for all its requests.
+// OWASP Password Storage Cheat Sheet: 16 MiB and five passes, because all requests of a Worker share 128 MiB.
 const COST = { N: 2 ** 14, r: 8, p: 5 }
 const KEY_BYTES = 32
 
@@ -11,7 +11,7 @@ export async function hashPassword(password: string): Promise<string> {
   return ['scrypt', COST.N, COST.r, COST.p, salt.toString('base64url'), key.toString('base64url')].join('$')
 }
 
-/** Whether `password` is the one behind `hash`. Without a hash (no such user) it takes as long, and is not. */
+/** Whether `hash` is that of `password`. Without a hash (unknown user), it takes the same time and returns false. */
 export async function isPassword(password: string, hash: string | undefined): Promise<boolean> {
   const [, N = COST.N, r = COST.r, p = COST.p, salt = 'nobody', expected = ''] = hash?.split('$') ?? []
   const key = await derive(password, Buffer.from(salt, 'base64url'), { N: Number(N), r: Number(r), p: Number(p) })

@@ -1,29 +1,50 @@
 import { createHash } from 'node:crypto'
-import { Hono } from 'hono'
+import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { addressSubject, requireAllowed, spend } from '../http/limit.ts'
-import { doc, requireJson, valid } from '../http/openapi.ts'
-import { deleteSessionCookie, readClaims, setSessionCookie } from '../http/session.ts'
+import { described, doc, requireJson, valid } from '../http/openapi.ts'
+import { deleteSessionCookie, readClaims, requireOwnSite, setSessionCookie } from '../http/session.ts'
+import { limitsService } from '../rate-limit/rate-limit.ts'
 import { usersService } from '../users/users.ts'
 import { Credentials, Device, SignedIn } from './schema.ts'
-import { accountsService } from './sessions.ts'
+import { accountsService, type Login } from './sessions.ts'
 
 const tag = 'Sessions'
 
-/** Limits guesses per account and per address, both in one round trip. */
-const limitGuesses = createMiddleware<AppEnv, string, { out: { json: Credentials } }>(async (c, next) => {
-  const login = c.req.valid('json').login.toLowerCase()
-  const account = `login:${createHash('sha256').update(login).digest('base64url')}` // a hash: no email addresses in keys
+/**
+ * Limits guesses per address and per account, however the account is named. Both in one round trip. All networks from
+ * which the user has never signed in share one limit per account. Each known network has its own: guesses by others do not
+ * lock out the user.
+ */
+async function limitGuesses(c: Context<AppEnv>, login: string, { user, isKnownSource }: Login): Promise<void> {
+  const address = addressSubject(c)
+  // A hash: keys contain no email addresses.
+  const account = user?.id ?? createHash('sha256').update(login.toLowerCase()).digest('base64url')
   const [byAccount, byAddress] = await Promise.all([
-    spend(c, 'sign-in', account),
-    spend(c, 'sign-in-address', addressSubject(c)),
+    spend(c, 'sign-in', isKnownSource ? `login:${account}:${address}` : `login:${account}`),
+    spend(c, 'sign-in-address', address),
   ])
   requireAllowed(c, 'sign-in', byAccount)
   requireAllowed(c, 'sign-in-address', byAddress)
+}
+
+/** Refuses sign-ins that another site causes, and addresses that this isolate knows to be over the limit. */
+const admitSignIn: MiddlewareHandler<AppEnv> = described(
+  { security: [], 'x-rate-limit': 'sign-in' },
+  async (c, next) => {
+    requireOwnSite(c)
+    requireAllowed(c, 'sign-in-address', c.var.use(limitsService).known('sign-in-address', addressSubject(c)))
+    await next()
+  },
+)
+
+/** Deletes the cookie of a session that has ended, now or before. */
+const forgetCookie = createMiddleware<AppEnv>(async (c, next) => {
   await next()
+  if (c.res.status === 204 || c.res.status === 401) deleteSessionCookie(c)
 })
 
 export const sessions = new Hono<AppEnv>()
@@ -40,13 +61,18 @@ export const sessions = new Hono<AppEnv>()
       status: 201,
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'wrong-credentials', 'unavailable'],
     }),
+    admitSignIn,
     requireJson,
     valid('json', Credentials),
-    limitGuesses,
     async (c) => {
       const { use } = c.var
+      const { login, password } = c.req.valid('json')
+      const network = addressSubject(c)
+      const account = await use(accountsService).identify(login, network)
+      await limitGuesses(c, login, account)
       const userAgent = c.req.header('User-Agent') ?? ''
-      const signedIn = await use(accountsService).signIn(c.req.valid('json'), { userAgent, replaced: readClaims(c) })
+      const device = { userAgent, network, replaced: readClaims(c) }
+      const signedIn = await use(accountsService).signIn(account, password, device)
       const expires = new Date(signedIn.expiresAt)
       setSessionCookie(c, signedIn.token, expires)
       c.header('Cache-Control', 'no-store')
@@ -74,14 +100,16 @@ export const sessions = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Sign out everywhere',
-      description: 'Ends all my sessions, including this one. Without Redis: 503, try again.',
+      description:
+        'Ends all my sessions, including this one. Works without Redis. Then a session can stay usable in some places for ' +
+        'up to a minute.',
       status: 204,
-      problems: ['not-signed-in', 'unavailable'],
+      problems: ['not-signed-in', 'cross-site'],
     }),
+    forgetCookie,
     admit('sessions', { session: 'required' }),
     async (c) => {
       await c.var.use(accountsService).signOutEverywhere(c.var.userId)
-      deleteSessionCookie(c)
       return c.body(null, 204)
     },
   )
@@ -90,14 +118,16 @@ export const sessions = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Sign out',
-      description: 'Ends this session. Without Redis: 503, try again.',
+      description:
+        'Ends this session and takes its device offline. Works without Redis. Then the session can stay usable in some ' +
+        'places for up to a minute.',
       status: 204,
-      problems: ['not-signed-in', 'unavailable'],
+      problems: ['not-signed-in', 'cross-site'],
     }),
+    forgetCookie,
     admit('sessions', { session: 'required' }),
     async (c) => {
       await c.var.use(accountsService).signOut(c.var.claims)
-      deleteSessionCookie(c)
       return c.body(null, 204)
     },
   )

@@ -1,15 +1,23 @@
-import { and, desc, eq, gt, lt, or, sql } from 'drizzle-orm'
+import { createHash } from 'node:crypto'
+import { and, asc, desc, eq, gt, lt, lte, or, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { sessions, users } from '../db/schema.ts'
-import { Problem, unavailable } from '../errors.ts'
+import { listOf } from '../db/list.ts'
+import { revocations, sessions, signInSources, users } from '../db/schema.ts'
+import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { service } from '../service.ts'
 import { newId } from '../ids.ts'
-import type { Claims, SessionSource, SessionStore } from '../redis/session.ts'
+import type { Claims, SessionMemory, SessionSource, SessionStore } from '../redis/session.ts'
 import type { NewAccount } from '../users/schema.ts'
 import { hashPassword, isPassword } from './password.ts'
-import type { Credentials, Device } from './schema.ts'
+import type { Device } from './schema.ts'
 import type { SessionTokens } from './token.ts'
+
+/** How many revocations one run of the cron sends to Redis. */
+const REVOCATIONS_PER_RUN = 1_000
+
+/** How long a network stays known after the last sign-in from it. */
+const SOURCE_MS = 90 * 86_400_000
 
 /** D1 as the source of truth for sessions. */
 export const createSessionSource = (db: DrizzleD1Database): SessionSource => ({
@@ -34,26 +42,63 @@ export const createSessionSource = (db: DrizzleD1Database): SessionSource => ({
 })
 
 export const sessionStore = service<SessionStore>('session store')
+export const sessionMemory = service<SessionMemory>('session memory')
+
+/** The account that a login names, for one attempt to sign in. */
+export interface Login {
+  /** Undefined: no account has this login. */
+  user: { id: string; passwordHash: string } | undefined
+  /** Whether the user has signed in from this network before. */
+  isKnownSource: boolean
+}
 
 export type Accounts = ReturnType<typeof createAccounts>
 export const accountsService = service<Accounts>('accounts')
 
+/** What accounts use. */
+interface Parts {
+  db: DrizzleD1Database
+  store: SessionStore
+  tokens: SessionTokens
+  /** In ms. */
+  policy: { idleMs: number; touchMs: number; absoluteMs: number }
+  outbox: Outbox
+  defer: (work: () => Promise<unknown>) => void
+  /** Called after a sign-up, with the new username. */
+  onSignUp: (username: string) => Promise<void>
+  /** Called after a sign-out, with the ids of the ended sessions. */
+  onSignOut: (userId: string, sessionIds: string[]) => void
+}
+
 /**
- * Accounts: signing up, in and out. D1 has every session; Redis answers the checks.
- * Without Redis one can sign up and in; ending sessions is refused, because Redis could not be told.
+ * Accounts: sign-up, sign-in, sign-out, devices. D1 holds every session. Redis answers the checks.
+ *
+ * Without Redis a sign-out still succeeds: D1 records a revocation in the batch that deletes the session, and the cron
+ * sends it to Redis. See `createSessionStore` for when it takes effect.
  */
-export function createAccounts(
-  db: DrizzleD1Database,
-  store: SessionStore,
-  tokens: SessionTokens,
-  absoluteMs: number,
-  outbox: Outbox,
-  onSignUp: (username: string) => Promise<void>,
-) {
-  const cannotEnd = unavailable('Sessions cannot be ended right now: try again')
+export function createAccounts({ db, store, tokens, policy, outbox, defer, onSignUp, onSignOut }: Parts) {
+  /** Sends revocations to Redis, all in one round trip, then deletes them from D1. Safe to repeat. */
+  async function sendToRedis(ended: { subjectId: string; epoch: number | null }[]): Promise<() => Promise<unknown>> {
+    await Promise.all(
+      ended.map(({ subjectId, epoch }) => (epoch === null ? store.end(subjectId) : store.endAll(subjectId, epoch))),
+    )
+    const subjects = listOf(ended.map(({ subjectId }) => subjectId))
+    const marks = listOf(ended.map(({ subjectId, epoch }) => `${subjectId}:${epoch ?? ''}`))
+    // A later revocation of the same user has another epoch: it stays.
+    const isSent = sql`${revocations.subjectId} || ':' || coalesce(${revocations.epoch}, '') IN ${marks}`
+    return async () => db.delete(revocations).where(and(sql`${revocations.subjectId} IN ${subjects}`, isSent))
+  }
+
+  /** The same for a request: waits for Redis only, and leaves to the cron what Redis missed. */
+  async function revoke(subjectId: string, epoch: number | null): Promise<void> {
+    await sendToRedis([{ subjectId, epoch }]).then(defer, () => {})
+  }
 
   return {
-    /** Creates an account, and answers its id. Throws `taken`, naming the field. */
+    /**
+     * Creates an account and returns its id. Throws `taken`, which names the field. One D1 batch: a repeated request finds
+     * the username taken.
+     */
     async signUp({ username, email, password, displayName }: NewAccount, now = Date.now()): Promise<string> {
       const name = username.toLowerCase()
       const address = email.toLowerCase()
@@ -83,78 +128,134 @@ export function createAccounts(
       throw new Problem('taken', `This ${field} is taken`, { errors })
     },
 
+    /** Finds the account of `login`, a username or an email address, for a client in `network`. One D1 query. */
+    async identify(login: string, network: string): Promise<Login> {
+      const name = login.toLowerCase()
+      const isSource = and(eq(signInSources.userId, users.id), eq(signInSources.source, sourceOf(network)))
+      const [row] = await db
+        .select({ id: users.id, passwordHash: users.passwordHash, seenAt: signInSources.seenAt })
+        .from(users)
+        .leftJoin(signInSources, isSource)
+        .where(or(eq(users.username, name), eq(users.email, name)))
+      return { user: row && { id: row.id, passwordHash: row.passwordHash }, isKnownSource: Boolean(row?.seenAt) }
+    },
+
     /**
-     * Begins a session for who knows the password of `login`, a username or an email address. An unknown login and a
-     * wrong password are told apart neither by the answer nor by its time. `replaced` is ended (session rotation).
+     * Begins a session if `password` is right. The answer and its time do not reveal whether the login exists. Ends the
+     * session `replaced` (session rotation). A repeated request begins another session.
      */
     async signIn(
-      { login, password }: Credentials,
-      device: { userAgent: string; replaced?: Claims | undefined },
+      { user }: Login,
+      password: string,
+      device: { userAgent: string; network: string; replaced?: Claims | undefined },
       now = Date.now(),
     ): Promise<{ token: string; userId: string; expiresAt: number }> {
-      const name = login.toLowerCase()
-      const [user] = await db
-        .select({ id: users.id, passwordHash: users.passwordHash, epoch: users.sessionEpoch })
-        .from(users)
-        .where(or(eq(users.username, name), eq(users.email, name)))
       const isRight = await isPassword(password, user?.passwordHash)
       if (!user || !isRight) throw new Problem('wrong-credentials')
 
       const { token, claims } = tokens.issue(user.id, newId('s', now))
-      const session = { hash: claims.hash, epoch: user.epoch, seenAt: now, expiresAt: now + absoluteMs }
-      await db.insert(sessions).values({
-        id: claims.sessionId,
-        userId: user.id,
-        secretHash: claims.hash,
-        epoch: user.epoch,
-        userAgent: device.userAgent.slice(0, 200),
-        createdAt: now,
-        lastSeenAt: now,
-        expiresAt: session.expiresAt,
-      })
-      await store.begin(claims, session, now).catch(() => {}) // the first check loads it
-      if (device.replaced) await this.signOut(device.replaced).catch(() => {}) // it would have ended by itself
-      return { token, userId: user.id, expiresAt: session.expiresAt }
+      const expiresAt = now + policy.absoluteMs
+      const userAgent = device.userAgent.slice(0, 200)
+      // The epoch is read by the statement that inserts: a sign-out everywhere comes before it or after it.
+      const isSame = and(eq(users.id, user.id), eq(users.passwordHash, user.passwordHash))
+      const [begun] = await db.batch([
+        db
+          .insert(sessions)
+          .select(
+            sql`SELECT ${claims.sessionId}, ${users.id}, ${claims.hash}, ${users.sessionEpoch}, ${userAgent}, ${now}, ${now}, ${expiresAt} FROM ${users} WHERE ${isSame}`,
+          )
+          .returning({ epoch: sessions.epoch }),
+        db
+          .insert(signInSources)
+          .select(sql`SELECT ${users.id}, ${sourceOf(device.network)}, ${now} FROM ${users} WHERE ${isSame}`)
+          .onConflictDoUpdate({ target: [signInSources.userId, signInSources.source], set: { seenAt: now } }),
+      ])
+      const [session] = begun
+      if (!session) throw new Problem('wrong-credentials') // the password or the account changed meanwhile
+      await store
+        .begin(claims, { hash: claims.hash, epoch: session.epoch, seenAt: now, expiresAt }, now)
+        .catch(() => {})
+      if (device.replaced) await this.signOut(device.replaced, now).catch(() => {}) // it ends by itself when idle
+      return { token, userId: user.id, expiresAt }
     },
 
-    /** Ends the session of `claims`. */
-    async signOut({ sessionId, userId }: Claims): Promise<void> {
-      await db.delete(sessions).where(and(eq(sessions.id, sessionId), eq(sessions.userId, userId)))
-      await store.end(sessionId).catch(cannotEnd)
+    /**
+     * Ends the session of `claims`. One D1 batch and one round trip. Recorded first, then completed by the cron if Redis
+     * fails. Safe to repeat.
+     */
+    async signOut({ sessionId, userId }: Claims, now = Date.now()): Promise<void> {
+      await db.batch([
+        db.delete(sessions).where(and(eq(sessions.id, sessionId), eq(sessions.userId, userId))),
+        db.insert(revocations).values({ subjectId: sessionId, createdAt: now }).onConflictDoNothing(),
+      ])
+      await revoke(sessionId, null)
+      onSignOut(userId, [sessionId])
     },
 
-    /** Ends every session of a user. */
-    async signOutEverywhere(userId: string): Promise<void> {
-      const [raised] = await db.batch([
+    /** Ends every session of a user. Like `signOut`. */
+    async signOutEverywhere(userId: string, now = Date.now()): Promise<void> {
+      const [raised, ended] = await db.batch([
         db
           .update(users)
           .set({ sessionEpoch: sql`${users.sessionEpoch} + 1` })
           .where(eq(users.id, userId))
           .returning({ epoch: users.sessionEpoch }),
-        db.delete(sessions).where(eq(sessions.userId, userId)),
+        db.delete(sessions).where(eq(sessions.userId, userId)).returning({ id: sessions.id }),
+        db
+          .insert(revocations)
+          .select(sql`SELECT ${users.id}, ${users.sessionEpoch}, ${now} FROM ${users} WHERE ${users.id} = ${userId}`)
+          .onConflictDoUpdate({
+            target: revocations.subjectId,
+            set: { epoch: sql`excluded.epoch`, createdAt: now },
+          }),
       ])
-      if (raised[0]) await store.endAll(userId, raised[0].epoch).catch(cannotEnd)
+      if (raised[0]) await revoke(userId, raised[0].epoch)
+      onSignOut(
+        userId,
+        ended.map(({ id }) => id),
+      )
+    },
+
+    /** Sends to Redis the revocations that it missed, oldest first. For the cron. Safe to repeat and to run twice at once. */
+    async sendRevocations(now = Date.now()): Promise<void> {
+      const waiting = await db
+        .select({ subjectId: revocations.subjectId, epoch: revocations.epoch })
+        .from(revocations)
+        .where(lte(revocations.createdAt, now))
+        .orderBy(asc(revocations.createdAt))
+        .limit(REVOCATIONS_PER_RUN)
+      if (waiting.length === 0) return
+      const forget = await sendToRedis(waiting)
+      await forget()
     },
 
     /** The devices where a user is signed in, latest sign-in first. At most 100. */
     async devices({ userId, sessionId }: Claims, now = Date.now()): Promise<Device[]> {
       const rows = await db
-        .select()
+        .select({ session: sessions })
         .from(sessions)
-        .where(and(eq(sessions.userId, userId), gt(sessions.expiresAt, now)))
+        .innerJoin(users, and(eq(users.id, sessions.userId), eq(users.sessionEpoch, sessions.epoch)))
+        .where(
+          and(
+            eq(sessions.userId, userId),
+            gt(sessions.expiresAt, now),
+            // D1 records visits at intervals.
+            or(gt(sessions.lastSeenAt, now - policy.idleMs - policy.touchMs), eq(sessions.id, sessionId)),
+          ),
+        )
         .orderBy(desc(sessions.id))
         .limit(100)
-      return rows.map((row) => ({
-        id: row.id,
-        userAgent: row.userAgent,
-        createdAt: new Date(row.createdAt).toISOString(),
-        lastSeenAt: new Date(row.lastSeenAt).toISOString(),
-        expiresAt: new Date(row.expiresAt).toISOString(),
-        isCurrent: row.id === sessionId,
+      return rows.map(({ session }) => ({
+        id: session.id,
+        userAgent: session.userAgent,
+        createdAt: new Date(session.createdAt).toISOString(),
+        lastSeenAt: new Date(session.lastSeenAt).toISOString(),
+        expiresAt: new Date(session.expiresAt).toISOString(),
+        isCurrent: session.id === sessionId,
       }))
     },
 
-    /** Deletes sessions past their absolute end, at most `most`; answers how many. For the cron. */
+    /** Deletes at most `most` sessions that have reached their absolute end. Returns how many. */
     async purge(most: number, now = Date.now()): Promise<number> {
       const due = db.select({ id: sessions.id }).from(sessions).where(lt(sessions.expiresAt, now)).limit(most)
       const gone = await db
@@ -163,5 +264,14 @@ export function createAccounts(
         .returning({ id: sessions.id })
       return gone.length
     },
+
+    /** Deletes at most `most` networks without a sign-in for 90 days. Returns how many. */
+    async purgeSources(most: number, now = Date.now()): Promise<number> {
+      const due = sql`(SELECT rowid FROM ${signInSources} WHERE ${signInSources.seenAt} < ${now - SOURCE_MS} LIMIT ${most})`
+      const purged = await db.run(sql`DELETE FROM ${signInSources} WHERE rowid IN ${due}`)
+      return purged.meta.changes
+    },
   }
 }
+
+const sourceOf = (network: string) => createHash('sha256').update(network).digest('base64url')

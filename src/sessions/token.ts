@@ -6,9 +6,9 @@ export type SessionTokens = ReturnType<typeof createSessionTokens>
 export const sessionTokens = service<SessionTokens>('session tokens')
 
 /**
- * Session tokens: `<user id>.<session id>.<secret>.<tag>`. The secret is 128 random bits; the tag authenticates the
- * rest (HMAC-SHA-256 under a key derived from `key`, 128 bits; RFC 2104, RFC 5869). So a made-up token is refused
- * without a round trip, and limits can count by user before the session is checked. The store keeps a hash alone.
+ * Session tokens: `<user id>.<session id>.<secret>.<tag>`. The secret has 128 random bits. The tag authenticates the rest:
+ * HMAC-SHA-256 with a key derived from `key`, 128 bits (RFC 2104, RFC 5869). So a forged token costs no round trip, and
+ * limits can count by user before the session is checked. The store keeps only a hash.
  */
 export function createSessionTokens(key: string) {
   const macKey = Buffer.from(hkdfSync('sha256', key, '', 'threads-edge session token', 32))
@@ -23,7 +23,7 @@ export function createSessionTokens(key: string) {
       return { token, claims: { userId, sessionId, hash: hashOf(token) } }
     },
 
-    /** What a token claims, or undefined where it is not one of ours. */
+    /** The claims of a token. Undefined: the token is forged. */
     read(token: string): Claims | undefined {
       const match =
         /^(?<text>(?<userId>u_[a-z0-9]{1,40})\.(?<sessionId>s_[a-z0-9]{1,40})\.[\w-]{22})\.(?<tag>[\w-]{22})$/.exec(

@@ -43,7 +43,7 @@ export const users = new Hono<AppEnv>()
       status: 201,
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'taken'],
     }),
-    admit('sign-up', { session: 'none' }),
+    admit('sign-up', { session: 'none' }, { by: 'address' }),
     requireJson,
     valid('json', NewAccount),
     async (c) => {
@@ -59,7 +59,8 @@ export const users = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read users by ids',
-      description: 'The answer keeps the order of the ids and omits unknown ids.',
+      description:
+        'The answer keeps the order of the ids and omits unknown ids. Counts as many requests as there are ids.',
       answer: pageSchema(User),
       problems: ['invalid-request'],
     }),

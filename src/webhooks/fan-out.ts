@@ -68,6 +68,7 @@ export const dueAt = (now: number) => sql`CASE
 
 /** Whether an endpoint subscribes to an event. */
 export function takes({ channels, types, filter }: WebhookRow, event: StoredEvent): boolean {
+  if (event.audience === 'others') return false // strangers' view of a presence that is not the real one
   if (!channels.includes(event.channel) || types?.includes(event.type) === false) return false
   return filter === null || meets(event, filter as Filter) // validated before it was stored
 }

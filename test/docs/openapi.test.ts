@@ -9,7 +9,6 @@ import { type Document, errorsIn, errorsOf, readDocument, readOperations } from 
 beforeAll(migrate)
 
 interface Example {
-  /** A request answered 200, or others by their status. */
   path: string
   headers?: Record<string, string>
   bindings?: Record<string, unknown>
@@ -32,11 +31,13 @@ async function newData() {
     webhookId,
     asAuthor: await newEdge().signIn(author),
     asFan: await newEdge().signIn(fan),
+    /** A session that is over. */
+    asFormerFan: await newEdge().signIn({ ...fan, sessionEpoch: fan.sessionEpoch - 1 }),
   }
 }
 
 const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
-/** Some traffic, a slow command and a walk over the keys, so that no list of the figures is empty. */
+/** Makes some traffic, a slow command and a scan of the keys, so that no list of the figures is empty. */
 const busy = async (edge: Edge) => {
   await edge.sdk.set(keys.statsScan, SCANNED)
   await edge.redis.latency(120)
@@ -51,7 +52,7 @@ const SCANNED = {
   looked: { 'user:u_a': FOUND },
 }
 
-/** Lets a listener build what it keeps of the data there is. */
+/** Rebuilds the data of a listener. */
 const rebuild = (listener: string) => async (edge: Edge) => {
   await edge.fetch(`/v1/listeners/${listener}/rebuild`, { method: 'POST', headers: service })
   await edge.dispatch()
@@ -68,7 +69,7 @@ const spend = async (edge: Edge, headers: Record<string, string> = {}) => {
   }
 }
 
-/** Requests by operation and by the status they are answered with. A route that is not here fails a test below. */
+/** Requests by operation and by the status of their answer. A read that is not here fails a test below. */
 const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Record<number, Example[]>> = {
   'GET /v1/sessions': ({ asAuthor }) => ({
     200: [{ path: '/v1/sessions', headers: asAuthor }],
@@ -111,7 +112,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
     429: [limited('/v1/presence')],
   }),
-  'GET /v1/events/stream': ({ asFan }) => {
+  'GET /v1/events/stream': ({ asFan, asFormerFan }) => {
     const path = '/v1/events/stream?channels=post_events,custom_a'
     const bindings = { STREAM_LIFE_SECONDS: '0.5' } // its body is read to the end
     return {
@@ -124,6 +125,10 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
         { path: '/v1/events/stream?channels=x' },
         { path: `${path}&lastEventId=x` },
         { path, headers: { 'Last-Event-ID': 'x' } },
+      ],
+      401: [
+        { path, headers: asFormerFan },
+        { path, headers: { Authorization: 'Bearer forged' } },
       ],
       429: [limited(path)],
       503: [{ path, before: redisGone }, misconfigured(path)],
@@ -242,7 +247,7 @@ const pages = (path: string, unknown: string) => ({
   429: [limited(path)],
 })
 
-test('the document is OpenAPI 3.1, the same each time, and may be kept for a while', async () => {
+test('the document is OpenAPI 3.1, the same each time, and cacheable', async () => {
   const edge = newEdge()
   const [first, second] = [await edge.fetch('/openapi.json'), await edge.fetch('/openapi.json')]
   expect(first.headers.get('Cache-Control')).toBe('public, max-age=300')
@@ -252,15 +257,15 @@ test('the document is OpenAPI 3.1, the same each time, and may be kept for a whi
   expect(document.info.version).toEqual(expect.any(String))
 })
 
-test('every route is documented, and what is documented is a route', async () => {
+test('every route is documented, and every documented operation is a route', async () => {
   const { operations } = await readOperations()
   const routed = newRoutes()
-    .filter(({ method, path }) => method !== 'ALL' && !path.endsWith('*')) // the rest is middleware
+    .filter(({ method, path }) => method !== 'ALL' && !path.endsWith('*')) // the others are middleware
     .map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)/g, '{$1}')}`)
   expect([...operations.keys()].sort()).toEqual([...new Set(routed)].sort())
 })
 
-test('every operation has a name of its own, a summary, a tag, and its problems', async () => {
+test('every operation has its own id, a summary, a tag and its problems', async () => {
   const { operations } = await readOperations()
   const ids = [...operations.values()].map(({ operationId }) => operationId)
   expect(new Set(ids).size).toBe(ids.length)
@@ -270,7 +275,7 @@ test('every operation has a name of its own, a summary, a tag, and its problems'
     const expected = ['429', '500', '503']
     const hasInput = operation.parameters?.some(({ in: where, schema }) => where === 'query' || 'pattern' in schema)
     if (hasInput) expected.push('400')
-    // A lock comes to be by being asked for.
+    // Acquiring a lock creates it.
     if (/\{\w+\}/.test(name) && !name.includes('/locks/')) expected.push('404')
     const documented = Object.entries(operation.responses).filter(
       ([, { content }]) => content && 'application/problem+json' in content,
@@ -280,7 +285,7 @@ test('every operation has a name of its own, a summary, a tag, and its problems'
   }
 })
 
-test('every reference in the document leads somewhere', async () => {
+test('every reference in the document resolves', async () => {
   const document = await readDocument()
   const referred = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
     ([, name]) => name,
@@ -288,7 +293,7 @@ test('every reference in the document leads somewhere', async () => {
   expect(new Set(referred)).toEqual(new Set(Object.keys(document.components.schemas)))
 })
 
-test('every parameter of a path is documented, is required, and says what it must be', async () => {
+test('every path parameter is documented, required and has a schema', async () => {
   const { operations } = await readOperations()
   for (const [name, { parameters = [] }] of operations) {
     const inPath = [...name.matchAll(/\{(\w+)\}/g)].map(([, parameter]) => parameter)
@@ -296,7 +301,7 @@ test('every parameter of a path is documented, is required, and says what it mus
     expect([name, documented.map((parameter) => parameter.name)]).toEqual([name, inPath])
     for (const { required, schema, name: parameter } of documented) {
       expect([name, required, schema.type]).toEqual([name, true, 'string'])
-      // What is no id or name may be anything, and is answered.
+      // Any text is a valid parameter unless it must be an id or a name.
       expect([name, parameter === 'type' ? '^' : schema.pattern]).toEqual([name, expect.stringContaining('^')])
     }
   }
@@ -333,7 +338,7 @@ test('the parameters of queries are documented with their constraints', async ()
   }
 })
 
-test('every operation that reads has an example of each answer it documents but 500', async () => {
+test('every read has an example of each documented answer except 500', async () => {
   const { operations } = await readOperations()
   const data = await newData()
   const reads = [...operations.keys()].filter((name) => name.startsWith('GET '))
@@ -346,32 +351,29 @@ test('every operation that reads has an example of each answer it documents but 
   }
 })
 
-test.each(Object.entries(examples))(
-  '%s answers what the document says, and not a field more',
-  async (name, examplesOf) => {
-    const { document, operations } = await readOperations()
-    const operation = operations.get(name)
-    if (!operation) throw new Error(`${name} is not documented`)
-    const data = await newData()
-    for (const [status, requests] of Object.entries(examplesOf(data))) {
-      for (const { path, headers = {}, bindings, before } of requests) {
-        const edge = newEdge(bindings)
-        await before?.(edge)
-        const response = await edge.fetch(path, { headers })
-        expect([path, String(response.status)]).toEqual([path, status])
-        expect([path, status, await errorsIn(document, operation, response)]).toEqual([path, status, []])
-        await edge.settle()
-      }
+test.each(Object.entries(examples))('%s answers exactly what the document says', async (name, examplesOf) => {
+  const { document, operations } = await readOperations()
+  const operation = operations.get(name)
+  if (!operation) throw new Error(`${name} is not documented`)
+  const data = await newData()
+  for (const [status, requests] of Object.entries(examplesOf(data))) {
+    for (const { path, headers = {}, bindings, before } of requests) {
+      const edge = newEdge(bindings)
+      await before?.(edge)
+      const response = await edge.fetch(path, { headers })
+      expect([path, String(response.status)]).toEqual([path, status])
+      expect([path, status, await errorsIn(document, operation, response)]).toEqual([path, status, []])
+      await edge.settle()
     }
-  },
-)
+  }
+})
 
-test('every write answers what the document says, and not a field more', async () => {
+test('every write answers exactly what the document says', async () => {
   const { document, operations } = await readOperations()
   const { author, fan, post, asAuthor } = await newData()
   const edge = newEdge({ ALLOW_PRIVATE_WEBHOOKS: 'true' })
   const asked = new Set<string>()
-  /** Sends one write, and answers its body. */
+  /** Sends one write and returns the body of the answer. */
   async function send(
     name: string,
     path: string,
@@ -449,7 +451,7 @@ test('every write answers what the document says, and not a field more', async (
   expect([...asked].sort()).toEqual([...operations.keys()].filter((name) => !name.startsWith('GET ')).sort())
 })
 
-test('an answer with a field more, a field less, or one of another kind is not what the document says', async () => {
+test('an answer with an extra, missing or wrong field does not match the document', async () => {
   const document = await readDocument()
   const user = await (await newEdge().fetch(`/v1/users/${(await addUser()).id}`)).json<Record<string, unknown>>()
   const schema = { $ref: '#/components/schemas/User' }

@@ -10,7 +10,7 @@ import { addPost, addUser } from '../rows.ts'
 
 beforeAll(migrate)
 
-/** A Worker of one route, which takes a body and answers it. */
+/** A Worker with one route, which returns its body. */
 const taker = new Hono()
   .onError(renderError)
   .post('/', requireJson, valid('json', v.object({ text: v.string(), likes: v.optional(v.number()) })), (c) =>
@@ -23,7 +23,7 @@ const give = (body: string, type?: string) =>
     headers: type === undefined ? {} : { 'Content-Type': type },
   })
 
-/** A body of `sizeBytes` whose length is not told in advance. */
+/** A body of `sizeBytes` without a declared length. */
 const streamOf = (sizeBytes: number) => {
   let left = sizeBytes
   return new ReadableStream<Uint8Array>({
@@ -35,7 +35,7 @@ const streamOf = (sizeBytes: number) => {
   })
 }
 
-test('what is not routed is a problem of its own', async () => {
+test('an unknown route is a problem', async () => {
   for (const path of ['/nothing', '/v1', '/v1/nothing/here', '/v1/users/u_a/nothing', '//v1/users']) {
     const response = await newEdge().fetch(path)
     expect([path, response.status]).toEqual([path, 404])
@@ -52,7 +52,7 @@ test('what is not routed is a problem of its own', async () => {
 })
 
 test.each(['/healthz', '/readyz', '/openapi.json', '/problems/internal', '/v1/posts/hot', '/v1/rate-limit'])(
-  'a method that %s does not have is 405, with those it has',
+  'an unsupported method of %s is 405 and lists the supported ones',
   async (path) => {
     const response = await newEdge().fetch(path, { method: 'PURGE' })
     expect(response.status).toBe(405)
@@ -65,12 +65,12 @@ test.each(['/healthz', '/readyz', '/openapi.json', '/problems/internal', '/v1/po
 )
 
 test.each(['/v1/posts/hot', '/v1/users', '/healthz', '/nothing'])(
-  'a body too large for %s is 413, whether its length is told or not',
+  'a body too large for %s is 413, with or without a declared length',
   async (path) => {
     const edge = newEdge({ MAX_BODY_BYTES: '1000' })
-    const told = { method: 'POST', body: 'x'.repeat(1_001), headers: { 'Content-Length': '1001' } }
-    const untold = { method: 'POST', body: streamOf(1_001) }
-    for (const init of [told, untold]) {
+    const declared = { method: 'POST', body: 'x'.repeat(1_001), headers: { 'Content-Length': '1001' } }
+    const undeclared = { method: 'POST', body: streamOf(1_001) }
+    for (const init of [declared, undeclared]) {
       const response = await edge.fetch(path, init)
       expect(response.status).toBe(413)
       expect(await response.json()).toMatchObject({
@@ -98,7 +98,7 @@ test.each(['{', '', '{"text": "a"', "{'text': 'a'}", 'text=a', '\u0000'])('the b
 })
 
 test.each([undefined, 'text/plain', 'application/x-www-form-urlencoded', 'application/jsonp', 'text/json', 'json'])(
-  'a body that calls itself %s is 415',
+  'a body of type %s is 415',
   async (type) => {
     const response = await give('{"text": "a"}', type)
     expect(response.status).toBe(415)
@@ -114,7 +114,7 @@ test.each([
   'application/ld+json',
   'application/vnd.api2+json',
   'Application/JSON',
-])('a body that calls itself %s is read', async (type) => {
+])('a body of type %s is read', async (type) => {
   const response = await give('{"text": "a"}', type)
   expect([response.status, await response.json()]).toEqual([200, { text: 'a' }])
 })
@@ -125,7 +125,7 @@ test.each([
   ['{"text": "a", "likes": "1"}', 'likes'],
   ['[]', 'text'],
   ['null', ''],
-])('the body %s is refused, naming the field "%s"', async (body, field) => {
+])('the body %s is refused with the field "%s"', async (body, field) => {
   const response = await give(body, 'application/json')
   expect(response.status).toBe(400)
   const problem = await response.json<{ type: string; errors: unknown[] }>()
@@ -133,7 +133,7 @@ test.each([
   expect(problem.errors).toContainEqual({ in: 'body', field, message: expect.any(String) })
 })
 
-test('HEAD answers as GET does, without the body', async () => {
+test('HEAD answers like GET, without the body', async () => {
   const edge = newEdge()
   const path = `/v1/users/${(await addUser()).id}`
   await edge.fetch(path)
@@ -147,7 +147,7 @@ test('HEAD answers as GET does, without the body', async () => {
   expect((await edge.fetch(path, { method: 'HEAD', headers: { 'If-None-Match': etag } })).status).toBe(304)
 })
 
-test('a failure nobody expected is 500, which shows none of it; the log has its code and place, and no values', async () => {
+test('an unexpected failure is 500 without details; the log has its code and place, and no values', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id, id: 'p_hidden' })
   await env.DB.exec('ALTER TABLE comments RENAME TO comments_away')
@@ -180,7 +180,7 @@ test('a failure nobody expected is 500, which shows none of it; the log has its 
   }
 })
 
-test('every answer has the request id: that of the caller when it is a plain one, else a new one', async () => {
+test('every answer has a request id: that of the caller if it is plain, else a new one', async () => {
   const edge = newEdge()
   const idOf = async (path: string, id?: string) =>
     (await edge.fetch(path, { headers: id === undefined ? {} : { 'X-Request-Id': id } })).headers.get('X-Request-Id')
@@ -219,7 +219,7 @@ const browser = (origin: string, init: RequestInit<IncomingRequestCfProperties> 
   headers: { ...(init.headers as Record<string, string> | undefined), Origin: origin }, // only plain ones are given here
 })
 
-test.each(['https://app.example', 'https://admin.example'])('%s is allowed to read, problems too', async (origin) => {
+test.each(['https://app.example', 'https://admin.example'])('%s may read answers and problems', async (origin) => {
   const edge = newEdge(CORS)
   for (const path of ['/v1/posts/hot', '/v1/users/x', '/v1/users/u_nobody', '/v1/nothing']) {
     const { headers } = await edge.fetch(path, browser(origin))
@@ -231,7 +231,7 @@ test.each(['https://app.example', 'https://admin.example'])('%s is allowed to re
 })
 
 test.each(['https://evil.example', 'https://app.example.evil.example', 'http://app.example', 'null', ''])(
-  'the origin "%s" is not allowed, and caches are told that answers differ',
+  'the origin "%s" is not allowed, and Vary says that answers differ',
   async (origin) => {
     const edge = newEdge(CORS)
     const answer = await edge.fetch('/v1/posts/hot', browser(origin))
@@ -246,12 +246,12 @@ test.each(['https://evil.example', 'https://app.example.evil.example', 'http://a
   },
 )
 
-test('no origin is allowed where none is configured', async () => {
+test('no origin is allowed if none is configured', async () => {
   const { headers } = await newEdge().fetch('/v1/posts/hot', browser('https://app.example'))
   expect(headers.has('Access-Control-Allow-Origin')).toBe(false)
 })
 
-test('a preflight of an allowed origin is answered, and counts for nothing', async () => {
+test('a preflight of an allowed origin is answered and not counted', async () => {
   const edge = newEdge(CORS)
   const response = await edge.fetch(
     '/v1/users/u_a',
@@ -269,7 +269,7 @@ test('a preflight of an allowed origin is answered, and counts for nothing', asy
   expect((await edge.redis.counts()).requests).toBe(0)
 })
 
-test('an answer of 304 can be read across origins, and keeps its request id, limits and cost', async () => {
+test('a 304 can be read across origins and keeps its request id, limits and cost', async () => {
   const edge = newEdge(CORS)
   const path = `/v1/users/${(await addUser()).id}`
   const etag = (await edge.fetch(path)).headers.get('ETag') ?? ''
@@ -288,13 +288,13 @@ test('an answer of 304 can be read across origins, and keeps its request id, lim
   })
 })
 
-/** What `wrangler.toml` binds to the Worker, and what it must be told besides. */
+/** What `wrangler.toml` binds to the Worker, and the secrets it needs. */
 const BOUND = Object.entries(env).flatMap(([name, value]) =>
   typeof value === 'object' && !/^MIGRATIONS$|^__VITEST/.test(name) ? [name] : [],
 )
 const NEEDED = [...BOUND, 'UPSTASH_REDIS_REST_URL', 'UPSTASH_REDIS_REST_TOKEN', 'SERVICE_TOKEN']
 
-test('a Worker with nothing configured is alive, describes itself, and says what it lacks', async () => {
+test('a Worker without configuration is alive, describes itself and names what it lacks', async () => {
   expect(BOUND).toContain('DB')
   const edge = newEdge(Object.fromEntries(NEEDED.map((name) => [name, undefined])))
   for (const path of ['/healthz', '/openapi.json', '/problems/misconfigured']) {
@@ -318,7 +318,7 @@ test('a Worker with nothing configured is alive, describes itself, and says what
   }
 })
 
-test.each(NEEDED)('a Worker that lacks %s alone names it to every event, and to its log once', async (name) => {
+test.each(NEEDED)('a Worker that lacks only %s names it to every event, and once in its log', async (name) => {
   const log = vi.spyOn(console, 'error').mockImplementation(() => {})
   const edge = newEdge({ [name]: undefined })
   for (const path of ['/readyz', '/readyz', '/v1/posts/hot']) {
@@ -361,7 +361,7 @@ test.each([
   expect(await response.json()).toMatchObject({ variables: { [name]: expected } })
 })
 
-test('fractions of seconds are whole milliseconds to Redis', async () => {
+test('fractions of seconds become whole milliseconds in Redis', async () => {
   const edge = newEdge({ USER_FRESH_SECONDS: '90.0005', STALE_SECONDS: '8.0005', LEASE_SECONDS: '5.0005' })
   const { id } = await addUser()
   await edge.fetch(`/v1/users/${id}`)
@@ -370,7 +370,7 @@ test('fractions of seconds are whole milliseconds to Redis', async () => {
   expect(cached.headers.get('Cache-Status')).toMatch(/^redis; hit/)
 })
 
-test.each(Object.entries(problems))('the problem type %s leads to what it means', async (type, { status, title }) => {
+test.each(Object.entries(problems))('the URL of the problem type %s explains it', async (type, { status, title }) => {
   const response = await newEdge().fetch(`/problems/${type}`)
   expect(await response.json()).toEqual({ type: `https://edge.test/problems/${type}`, status, title })
 })

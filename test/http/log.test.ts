@@ -17,7 +17,7 @@ interface Line {
   [name: string]: unknown
 }
 
-/** Hears everything that is logged, by whatever method. */
+/** Collects everything that is logged. */
 function listen() {
   const lines: string[] = []
   const spies = (['log', 'info', 'warn', 'error', 'debug', 'trace'] as const).map((method) =>
@@ -41,7 +41,7 @@ const post = (edge: Edge, path: string, body: unknown, headers: Record<string, s
 const TRACE_ID = '4bf92f3577b34da6a3ce929d0e0e4736'
 const PARENT_ID = '00f067aa0ba902b7'
 
-test('a request leaves one line: its route by the pattern, status, time, cost, and ids made for it', async () => {
+test('a request logs one line: route pattern, status, time, cost and its own ids', async () => {
   const edge = newLogging()
   const user = await addUser()
   using log = listen()
@@ -64,7 +64,7 @@ test('a request leaves one line: its route by the pattern, status, time, cost, a
   expect(log.lines[0]).not.toContain(user.id)
 })
 
-test('every kind of answer is logged under the route that gave it', async () => {
+test('every kind of answer is logged under its route', async () => {
   const edge = newLogging({ LIMIT_READS: '1', LIMIT_READS_SECONDS: '86400', CORS_ORIGINS: 'https://app.example' })
   using log = listen()
   const etag = (await edge.fetch('/v1/posts/hot')).headers.get('ETag') ?? ''
@@ -87,11 +87,11 @@ test('every kind of answer is logged under the route that gave it', async () => 
     ['PURGE', 'unmatched', 405],
     ['DELETE', 'DELETE /v1/posts/:id', 401],
     ['HEAD', 'GET /v1/users/:id', 429],
-    ['GET', 'unmatched', 503], // what is not configured has no routes yet
+    ['GET', 'unmatched', 503], // a Worker without configuration has no routes yet
   ])
 })
 
-test.each(['failed', 'none'])('"%s" logs fewer', async (which) => {
+test.each(['failed', 'none'])('"%s" logs fewer requests', async (which) => {
   const edge = newEdge({ LOG_REQUESTS: which, REDIS_READ_TIMEOUT_MS: '250' })
   using log = listen()
   await edge.fetch('/v1/users/u_nobody')
@@ -102,7 +102,7 @@ test.each(['failed', 'none'])('"%s" logs fewer', async (which) => {
   expect(log.requests().map(({ status, level }) => [status, level])).toEqual(which === 'none' ? [] : [[503, 'error']])
 })
 
-test('no line has a password, token, cookie, address, email, name, text or id of a person in it', async () => {
+test('no line contains a password, token, cookie, address, email, name, text or id of a person', async () => {
   const edge = newLogging()
   const secrets = ['correct horse', 'ada.private@example.test', 'ada_private', 'Ada Private', 'a very private text']
   const [password, email, username, displayName, text] = secrets
@@ -151,7 +151,7 @@ test('no line has a password, token, cookie, address, email, name, text or id of
   }
 })
 
-test('the trace of the caller goes on: in the line, on the answer, in messages and in what is logged of them', async () => {
+test('the trace of the caller continues in the log, the answer, the messages and their log', async () => {
   const sent: LikeMessage[] = []
   const edge = newLogging({ LIKES: { send: async (message: LikeMessage) => void sent.push(message) } })
   const liked = await addPost({ authorId: (await addUser()).id })
@@ -179,7 +179,7 @@ test('the trace of the caller goes on: in the line, on the answer, in messages a
   })
 })
 
-test('a failure nobody expected is logged with the trace it belongs to', async () => {
+test('an unexpected failure is logged with its trace', async () => {
   const edge = newLogging()
   const { id } = await addPost({ authorId: (await addUser()).id })
   await env.DB.exec('ALTER TABLE comments RENAME TO comments_away')

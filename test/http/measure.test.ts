@@ -6,16 +6,16 @@ import { addPost, addUser } from '../rows.ts'
 
 beforeAll(migrate)
 
-/** What an answer says it cost. */
+/** The cost of an answer, from `Server-Timing`. */
 function costOf(response: Response) {
-  const told = /^redis;dur=([\d.]+);desc="(\d+) commands, (\d+) round trips"$/.exec(
+  const cost = /^redis;dur=([\d.]+);desc="(\d+) commands, (\d+) round trips"$/.exec(
     response.headers.get('Server-Timing') ?? '',
   )
-  return { ms: Number(told?.[1]), commands: Number(told?.[2]), requests: Number(told?.[3]) }
+  return { ms: Number(cost?.[1]), commands: Number(cost?.[2]), requests: Number(cost?.[3]) }
 }
 
-const event = (told: string, ttlMs?: number): CacheEvent => {
-  const [layer, outcome] = told.split(' ') as [CacheEvent['layer'], CacheEvent['outcome']] // as the table writes them
+const event = (outcomes: string, ttlMs?: number): CacheEvent => {
+  const [layer, outcome] = outcomes.split(' ') as [CacheEvent['layer'], CacheEvent['outcome']] // as the table writes them
   return { cache: 'thing', layer, outcome, ...(ttlMs === undefined ? {} : { ttlMs }) }
 }
 
@@ -47,7 +47,7 @@ test.each<[string, CacheEvent[]]>([
   expect(cacheStatus(events)).toBe(status)
 })
 
-test('an answer tells the commands and round trips that Redis saw before it', async () => {
+test('Server-Timing has the commands and round trips that Redis saw before the answer', async () => {
   const author = await addUser()
   const ids = []
   for (let i = 0; i < 3; i += 1) ids.push((await addPost({ authorId: author.id })).id)
@@ -74,7 +74,7 @@ test('an answer tells the commands and round trips that Redis saw before it', as
   }
 })
 
-test('an answer that leaves nothing to do afterwards tells exactly what Redis saw', async () => {
+test('without work after the answer, Server-Timing is exactly what Redis saw', async () => {
   const edge = newEdge()
   for (const path of ['/readyz', '/v1/rate-limit']) {
     await edge.fetch(path)
@@ -95,7 +95,7 @@ test('a request that was sent twice is counted twice', async () => {
   expect(await edge.redis.counts()).toMatchObject({ commands: 2, requests: 2 })
 })
 
-test('the milliseconds told are those waited for Redis', async () => {
+test('Server-Timing has the milliseconds spent waiting for Redis', async () => {
   const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '2000' })
   await edge.redis.latency(200)
   const { ms } = costOf(await edge.fetch('/readyz'))
@@ -103,7 +103,7 @@ test('the milliseconds told are those waited for Redis', async () => {
   expect(ms).toBeLessThan(1_000)
 })
 
-test('a problem tells its cost too, and an answer from memory costs nothing', async () => {
+test('a problem has its cost too, and an answer from memory costs nothing', async () => {
   const edge = newEdge()
   const miss = await edge.fetch('/v1/users/u_nobody')
   expect([miss.status, costOf(miss).requests]).toEqual([404, 2])

@@ -395,7 +395,7 @@ test.each([
   [['EVALSHA', 'abc', '1', 'limit:reads:ip:203.0.113.7:1', '5'], 'EVALSHA limit:*'],
   [['SET', 'session:s_1', '{"hash":"secret"}'], 'SET session:*'],
   [['SET', 'user:u_ada:lease', 'nonce', 'NX'], 'SET user:*:lease'],
-  [['GET', 'presence:3:leaving'], 'GET presence:*:leaving'],
+  [['GET', 'presence:3:changes'], 'GET presence:*:changes'],
   [['INCR', 'generation:hot'], 'INCR generation:hot'],
   [['GET', 'username:ada@example.test'], 'GET username:*'],
   [['GET', 'django:cache:ada@example.test'], 'GET *'],

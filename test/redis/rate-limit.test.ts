@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest'
-import { createKnownAllowances, createRateLimit, createUncounted } from '../../src/redis/rate-limit.ts'
+import { createKnownAllowances, createRateLimit, createUncounted, freeAt } from '../../src/redis/rate-limit.ts'
 import { newKeyspace } from './setup.ts'
 
-/** Long, so that hardly a test runs across the end of a window. */
+/** So long that a test hardly ever crosses the end of a window. */
 const DAY_SECONDS = 86_400
 
 const newLimits = (
@@ -20,7 +20,7 @@ const newLimits = (
     (policy) => `limit:${policy}`,
   )
 
-test('a subject may spend its quota and no more, each subject its own', async () => {
+test('each subject may spend its own quota and no more', async () => {
   const limits = newLimits()
   const taken = []
   for (let i = 0; i < 4; i += 1) taken.push(await limits.take('reads', 'u_ada'))
@@ -37,7 +37,7 @@ test('exactly the quota passes when many isolates ask at once', async () => {
   expect(taken.filter(({ isAllowed }) => isAllowed)).toHaveLength(10)
 })
 
-test('a rejected subject is known to its isolate, until a place is free again', async () => {
+test('an isolate knows a refused subject until a place is free again', async () => {
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace)
   for (let i = 0; i < 4; i += 1) await limits.take('reads', 'u_ada')
@@ -46,48 +46,48 @@ test('a rejected subject is known to its isolate, until a place is free again', 
   const known = limits.known('reads', 'u_ada')
   expect(known?.isAllowed).toBe(false)
   expect(limits.known('reads', 'u_ada', known?.resetsAt)).toBeUndefined()
-  // 3 a day: the place of the first request of this window is free a third of a window into the next one.
-  expect((known?.resetsAt ?? 0) % (DAY_SECONDS * 1_000)).toBe((DAY_SECONDS * 1_000) / 3)
+  // One ms into the next window, less than all three requests of this one count.
+  expect((known?.resetsAt ?? 0) % (DAY_SECONDS * 1_000)).toBe(1)
   expect((await keyspace.control.counts()).requests).toBe(0)
 })
 
-test('looking spends nothing', async () => {
+test('peek spends nothing', async () => {
   const limits = newLimits()
   await limits.take('reads', 'u_ada')
   for (let i = 0; i < 5; i += 1) expect((await limits.peek('reads', 'u_ada')).remaining).toBe(2)
   expect((await limits.peek('reads', 'u_new')).remaining).toBe(3)
 })
 
-test('what an isolate knows is bounded', async () => {
+test('an isolate knows a bounded number of subjects', async () => {
   const known = createKnownAllowances(5)
   const limits = newLimits(newKeyspace(), known)
   for (let i = 0; i < 20; i += 1) await limits.take('reads', `ip:192.0.2.${i}`)
   expect(known.size()).toBe(5)
 })
 
-test('what an isolate answers while it counts is counted together, each request once', async () => {
+test('requests that arrive while an isolate counts are counted together, each once', async () => {
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace, createKnownAllowances(100), 100)
-  await limits.take('reads', 'u_other') // the script is known now
+  await limits.take('reads', 'u_other') // the server has the script now
   await keyspace.control.reset()
   await keyspace.control.latency(20)
 
   const subjects = Array.from({ length: 30 }, (_, i) => `u_${i % 3}`)
   await Promise.all(subjects.map((subject) => limits.takeLater('reads', subject)))
 
-  // The first goes at once; the others wait for it, and share a round trip, and a command for each subject.
+  // The first is sent at once. The others wait for it, then share a round trip, with one command per subject.
   expect(await keyspace.control.counts()).toMatchObject({ requests: 2, commands: 4 })
   for (const subject of ['u_0', 'u_1', 'u_2']) expect((await limits.peek('reads', subject)).remaining).toBe(90)
 })
 
-test('of requests counted together those over the quota are known to be', async () => {
+test('requests counted together can exceed the quota, and the isolate then knows the subject as refused', async () => {
   const limits = newLimits()
   await Promise.all(Array.from({ length: 9 }, () => limits.takeLater('reads', 'u_ada')))
   expect(limits.known('reads', 'u_ada')?.isAllowed).toBe(false)
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(0)
 })
 
-test('while another invocation counts, a request is left to it; when that is gone, the next counts both', async () => {
+test('a request is left to the invocation that counts; if that one has ended, the next request counts both', async () => {
   const uncounted = createUncounted<'reads'>()
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace, undefined, 10, DAY_SECONDS, uncounted)
@@ -100,7 +100,7 @@ test('while another invocation counts, a request is left to it; when that is gon
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(8)
 })
 
-test('what cannot be counted is forgotten, and the next is counted again', async () => {
+test('a request that Redis cannot count is forgotten, and the next one is counted', async () => {
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace)
   await keyspace.control.fault({ kind: 'refuse', times: 1 })
@@ -109,8 +109,65 @@ test('what cannot be counted is forgotten, and the next is counted again', async
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(2)
 })
 
-test('a failure of Redis is thrown: the route says what it means', async () => {
+test('a failure of Redis is thrown, because each route decides what it means', async () => {
   const keyspace = newKeyspace()
   await keyspace.control.fault({ kind: 'refuse' })
   await expect(newLimits(keyspace).take('reads', 'u_ada')).rejects.toThrow('did not answer')
+})
+
+test('a place is free exactly when the sliding window has room', async () => {
+  const keyspace = newKeyspace()
+  const [redis, limit, windowMs] = [keyspace.connect(), 5, DAY_SECONDS * 1_000]
+  const limits = newLimits(keyspace, undefined, limit)
+  const window = Math.floor(Date.now() / windowMs)
+  await redis.set(`limit:reads:u_ada:${window - 1}`, 1_000)
+  await redis.set(`limit:reads:u_ada:${window}`, 3)
+  const { isAllowed, resetsAt } = await limits.take('reads', 'u_ada')
+  expect(isAllowed).toBe(false)
+  expect(resetsAt).toBe(window * windowMs + Math.floor((windowMs * 998) / 1_000) + 1)
+  expect((await limits.peek('reads', 'u_ada')).resetsAt).toBe(resetsAt)
+  expect(limits.known('reads', 'u_ada')?.resetsAt).toBe(resetsAt)
+})
+
+test('freeAt is the first ms at which the script of the library lets a request pass', () => {
+  const windowMs = 60_000
+  /** As in the script. */
+  const passes = (limit: number, previous: number, current: number, ms: number) =>
+    Math.floor((1 - (ms % windowMs) / windowMs) * previous) + current < limit
+  for (const [limit, previous, current] of [
+    [10, 10, 0],
+    [10, 10, 3],
+    [10, 9, 9],
+    [10, 4, 9],
+    [10, 15, 0],
+    [3, 3, 2],
+    [100, 100, 37],
+    [7, 13, 6],
+    [10, 0, 9],
+    [1_200, 1_187, 613],
+  ] as const) {
+    const at = freeAt({ limit, windowSeconds: 60 }, 0, previous, current)
+    const first = Array.from({ length: windowMs }, (_, ms) => ms).find((ms) => passes(limit, previous, current, ms))
+    expect([limit, previous, current, at]).toEqual([limit, previous, current, first ?? windowMs])
+  }
+  // This window is full: the place is free in the next one, where its requests count as those before.
+  for (const [limit, current] of [
+    [10, 10],
+    [10, 12],
+    [3, 3],
+    [100, 163],
+  ] as const) {
+    const at = freeAt({ limit, windowSeconds: 60 }, 0, 50, current)
+    const first = Array.from({ length: windowMs }, (_, ms) => ms).find((ms) => passes(limit, current, 0, ms))
+    expect(at).toBe(windowMs + (first ?? NaN))
+  }
+})
+
+test('a refund gives a request back, and the isolate no longer knows the subject as refused', async () => {
+  const limits = newLimits()
+  for (let i = 0; i < 4; i += 1) await limits.take('reads', 'u_ada')
+  await limits.refund('reads', 'u_ada')
+  expect(limits.known('reads', 'u_ada')).toBeUndefined()
+  expect((await limits.take('reads', 'u_ada')).isAllowed).toBe(true)
+  expect((await limits.take('reads', 'u_ada')).isAllowed).toBe(false)
 })

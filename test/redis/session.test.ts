@@ -6,18 +6,18 @@ const IDLE_MS = 3_600_000
 const TOUCH_MS = 300_000
 const START = 1_700_000_000_000
 
-/** Isolates over one Redis and one source of truth, a map. A source may be made to wait, to lose races on purpose. */
+/** Isolates that share one Redis and one source of truth, a map. */
 function newWorld() {
   const keyspace = newKeyspace()
   const stored = new Map<string, StoredSession>()
   const touched: string[] = []
-  /** An isolate whose source answers after `pause`. Its deferred work waits for `settle`. */
-  const newIsolate = (pause: Promise<unknown> = Promise.resolve()) => {
+  /** An isolate whose source answers after `pause`. `settle` runs its deferred work. */
+  const newIsolate = (pause: Promise<unknown> = Promise.resolve(), beganAt = 0) => {
     const later: (() => Promise<unknown>)[] = []
     const source = {
       async load({ sessionId }: Claims) {
         const session = stored.get(sessionId) ?? null
-        const copy = session && { ...session } // read now, answered later
+        const copy = session && { ...session } // read now, returned later
         await pause
         return copy
       },
@@ -28,7 +28,9 @@ function newWorld() {
     }
     const keys = { session: (id: string) => `session:${id}`, epoch: (id: string) => `epoch:${id}` }
     const policy = { idleMs: IDLE_MS, touchMs: TOUCH_MS }
-    const sessions = createSessionStore(keyspace.connect(), source, policy, keys, (work) => void later.push(work))
+    const sessions = createSessionStore(keyspace.connect(), source, policy, keys, (work) => void later.push(work), {
+      redisFailedAt: beganAt,
+    })
     return { sessions, settle: () => Promise.all(later.splice(0).map((work) => work())) }
   }
   const claims: Claims = { userId: 'u_ada', sessionId: 's_1', hash: 'h1' }
@@ -43,7 +45,7 @@ function newWorld() {
   return { ...keyspace, stored, touched, newIsolate, claims, session }
 }
 
-test('a session is live until it idles out, and every visit prolongs it without a write each', async () => {
+test('a session is live until it idles out; a visit within a minute of the last check writes nothing', async () => {
   const { newIsolate, claims, control, touched } = newWorld()
   const { sessions, settle } = newIsolate()
   expect(await sessions.check(claims, START)).toBe(true)
@@ -64,7 +66,7 @@ test('a session is live until it idles out, and every visit prolongs it without 
   expect(await sessions.check(claims, later + 2 * IDLE_MS)).toBe(false)
 })
 
-test('a session ends at its absolute end, however busy', async () => {
+test('a session ends at its absolute end, even if it is in use', async () => {
   const { newIsolate, claims, session } = newWorld()
   const { sessions, settle } = newIsolate()
   session.expiresAt = START + 10 * IDLE_MS
@@ -75,7 +77,7 @@ test('a session ends at its absolute end, however busy', async () => {
   expect(await sessions.check(claims, session.expiresAt)).toBe(false)
 })
 
-test('another secret of the same session is refused', async () => {
+test('a check refuses another secret of the same session', async () => {
   const { newIsolate, claims } = newWorld()
   const { sessions, settle } = newIsolate()
   expect(await sessions.check({ ...claims, hash: 'h2' }, START)).toBe(false)
@@ -84,7 +86,7 @@ test('another secret of the same session is refused', async () => {
   expect(await sessions.check({ ...claims, hash: 'h2' }, START)).toBe(false)
 })
 
-test('a session ended during a load is not brought back by its fill', async () => {
+test('a load does not bring back a session that ended meanwhile', async () => {
   const { newIsolate, claims, stored } = newWorld()
   const answered = Promise.withResolvers<void>()
   const slow = newIsolate(answered.promise)
@@ -102,21 +104,21 @@ test('a session ended during a load is not brought back by its fill', async () =
   expect(await slow.sessions.check(claims, START + 1)).toBe(false)
 })
 
-test('a session ended during a refresh is not brought back by it', async () => {
+test('a refresh does not bring back a session that ended meanwhile', async () => {
   const { newIsolate, claims, stored } = newWorld()
   const { sessions, settle } = newIsolate()
   await sessions.check(claims, START)
   await settle()
 
   const later = START + TOUCH_MS
-  expect(await sessions.check(claims, later)).toBe(true) // its refresh is still to come
+  expect(await sessions.check(claims, later)).toBe(true) // its refresh has not run yet
   stored.delete('s_1')
   await newIsolate().sessions.end('s_1')
   await settle()
   expect(await sessions.check(claims, later + 1)).toBe(false)
 })
 
-test('ending all sessions wins over a load that began before, and spares those that begin after', async () => {
+test('ending all sessions wins over an earlier load and spares later sessions', async () => {
   const { newIsolate, claims, stored, session } = newWorld()
   const answered = Promise.withResolvers<void>()
   const slow = newIsolate(answered.promise)
@@ -137,19 +139,19 @@ test('ending all sessions wins over a load that began before, and spares those t
   expect(await other.sessions.check(next, START + 1)).toBe(true)
 })
 
-test('an end that Redis never heard of is made up for by the next refresh', async () => {
+test('the next confirmation finds an end that Redis missed', async () => {
   const { newIsolate, claims, stored } = newWorld()
   const { sessions, settle } = newIsolate()
   await sessions.check(claims, START)
   await settle()
-  stored.delete('s_1') // and Redis was not told
+  stored.delete('s_1') // Redis still holds it
 
   await sessions.check(claims, START + TOUCH_MS)
   await settle()
   expect(await sessions.check(claims, START + TOUCH_MS + 1)).toBe(false)
 })
 
-test('a session of a newer epoch than Redis knows is asked of the source, not refused', async () => {
+test('if Redis holds an older epoch than the session, the check asks the source', async () => {
   const { newIsolate, claims, stored, session } = newWorld()
   const { sessions, settle } = newIsolate()
   await sessions.check(claims, START) // Redis knows epoch 1
@@ -159,5 +161,93 @@ test('a session of a newer epoch than Redis knows is asked of the source, not re
   stored.set('s_2', { ...session, hash: 'h2', epoch: 2, currentEpoch: 2 })
   expect(await sessions.check(next, START)).toBe(true)
   await settle()
-  expect(await sessions.check(claims, START)).toBe(false) // and now Redis knows
+  expect(await sessions.check(claims, START)).toBe(false) // Redis holds epoch 2 now
+})
+
+test('a fill that began before all sessions ended does not bring one back after a flush', async () => {
+  const { newIsolate, claims, stored, session, connect } = newWorld()
+  const answered = Promise.withResolvers<void>()
+  const slow = newIsolate(answered.promise)
+  const checking = slow.sessions.check(claims, START)
+  await new Promise((resolve) => setTimeout(resolve, 50)) // it has read the source
+
+  session.currentEpoch = 2
+  stored.delete('s_1')
+  const other = newIsolate()
+  await other.sessions.endAll('u_ada', 2)
+  await connect().flushdb()
+  answered.resolve()
+  await checking
+  await slow.settle()
+
+  expect(await other.sessions.check(claims, START + 1)).toBe(false)
+  expect(await slow.sessions.check(claims, START + 1)).toBe(false)
+})
+
+test('a filled session is not trusted before the source confirms it', async () => {
+  const { newIsolate, claims, stored, session } = newWorld()
+  const { sessions } = newIsolate() // its deferred work never runs: the isolate dies
+  await sessions.begin(claims, session, START)
+  stored.delete('s_1')
+  expect(await newIsolate().sessions.check(claims, START + 1)).toBe(false)
+})
+
+test('an end that Redis missed takes effect within a minute in isolates that saw no failure', async () => {
+  const { newIsolate, claims, stored } = newWorld()
+  const { sessions, settle } = newIsolate()
+  await sessions.check(claims, START)
+  await settle()
+  stored.delete('s_1')
+
+  expect(await sessions.check(claims, START + 59_999)).toBe(true)
+  expect(await sessions.check(claims, START + 60_000)).toBe(false)
+})
+
+test('an end that Redis missed takes effect at once in isolates that saw Redis fail, and in new ones', async () => {
+  const { newIsolate, claims, stored, session, control } = newWorld()
+  const [ending, other] = [newIsolate(), newIsolate()]
+  const now = Date.now()
+  Object.assign(session, { seenAt: now, expiresAt: now + 2 * IDLE_MS })
+  for (const isolate of [ending, other]) {
+    expect(await isolate.sessions.check(claims, now)).toBe(true)
+    await isolate.settle()
+  }
+  await control.fault({ kind: 'refuse' })
+  expect(await other.sessions.check(claims, now)).toBe(true)
+  stored.delete('s_1')
+  await expect(ending.sessions.end('s_1')).rejects.toThrow('did not answer')
+  await control.reset()
+
+  for (const isolate of [ending, other, newIsolate(Promise.resolve(), Date.now() + 1)]) {
+    expect(await isolate.sessions.check(claims, now + 1)).toBe(false)
+  }
+})
+
+test.each(['oom', 'readonly'] as const)(
+  'while Redis refuses writes (%s), an ended session is live for a minute at most',
+  async (kind) => {
+    const { newIsolate, claims, stored, control } = newWorld()
+    const { sessions, settle } = newIsolate()
+    await sessions.check(claims, START)
+    await settle()
+    await control.fault({ kind })
+    for (const later of [START + 60_000, START + 120_000]) {
+      expect(await sessions.check(claims, later)).toBe(true) // the source confirms, Redis keeps the old entry
+      await settle()
+    }
+    stored.delete('s_1')
+    expect(await newIsolate().sessions.check(claims, START + 120_001)).toBe(false)
+  },
+)
+
+test('while the source fails, a session that Redis holds stays live', async () => {
+  const { newIsolate, claims } = newWorld()
+  const { sessions, settle } = newIsolate()
+  await sessions.check(claims, START)
+  await settle()
+  const down = Promise.reject(new Error('D1 is down'))
+  down.catch(() => {})
+  const cut = newIsolate(down)
+  expect(await cut.sessions.check(claims, START + 90_000)).toBe(true)
+  await expect(cut.sessions.check({ ...claims, sessionId: 's_2' }, START)).rejects.toThrow('D1 is down')
 })

@@ -1,6 +1,8 @@
+import { env } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
-import { beforeAll, expect, test } from 'vitest'
-import { sessions, users } from '../../src/db/schema.ts'
+import { beforeAll, expect, test, vi } from 'vitest'
+import { revocations, sessions, signInSources, users } from '../../src/db/schema.ts'
+import { hashPassword } from '../../src/sessions/password.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addUser, db } from '../rows.ts'
 import { keysOf } from '../redis/setup.ts'
@@ -13,7 +15,7 @@ const json = (body: unknown, headers: Record<string, string> = {}) => ({
   body: JSON.stringify(body),
 })
 
-/** Signs somebody up and in, over HTTP. */
+/** Signs a new member up, over HTTP. */
 async function newMember(edge: Edge, username = `m${crypto.randomUUID().slice(0, 8)}`) {
   const account = { username, email: `${username}@example.test`, password: 'correct horse', displayName: 'Member' }
   const signedUp = await edge.fetch('/v1/users', json(account))
@@ -32,7 +34,7 @@ async function signIn(edge: Edge, login: string, headers: Record<string, string>
 const isSignedIn = async (edge: Edge, headers: Record<string, string>) =>
   (await edge.fetch('/v1/sessions', { headers })).status === 200
 
-test('who signs up can sign in by username or email, and sees their own email', async () => {
+test('a member can sign in by username or email, and sees their own email', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   for (const login of [member.username, member.email, member.username.toUpperCase()]) {
@@ -48,7 +50,7 @@ test('who signs up can sign in by username or email, and sees their own email', 
   expect(await anyones.json()).not.toHaveProperty('email')
 })
 
-test('who signs up is found by username at once, though somebody looked for the name before', async () => {
+test('a new username is found at once, even if somebody looked for it before', async () => {
   const edge = newEdge()
   expect((await edge.fetch('/v1/users/by-username/newcomer')).status).toBe(404)
   await edge.settle()
@@ -57,7 +59,7 @@ test('who signs up is found by username at once, though somebody looked for the 
   expect((await newEdge({}, edge.token).fetch('/v1/users/by-username/newcomer')).status).toBe(200)
 })
 
-test('a cookie signs in as a bearer token does', async () => {
+test('a cookie authenticates like a bearer token', async () => {
   const edge = newEdge()
   const { signIn } = await newMember(edge)
   const { token } = await signIn()
@@ -77,7 +79,7 @@ test('neither D1 nor Redis holds a token or a password', async () => {
     await db.select().from(users).where(eq(users.id, member.id)),
     await edge.sdk.get(`session:${token.split('.')[1]}`),
   ])
-  expect(stored).toContain('seenAt') // all three are there
+  expect(stored).toContain('seenAt') // all three are stored
   expect(stored).not.toContain(secret)
   expect(stored).not.toContain('correct horse')
 })
@@ -95,8 +97,10 @@ test('a session check is one round trip, together with the limit, and none for a
   await edge.redis.reset()
   const signedOut = await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers })
   expect(signedOut.status).toBe(204)
-  expect(roundTrips(signedOut)).toBe(2) // limit and session in one, then the tombstone
-  expect((await edge.redis.counts()).byCommand).toEqual({ mget: 1, evalsha: 1, set: 1 })
+  await edge.settle()
+  // Limit and session in one, then the tombstone. After the answer the device leaves presence.
+  expect(roundTrips(signedOut)).toBe(2)
+  expect((await edge.redis.counts()).byCommand).toEqual({ mget: 1, evalsha: 1, set: 1, eval: 1 })
 
   await edge.redis.reset()
   const forged = token.replace(/.$/, (last) => (last === 'A' ? 'B' : 'A'))
@@ -104,7 +108,7 @@ test('a session check is one round trip, together with the limit, and none for a
   expect([refused.status, roundTrips(refused)]).toEqual([401, 0])
 })
 
-test.each(['nobody', 'known'])('signing in as %s with a wrong password is refused in the same words', async (who) => {
+test.each(['nobody', 'known'])('a wrong password for the login "%s" gets the same answer', async (who) => {
   const edge = newEdge()
   await addUser({ username: 'known', passwordHash: 'scrypt$16384$8$5$AAAA$AAAA' }).catch(() => {})
   const response = await edge.fetch('/v1/sessions', json({ login: who, password: 'wrong' }))
@@ -118,7 +122,7 @@ test.each(['nobody', 'known'])('signing in as %s with a wrong password is refuse
   })
 })
 
-test('guesses are limited per account, from wherever they come, and per address', async () => {
+test('guesses are limited per account from any address, and per address', async () => {
   const edge = newEdge({ LIMIT_SIGN_IN: '2', LIMIT_SIGN_IN_ADDRESS: '4', LIMIT_SIGN_IN_SECONDS: '86400' })
   const guess = async (login: string, address: string) =>
     (await edge.fetch('/v1/sessions', json({ login, password: 'x' }, { 'CF-Connecting-IP': address }))).status
@@ -132,7 +136,7 @@ test('guesses are limited per account, from wherever they come, and per address'
   expect(await guess('f', '192.0.2.9')).toBe(429)
 })
 
-test('without Redis sessions go on, signing in is refused as unavailable', async () => {
+test('without Redis sessions stay live, sign-out works, and sign-in is unavailable', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   const { headers } = await member.signIn()
@@ -141,10 +145,11 @@ test('without Redis sessions go on, signing in is refused as unavailable', async
   expect(await isSignedIn(edge, headers)).toBe(true)
   const refused = await edge.fetch('/v1/sessions', json({ login: member.username, password: 'correct horse' }))
   expect(refused.status).toBe(503)
-  expect((await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers })).status).toBe(503)
+  expect((await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers })).status).toBe(204)
+  expect(await isSignedIn(edge, headers)).toBe(false)
 })
 
-test('a session survives the loss of all that Redis held', async () => {
+test('a session survives a flush of Redis', async () => {
   const edge = newEdge()
   const { headers } = await (await newMember(edge)).signIn()
   await edge.sdk.flushdb()
@@ -153,7 +158,7 @@ test('a session survives the loss of all that Redis held', async () => {
   expect(await keysOf(edge.sdk, 'session:*')).toHaveLength(1)
 })
 
-test('signing out ends this session only, everywhere ends all, and Redis lost does not bring them back', async () => {
+test('sign-out ends one session, sign-out everywhere ends all, and a flush brings none back', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   const [phone, laptop, tablet] = [await member.signIn(), await member.signIn(), await member.signIn()]
@@ -172,7 +177,7 @@ test('signing out ends this session only, everywhere ends all, and Redis lost do
   expect(await isSignedIn(edge, (await member.signIn()).headers)).toBe(true)
 })
 
-test('signing in again with a session ends that session', async () => {
+test('a sign-in ends the session that it presents', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   const first = await member.signIn()
@@ -180,7 +185,7 @@ test('signing in again with a session ends that session', async () => {
   expect(await isSignedIn(edge, first.headers)).toBe(false)
 })
 
-test('the device list names each device and marks this one', async () => {
+test('the device list names each device and marks the current one', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   await signIn(edge, member.username, { 'User-Agent': 'Phone' })
@@ -192,7 +197,7 @@ test('the device list names each device and marks this one', async () => {
   ])
 })
 
-test('a username or email that is taken is a problem naming the field, and nothing is written', async () => {
+test('a taken username or email is a problem that names the field, and nothing is stored', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
   const account = { username: 'fresh', email: 'fresh@example.test', password: 'correct horse', displayName: 'F' }
@@ -221,7 +226,7 @@ test.each([
   ],
   ['/v1/sessions', {}, ['login', 'password']],
   ['/v1/sessions', { login: '', password: '' }, ['login', 'password']],
-])('POST %s with %j is refused, naming %j', async (path, body, fields) => {
+])('POST %s with %j names the invalid fields %j', async (path, body, fields) => {
   const response = await newEdge().fetch(path, json(body))
   expect(response.status).toBe(400)
   const { errors } = await response.json<{ errors: { in: string; field: string }[] }>()
@@ -230,9 +235,208 @@ test.each([
 })
 
 test.each(['GET /v1/sessions', 'DELETE /v1/sessions', 'DELETE /v1/sessions/current'])(
-  '%s is refused to who is not signed in',
+  '%s requires a session',
   async (route) => {
     const [method = '', path = ''] = route.split(' ')
     expect((await newEdge().fetch(path, { method })).status).toBe(401)
   },
 )
+
+const signOut = (edge: Edge, headers: Record<string, string>, path = '/v1/sessions/current') =>
+  edge.fetch(path, { method: 'DELETE', headers })
+
+/** The revocations of these subjects that Redis has not confirmed. */
+const waiting = async (...subjects: string[]) =>
+  (await db.select().from(revocations)).filter(({ subjectId }) => subjects.includes(subjectId))
+
+test.each([
+  ['/v1/sessions/current', 'refuse'],
+  ['/v1/sessions', 'refuse'],
+  ['/v1/sessions/current', 'oom'],
+  ['/v1/sessions', 'oom'],
+  ['/v1/sessions/current', 'readonly'],
+  ['/v1/sessions', 'cut'],
+] as const)('DELETE %s while Redis does "%s" ends the session, also when Redis is back', async (path, kind) => {
+  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
+  const member = await newMember(edge)
+  const { token, headers } = await member.signIn()
+  expect(await isSignedIn(edge, headers)).toBe(true)
+  await edge.settle()
+  const subject = path === '/v1/sessions' ? member.id : (token.split('.')[1] ?? '')
+
+  await edge.redis.fault({ kind })
+  expect((await signOut(edge, headers, path)).status).toBe(204)
+  expect((await signOut(edge, headers, path)).status).toBe(401)
+  await edge.settle()
+  expect(await waiting(subject)).toHaveLength(1)
+
+  await edge.redis.reset()
+  expect(await isSignedIn(edge, headers)).toBe(false)
+  expect(await isSignedIn(newEdge({}, edge.token), headers)).toBe(false)
+  await edge.cron()
+  expect(await waiting(subject)).toEqual([])
+  const [userId = '', sessionId = ''] = token.split('.')
+  const held = await edge.sdk.mget(`session:${sessionId}`, `epoch:${userId}`)
+  expect(path === '/v1/sessions' ? held[1] : held[0]).toBe(path === '/v1/sessions' ? 1 : 'ended')
+})
+
+test('a sign-out leaves no revocation in D1 once Redis has confirmed it', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const [phone, laptop] = [await member.signIn(), await member.signIn()]
+  await signOut(edge, phone.headers)
+  await signOut(edge, laptop.headers, '/v1/sessions')
+  await edge.settle()
+  expect(await waiting(member.id, phone.token.split('.')[1] ?? '')).toEqual([])
+})
+
+test('the cron keeps a revocation while Redis refuses it, and fails alone', async () => {
+  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
+  const member = await newMember(edge)
+  const { headers } = await member.signIn()
+  await edge.redis.fault({ kind: 'readonly' })
+  await signOut(edge, headers, '/v1/sessions')
+  await expect(edge.cron()).rejects.toThrow('send revocations')
+  expect(await waiting(member.id)).toHaveLength(1)
+})
+
+test('a sign-in during a sign-out everywhere answers a token that works', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const { headers } = await member.signIn()
+  // The password check takes so long that the sign-out happens meanwhile.
+  const [begun, ended] = await Promise.all([member.signIn(), signOut(edge, headers, '/v1/sessions')])
+  expect(ended.status).toBe(204)
+  await edge.settle()
+  const isListed = (await db.select().from(sessions).where(eq(sessions.userId, member.id))).length > 0
+  expect(await isSignedIn(edge, begun.headers)).toBe(isListed)
+})
+
+test('the epoch of a new session is that of the moment it is stored', async () => {
+  const { id } = await addUser({ passwordHash: await hashPassword('correct horse') })
+  const edge = newEdge()
+  const account = await db.select().from(users).where(eq(users.id, id))
+  const raised = Promise.withResolvers<void>()
+  const slow = newEdge({ DB: delayBatches(env.DB, raised.promise) }, edge.token)
+  const signingIn = signIn(slow, account[0]?.username ?? '')
+  await vi.waitFor(async () => expect(await edge.redis.counts()).toMatchObject({ byCommand: { evalsha: 2 } }))
+  await db.update(users).set({ sessionEpoch: 7 }).where(eq(users.id, id))
+  raised.resolve()
+  expect(await isSignedIn(edge, (await signingIn).headers)).toBe(true)
+})
+
+/** D1 whose batches wait for `gate`. */
+function delayBatches(database: D1Database, gate: Promise<void>): D1Database {
+  return new Proxy(database, {
+    get(target, name) {
+      if (name === 'batch') {
+        return async (statements: D1PreparedStatement[]) => {
+          await gate
+          return target.batch(statements)
+        }
+      }
+      const member: unknown = Reflect.get(target, name)
+      return typeof member === 'function' ? member.bind(target) : member
+    },
+  })
+}
+
+test('the device list has no sessions that idled out or belong to an older epoch', async () => {
+  const edge = newEdge()
+  const user = await addUser({ sessionEpoch: 2 })
+  const headers = await edge.signIn(user)
+  await edge.signIn({ ...user, sessionEpoch: 1 })
+  const idle = await edge.signIn(user)
+  const idleId = idle.Authorization.split('.')[1] ?? ''
+  await db
+    .update(sessions)
+    .set({ lastSeenAt: Date.now() - 4_000_000 })
+    .where(eq(sessions.id, idleId))
+  const { items } = await (await edge.fetch('/v1/sessions', { headers })).json<{ items: { isCurrent: boolean }[] }>()
+  expect(items).toMatchObject([{ isCurrent: true }])
+})
+
+test.each(['/v1/sessions/current', '/v1/sessions'])('DELETE %s takes the device offline', async (path) => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  const { headers } = await member.signIn()
+  await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers })
+  await edge.settle()
+  const isOnline = async () => {
+    const response = await edge.fetch(`/v1/presence?ids=${member.id}`)
+    return (await response.json<{ items: { isOnline: boolean }[] }>()).items[0]?.isOnline
+  }
+  expect(await isOnline()).toBe(true)
+  expect((await signOut(edge, headers, path)).status).toBe(204)
+  await edge.settle()
+  expect(await isOnline()).toBe(false)
+})
+
+test('a sign-out deletes the cookie, also of a session that has ended; a refused one keeps it', async () => {
+  const edge = newEdge()
+  const { token } = await (await newMember(edge)).signIn()
+  const cookie = { Cookie: `__Host-session=${token}` }
+  const deleted = /^__Host-session=; Max-Age=0; Path=\//
+  for (const status of [204, 401]) {
+    const response = await signOut(edge, cookie)
+    expect([response.status, response.headers.get('Set-Cookie')]).toEqual([status, expect.stringMatching(deleted)])
+  }
+  const refused = await signOut(edge, { ...cookie, Origin: 'https://evil.example' })
+  expect([refused.status, refused.headers.get('Set-Cookie')]).toEqual([403, null])
+})
+
+const guessing = { LIMIT_SIGN_IN: '3', LIMIT_SIGN_IN_SECONDS: '86400' }
+const attempt = async (edge: Edge, login: string, address: string, password = 'wrong') =>
+  (await edge.fetch('/v1/sessions', json({ login, password }, { 'CF-Connecting-IP': address }))).status
+
+test('guesses by others do not lock out a user who signs in from a known network', async () => {
+  const edge = newEdge(guessing)
+  const member = await newMember(edge)
+  expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201)
+  const guesses = []
+  for (let i = 0; i < 5; i += 1) guesses.push(await attempt(edge, member.username, `198.51.100.${i}`))
+  expect(guesses).toEqual([401, 401, 429, 429, 429]) // the first sign-in was from an unknown network too
+  expect(await attempt(edge, member.username, '198.51.100.9', 'correct horse')).toBe(429)
+  expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201)
+  expect(await attempt(newEdge(guessing, edge.token), member.email, '192.0.2.1', 'correct horse')).toBe(201)
+})
+
+test('guesses from a known network have a limit of their own', async () => {
+  const edge = newEdge(guessing)
+  const member = await newMember(edge)
+  expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201)
+  const guesses = []
+  for (let i = 0; i < 4; i += 1) guesses.push(await attempt(edge, member.username, '192.0.2.1'))
+  expect(guesses).toEqual([401, 401, 401, 429])
+})
+
+test('guesses count per account, however it is named', async () => {
+  const edge = newEdge(guessing)
+  const member = await newMember(edge)
+  const logins = [member.username, member.email, member.username.toUpperCase(), member.email.toUpperCase()]
+  const seen = []
+  for (const login of logins) seen.push(await attempt(edge, login, '192.0.2.1'))
+  expect(seen).toEqual([401, 401, 401, 429])
+})
+
+test('D1 holds no address of a user', async () => {
+  const edge = newEdge()
+  const member = await newMember(edge)
+  await attempt(edge, member.username, '192.0.2.77', 'correct horse')
+  const sources = await db.select().from(signInSources).where(eq(signInSources.userId, member.id))
+  expect(sources).toHaveLength(1)
+  expect(JSON.stringify(sources)).not.toContain('192.0.2.77')
+})
+
+test('networks without a sign-in for 90 days are purged', async () => {
+  const edge = newEdge()
+  const { id } = await addUser()
+  const now = Date.now()
+  await db.insert(signInSources).values([
+    { userId: id, source: 'old', seenAt: now - 91 * 86_400_000 },
+    { userId: id, source: 'new', seenAt: now - 89 * 86_400_000 },
+  ])
+  await edge.cron(now)
+  const left = await db.select().from(signInSources).where(eq(signInSources.userId, id))
+  expect(left.map(({ source }) => source)).toEqual(['new'])
+})

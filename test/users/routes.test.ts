@@ -4,7 +4,7 @@ import { addFollow, addUser } from '../rows.ts'
 
 beforeAll(migrate)
 
-test('a user is read by id, without private fields', async () => {
+test('a profile read by id contains nothing private', async () => {
   const edge = newEdge()
   const user = await addUser({ username: 'ada', displayName: 'Ada', bio: 'First', followersCount: 7 })
   const response = await edge.fetch(`/v1/users/${user.id}`)
@@ -23,7 +23,7 @@ test('a user is read by id, without private fields', async () => {
   })
 })
 
-test('reading a user takes 0 round trips from memory, 1 from Redis, and at most 3 on a miss with its fill', async () => {
+test('a profile costs no round trip from memory, one from Redis, and at most three on a miss', async () => {
   const user = await addUser()
   const first = newEdge()
   const path = `/v1/users/${user.id}`
@@ -33,7 +33,7 @@ test('reading a user takes 0 round trips from memory, 1 from Redis, and at most 
   await first.redis.reset()
   const miss = await first.fetch(path)
   await first.settle()
-  expect((await first.redis.counts()).requests).toBe(3) // the third: the fill, with the count of the limit
+  expect((await first.redis.counts()).requests).toBe(3) // the third has the fill and the limit
   expect(miss.headers.get('Cache-Status')).toBe('redis; fwd=uri-miss, memory; fwd=uri-miss')
   expect(roundTrips(miss)).toBe(2)
   await first.redis.reset()
@@ -53,7 +53,7 @@ test('reading a user takes 0 round trips from memory, 1 from Redis, and at most 
   expect(await second.redis.counts()).toMatchObject({ requests: 2, byCommand: { mget: 1, evalsha: 1 } })
 })
 
-test('users are read by ids in the given order, in one round trip, without unknown ids', async () => {
+test('a batch keeps the order of the ids, omits unknown ids and costs one round trip', async () => {
   const [ada, bob] = [await addUser(), await addUser()]
   const warm = newEdge()
   const path = `/v1/users?ids=${bob.id},u_unknown,${ada.id},${bob.id}`
@@ -66,7 +66,7 @@ test('users are read by ids in the given order, in one round trip, without unkno
   expect(roundTrips(again)).toBe(1)
 })
 
-test('a user is found by username in any case', async () => {
+test('a username is found in upper and lower case', async () => {
   const user = await addUser({ username: 'grace' })
   const response = await newEdge().fetch('/v1/users/by-username/GRACE')
   expect(await response.json()).toMatchObject({ id: user.id })
@@ -106,7 +106,7 @@ test.each([
   await expectRefused(newEdge().fetch(path), where, field)
 })
 
-test('followers and followings are pages, latest first; each follow appears once, even if others come meanwhile', async () => {
+test('pages of followers and followings list each follow once, latest first, while others are added', async () => {
   const edge = newEdge()
   const star = await addUser()
   const fans = []
@@ -130,7 +130,7 @@ test('followers and followings are pages, latest first; each follow appears once
   expect(await followings.json()).toMatchObject({ items: [{ id: star.id }], nextCursor: null })
 })
 
-test('an unchanged user is 304 for a client with its ETag', async () => {
+test('a request with the ETag of an unchanged profile answers 304', async () => {
   const edge = newEdge()
   const user = await addUser()
   const path = `/v1/users/${user.id}`
@@ -143,7 +143,7 @@ test('an unchanged user is 304 for a client with its ETag', async () => {
   expect((await edge.fetch(path, { headers: { 'If-None-Match': '"2-0-0-0"' } })).status).toBe(200)
 })
 
-test.each(['refuse', 'hang', 'cut', 'status'] as const)('users are read when Redis does "%s"', async (kind) => {
+test.each(['refuse', 'hang', 'cut', 'status'] as const)('profiles are readable when Redis does "%s"', async (kind) => {
   const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250' })
   const [ada, bob] = [await addUser(), await addUser({ username: `bob_${kind}` })]
   await addFollow(ada.id, bob.id)

@@ -1,0 +1,23 @@
+import { bodyLimit } from 'hono/body-limit'
+import { createMiddleware } from 'hono/factory'
+import { Problem } from '../errors.ts'
+import type { AppEnv } from './context.ts'
+
+/** Refuses bodies that are too large or compressed. No route reads the body of a GET or HEAD request. */
+export const checkBody = createMiddleware<AppEnv>(async (c, next) => {
+  const { method } = c.req
+  // `bodyLimit` would rebuild the request, and the platform builds no GET or HEAD request with a body.
+  if (method === 'GET' || method === 'HEAD') return next()
+  const encoding = c.req.header('Content-Encoding')?.trim().toLowerCase() ?? ''
+  if (encoding !== '' && encoding !== 'identity') {
+    c.header('Accept-Encoding', 'identity') // RFC 9110 §12.5.3
+    throw new Problem('unsupported-media-type', 'Send the body without Content-Encoding')
+  }
+  const maxSize = c.var.config.maxBodyBytes
+  return bodyLimit({
+    maxSize,
+    onError: () => {
+      throw new Problem('body-too-large', `A body has at most ${maxSize} bytes`)
+    },
+  })(c, next)
+})

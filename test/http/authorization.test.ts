@@ -1,0 +1,215 @@
+import { env } from 'cloudflare:workers'
+import { beforeAll, expect, test } from 'vitest'
+import { migrate, newEdge } from '../edge.ts'
+import { addComment, addPost, addUser } from '../rows.ts'
+
+beforeAll(migrate)
+
+/** Who calls. `owner` owns the posts and comments that the paths name. */
+const CALLERS = ['anonymous', 'bad token', 'ended session', 'owner', 'other member', 'service'] as const
+type Caller = (typeof CALLERS)[number]
+type Outcome = 'admitted' | 401 | 403
+
+/** What each policy answers to each caller. */
+const POLICIES = {
+  /** Ignores credentials. */
+  open: () => 'admitted',
+  /** Answers everyone. Treats a credential that is not accepted as none. */
+  public: () => 'admitted',
+  /** Answers everyone, but refuses a credential that is not accepted. */
+  'public, strict': (caller) => (caller === 'bad token' || caller === 'ended session' ? 401 : 'admitted'),
+  member: (caller) => (caller === 'owner' || caller === 'other member' ? 'admitted' : 401),
+  owner: (caller) => (caller === 'owner' ? 'admitted' : caller === 'other member' ? 403 : 401),
+  service: (caller) => (caller === 'service' ? 'admitted' : 401),
+} satisfies Record<string, (caller: Caller) => Outcome>
+type Policy = keyof typeof POLICIES
+
+/** The policy of each operation. An operation that is not here fails a test below. */
+const DECLARED: Record<string, Policy> = {
+  'GET /healthz': 'open',
+  'GET /readyz': 'open',
+  'GET /openapi.json': 'open',
+  'GET /problems/{type}': 'open',
+  'GET /metrics': 'service',
+  'GET /v1/stats': 'service',
+  'POST /v1/maintenance': 'service',
+  'POST /v1/cache/invalidate': 'service',
+  'POST /v1/events': 'service',
+  'POST /v1/listeners/{name}/rebuild': 'service',
+  'POST /v1/locks/{name}': 'service',
+  'PATCH /v1/locks/{name}': 'service',
+  'DELETE /v1/locks/{name}': 'service',
+  'POST /v1/webhooks': 'service',
+  'GET /v1/webhooks': 'service',
+  'GET /v1/webhooks/{id}': 'service',
+  'PATCH /v1/webhooks/{id}': 'service',
+  'DELETE /v1/webhooks/{id}': 'service',
+  'POST /v1/webhooks/{id}/enable': 'service',
+  'POST /v1/webhooks/{id}/pause': 'service',
+  'POST /v1/webhooks/{id}/rotate': 'service',
+  'POST /v1/webhooks/{id}/test': 'service',
+  'POST /v1/webhooks/{id}/replay': 'service',
+  'GET /v1/webhooks/{id}/deliveries': 'service',
+  'POST /v1/deliveries/{id}/replay': 'service',
+  'POST /v1/users': 'open',
+  'GET /v1/users': 'open',
+  'GET /v1/users/by-username/{username}': 'open',
+  'GET /v1/users/{id}': 'public',
+  'PATCH /v1/users/me': 'member',
+  'PUT /v1/users/{id}/follow': 'member',
+  'DELETE /v1/users/{id}/follow': 'member',
+  'GET /v1/users/{id}/followers': 'open',
+  'GET /v1/users/{id}/followings': 'open',
+  'GET /v1/users/{id}/posts': 'public',
+  'POST /v1/sessions': 'open',
+  'GET /v1/sessions': 'member',
+  'DELETE /v1/sessions': 'member',
+  'DELETE /v1/sessions/current': 'member',
+  'POST /v1/posts': 'member',
+  'GET /v1/posts': 'public',
+  'GET /v1/posts/hot': 'public',
+  'GET /v1/posts/{id}': 'public',
+  'PATCH /v1/posts/{id}': 'owner',
+  'DELETE /v1/posts/{id}': 'owner',
+  'POST /v1/posts/{id}/views': 'public, strict',
+  'GET /v1/posts/{id}/comments': 'open',
+  'POST /v1/posts/{id}/comments': 'member',
+  'DELETE /v1/comments/{id}': 'owner',
+  'PUT /v1/posts/{id}/like': 'member',
+  'DELETE /v1/posts/{id}/like': 'member',
+  'PUT /v1/comments/{id}/like': 'member',
+  'DELETE /v1/comments/{id}/like': 'member',
+  'POST /v1/presence/heartbeat': 'member',
+  'GET /v1/presence': 'public',
+  'PATCH /v1/presence': 'member',
+  'DELETE /v1/presence': 'member',
+  'GET /v1/feed': 'member',
+  'GET /v1/notifications': 'member',
+  'POST /v1/notifications/read': 'member',
+  'GET /v1/recommendations': 'member',
+  'GET /v1/search': 'public',
+  'GET /v1/rate-limit': 'public',
+  'GET /v1/events/stream': 'public, strict',
+}
+
+/** The queries and bodies without which an operation answers 400 before it looks at the owner. */
+const QUERIES: Record<string, string> = {
+  'GET /v1/users': '?ids=u_a',
+  'GET /v1/posts': '?ids=p_a',
+  'GET /v1/search': '?q=a',
+  'GET /v1/events/stream': '?channels=post_events',
+  'DELETE /v1/locks/{name}': '?owner=a',
+}
+const BODIES: Record<string, object> = { 'PATCH /v1/posts/{id}': { text: 'Changed' } }
+
+interface Operation {
+  security?: Record<string, string[]>[]
+  'x-rate-limit'?: string
+  requestBody?: unknown
+}
+
+async function readOperations(): Promise<Map<string, Operation>> {
+  const response = await newEdge().fetch('/openapi.json')
+  const { paths } = await response.json<{ paths: Record<string, Record<string, Operation>> }>()
+  return new Map(
+    Object.entries(paths).flatMap(([path, methods]) =>
+      Object.entries(methods).map(([method, operation]): [string, Operation] => [
+        `${method.toUpperCase()} ${path}`,
+        operation,
+      ]),
+    ),
+  )
+}
+
+test('every operation has a declared policy, and the document says the same', async () => {
+  const operations = await readOperations()
+  expect([...operations.keys()].sort()).toEqual(Object.keys(DECLARED).sort())
+  const session = [{ bearer: [] }, { cookie: [] }]
+  const security: Record<Policy, object[]> = {
+    open: [],
+    public: [{}, ...session],
+    'public, strict': [{}, ...session],
+    member: session,
+    owner: session,
+    service: [{ serviceToken: [] }],
+  }
+  for (const [name, operation] of operations) {
+    expect([name, operation.security]).toEqual([name, security[DECLARED[name] ?? 'open']])
+  }
+})
+
+test('every operation has a limit, or requires the service token', async () => {
+  for (const [name, operation] of await readOperations()) {
+    const isLimited = operation['x-rate-limit'] !== undefined
+    expect([name, isLimited || DECLARED[name] === 'service']).toEqual([name, true])
+  }
+})
+
+/** One call of an operation, on data of its own. Returns its status. */
+async function call(name: string, operation: Operation, caller: Caller): Promise<number> {
+  const edge = newEdge({ STREAM_LIFE_SECONDS: '0.5' })
+  const [owner, other] = [await addUser(), await addUser()]
+  const post = await addPost({ authorId: owner.id })
+  const ids: Record<string, string> = {
+    users: other.id,
+    posts: post.id,
+    comments: (await addComment({ postId: post.id, authorId: owner.id })).id,
+    webhooks: 'wh_unknown',
+    deliveries: 'dl_unknown',
+  }
+  const ended = await edge.signIn(owner)
+  await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: ended })
+  const credentials: Record<Caller, Record<string, string>> = {
+    anonymous: {},
+    'bad token': { Authorization: `Bearer u_a.s_a.${'a'.repeat(22)}.${'a'.repeat(22)}` },
+    'ended session': ended,
+    owner: await edge.signIn(owner),
+    'other member': await edge.signIn(other),
+    service: { Authorization: `Bearer ${env.SERVICE_TOKEN}` },
+  }
+  const [method = '', pattern = ''] = name.split(' ')
+  const names: Record<string, string> = { username: owner.username, type: 'internal', name: 'notifications' }
+  const path = pattern.replaceAll(/\{(\w+)\}/g, (_, parameter: string) =>
+    parameter === 'id' ? (ids[pattern.split('/')[2] ?? ''] ?? '') : (names[parameter] ?? ''),
+  )
+  const response = await edge.fetch(path + (QUERIES[name] ?? ''), {
+    method,
+    headers: { ...credentials[caller], 'Content-Type': 'application/json' },
+    ...(operation.requestBody === undefined ? {} : { body: JSON.stringify(BODIES[name] ?? {}) }),
+  })
+  await response.body?.cancel()
+  await edge.settle()
+  return response.status
+}
+
+test.each(Object.entries(DECLARED))('%s admits the callers of its policy: %s', async (name, policy) => {
+  const operation = (await readOperations()).get(name) ?? expect.fail(`${name} is not documented`)
+  const outcomes = await Promise.all(
+    CALLERS.map(async (caller): Promise<[Caller, number | 'admitted']> => {
+      const status = await call(name, operation, caller)
+      const isRefusal = status === 401 || status === 403 || status === 429 || status >= 500
+      return [caller, isRefusal ? status : 'admitted']
+    }),
+  )
+  expect(outcomes).toEqual(CALLERS.map((caller) => [caller, POLICIES[policy](caller)]))
+})
+
+test('cheap open routes have a limit in memory, per network', async () => {
+  const edge = newEdge()
+  const read = async (address: string) =>
+    (await edge.fetch('/readyz', { headers: { 'CF-Connecting-IP': address } })).status
+  for (let i = 0; i < 120; i += 1) expect(await read('192.0.2.200')).toBe(200)
+  const response = await edge.fetch('/readyz', { headers: { 'CF-Connecting-IP': '192.0.2.200' } })
+  expect([response.status, Number(response.headers.get('Retry-After'))]).toEqual([429, expect.any(Number)])
+  expect(await read('192.0.2.201')).toBe(200)
+})
+
+test('GET /v1/rate-limit is limited itself', async () => {
+  const edge = newEdge()
+  const seen = []
+  for (let i = 0; i < 61; i += 1) {
+    const init = { headers: { 'CF-Connecting-IP': '192.0.2.202' } }
+    seen.push((await edge.fetch('/v1/rate-limit', init)).status)
+  }
+  expect(seen).toEqual([...Array.from({ length: 60 }, () => 200), 429])
+})
