@@ -117,7 +117,7 @@ async function faultsOf(
   const isProblem = response.headers.get('Content-Type') === 'application/problem+json'
   if (status >= 500) return [`${status}: ${await response.text()}`]
   if (!operation) {
-    const isRefused = isProblem && (status === 404 || status === 405)
+    const isRefused = isProblem && [404, 405, 413, 415].includes(status)
     return isRefused || (request.method === 'OPTIONS' && status === 204)
       ? []
       : [`${status} for a route that does not exist`]
