@@ -2,6 +2,9 @@ import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
 import { run } from './vitest.shared.ts'
 
+/** The faults of the short drill, one of each sort. */
+const DRILL_FAULTS = 'refuse,cut,delay-after,oom,flush,D1 loses answers,D1 refuses writes,queues refuse'
+
 // The suites that run in workerd: real D1 and queues, real Redis commands over HTTP.
 export default defineConfig({
   plugins: [
@@ -19,6 +22,10 @@ export default defineConfig({
           SCAN_COMMANDS: '0',
           LOG_REQUESTS: 'none',
           RECEIVER_URL: inject('receiverUrl'),
+          // See CONTRIBUTING.md: `npm run drill`, `npm run fuzz`.
+          DRILL_FAULTS: process.env['DRILL_FAULTS'] ?? DRILL_FAULTS,
+          FUZZ_REQUESTS: process.env['FUZZ_REQUESTS'] ?? '2000',
+          SEED: process.env['SEED'] ?? '1',
           MIGRATIONS: await readD1Migrations('./migrations'),
         },
       },

@@ -1,6 +1,6 @@
 /**
- * `npm run docs`: writes the generated parts of docs/. The variables come from src/config.ts, the event types from
- * src/events/catalog.ts.
+ * `npm run docs`: writes the generated parts of README.md and docs/. The variables come from src/config.ts, the event
+ * types from src/events/catalog.ts, what happens without Redis from the last `npm run drill`.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -88,13 +88,50 @@ function table(header: string[], rows: string[][]): string {
   return [head, widths.map((width) => '-'.repeat(width)), ...body].map(line).join('\n')
 }
 
+/** What else changes without Redis, by the tag of the operations. */
+const NOTES: Record<string, string> = {
+  Users: 'Caches are stale for at most their TTL',
+  Posts: 'Reads come from memory while fresh or stale, else from D1. Views cannot be counted exactly',
+  Sessions: 'Checked in D1. Sign-ins cannot be counted',
+  Likes: 'They cannot be counted exactly',
+  Presence: 'Everyone is offline, with the last seen time from D1',
+  Feed: 'Recommendations are computed from D1, once per isolate and five minutes',
+  Notifications: 'Read and marked in D1',
+  Search: 'The counts come from D1',
+  'Rate limits': 'Reads and writes pass uncounted',
+  Events: 'Stored and queued. Open streams end. Events of that time arrive when Redis is back',
+  Webhooks: 'Delivered: they use only D1 and queues',
+  Cache: 'Caches are stale for at most their TTL',
+  Monitoring: 'Only what the answering isolate has counted. The answer names the rest as unavailable',
+}
+
+/** What `npm run drill` saw while Redis refused every connection. */
+async function withoutRedis(): Promise<string> {
+  const text = await readFile(join(root, 'docs/without-redis.json'), 'utf8')
+  const byTag = JSON.parse(text) as Record<string, Record<string, number>> // as the drill wrote it
+  const rows = Object.entries(byTag).map(([tag, statuses]) => {
+    const list = (isUp: boolean) =>
+      Object.entries(statuses)
+        .filter(([, status]) => status < 500 === isUp)
+        .map(([name]) => `\`${name}\``)
+        .join(', ')
+    return [tag, list(true), list(false), NOTES[tag] ?? '']
+  })
+  return table(['Feature', 'Works', 'Answers 503', 'Without Redis'], rows)
+}
+
+const REDIS_BLOCK = /(<!-- generated: without Redis -->\n)[^]*(\n<!-- end -->)/
 const EVENTS_BLOCK = /(<!-- generated: event types -->\n)[^]*(\n<!-- end -->)/
 
 /** The documents that are generated in whole or in part, by path, as they must be. */
 export async function generate(): Promise<Record<string, string>> {
   const events = await readFile(join(root, 'docs/events.md'), 'utf8')
   if (!EVENTS_BLOCK.test(events)) throw new Error('docs/events.md has no block for the event types')
+  const readme = await readFile(join(root, 'README.md'), 'utf8')
+  if (!REDIS_BLOCK.test(readme)) throw new Error('README.md has no block for what happens without Redis')
+  const redisTable = await withoutRedis()
   return {
+    'README.md': readme.replace(REDIS_BLOCK, (_, start: string, end: string) => `${start}\n${redisTable}\n${end}`),
     'docs/configuration.md': configuration(),
     'docs/events.md': events.replace(
       EVENTS_BLOCK,

@@ -9,7 +9,62 @@ import { doc, valid } from '../http/openapi.ts'
 const tag = 'Documentation'
 const isProblem = (name: string): name is ProblemType => Object.hasOwn(problems, name)
 
+/** Problems that the middleware of `app.ts` reports on every route that writes. */
+const PROBLEMS_OF_WRITES: ProblemType[] = ['body-too-large', 'unsupported-media-type']
+
+interface Operation {
+  security?: Record<string, string[]>[]
+  responses?: Record<string, { description: string; content?: object }>
+}
+
+/** Adds the answers that no route declares, because the middleware of `app.ts` gives them. */
+function addCommonAnswers(paths: Record<string, Record<string, Operation>>): void {
+  for (const [method, { responses = {}, security = [] }] of Object.values(paths).flatMap(Object.entries<Operation>)) {
+    if (method === 'get') {
+      const isStream = 'text/event-stream' in (responses['200']?.content ?? {})
+      if (!isStream) responses['304'] = { description: 'The `ETag` in `If-None-Match` is current.' }
+      continue
+    }
+    const content = responses['500']?.content // a problem document, as of every problem
+    const takesCookie = security.some((credentials) => 'cookie' in credentials)
+    for (const type of takesCookie ? [...PROBLEMS_OF_WRITES, 'cross-site' as const] : PROBLEMS_OF_WRITES) {
+      const { status, title } = problems[type]
+      const { description = '' } = responses[status] ?? {}
+      if (description.includes(`\`${type}\``)) continue
+      responses[status] = { description: `${description} \`${type}\`: ${title}.`.trim(), ...(content && { content }) }
+    }
+  }
+}
+
 const ProblemKind = v.object({ type: v.string(), title: v.string(), status: v.number() })
+
+async function describe(app: Hono<AppEnv>): Promise<object> {
+  const document = await generateSpecs(app, {
+    defaultValidationErrorResponse: false,
+    excludeStaticFile: false,
+    documentation: {
+      openapi: '3.1.0',
+      info: {
+        title: 'threads-edge',
+        version: '1',
+        description:
+          'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
+          'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`. Public reads with a token that is not ' +
+          'valid, or whose session has ended, treat the caller as anonymous. Other routes that use tokens answer 401. ' +
+          'Writes by cookie must come from the origin of the API or from an allowed origin.',
+      },
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', description: 'The `token` of a sign-in.' },
+          cookie: { type: 'apiKey', in: 'cookie', name: '__Host-session' },
+          serviceToken: { type: 'http', scheme: 'bearer', description: '`SERVICE_TOKEN` of the Worker.' },
+        },
+      },
+    },
+  })
+  addCommonAnswers(document.paths as Record<string, Record<string, Operation>>) // as `doc` and the library made them
+  return document
+}
 
 /** The OpenAPI document of the app. The page `/docs`, which shows it, is a static asset. */
 export function docs(app: Hono<AppEnv>) {
@@ -20,29 +75,7 @@ export function docs(app: Hono<AppEnv>) {
       doc({ tag, summary: 'Read this document (OpenAPI 3.1)', answer: v.looseObject({}) }),
       limitLocally(),
       async (c) => {
-        document ??= await generateSpecs(app, {
-          defaultValidationErrorResponse: false,
-          excludeStaticFile: false,
-          documentation: {
-            openapi: '3.1.0',
-            info: {
-              title: 'threads-edge',
-              version: '1',
-              description:
-                'The edge API of a Threads-like social app. Errors are RFC 9457 problem documents. Each answer states its ' +
-                'cost in `Server-Timing` and the outcome of the caches in `Cache-Status`. Public reads with a token that is not ' +
-                'valid, or whose session has ended, treat the caller as anonymous. Other routes that use tokens answer 401. ' +
-                'Writes by cookie must come from the origin of the API or from an allowed origin.',
-            },
-            components: {
-              securitySchemes: {
-                bearer: { type: 'http', scheme: 'bearer', description: 'The `token` of a sign-in.' },
-                cookie: { type: 'apiKey', in: 'cookie', name: '__Host-session' },
-                serviceToken: { type: 'http', scheme: 'bearer', description: '`SERVICE_TOKEN` of the Worker.' },
-              },
-            },
-          },
-        })
+        document ??= await describe(app)
         c.header('Cache-Control', 'public, max-age=300')
         return c.json(document)
       },

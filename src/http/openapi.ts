@@ -7,7 +7,7 @@ import { type FieldError, Problem, type ProblemType, problems } from '../errors.
 type Schema = v.GenericSchema
 
 /** Problems of every route. */
-const COMMON: ProblemType[] = ['rate-limited', 'internal', 'misconfigured']
+const COMMON: ProblemType[] = ['rate-limited', 'internal', 'misconfigured', 'unavailable']
 
 /** The schema of a problem document (RFC 9457). */
 const ProblemDocument = v.pipe(

@@ -4,10 +4,11 @@ import { ConfigError } from '../config.ts'
 import { Problem, problems } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
-/** Turns any error into an RFC 9457 problem document. Internal errors are logged, and their details stay hidden. */
+/** Turns any error into an RFC 9457 problem document. Internal errors and outages are logged, and their details stay hidden. */
 export function renderError(error: unknown, c: Context): Response {
   const problem = toProblem(error)
-  if (problem.type === 'internal') logError(error, c, 'request')
+  const isOurFault = problem.type === 'internal' || (problem.type === 'unavailable' && problem !== error)
+  if (isOurFault) logError(error, c, 'request')
   return renderProblem(problem, c)
 }
 
@@ -59,5 +60,24 @@ function toProblem(error: unknown): Problem {
   // Thrown by Hono and its JSON validator.
   if (error instanceof HTTPException && error.status === 400) return new Problem('malformed-json')
   if (error instanceof HTTPException && error.status === 413) return new Problem('body-too-large')
+  if (isOutage(error)) {
+    return new Problem(
+      'unavailable',
+      'The database or a queue does not answer right now',
+      { retryAfter: 5 },
+      { cause: error },
+    )
+  }
   return new Problem('internal', undefined, {}, { cause: error })
+}
+
+/** D1 errors that a repetition of the request cannot avoid: the statement or its values are at fault. */
+const FAULTY_STATEMENT = /SQLITE_(CONSTRAINT|ERROR|MISMATCH|MISUSE|RANGE|TOOBIG|AUTH)/
+
+/** Whether D1 or a queue could not do its work. Both throw plain errors. Drizzle wraps those of D1. */
+function isOutage(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  const { message, cause } = error
+  if (message.startsWith('D1_ERROR')) return !FAULTY_STATEMENT.test(message)
+  return /^Queue send(Batch)? failed/.test(message) || isOutage(cause)
 }

@@ -133,7 +133,7 @@ const pattern = (output: string) => {
   return new RegExp(`^${parts.map((part) => part.replaceAll(/[$()*+./?[\\\]^{|}]/g, '\\$&')).join('[^]*?')}$`)
 }
 
-test.each(['docs/configuration.md', 'docs/events.md'])('%s is what npm run docs writes', async (path) => {
+test.each(['README.md', 'docs/configuration.md', 'docs/events.md'])('%s is what npm run docs writes', async (path) => {
   const generated = await generate()
   expect(await readFile(join(root, path), 'utf8')).toBe(generated[path])
 })

@@ -1,0 +1,418 @@
+import { env } from 'cloudflare:workers'
+import { and, eq } from 'drizzle-orm'
+import * as t from '../../src/db/schema.ts'
+import { hashPassword } from '../../src/sessions/password.ts'
+import { addComment, addFollow, addPost, addUser, addWebhookRows, db } from '../rows.ts'
+import { receiver } from '../webhooks/endpoints.ts'
+import type { Lab } from './lab.ts'
+
+/** One valid request of an operation, with data of its own. */
+export interface Call {
+  path: string
+  headers?: Record<string, string>
+  body?: object
+  /** A refusal that tells a client which repeats the request that its first attempt succeeded. */
+  doneStatus?: number
+  /** Its effect is only in Redis, which may lose it. */
+  isVolatile?: true
+  /** Whether the write happened, once nothing is pending. `answer` is the body of the last answer. */
+  happened?: (answer: Record<string, string>) => Promise<boolean>
+}
+
+const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+const unique = () => crypto.randomUUID().replaceAll('-', '').slice(0, 20)
+const PASSWORD = 'correct-horse-battery'
+/** scrypt is slow: all users of a drill share one password. */
+let passwordHash: Promise<string> | undefined
+
+const isOne = (rows: unknown[]) => rows.length === 1
+const isNone = (rows: unknown[]) => rows.length === 0
+
+/** A post by another user, with one comment, and a signed-in user who reads them. */
+async function content(lab: Lab) {
+  const [author, me] = await Promise.all([lab.member(), lab.member()])
+  const post = await addPost({ authorId: author.id })
+  const comment = await addComment({ postId: post.id, authorId: author.id })
+  await addFollow(author.id, me.id)
+  return { author, me, post, comment, headers: me.headers }
+}
+
+async function mine(lab: Lab) {
+  const me = await lab.member()
+  const post = await addPost({ authorId: me.id })
+  const comment = await addComment({ postId: post.id, authorId: me.id })
+  return { me, post, comment, headers: me.headers }
+}
+
+/** The status of a read by another isolate. */
+async function statusOf(lab: Lab, path: string, headers: Record<string, string>): Promise<number> {
+  const edge = lab.newIsolate()
+  const { status } = await edge.fetch(path, { headers })
+  await edge.settle()
+  return status
+}
+
+async function answerOf<T>(lab: Lab, path: string, headers: Record<string, string>): Promise<T> {
+  const edge = lab.newIsolate()
+  const answer = await (await edge.fetch(path, { headers })).json<T>()
+  await edge.settle()
+  return answer
+}
+
+/** Sends a request while nothing fails, to prepare another. */
+async function ask(lab: Lab, method: string, path: string, headers: Record<string, string>, body?: object) {
+  const response = await lab.edge.fetch(path, {
+    method,
+    headers: { ...headers, ...(body && { 'Content-Type': 'application/json' }) },
+    ...(body && { body: JSON.stringify(body) }),
+  })
+  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`)
+  const text = await response.text()
+  await lab.edge.settle()
+  return text === '' ? {} : (JSON.parse(text) as Record<string, string>) // what the API answers is an object
+}
+
+/** Whether a service request succeeds. */
+const accepts = (lab: Lab, method: string, path: string, body: object) =>
+  ask(lab, method, path, service, body).then(
+    () => true,
+    () => false,
+  )
+
+/** A like or unlike of a post or comment. Both sides must agree: the rows of D1, and what the API shows the user. */
+const like = (kind: 'posts' | 'comments', isLiked: boolean) => async (lab: Lab) => {
+  const { post, comment, me, headers } = await content(lab)
+  const id = kind === 'posts' ? post.id : comment.id
+  if (!isLiked) await ask(lab, 'PUT', `/v1/${kind}/${id}/like`, headers)
+  return {
+    path: `/v1/${kind}/${id}/like`,
+    headers,
+    happened: async () => {
+      const [row] =
+        kind === 'posts'
+          ? await db
+              .select()
+              .from(t.postLikes)
+              .where(and(eq(t.postLikes.postId, id), eq(t.postLikes.userId, me.id)))
+          : await db
+              .select()
+              .from(t.commentLikes)
+              .where(and(eq(t.commentLikes.commentId, id), eq(t.commentLikes.userId, me.id)))
+      const isStored = row?.isLiked ?? false
+      const { items } = await answerOf<{ items: { id: string; likesCount: number; likedByMe?: boolean }[] }>(
+        lab,
+        kind === 'posts' ? `/v1/posts?ids=${id}` : `/v1/posts/${post.id}/comments`,
+        headers,
+      )
+      const shown = items.find((item) => item.id === id)
+      if (shown?.likesCount !== Number(isStored))
+        throw new Error(`D1 says ${isStored}, the API counts ${shown?.likesCount}`)
+      if (kind === 'posts' && shown.likedByMe !== isStored)
+        throw new Error(`D1 says ${isStored}, the API ${shown.likedByMe}`)
+      return isStored === isLiked
+    },
+  }
+}
+
+const follow = (isFollowing: boolean) => async (lab: Lab) => {
+  const { author, me, headers } = await content(lab)
+  if (!isFollowing) await addFollow(me.id, author.id)
+  const { follows } = t
+  return {
+    path: `/v1/users/${author.id}/follow`,
+    headers,
+    happened: async () => {
+      const rows = await db
+        .select()
+        .from(follows)
+        .where(and(eq(follows.followerId, me.id), eq(follows.followedId, author.id)))
+      return rows.length === Number(isFollowing)
+    },
+  }
+}
+
+/** A read as a user, of a path made from some content. */
+const read =
+  (pathOf: (content: { post: string; author: string; username: string }) => string, as: 'user' | 'nobody' = 'nobody') =>
+  async (lab: Lab) => {
+    const { author, post, headers } = await content(lab)
+    return {
+      path: pathOf({ post: post.id, author: author.id, username: author.username }),
+      headers: as === 'user' ? headers : {},
+    }
+  }
+
+const fixed =
+  (path: string, headers = {}) =>
+  async () => ({ path, headers })
+
+async function newWebhook(lab: Lab) {
+  const body = { url: receiver().url, channels: [`custom_${unique()}`] }
+  return ask(lab, 'POST', '/v1/webhooks', service, body) as Promise<{ id: string }>
+}
+
+/** A write to a webhook of its own. */
+const webhook =
+  (
+    action: string,
+    more: { before?: string; body?: object; doneStatus?: number; isDone?: (row: Row | undefined) => boolean } = {},
+  ) =>
+  async (lab: Lab) => {
+    const { id } = await newWebhook(lab)
+    const { before, isDone, ...rest } = more
+    if (before) await ask(lab, 'POST', `/v1/webhooks/${id}/${before}`, service)
+    const happened = async () => {
+      const [row] = await db.select().from(t.webhooks).where(eq(t.webhooks.id, id))
+      return isDone?.(row) ?? true
+    }
+    return { path: `/v1/webhooks/${id}${action}`, headers: service, happened, ...rest }
+  }
+type Row = typeof t.webhooks.$inferSelect
+
+async function newLock(lab: Lab) {
+  const [name, owner] = [unique(), unique()]
+  await ask(lab, 'POST', `/v1/locks/${name}`, service, { owner, ttlMs: 600_000 })
+  return { name, owner, path: `/v1/locks/${name}`, headers: service }
+}
+
+/** How often a user was reported as online or offline. */
+async function reports(userId: string, status: 'online' | 'offline') {
+  const rows = await db
+    .select({ data: t.events.data })
+    .from(t.events)
+    .where(and(eq(t.events.subject, userId), eq(t.events.type, 'user_status_change')))
+  return rows.filter(({ data }) => data['status'] === status)
+}
+
+/** A valid request of each operation. A route that is not here fails the drill. */
+export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
+  'GET /openapi.json': fixed('/openapi.json'),
+  'GET /problems/{type}': fixed('/problems/internal'),
+  'GET /healthz': fixed('/healthz'),
+  'GET /readyz': fixed('/readyz'),
+  'GET /v1/stats': fixed('/v1/stats', service),
+  'GET /metrics': fixed('/metrics', service),
+  'POST /v1/maintenance': fixed('/v1/maintenance', service),
+  'GET /v1/rate-limit': fixed('/v1/rate-limit'),
+
+  async 'POST /v1/users'() {
+    const username = unique()
+    const body = { username, email: `${username}@example.test`, password: PASSWORD, displayName: 'Somebody' }
+    const { users } = t
+    return {
+      path: '/v1/users',
+      body,
+      doneStatus: 409,
+      happened: async () => isOne(await db.select().from(users).where(eq(users.username, username))),
+    }
+  },
+  'GET /v1/users': read(({ author }) => `/v1/users?ids=${author},u_unknown`),
+  'GET /v1/users/by-username/{username}': read(({ username }) => `/v1/users/by-username/${username}`),
+  'GET /v1/users/{id}': read(({ author }) => `/v1/users/${author}`),
+  'GET /v1/users/{id}/posts': read(({ author }) => `/v1/users/${author}/posts`, 'user'),
+  'GET /v1/users/{id}/followers': read(({ author }) => `/v1/users/${author}/followers`),
+  'GET /v1/users/{id}/followings': read(({ author }) => `/v1/users/${author}/followings`),
+  async 'PATCH /v1/users/me'(lab) {
+    const { id, headers } = await lab.member()
+    const bio = unique()
+    const happened = async () =>
+      isOne(
+        await db
+          .select()
+          .from(t.users)
+          .where(and(eq(t.users.id, id), eq(t.users.bio, bio))),
+      )
+    return { path: '/v1/users/me', headers, body: { bio }, happened }
+  },
+  'PUT /v1/users/{id}/follow': follow(true),
+  'DELETE /v1/users/{id}/follow': follow(false),
+
+  async 'POST /v1/sessions'(lab) {
+    passwordHash ??= hashPassword(PASSWORD)
+    const { username } = await addUser({ passwordHash: await passwordHash })
+    return {
+      path: '/v1/sessions',
+      body: { login: username, password: PASSWORD },
+      happened: async ({ token }) =>
+        (await statusOf(lab, '/v1/sessions', { Authorization: `Bearer ${token}` })) === 200,
+    }
+  },
+  async 'GET /v1/sessions'(lab) {
+    return { path: '/v1/sessions', headers: (await lab.member()).headers }
+  },
+  async 'DELETE /v1/sessions'(lab) {
+    const { headers } = await lab.member()
+    const happened = async () => (await statusOf(lab, '/v1/sessions', headers)) === 401
+    return { path: '/v1/sessions', headers, doneStatus: 401, happened }
+  },
+  async 'DELETE /v1/sessions/current'(lab) {
+    const { headers } = await lab.member()
+    await ask(lab, 'GET', '/v1/sessions', headers) // Redis holds the session
+    const happened = async () => (await statusOf(lab, '/v1/sessions', headers)) === 401
+    return { path: '/v1/sessions/current', headers, doneStatus: 401, happened }
+  },
+
+  async 'POST /v1/posts'(lab) {
+    const { headers } = await lab.member()
+    const text = unique()
+    return {
+      path: '/v1/posts',
+      headers: { ...headers, 'Idempotency-Key': unique() },
+      body: { text },
+      async happened() {
+        const rows = await db.select().from(t.posts).where(eq(t.posts.text, text))
+        const [row] = rows
+        if (rows.length > 1) throw new Error(`${rows.length} posts`)
+        if (!row) return false
+        const events = await db.select().from(t.events).where(eq(t.events.subject, row.id))
+        if (!isOne(events)) throw new Error(`${events.length} events of one post`)
+        return true
+      },
+    }
+  },
+  'GET /v1/posts': read(({ post }) => `/v1/posts?ids=${post},p_unknown`, 'user'),
+  'GET /v1/posts/hot': read(() => '/v1/posts/hot?limit=5', 'user'),
+  'GET /v1/posts/{id}': read(({ post }) => `/v1/posts/${post}`, 'user'),
+  async 'PATCH /v1/posts/{id}'(lab) {
+    const { post, headers } = await mine(lab)
+    const text = unique()
+    const happened = async () => isOne(await db.select().from(t.posts).where(eq(t.posts.text, text)))
+    return { path: `/v1/posts/${post.id}`, headers, body: { text }, happened }
+  },
+  async 'DELETE /v1/posts/{id}'(lab) {
+    const { post, headers } = await mine(lab)
+    const happened = async () => isNone(await db.select().from(t.posts).where(eq(t.posts.id, post.id)))
+    return { path: `/v1/posts/${post.id}`, headers, doneStatus: 404, happened }
+  },
+  async 'POST /v1/posts/{id}/views'(lab) {
+    const { post, headers } = await content(lab)
+    const happened = async () => {
+      const [row] = await db.select({ views: t.posts.viewsCount }).from(t.posts).where(eq(t.posts.id, post.id))
+      return row?.views === 1
+    }
+    return { path: `/v1/posts/${post.id}/views`, headers, isVolatile: true, happened }
+  },
+  'GET /v1/posts/{id}/comments': read(({ post }) => `/v1/posts/${post}/comments`),
+  async 'POST /v1/posts/{id}/comments'(lab) {
+    const { post, headers } = await content(lab)
+    const text = unique()
+    const happened = async () => {
+      const rows = await db.select().from(t.comments).where(eq(t.comments.text, text))
+      if (rows.length > 1) throw new Error(`${rows.length} comments`)
+      return isOne(rows)
+    }
+    const path = `/v1/posts/${post.id}/comments`
+    return { path, headers: { ...headers, 'Idempotency-Key': unique() }, body: { text }, happened }
+  },
+  async 'DELETE /v1/comments/{id}'(lab) {
+    const { comment, headers } = await mine(lab)
+    const happened = async () => isNone(await db.select().from(t.comments).where(eq(t.comments.id, comment.id)))
+    return { path: `/v1/comments/${comment.id}`, headers, doneStatus: 404, happened }
+  },
+  'PUT /v1/posts/{id}/like': like('posts', true),
+  'DELETE /v1/posts/{id}/like': like('posts', false),
+  'PUT /v1/comments/{id}/like': like('comments', true),
+  'DELETE /v1/comments/{id}/like': like('comments', false),
+
+  async 'POST /v1/presence/heartbeat'(lab) {
+    const { id, headers } = await lab.member()
+    return {
+      path: '/v1/presence/heartbeat',
+      headers,
+      isVolatile: true,
+      happened: async () => isOne(await reports(id, 'online')),
+    }
+  },
+  async 'DELETE /v1/presence'(lab) {
+    const { id, headers } = await lab.member()
+    await ask(lab, 'POST', '/v1/presence/heartbeat', headers)
+    return {
+      path: '/v1/presence',
+      headers,
+      isVolatile: true,
+      happened: async () => isOne(await reports(id, 'offline')),
+    }
+  },
+  'GET /v1/presence': read(({ author }) => `/v1/presence?ids=${author}`, 'user'),
+  async 'PATCH /v1/presence'(lab) {
+    const { id, headers } = await lab.member()
+    const happened = async () => {
+      const [row] = await db.select().from(t.users).where(eq(t.users.id, id))
+      return row?.presenceVisibility === 'nobody'
+    }
+    return { path: '/v1/presence', headers, body: { visibility: 'nobody' }, happened }
+  },
+
+  async 'POST /v1/locks/{name}'(lab) {
+    const [path, owner] = [`/v1/locks/${unique()}`, unique()]
+    const happened = () => accepts(lab, 'PATCH', path, { owner, ttlMs: 600_000 })
+    return { path, headers: service, body: { owner, ttlMs: 600_000 }, isVolatile: true, happened }
+  },
+  async 'PATCH /v1/locks/{name}'(lab) {
+    const { path, headers, owner } = await newLock(lab)
+    return { path, headers, body: { owner, ttlMs: 600_000 }, isVolatile: true }
+  },
+  async 'DELETE /v1/locks/{name}'(lab) {
+    const { path, headers, owner } = await newLock(lab)
+    const happened = () => accepts(lab, 'POST', path, { owner: unique(), ttlMs: 1_000 })
+    return { path: `${path}?owner=${owner}`, headers, isVolatile: true, happened }
+  },
+
+  'GET /v1/feed': read(() => '/v1/feed', 'user'),
+  'GET /v1/notifications': read(() => '/v1/notifications', 'user'),
+  async 'POST /v1/notifications/read'(lab) {
+    const { headers } = await content(lab)
+    const happened = async () =>
+      (await answerOf<{ unreadCount: number }>(lab, '/v1/notifications', headers)).unreadCount === 0
+    return { path: '/v1/notifications/read', headers, body: {}, happened }
+  },
+  'GET /v1/recommendations': read(() => '/v1/recommendations', 'user'),
+  'GET /v1/search': read(() => '/v1/search?q=hello', 'user'),
+
+  async 'POST /v1/events'() {
+    const id = unique()
+    const body = { id, channel: 'custom_drill', type: 'thing', data: {} }
+    const happened = async () => isOne(await db.select().from(t.events).where(eq(t.events.id, id)))
+    return { path: '/v1/events', headers: service, body, happened }
+  },
+  'POST /v1/listeners/{name}/rebuild': fixed('/v1/listeners/notifications/rebuild', service),
+  'GET /v1/events/stream': read(() => '/v1/events/stream?channels=post_events', 'user'),
+
+  async 'POST /v1/webhooks'() {
+    const { url } = receiver()
+    const happened = async () => (await db.select().from(t.webhooks).where(eq(t.webhooks.url, url))).length > 0
+    return { path: '/v1/webhooks', headers: service, body: { url, channels: ['custom_drill_only'] }, happened }
+  },
+  'GET /v1/webhooks': fixed('/v1/webhooks', service),
+  'GET /v1/webhooks/{id}': webhook(''),
+  'PATCH /v1/webhooks/{id}': webhook('', {
+    body: { description: 'changed' },
+    isDone: (row) => row?.description === 'changed',
+  }),
+  'DELETE /v1/webhooks/{id}': webhook('', { doneStatus: 404, isDone: (row) => row === undefined }),
+  'POST /v1/webhooks/{id}/rotate': webhook('/rotate', { isDone: (row) => Boolean(row?.previousSecret) }),
+  'POST /v1/webhooks/{id}/pause': webhook('/pause', { isDone: (row) => row?.status === 'paused' }),
+  'POST /v1/webhooks/{id}/enable': webhook('/enable', {
+    before: 'pause',
+    isDone: (row) => row?.status === 'enabled',
+  }),
+  'POST /v1/webhooks/{id}/test': webhook('/test'),
+  'GET /v1/webhooks/{id}/deliveries': webhook('/deliveries'),
+  'POST /v1/webhooks/{id}/replay': webhook('/replay', { body: { since: '2026-01-01T00:00:00Z' } }),
+  async 'POST /v1/deliveries/{id}/replay'() {
+    const webhookId = await addWebhookRows()
+    await db.update(t.webhooks).set({ url: receiver().url }).where(eq(t.webhooks.id, webhookId))
+    const [row] = await db.select().from(t.deliveries).where(eq(t.deliveries.webhookId, webhookId))
+    if (!row) throw new Error('there is no delivery')
+    const { deliveries } = t
+    const happened = async () => {
+      const [now] = await db.select().from(deliveries).where(eq(deliveries.id, row.id))
+      return now?.status !== 'dead'
+    }
+    return { path: `/v1/deliveries/${row.id}/replay`, headers: service, happened }
+  },
+  async 'POST /v1/cache/invalidate'(lab) {
+    const { post, author } = await content(lab)
+    return { path: '/v1/cache/invalidate', headers: service, body: { users: [author.id], posts: [post.id], hot: true } }
+  },
+}
