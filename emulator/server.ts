@@ -77,7 +77,7 @@ export async function startEmulator(options: EmulatorOptions = {}): Promise<Emul
       handle(request, response, accountOf).catch((error: unknown) => {
         if (response.headersSent) return response.destroy()
         if (error instanceof RequestError) return sendJson(response, error.status, { error: error.message })
-        // The engine failed, or the emulator has a bug: the message tells which.
+        // The engine failed, or the emulator has a bug: the message shows which.
         const message = error instanceof Error ? error.message : String(error)
         sendJson(response, 500, { error: `ERR emulator: ${message}` })
       })

@@ -3,7 +3,7 @@ import { Count, id, Time } from '../http/input.ts'
 
 const text = v.string()
 
-/** One type of event: its channel, which field of its data is its subject, and the schema of that data. */
+/** One event type: its channel, the field of its data that is its subject, and the schema of its data. */
 const kind = <C extends string, E extends v.ObjectEntries>(channel: C, subject: keyof E & string, data: E) => ({
   channel,
   subject,
@@ -17,7 +17,7 @@ const comment = { commentId: id('c'), postId: id('p'), authorId: id('u') }
 const content = v.union([id('p'), id('c')])
 const webhook = { webhookId: id('wh'), url: text, reason: text }
 
-/** Every type of event that has a schema. Nothing in them is private: who is signed in may read all but presence. */
+/** Every event type with a schema. Apart from presence, the data is public to signed-in users. */
 export const catalog = {
   post_created: kind('post_events', 'postId', { ...post, text, version: Count }),
   post_updated: kind('post_events', 'postId', { ...post, text, version: Count }),
@@ -29,7 +29,7 @@ export const catalog = {
   user_status_change: kind('user_events', 'userId', {
     userId: id('u'),
     status: v.picklist(['online', 'offline']),
-    /** When they came, or were last seen. */
+    /** The time of arrival, or when the user was last seen. */
     at: Time,
   }),
   comment_created: kind('comment_events', 'postId', { ...comment, text }),
@@ -40,22 +40,22 @@ export const catalog = {
     counterType: v.picklist(['likes', 'comments', 'views']),
     value: Count,
   }),
-  /** An endpoint failed for long, or answered 410. */
+  /** An endpoint failed for days, or answered 410. */
   webhook_disabled: kind('webhook_events', 'webhookId', webhook),
-  /** A probe of a disabled endpoint was answered. */
+  /** A disabled endpoint answered a probe. */
   webhook_enabled: kind('webhook_events', 'webhookId', webhook),
 } as const
 
 export type EventType = keyof typeof catalog
 export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['data']>
 
-/** The channels with schemas that a back end may publish on; on those of `CUSTOM_CHANNEL` anything goes. */
+/** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
-/** What tells services about the webhooks themselves. Only we publish on it. */
+/** The channel with events about webhooks, for services. Only we publish on it. */
 export const WEBHOOK_CHANNEL = 'webhook_events'
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
-/** A channel by its name: one of ours, or one of a back end. */
+/** The name of a channel: ours, or of a back end. */
 export const Channel = v.pipe(
   v.string(),
   v.check(

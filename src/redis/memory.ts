@@ -93,7 +93,7 @@ export function createMemory(maxBytes: number) {
     /** Begins a read. Call it before the first request to Redis or the loader. */
     begin: (now: number): ReadStart => ({ sequence: (sequence += 1), at: now }),
 
-    /** Whether `key` was marked after `read` began. True also if memory can no longer tell. */
+    /** Whether `key` was marked after `read` began. Also true if memory cannot know it any more. */
     isMarked,
 
     /** Remembers what `read` returned until `until` (Unix ms), unless memory has something newer. */

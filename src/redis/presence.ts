@@ -17,7 +17,7 @@ export interface Change extends Seen {
   isFirst?: boolean
 }
 
-/** One sign of life. */
+/** One heartbeat. */
 export interface Beat {
   userId: string
   deviceId: string
@@ -375,7 +375,7 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       )
     },
 
-    /** Ends a loss: whoever did not come back is announced. */
+    /** Ends a loss: the users who did not come back are announced. */
     async endLoss(): Promise<void> {
       await redis.set(keys.presenceLoss, 'none', { px: SHARD_MS })
     },

@@ -65,7 +65,7 @@ const APOSTROPHE = /[`·ʹ\u0374ʻʼʽʾʿˈ՚׳״ߴߵ‘’‛′‧Ꞌꞌ＇]/
 /** Apostrophes that NFKC would make a space with a mark. */
 const SPACING_APOSTROPHE = /[´᾽᾿]/g
 
-/** In these scripts people leave out marks: accents, breathings, vowel points. In others marks tell words apart. */
+/** Scripts in which people omit marks (accents, breathings, vowel points). In other scripts, marks distinguish words. */
 const ACCENTED = /([\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}\p{sc=Arabic}\p{sc=Hebrew}\p{N}])\p{M}+/gu
 
 /** Marks for any script. */

@@ -271,7 +271,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         const view = channels.has(value.event.channel) ? await sight.view(value, visibilities) : undefined
         if (view) {
           const { event, isRedacted } = view
-          const line = isRedacted ? '' : `id: ${id}\n` // an id tells the time
+          const line = isRedacted ? '' : `id: ${id}\n` // an id reveals the time
           await outlet.send(`${line}event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
         }
         position = id
@@ -326,7 +326,7 @@ const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
 
 const isPresence = ({ channel, type }: CloudEvent) => channel === 'user_events' && type === 'user_status_change'
 
-/** A status change that the viewer may not see any more: "offline", and nothing that tells when. */
+/** A status change that the viewer may no longer see: "offline", without the original time. */
 function redact(event: CloudEvent): CloudEvent {
   const at = new Date().toISOString()
   const id = `ev_${createHash('sha256').update(event.id).digest('hex').slice(0, 26)}` // ids contain times

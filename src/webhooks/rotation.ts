@@ -60,17 +60,17 @@ export function createRotation(db: DrizzleD1Database, vault: Vault) {
   return { rotate, reseal }
 }
 
-/** Encrypts one endpoint anew, if it is as it was read. Undefined: its key is not configured, so it stays as it is. */
+/** Encrypts the secrets of one endpoint again, unless the row has changed. Undefined: the key is not configured. */
 function resealStatement(db: DrizzleD1Database, vault: Vault, row: WebhookRow) {
   const { id, secret, previousSecret, headers } = row
   try {
-    const anew = (value: string) => vault.seal(vault.open(value, id), id)
+    const reseal = (value: string) => vault.seal(vault.open(value, id), id)
     const opened = Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, vault.open(value, id)]))
     return db
       .update(webhooks)
       .set({
-        secret: anew(secret),
-        previousSecret: previousSecret?.split(' ').map(anew).join(' ') ?? null,
+        secret: reseal(secret),
+        previousSecret: previousSecret?.split(' ').map(reseal).join(' ') ?? null,
         headers: sealHeaders(vault, opened, id),
       })
       .where(and(eq(webhooks.id, id), eq(webhooks.secret, secret), eq(webhooks.headers, headers)))
