@@ -18,6 +18,9 @@ const contents = {
 
 const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? 'comment' : 'post')
 
+/** Like states that one query of `unwritten` compares with D1. */
+const COMPARED = 1_000
+
 export type Likes = ReturnType<typeof createLikes>
 export const likesService = service<Likes>('likes')
 
@@ -164,6 +167,35 @@ export function createLikes(dependencies: {
         })
       }
       return failed
+    },
+
+    /** The like states of users that Redis has and D1 lacks: their messages are queued, or were lost. One round trip, and D1. */
+    async unwritten(userIds: string[]): Promise<LikeMessage[]> {
+      const held = await writeCounters.held(userIds.map(keys.likedBy))
+      const states = userIds.flatMap((userId, i) =>
+        (held[i] ?? []).map(([contentId, { isLiked, changedAt, since }]) => ({
+          kind: kindOf(contentId),
+          contentId,
+          userId,
+          isLiked,
+          changedAt,
+          since,
+        })),
+      )
+      const found: LikeMessage[] = []
+      for (let done = 0; done < states.length; done += COMPARED) {
+        const some = states.slice(done, done + COMPARED)
+        for (const [kind, { likes, contentId, userId }] of Object.entries(contents)) {
+          const missing = await db.all<{ i: number }>(sql`
+            SELECT key AS i FROM json_each(${JSON.stringify(some)}) AS state
+            WHERE value->>'kind' = ${kind} AND value->>'changedAt' > 0 AND NOT EXISTS (
+              SELECT 1 FROM ${likes} WHERE ${contentId} = value->>'contentId' AND ${userId} = value->>'userId'
+                AND ${likes.changedAt} >= value->>'changedAt'
+            )`)
+          found.push(...missing.flatMap(({ i }) => some[i] ?? []))
+        }
+      }
+      return found
     },
 
     /** Brings the counts of posts to what D1 has, where nothing newer is on its way. D1, then one round trip. */

@@ -181,6 +181,14 @@ export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => 
       })
     },
 
+    /** Every like state that Redis holds under each of `statesKeys`, by content id. One round trip. */
+    async held(statesKeys: string[]): Promise<[contentId: string, state: LikeState][][]> {
+      const pipeline = redis.pipeline()
+      for (const key of statesKeys) pipeline.hgetall(key)
+      const replies = await pipeline.exec<(Record<string, string> | null)[]>()
+      return replies.map((states) => Object.entries(states ?? {}).map(([id, state]) => [id, read(state)]))
+    },
+
     /**
      * Sets whether a member likes `contentId`, counted once however often it is asked. `load` is asked when Redis
      * lacks the state or the count; null from it (no such content) is answered as null.
