@@ -1,6 +1,6 @@
-import { getTableColumns, getTableName, is, sql } from 'drizzle-orm'
+import { getTableColumns, getTableName, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { getTableConfig, SQLiteTable } from 'drizzle-orm/sqlite-core'
+import { getTableConfig, type SQLiteTable } from 'drizzle-orm/sqlite-core'
 import type { Redis } from '@upstash/redis/cloudflare'
 import * as schema from '../db/schema.ts'
 import { invalidField, Problem, unavailable } from '../errors.ts'
@@ -8,19 +8,33 @@ import { isOwnKey, keys } from '../keys.ts'
 import { service } from '../service.ts'
 import type { Page, Source } from './archive.ts'
 
-/** Tables that a listener rebuilds from the others: the table, and the listener. */
-const DERIVED = new Map<unknown, string>([
-  [schema.searchDocuments, 'search'],
-  [schema.postScores, 'recommendations'],
-])
-/** The listeners that rebuild what a backup lacks. */
-const REBUILT = [...DERIVED.values(), 'counts']
-
-const allTables = Object.values(schema).filter((table) => is(table, SQLiteTable))
-/** The tables of a backup by name, each after those that it refers to. */
-const tables = new Map(
-  allTables.filter((table) => !DERIVED.has(table)).map((table): [string, SQLiteTable] => [getTableName(table), table]),
+/** The tables of a backup. A table comes after those that it refers to, and after those that its rows need to be handled. */
+const tables = new Map<string, SQLiteTable>(
+  [
+    schema.users,
+    schema.posts,
+    schema.comments,
+    schema.follows,
+    schema.postLikes,
+    schema.commentLikes,
+    schema.sessions,
+    schema.idempotencyKeys,
+    schema.notifications,
+    schema.notificationReads,
+    schema.fences,
+    schema.counterChanges,
+    schema.webhooks,
+    schema.eventSequences,
+    schema.events,
+    schema.deliveries,
+    schema.deliveryAttempts,
+    schema.webhookHours,
+  ].map((table) => [getTableName(table), table]),
 )
+/** Tables that a listener rebuilds from the others. */
+const DERIVED = [schema.searchDocuments, schema.postScores]
+/** The listeners that rebuild what a backup lacks. */
+const REBUILT = ['search', 'recommendations', 'counts']
 
 /** The part with the keys of Redis that D1 does not have. */
 const REDIS = 'redis'
@@ -157,7 +171,7 @@ export function createBackup({ db, redis, writeViews, writeLikes, beginRebuild }
         throw new Problem('not-empty', `The database has a part of the backup ${restoring}`)
       }
       if (restoring === undefined) {
-        for (const table of allTables) {
+        for (const table of [...tables.values(), ...DERIVED]) {
           // Locks may have been held already. Their fences rise.
           const [row] =
             table === schema.fences

@@ -2,8 +2,7 @@ import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
 // Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. Triggers maintain the counts of users, posts and
-// comments, and their revisions (migrations/0002_count_triggers.sql). Writers only add and delete rows. A restore inserts the
-// tables in the order of this file: a table comes after those that it needs (see `backup/backup`).
+// comments, and their revisions (migrations/0002_count_triggers.sql). Writers only add and delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -205,59 +204,6 @@ export const fences = sqliteTable('fences', {
   fence: integer().notNull(),
 })
 
-/** The endpoints of back ends. */
-export const webhooks = sqliteTable(
-  'webhooks',
-  {
-    /** `wh_` + ULID. */
-    id: text().primaryKey(),
-    url: text().notNull(),
-    channels: text({ mode: 'json' }).$type<string[]>().notNull(),
-    /** Null: every type of the channels. */
-    types: text({ mode: 'json' }).$type<string[]>(),
-    filter: text({ mode: 'json' }).$type<Record<string, unknown>>(),
-    description: text().notNull().default(''),
-    headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
-    /** `whsec_` and base64: the key that signs deliveries. */
-    secret: text().notNull(),
-    /** The secrets of earlier rotations, latest first, separated by spaces. They sign too until `previousSecretUntil`. */
-    previousSecret: text('previous_secret'),
-    previousSecretUntil: integer('previous_secret_until'),
-    status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
-      .notNull()
-      .default('unverified'),
-    /** `gone`: it answered 410. `failing`: it failed for days. */
-    disabledReason: text('disabled_reason', { enum: ['gone', 'failing'] }),
-    /** The first failure since the last success. */
-    failingSince: integer('failing_since'),
-    /** Failures in a row. */
-    failures: integer().notNull().default(0),
-    /** The circuit is open until then. After that, one delivery tries the endpoint. Null: closed. */
-    openUntil: integer('open_until'),
-    /** When the cron enqueues its parked deliveries or a probe. Always set on an enabled endpoint with parked deliveries. */
-    wakeAt: integer('wake_at'),
-    createdAt: integer('created_at').notNull(),
-    updatedAt: integer('updated_at').notNull(),
-  },
-  (t) => [
-    index('webhooks_status').on(t.status),
-    index('webhooks_wake')
-      .on(t.wakeAt)
-      .where(sql`wake_at IS NOT NULL`),
-  ],
-)
-
-/** The sequence of the last event about each subject on each channel. */
-export const eventSequences = sqliteTable(
-  'event_sequences',
-  {
-    channel: text().notNull(),
-    subject: text().notNull(),
-    sequence: integer().notNull(),
-  },
-  (t) => [primaryKey({ columns: [t.channel, t.subject] })],
-)
-
 /**
  * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
  * subject (migrations/0004_events.sql).
@@ -293,6 +239,17 @@ export const events = sqliteTable(
       .on(t.missedAt)
       .where(sql`missed_at IS NOT NULL`),
   ],
+)
+
+/** The sequence of the last event about each subject on each channel. */
+export const eventSequences = sqliteTable(
+  'event_sequences',
+  {
+    channel: text().notNull(),
+    subject: text().notNull(),
+    sequence: integer().notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
 
 /** Counts that changed since their last `counter_update`. Triggers insert them. */
@@ -372,6 +329,48 @@ export const postScores = sqliteTable(
     score: real().notNull(),
   },
   (t) => [index('post_scores_best').on(t.score)],
+)
+
+/** The endpoints of back ends. */
+export const webhooks = sqliteTable(
+  'webhooks',
+  {
+    /** `wh_` + ULID. */
+    id: text().primaryKey(),
+    url: text().notNull(),
+    channels: text({ mode: 'json' }).$type<string[]>().notNull(),
+    /** Null: every type of the channels. */
+    types: text({ mode: 'json' }).$type<string[]>(),
+    filter: text({ mode: 'json' }).$type<Record<string, unknown>>(),
+    description: text().notNull().default(''),
+    headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
+    /** `whsec_` and base64: the key that signs deliveries. */
+    secret: text().notNull(),
+    /** The secrets of earlier rotations, latest first, separated by spaces. They sign too until `previousSecretUntil`. */
+    previousSecret: text('previous_secret'),
+    previousSecretUntil: integer('previous_secret_until'),
+    status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
+      .notNull()
+      .default('unverified'),
+    /** `gone`: it answered 410. `failing`: it failed for days. */
+    disabledReason: text('disabled_reason', { enum: ['gone', 'failing'] }),
+    /** The first failure since the last success. */
+    failingSince: integer('failing_since'),
+    /** Failures in a row. */
+    failures: integer().notNull().default(0),
+    /** The circuit is open until then. After that, one delivery tries the endpoint. Null: closed. */
+    openUntil: integer('open_until'),
+    /** When the cron enqueues its parked deliveries or a probe. Always set on an enabled endpoint with parked deliveries. */
+    wakeAt: integer('wake_at'),
+    createdAt: integer('created_at').notNull(),
+    updatedAt: integer('updated_at').notNull(),
+  },
+  (t) => [
+    index('webhooks_status').on(t.status),
+    index('webhooks_wake')
+      .on(t.wakeAt)
+      .where(sql`wake_at IS NOT NULL`),
+  ],
 )
 
 /** The delivery of an event to an endpoint. The purge removes those of deleted endpoints. */
