@@ -1,13 +1,14 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { Writable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { parseArgs, type ParseArgsConfig, stripVTControlCharacters } from 'node:util'
+import { parse as parseToml } from 'smol-toml'
 import * as v from 'valibot'
-import { unstable_readConfig } from 'wrangler'
 import { ConfigError, readConfig } from '../src/config.ts'
 
 const root = dirname(import.meta.dirname)
@@ -18,19 +19,31 @@ const wranglerCli = fileURLToPath(import.meta.resolve('wrangler'))
 /** A problem that the user can solve. Its message is one line. */
 export class Obstacle extends Error {}
 
-/** The part of wrangler's configuration that must exist before a Worker can be deployed. */
+/** An environment in `wrangler.toml`, as far as its resources must exist before a deployment. It inherits none of them. */
 const Declared = v.object({
-  name: v.string(),
-  vars: v.record(v.string(), v.unknown()),
-  secrets: v.object({ required: v.array(v.string()) }),
-  d1_databases: v.array(
-    v.object({ binding: v.string(), database_name: v.string(), database_id: v.string(), migrations_dir: v.string() }),
+  name: v.optional(v.string()),
+  vars: v.optional(v.record(v.string(), v.unknown()), {}),
+  secrets: v.optional(v.object({ required: v.optional(v.array(v.string()), []) }), {}),
+  d1_databases: v.optional(
+    v.array(
+      v.object({
+        binding: v.string(),
+        database_name: v.string(),
+        database_id: v.string(),
+        migrations_dir: v.optional(v.string(), 'migrations'),
+      }),
+    ),
+    [],
   ),
-  queues: v.object({
-    producers: v.array(v.object({ binding: v.string(), queue: v.string() })),
-    consumers: v.array(v.object({ queue: v.string(), dead_letter_queue: v.optional(v.string()) })),
-  }),
+  queues: v.optional(
+    v.object({
+      producers: v.optional(v.array(v.object({ binding: v.string(), queue: v.string() })), []),
+      consumers: v.optional(v.array(v.object({ queue: v.string(), dead_letter_queue: v.optional(v.string()) })), []),
+    }),
+    {},
+  ),
 })
+const Toml = v.object({ name: v.string(), env: v.optional(v.record(v.string(), v.unknown()), {}) })
 
 /** What `wrangler.toml` declares for an environment. An id or a URL that is not filled in yet is undefined. */
 export interface Environment {
@@ -87,7 +100,7 @@ export function readEnvironment(env: string): Environment {
   const { UPSTASH_REDIS_REST_URL: redisUrl } = config.vars
   return {
     name: env,
-    worker: config.name,
+    worker: config.worker,
     databases: config.d1_databases.map((d1) => ({
       binding: d1.binding,
       name: d1.database_name,
@@ -295,25 +308,31 @@ function setString(text: string, header: string, index: number, key: string, val
     .join('\n')
 }
 
-function environmentNames(): string[] {
-  return v.parse(v.object({ definedEnvironments: v.array(v.string()) }), readToml()).definedEnvironments
+const environmentNames = (): string[] => Object.keys(readToml().env)
+
+function declared(env: string) {
+  const { name, env: environments } = readToml()
+  const declaration = check(Declared, environments[env], `, environment ${env}`)
+  return { ...declaration, worker: declaration.name ?? `${name}-${env}` } // as wrangler names it
 }
 
-function declared(env: string): v.InferOutput<typeof Declared> {
-  const parsed = v.safeParse(Declared, readToml(env))
+/** Parses `wrangler.toml` alone: to import wrangler for that would take most of the time of a script. */
+function readToml(): v.InferOutput<typeof Toml> {
+  let parsed: unknown
+  try {
+    parsed = parseToml(readFileSync(configPath, 'utf8'))
+  } catch (error) {
+    const message = error instanceof Error ? error.message.replaceAll(/\s+/g, ' ').trim() : ''
+    throw new Obstacle(`wrangler.toml: ${message}`, { cause: error })
+  }
+  return check(Toml, parsed, '')
+}
+
+function check<Schema extends v.GenericSchema>(schema: Schema, value: unknown, where: string): v.InferOutput<Schema> {
+  const parsed = v.safeParse(schema, value)
   if (parsed.success) return parsed.output
   const [issue] = parsed.issues
-  throw new Obstacle(`wrangler.toml, environment ${env}: ${v.getDotPath(issue) ?? ''}: ${issue.message}`)
-}
-
-function readToml(env?: string): unknown {
-  try {
-    return unstable_readConfig({ config: configPath, ...(env ? { env } : {}) }, { hideWarnings: true }) as unknown
-  } catch (error) {
-    throw new Obstacle(error instanceof Error ? error.message.replaceAll(/\s+/g, ' ').trim() : 'wrangler.toml', {
-      cause: error,
-    })
-  }
+  throw new Obstacle(`wrangler.toml${where}: ${v.getDotPath(issue) ?? ''}: ${issue.message}`)
 }
 
 /** Parses a list from wrangler's JSON, which can follow other text. */

@@ -71,18 +71,15 @@ const choice = <const Options extends readonly [string, ...string[]]>(
   return v.pipe(v.optional(v.picklist(options, listed), fallback), declare('text', fallback, listed, meaning))
 }
 
+const splitList = (text: string) =>
+  text
+    .split(',')
+    .map((item) => item.trim())
+    .filter(Boolean)
+
 /** Values separated by commas. */
 const list = (meaning: string) =>
-  v.pipe(
-    v.optional(v.string(), ''),
-    v.transform((text) =>
-      text
-        .split(',')
-        .map((item) => item.trim())
-        .filter(Boolean),
-    ),
-    declare('separated by commas', '', 'any', meaning),
-  )
+  v.pipe(v.optional(v.string(), ''), v.transform(splitList), declare('separated by commas', '', 'any', meaning))
 
 /** An object that the platform binds to the Worker, as `wrangler.toml` declares it. */
 const binding = (kind: string, meaning: string) =>
@@ -124,7 +121,8 @@ const access = {
   UPSTASH_REDIS_REST_URL: v.pipe(
     v.string('the URL of the Redis REST API'),
     v.url('a URL'),
-    declare('URL', null, 'a URL', 'Address of the Redis REST API.'),
+    v.regex(/^https?:/i, 'an http or https URL'),
+    declare('URL', null, 'http or https', 'Address of the Redis REST API.'),
   ),
   UPSTASH_REDIS_REST_TOKEN: v.pipe(
     v.string('the token of the Redis REST API'),
@@ -248,6 +246,21 @@ const events = {
 const webhooks = {
   ALLOW_PRIVATE_WEBHOOKS: choice(['true', 'false'], 'false', '`true` allows http on loopback. For development only.'),
   PUBLIC_HOSTS: list('Our own hosts, which endpoints may not use. The host of the request is always one of them.'),
+  WEBHOOK_KEY: v.pipe(
+    v.optional(
+      v.pipe(
+        v.string(),
+        v.transform(splitList),
+        v.check((keys) => keys.length > 0 && keys.every((key) => key.length >= 16), 'keys of at least 16 characters'),
+      ),
+    ),
+    declare(
+      'secrets, separated by commas',
+      'SERVICE_TOKEN',
+      'at least 16 characters each',
+      'Keys for webhook secrets and header values. The first encrypts, all decrypt. Without it, list the old SERVICE_TOKEN here before you change that token.',
+    ),
+  ),
   WEBHOOK_MAX_ENDPOINTS: whole(
     'endpoints',
     1_000,
@@ -278,6 +291,15 @@ const streams = {
   STREAM_RETRY_SECONDS: seconds(2, 0.1, 60, 'Shortest time before a client reconnects. The longest is twice this.'),
   STREAM_QUEUED_BYTES: whole('bytes', 262_144, 1_000, 8_000_000, 'Data queued for a slow reader.'),
   STREAM_STALL_SECONDS: seconds(10, 0.05, 60, 'Time after which a reader with a full queue is disconnected.'),
+  STREAM_MAX_PER_CALLER: whole(
+    'streams',
+    50,
+    1,
+    100_000,
+    'Open streams of one user or, without a session, of one network.',
+  ),
+  STREAM_MAX_TOTAL: whole('streams', 10_000, 1, 10_000_000, 'Open streams in total.'),
+  STREAM_MAX_PER_ISOLATE: whole('streams', 500, 1, 100_000, 'Open streams of one isolate. Each uses memory.'),
 }
 
 const monitoring = {
@@ -462,6 +484,7 @@ export function readConfig(env: object) {
     webhooks: {
       isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
       ownHosts: set.PUBLIC_HOSTS.map((host) => host.toLowerCase()),
+      keys: [...(set.WEBHOOK_KEY ?? []), set.SERVICE_TOKEN],
       maxEndpoints: set.WEBHOOK_MAX_ENDPOINTS,
       timeoutMs: set.WEBHOOK_TIMEOUT_SECONDS,
       retryMs: set.WEBHOOK_RETRY_SECONDS,
@@ -479,6 +502,9 @@ export function readConfig(env: object) {
       retryMs: set.STREAM_RETRY_SECONDS,
       maxQueuedBytes: set.STREAM_QUEUED_BYTES,
       stallMs: set.STREAM_STALL_SECONDS,
+      maxPerCaller: set.STREAM_MAX_PER_CALLER,
+      maxTotal: set.STREAM_MAX_TOTAL,
+      maxPerIsolate: set.STREAM_MAX_PER_ISOLATE,
     },
     hotWindowMs: set.HOT_DAYS * DAY_MS,
     notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * DAY_MS },

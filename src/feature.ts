@@ -3,6 +3,7 @@ import type { GenericSchema } from 'valibot'
 import type { Config } from './config.ts'
 import type { Listener } from './events/dispatch.ts'
 import type { AppEnv } from './http/context.ts'
+import type { FencedRun } from './locks/fences.ts'
 import type { FigureSources } from './monitoring/stats.ts'
 import type { Platform } from './platform.ts'
 import type { Service } from './service.ts'
@@ -44,12 +45,7 @@ export interface Tick {
 }
 
 /** One run of the exclusive jobs, under their lock. */
-export interface ExclusiveTick extends Tick {
-  /** Aborts when the lock is lost. */
-  signal: AbortSignal
-  /** The lock and its fence: pass them to `platform.fences.batch` for writes that must not undo those of a later run. */
-  lock: { name: string; fence: number }
-}
+export interface ExclusiveTick extends Tick, FencedRun {}
 
 /** Work of the cron, every minute. A failed job fails alone. */
 export type Job = {

@@ -6,6 +6,7 @@ import { features } from './features.ts'
 import { log, redisCost } from './http/log.ts'
 import { errorCode, logFailure } from './http/problem.ts'
 import { beginInvocation, createIsolate, type Isolate } from './platform.ts'
+import { settleMessages } from './queue.ts'
 
 /** Creates the Worker with the memory of one isolate. */
 export function createWorker() {
@@ -62,13 +63,15 @@ export function createWorker() {
         const group = accepted.get(consumer)
         if (!group) continue
         const bodies = [...group.keys()] as never[] // the schema of this consumer accepted them
-        const failed: Set<object> = await consumer.consume(platform, bodies)
-        for (const [body, message] of group) if (!failed.has(body)) done.add(message)
+        try {
+          const failed: Set<object> = await consumer.consume(platform, bodies)
+          for (const [body, message] of group) if (!failed.has(body)) done.add(message)
+        } catch (error) {
+          // It has failed for all of its messages: each is retried, later each time.
+          logFailure({ during: 'queue', route: `QUEUE ${batch.queue}` }, error)
+        }
       }
-      for (const message of batch.messages) {
-        if (done.has(message)) message.ack()
-        else message.retry()
-      }
+      settleMessages(batch.messages, (message) => done.has(message))
       const retried = batch.messages.length - done.size
       const traceIds = [...new Set(batch.messages.flatMap(({ body }) => traceIdOf(body) ?? []))].slice(0, 10)
       const level = retried > 0 ? 'error' : 'info'

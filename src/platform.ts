@@ -7,12 +7,13 @@ import type { Feature, Provider } from './feature.ts'
 import { keys } from './keys.ts'
 import { createFences, type Fences } from './locks/fences.ts'
 import { createRecorder, type Outcome } from './monitoring/recorder.ts'
-import { type Cache, type CacheEvent, type CacheKind, createCache, createMemory, type Memory } from './redis/cache.ts'
+import { type Cache, type CacheEvent, type CacheKind, createCache } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter, newMeter, type Sent } from './redis/client.ts'
 import { type Counters, createCounters } from './redis/counter.ts'
 import { createLocks, type Locks } from './redis/lock.ts'
+import { createMemory, type Memory } from './redis/memory.ts'
 import { createWriteThrough, type WriteThrough } from './redis/write-through.ts'
-import type { Service } from './service.ts'
+import { lazily, type Service } from './service.ts'
 
 /** Counts that nobody reads for a day leave Redis. D1 holds them too. */
 const COUNT_TTL_MS = 86_400_000
@@ -122,18 +123,6 @@ export function createPlatform(isolate: Isolate, bindings: Bindings, invocation:
   const { config, breaker, memory } = isolate
   const { meter = newMeter(), cacheEvents = [], onCacheEvent = () => {}, onSent = () => {}, defer } = invocation
 
-  const connect = lazy(() => createConnection(config.redis, breaker, meter, onSent))
-  const connection = (timeoutMs: number, isSafeTwice: boolean) => lazy(() => connect()({ timeoutMs, isSafeTwice }))
-  const reads = connection(config.redis.readTimeoutMs, true)
-  const writes = connection(config.redis.writeTimeoutMs, true)
-  const once = connection(config.redis.readTimeoutMs, false)
-  const db = lazy(() => drizzle(bindings.DB))
-  const readCounters = lazy(() => createCounters(reads(), COUNT_TTL_MS, defer))
-  const writeCounters = lazy(() => createCounters(writes(), COUNT_TTL_MS, defer))
-  const locks = lazy(() => createLocks({ redis: writes(), keys }))
-  const fences = lazy(() => createFences(db()))
-  const writeThrough = lazy(() => createWriteThrough(defer, config.redis.breakerCoolDownMs))
-
   async function enqueue(queue: QueueName, messages: MessageSendRequest[]): Promise<void> {
     const [first, ...rest] = messages
     if (first && rest.length === 0) return void (await bindings[queue].send(first.body, delayOf(first)))
@@ -141,19 +130,6 @@ export function createPlatform(isolate: Isolate, bindings: Bindings, invocation:
       await bindings[queue].sendBatch(messages.slice(sent, sent + QUEUE_BATCH))
     }
   }
-  const outbox = lazy(() =>
-    createOutbox(
-      db(),
-      (messages: EventMessage[]) =>
-        enqueue(
-          'EVENTS',
-          messages.map((body) => ({ body })),
-        ),
-      defer,
-      invocation.traceparent,
-    ),
-  )
-
   const services = new Map<Service<unknown>, unknown>()
   function use<T>(service: Service<T>): T {
     const provider = isolate.providers.get(service)
@@ -165,60 +141,55 @@ export function createPlatform(isolate: Isolate, bindings: Bindings, invocation:
     return built.get(service) as T // `provide` types the builder by the service
   }
 
-  const platform: Platform = {
-    config,
-    features: isolate.features,
-    use,
-    get db() {
-      return db()
+  const connect = createConnection(config.redis, breaker, meter, onSent)
+  const { readTimeoutMs, writeTimeoutMs } = config.redis
+  const redis = lazily<Platform['redis']>({
+    reads: () => connect({ timeoutMs: readTimeoutMs, isSafeTwice: true }),
+    writes: () => connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }),
+    once: () => connect({ timeoutMs: readTimeoutMs, isSafeTwice: false }),
+  })
+  const sendEvents = (messages: EventMessage[]) =>
+    enqueue(
+      'EVENTS',
+      messages.map((body) => ({ body })),
+    )
+  const platform: Platform = lazily(
+    {
+      db: () => drizzle(bindings.DB),
+      writeThrough: () => createWriteThrough(defer, config.redis.breakerCoolDownMs),
+      locks: () => createLocks({ redis: redis.writes, keys }),
+      fences: () => createFences(platform.db),
+      outbox: () => createOutbox(platform.db, sendEvents, defer, invocation.traceparent),
     },
-    redis: {
-      get reads() {
-        return reads()
-      },
-      get writes() {
-        return writes()
-      },
-      get once() {
-        return once()
-      },
+    {
+      config,
+      features: isolate.features,
+      use,
+      redis,
+      counters: lazily<Platform['counters']>({
+        reads: () => createCounters(redis.reads, keys, COUNT_TTL_MS, defer),
+        writes: () => createCounters(redis.writes, keys, COUNT_TTL_MS, defer),
+      }),
+      cache: <T>(kind: CacheKind<T>, { isPrivate } = { isPrivate: false }) =>
+        createCache(
+          { redis: redis.reads, memory: isPrivate ? createMemory(0) : memory, defer, onEvent: onCacheEvent },
+          kind,
+        ),
+      enqueue,
+      bucket: bindings.BACKUPS,
+      queueBacklogs: () =>
+        Promise.all(QUEUES.map(async (name) => toBacklog(name.toLowerCase(), await bindings[name].metrics()))),
+      breaker,
+      memory,
+      recorder: isolate.recorder,
+      meter,
+      cacheEvents,
+      onSent,
+      onFailure: invocation.onFailure,
+      defer,
+      traceparent: invocation.traceparent,
     },
-    breaker,
-    memory,
-    cache: (kind, { isPrivate } = { isPrivate: false }) =>
-      createCache({ redis: reads(), memory: isPrivate ? createMemory(0) : memory, defer, onEvent: onCacheEvent }, kind),
-    counters: {
-      get reads() {
-        return readCounters()
-      },
-      get writes() {
-        return writeCounters()
-      },
-    },
-    get writeThrough() {
-      return writeThrough()
-    },
-    get locks() {
-      return locks()
-    },
-    get fences() {
-      return fences()
-    },
-    get outbox() {
-      return outbox()
-    },
-    enqueue,
-    bucket: bindings.BACKUPS,
-    queueBacklogs: () =>
-      Promise.all(QUEUES.map(async (name) => toBacklog(name.toLowerCase(), await bindings[name].metrics()))),
-    recorder: isolate.recorder,
-    meter,
-    cacheEvents,
-    onSent,
-    onFailure: invocation.onFailure,
-    defer,
-    traceparent: invocation.traceparent,
-  }
+  )
   return platform
 }
 
@@ -267,11 +238,6 @@ export function beginInvocation(
 }
 
 const delayOf = ({ delaySeconds }: MessageSendRequest) => (delaySeconds === undefined ? {} : { delaySeconds })
-
-function lazy<T>(build: () => T): () => T {
-  let made: { value: T } | undefined
-  return () => (made ??= { value: build() }).value
-}
 
 const toBacklog = (
   queue: string,

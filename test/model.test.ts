@@ -2,6 +2,7 @@ import fc from 'fast-check'
 import { beforeAll, expect, test } from 'vitest'
 import type { LikeMessage } from '../src/likes/schema.ts'
 import { migrate, newEdge } from './edge.ts'
+import { keysOf } from './redis/setup.ts'
 import { addUser } from './rows.ts'
 
 beforeAll(migrate)
@@ -16,6 +17,7 @@ type Step =
   | { do: 'deleteComment'; by: number; comment: number }
   | { do: 'follow' | 'unfollow'; by: number; whom: number }
   | { do: 'flush' | 'deliver' | 'cron' }
+  | { do: 'evict'; every: number; from: number }
 
 const MEMBERS = 3
 const by = fc.nat(MEMBERS - 1)
@@ -31,6 +33,7 @@ const story = fc.array(
     { weight: 1, arbitrary: fc.record({ do: on('deleteComment'), by, comment: any }) },
     { weight: 4, arbitrary: fc.record({ do: on('follow', 'unfollow'), by, whom: by }) },
     { weight: 1, arbitrary: fc.record({ do: on('flush', 'deliver', 'cron') }) },
+    { weight: 2, arbitrary: fc.record({ do: on('evict'), every: fc.integer({ min: 1, max: 4 }), from: any }) },
   ),
   { minLength: 1, maxLength: 60, size: 'max' },
 ) as fc.Arbitrary<Step[]> // the records above are the steps
@@ -155,6 +158,15 @@ async function play(steps: Step[]): Promise<void> {
         await edge.deliver(sent.splice(0).toReversed())
         await edge.sdk.flushdb()
         break
+      case 'evict': {
+        await edge.deliver(sent.splice(0).toReversed())
+        const keys = (await keysOf(edge.sdk))
+          .filter((key) => /^(count|tally|liked|viewers):|-unwritten$/.test(key))
+          .sort()
+        const doomed = keys.filter((_, i) => i % step.every === step.from % step.every)
+        if (doomed.length > 0) await edge.sdk.del(...doomed)
+        break
+      }
       case 'deliver':
         await edge.deliver(sent.splice(0).toReversed())
         break

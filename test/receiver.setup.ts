@@ -38,6 +38,11 @@ export default async function setup(project: TestProject) {
       const { challenge } = JSON.parse(body) as { challenge: string }
       return void response.end(JSON.stringify({ challenge }))
     }
+    if (plan.isDripping) {
+      response.flushHeaders()
+      const dripping = setInterval(() => response.write('x'), 1_000)
+      return void response.once('close', () => clearInterval(dripping))
+    }
     if (plan.isEndless) {
       const write = () => {
         while (!response.destroyed && response.write('x'.repeat(65_536)));

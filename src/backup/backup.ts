@@ -4,7 +4,7 @@ import { getTableConfig, type SQLiteTable } from 'drizzle-orm/sqlite-core'
 import type { Redis } from '@upstash/redis/cloudflare'
 import * as schema from '../db/schema.ts'
 import { invalidField, Problem, unavailable } from '../errors.ts'
-import { isOwnKey, keys } from '../keys.ts'
+import { isOwnKey } from '../keys.ts'
 import { service } from '../service.ts'
 import type { Page, Source } from './archive.ts'
 
@@ -23,6 +23,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.notificationReads,
     schema.fences,
     schema.counterChanges,
+    schema.unsettledCounts,
     schema.webhooks,
     schema.eventSequences,
     schema.events,
@@ -41,13 +42,10 @@ const REDIS = 'redis'
 const REDIS_COLUMNS = ['key', 'value', 'expires_at']
 /** Sessions, epochs and fences. Everything else in Redis is rebuilt from D1. */
 const isSaved = (key: string) => /^(session|epoch|fence):/.test(key)
-const LIKED_BY = keys.likedBy('')
 
 const PAGE_BYTES = 1_000_000
 /** `COUNT` of `SCAN`. */
 const SCANNED = 1_000
-/** Views that one write takes. */
-const VIEWS = 1_000
 
 /** Names of columns that a row of `table` has. Not generated columns: D1 computes them. */
 const columnsOf = (table: SQLiteTable): string[] =>
@@ -64,10 +62,8 @@ const listed = (names: string[]) =>
 export interface BackupDependencies {
   db: DrizzleD1Database
   redis: Redis
-  /** Writes the views of at most `most` posts to D1. Returns of how many. */
-  writeViews: (most: number) => Promise<number>
-  /** Writes to D1 the likes of these users that only Redis has. */
-  writeLikes: (userIds: string[]) => Promise<void>
+  /** Writes to D1 the likes and views that only Redis has. */
+  writeBehind: () => Promise<void>
   beginRebuild: (listener: string) => Promise<void>
 }
 
@@ -87,7 +83,7 @@ export const backupService = service<Backup>('backup')
  *
  * A page costs one D1 query, or two round trips to Redis.
  */
-export function createBackup({ db, redis, writeViews, writeLikes, beginRebuild }: BackupDependencies) {
+export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDependencies) {
   async function readTable(table: SQLiteTable, after: string, limit: number): Promise<Page> {
     const columns = columnsOf(table)
     const rows = await db.all<{ place: number; line: string }>(sql`
@@ -107,8 +103,6 @@ export function createBackup({ db, redis, writeViews, writeLikes, beginRebuild }
 
   async function readRedis(after: string, now: number): Promise<Page> {
     const [cursor, found] = await redis.scan(after, { count: SCANNED })
-    const users = found.flatMap((key) => (key.startsWith(LIKED_BY) ? [key.slice(LIKED_BY.length)] : []))
-    if (users.length > 0) await writeLikes(users)
     const saved = found.filter(isSaved)
     const read = redis.pipeline()
     for (const key of saved) read.get(key).pttl(key)
@@ -152,9 +146,9 @@ export function createBackup({ db, redis, writeViews, writeLikes, beginRebuild }
   }
 
   return {
-    /** Writes views to D1 that only Redis has. Returns the tables in the order in which to read them. */
+    /** Writes to D1 the likes and views that only Redis has. Returns the tables in the order in which to read them. */
     async begin(): ReturnType<Source['begin']> {
-      while ((await writeViews(VIEWS).catch(needsRedis)) > 0);
+      await writeBehind().catch(needsRedis)
       return [REDIS, ...[...tables.keys()].toReversed()]
     },
 
@@ -189,9 +183,9 @@ export function createBackup({ db, redis, writeViews, writeLikes, beginRebuild }
           // Drizzle binds no values of raw statements in a batch.
           db.run(sql.raw(`INSERT INTO restoring VALUES ('', '${id.replaceAll("'", "''")}')`)),
           ...triggers.map(({ name }) => db.run(sql`DROP TRIGGER ${sql.identifier(name)}`)),
-          // A stored event has its number, a new one would get none.
+          // A stored event has a number, a new one would get none.
           db.run(sql`
-            CREATE TRIGGER restoring_only BEFORE INSERT ON events WHEN NEW.sequence = 0
+            CREATE TRIGGER restoring_only BEFORE INSERT ON events WHEN NEW.sequence = 0 AND NEW.public_sequence = 0
             BEGIN SELECT RAISE(ABORT, 'A backup is being restored'); END`),
         ])
       }

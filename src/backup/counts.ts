@@ -2,7 +2,6 @@ import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import type { Listener } from '../events/dispatch.ts'
-import { keys } from '../keys.ts'
 
 const count = (table: string, column: string, id: string, condition = 'true') =>
   `(SELECT count(*) FROM ${table} WHERE ${table}.${column} = ${id} AND ${condition})`
@@ -32,9 +31,10 @@ const STEP = 200
 
 /**
  * Counts the rows of all users, posts and comments again. Triggers keep the counts, so this corrects only what was written
- * around them: a backup that was taken during writes, for example. Removes corrected counts from Redis. Safe to repeat.
+ * around them: a backup that was taken during writes, for example. The cron settles corrected counts in Redis. Safe to
+ * repeat.
  */
-export const createCounts = (db: DrizzleD1Database, forget: (keys: string[]) => Promise<void>): Listener => ({
+export const createCounts = (db: DrizzleD1Database): Listener => ({
   name: 'counts',
   wants: () => false,
   handle: async () => {},
@@ -52,16 +52,14 @@ export const createCounts = (db: DrizzleD1Database, forget: (keys: string[]) => 
     )
     const ids = rows.map(({ id }) => id)
     const counts = Object.entries(columns).slice(0, -1)
-    const corrected = await db.all<{ id: string }>(sql`
+    await db.run(sql`
       UPDATE ${sql.identifier(table)}
       SET ${sql.raw(
         Object.entries(columns)
           .map(([column, value]) => `${column} = ${value}`)
           .join(', '),
       )}
-      WHERE id IN ${listOf(ids)} AND (${sql.raw(counts.map(([column, value]) => `${column} <> ${value}`).join(' OR '))})
-      RETURNING id`)
-    await forget(corrected.flatMap(({ id }) => [keys.count('likes', id), keys.count('comments', id)]))
+      WHERE id IN ${listOf(ids)} AND (${sql.raw(counts.map(([column, value]) => `${column} <> ${value}`).join(' OR '))})`)
     if (rows.length === STEP) return `${table}:${ids.at(-1)}`
     const next = STAGES[at + 1]
     return next ? `${next[0]}:` : null

@@ -9,25 +9,31 @@ import { backups, restores } from './routes.ts'
 
 /** Rows of a page of the daily backup. */
 const PAGE_ROWS = 5_000
-/** Likes that one write takes. */
-const LIKES = 100
+/** Likes that the beginning of a backup writes to D1. The cron writes the others. */
+const UNWRITTEN = 100_000
+const LOCK = 'backup'
+/** How long a backup waits for another one to begin. */
+const WAIT_MS = 10_000
 
 /** Backups of D1 and of the Redis keys that D1 does not have, and their restore. */
 export const backup: Feature = {
   name: 'backup',
   provides: [
-    provide(backupService, ({ db, redis, use }) =>
+    provide(backupService, ({ db, redis, use, locks, config }) =>
       createBackup({
         db,
         redis: redis.writes,
-        writeViews: (most) => use(viewsService).flush(most),
-        async writeLikes(userIds) {
-          const likes = use(likesService)
-          const states = await likes.unwritten(userIds)
-          for (let done = 0; done < states.length; done += LIKES) {
-            const failed = await likes.apply(states.slice(done, done + LIKES))
-            if (failed.size > 0) throw new Error(`D1 refused ${failed.size} likes that only Redis has`)
-          }
+        async writeBehind() {
+          const done = await locks.withLock(
+            LOCK,
+            { ttlMs: config.lockTtlMs, waitMs: WAIT_MS },
+            async (signal, fence) => {
+              await use(likesService).complete(UNWRITTEN, signal)
+              await use(viewsService).flush({ signal, lock: { name: LOCK, fence } })
+              return true
+            },
+          )
+          if (!done) throw new Error('Another backup begins')
         },
         beginRebuild: (listener) => use(dispatchService).beginRebuild(listener),
       }),
@@ -55,5 +61,5 @@ export const backup: Feature = {
       },
     },
   ],
-  listener: ({ db, counters }) => createCounts(db, (keys) => counters.writes.forget(keys)),
+  listener: ({ db }) => createCounts(db),
 }

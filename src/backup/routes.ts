@@ -24,7 +24,8 @@ export const backups = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Begin a backup',
-      description: 'For `npm run backup`. Writes views that only Redis has to D1. Answers the tables in reading order.',
+      description:
+        'For `npm run backup`. Writes to D1 the likes and views that only Redis has. Answers the tables in reading order.',
       answer: Tables,
       problems: ['service-token-required', 'unavailable'],
     }),

@@ -1,16 +1,15 @@
-import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
+import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { ulid } from 'ulid'
+import { listOf } from '../db/list.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
-import { service } from '../service.ts'
 import { newId } from '../ids.ts'
-import { keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
-import type { Counters, Settlement } from '../redis/counter.ts'
+import type { Counters } from '../redis/counter.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
+import { service } from '../service.ts'
 import type { Comment } from './schema.ts'
 
 const content = {
@@ -27,26 +26,37 @@ export const commentsService = service<Comments>('comments')
 
 /**
  * Comments: pages from D1, their likes fresh from Redis where it has them.
- * Without Redis everything works; the counts of comments follow later.
+ * Without Redis everything works; the count of comments in Redis is settled later, by the cron at the latest.
  */
 export function createComments(db: DrizzleD1Database, counters: Counters, outbox: Outbox, writeThrough: WriteThrough) {
-  const countOf = (postId: string) =>
+  const countOf = (postIds: string[]) =>
     db
-      .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
+      .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision })
       .from(posts)
-      .where(eq(posts.id, postId))
+      .where(sql`${posts.id} IN ${listOf(postIds)}`)
 
-  const settlement = ({ id, value, revision }: { id: string; value: number; revision: number }): Settlement => ({
-    count: keys.count('comments', id),
-    meta: keys.countsMeta(id),
-    field: 'comments',
-    value,
-    revision,
-    changedAt: 0, // comments are in D1 before Redis hears of them
-  })
+  const settle = (rows: Awaited<ReturnType<typeof countOf>>) =>
+    // Comments are in D1 before Redis: the revision alone orders their counts.
+    counters.settle(rows.map((row) => ({ counter: 'comments', ...row, changedAt: 0 })))
+
+  async function loadLikes(ids: string[]) {
+    const rows = await db
+      .select({
+        id: comments.id,
+        likes: comments.likesCount,
+        changedAt: comments.likesChangedAt,
+        revision: comments.countsRevision,
+      })
+      .from(comments)
+      .where(sql`${comments.id} IN ${listOf(ids)}`)
+    return new Map(rows.map((row) => [row.id, row]))
+  }
 
   return {
-    /** Writes a comment. `alongside` joins the batch that does. One D1 round trip, then one for the count. */
+    /**
+     * Writes a comment; `alongside` joins the D1 batch. One D1 round trip, then one for the count. Recorded in D1, then
+     * completed: the cron settles a count that Redis missed.
+     */
     async create(
       postId: string,
       authorId: string,
@@ -57,10 +67,10 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       const comment = { id: newId('c', now), postId, authorId, text, createdAt: now }
       const created = { ...comment, createdAt: new Date(now).toISOString(), likesCount: 0 }
       const transaction = outbox.transaction()
-      const [, [counted]] = await db
+      const [, counted] = await db
         .batch([
           db.insert(comments).values(comment),
-          countOf(postId),
+          countOf([postId]),
           transaction.record(
             { type: 'comment_created', data: { commentId: comment.id, postId, authorId, text } },
             sql`true`,
@@ -69,17 +79,20 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
           ...alongside(created),
         ])
         .catch((error: unknown) => {
-          // The batch is undone as a whole, the record of an idempotency key too: nothing was answered yet.
+          // D1 undoes the whole batch, with the record of an idempotency key.
           if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
           throw error
         })
       transaction.enqueue()
-      const refresh = () => (counted ? [counters.settle([settlement(counted)])] : []) // else the post is gone again
+      const refresh = () => [settle(counted)]
       await writeThrough(refresh, refresh)
       return created
     },
 
-    /** Removes a comment, if it or its post is `userId`'s. Two D1 round trips, then one for the counts. */
+    /**
+     * Removes a comment, if it or its post is `userId`'s. Two D1 round trips, then one for the counts. Recorded in D1, then
+     * completed: the cron settles what Redis missed.
+     */
     async remove(id: string, userId: string): Promise<void> {
       const [found] = await db
         .select({ postId: comments.postId, authorId: comments.authorId, postAuthorId: posts.authorId })
@@ -87,48 +100,27 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
         .innerJoin(posts, eq(posts.id, comments.postId))
         .where(eq(comments.id, id))
       if (!found) throw new Problem('not-found', `There is no comment ${id}`)
-      const { postId, authorId, postAuthorId } = found // which never change
+      const { postId, authorId, postAuthorId } = found // these never change
       if (userId !== authorId && userId !== postAuthorId) {
         throw new Problem('not-yours', 'Only its author, or that of the post, may do this')
       }
       const transaction = outbox.transaction()
-      const [, , [counted]] = await db.batch([
+      const [, , counted] = await db.batch([
         transaction.record(
           { type: 'comment_deleted', data: { commentId: id, postId, authorId } },
           sql`EXISTS (SELECT 1 FROM ${comments} WHERE ${comments.id} = ${id})`,
         ),
         db.delete(comments).where(eq(comments.id, id)),
-        countOf(postId),
+        countOf([postId]),
       ])
       transaction.enqueue()
-      const refresh = () => [
-        counters.forget([keys.count('likes', id), keys.countsMeta(id)]),
-        ...(counted ? [counters.settle([settlement(counted)])] : []),
-      ]
+      const refresh = () => [counters.evict(['likes'], [id]), settle(counted)]
       await writeThrough(refresh, refresh)
     },
 
-    /** Brings Redis to the counts of at most `most` posts commented on since `since` (Unix ms), where it missed one. */
-    async reconcile(since: number, most: number, signal: AbortSignal): Promise<void> {
-      const first = `c_${ulid(since).slice(0, 10).toLowerCase()}` // ids begin with their time
-      const commentedOn = db.select({ id: comments.postId }).from(comments).where(gt(comments.id, first))
-      const counted = await db
-        .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
-        .from(posts)
-        .where(inArray(posts.id, commentedOn))
-        .limit(most)
-      signal.throwIfAborted()
-      await counters.settle(counted.map(settlement))
-    },
-
-    /** Brings the counts of `postIds` to what D1 has. D1, then one round trip. */
+    /** Brings the counts of comments of `postIds` to those in D1. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {
-      if (postIds.length === 0) return
-      const counted = await db
-        .select({ id: posts.id, value: posts.commentsCount, revision: posts.countsRevision })
-        .from(posts)
-        .where(inArray(posts.id, postIds))
-      await counters.settle(counted.map(settlement))
+      if (postIds.length > 0) await settle(await countOf(postIds))
     },
 
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
@@ -140,10 +132,11 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
         .orderBy(desc(comments.id))
         .limit(limit + 1)
       const page = rows.slice(0, limit)
-      const keyOf = (id: string) => keys.count('likes', id)
-      const likes = await counters.read(
-        page.map((row) => keyOf(row.id)),
-        async () => new Map(page.map((row) => [keyOf(row.id), row.likesCount])),
+      const counts = await counters.read(
+        ['likes'],
+        page.map((row) => row.id),
+        loadLikes,
+        new Map(page.map((row) => [row.id, { likes: row.likesCount }])),
       )
       return pageOf(
         rows,
@@ -152,13 +145,13 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
         ({ createdAt, ...row }, i) => ({
           ...row,
           createdAt: new Date(createdAt).toISOString(),
-          likesCount: likes[i] ?? row.likesCount,
+          likesCount: counts[i]?.[0] ?? row.likesCount,
         }),
       )
     },
   }
 }
 
-/** Whether D1 refused a row because what it refers to is not there. */
+/** Whether D1 refused a row because the row that it refers to is missing. */
 const isForeignKeyFailure = (error: unknown) =>
   error instanceof Error && `${error.message} ${String(error.cause)}`.includes('FOREIGN KEY constraint failed')

@@ -2,9 +2,6 @@ import { type Feature, provide } from '../feature.ts'
 import { commentsService, createComments } from './comments.ts'
 import { comments as routes, commentsOnPost } from './routes.ts'
 
-/** How far back the cron looks for comments that Redis missed. */
-const RECONCILE_MS = 5 * 60_000
-
 /** Comments on posts. */
 export const comments: Feature = {
   name: 'comments',
@@ -16,12 +13,5 @@ export const comments: Feature = {
   routes: [
     ['/v1/posts', commentsOnPost],
     ['/v1/comments', routes],
-  ],
-  jobs: [
-    {
-      name: 'reconcile comments',
-      isExclusive: true,
-      run: ({ use }, { now, signal }) => use(commentsService).reconcile(now - RECONCILE_MS, 500, signal),
-    },
   ],
 }

@@ -33,8 +33,27 @@ export const users = sqliteTable(
     version: integer().notNull().default(1),
     /** Rises with each change of the row, counts included. The cache compares it. */
     revision: integer().notNull().default(1),
+    /**
+     * The widest audience that was last informed that this user is online. `nobody`: every audience was informed that
+     * the user is offline.
+     */
+    presenceShownTo: text('presence_shown_to', { enum: ['everyone', 'followers', 'nobody'] })
+      .notNull()
+      .default('nobody'),
+    /** The `at` of the last `user_status_change`. */
+    presenceShownAt: integer('presence_shown_at').notNull().default(0),
+    /** When Redis recorded the last arrival or departure that was announced: older ones are ignored. */
+    presenceChangedAt: integer('presence_changed_at').notNull().default(0),
+    /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
+    presenceSyncAt: integer('presence_sync_at'),
   },
-  (t) => [uniqueIndex('users_username').on(t.username), uniqueIndex('users_email').on(t.email)],
+  (t) => [
+    uniqueIndex('users_username').on(t.username),
+    uniqueIndex('users_email').on(t.email),
+    index('users_presence_sync')
+      .on(t.presenceSyncAt)
+      .where(sql`presence_sync_at IS NOT NULL`),
+  ],
 )
 
 export const posts = sqliteTable(
@@ -206,7 +225,7 @@ export const fences = sqliteTable('fences', {
 
 /**
  * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
- * subject (migrations/0004_events.sql).
+ * subject (migrations/0011_presence_audiences.sql).
  */
 export const events = sqliteTable(
   'events',
@@ -219,7 +238,7 @@ export const events = sqliteTable(
     sequence: integer().notNull().default(0),
     data: text({ mode: 'json' }).$type<Record<string, unknown>>().notNull(),
     /** Who may see it on a stream. */
-    audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'services' | string[]>().notNull(),
+    audience: text({ mode: 'json' }).$type<'everyone' | 'followers' | 'others' | 'services' | string[]>().notNull(),
     createdAt: integer('created_at').notNull(),
     /** When the cron enqueues it again. Null: dispatched to all listeners. */
     dueAt: integer('due_at'),
@@ -229,6 +248,8 @@ export const events = sqliteTable(
     traceparent: text(),
     /** When the stream log failed to store it. Null: the log has it. */
     missedAt: integer('missed_at'),
+    /** The sequence among the events that strangers may see. 0: they may not see this event. A trigger sets it. */
+    publicSequence: integer('public_sequence').notNull().default(0),
   },
   (t) => [
     index('events_due')
@@ -241,13 +262,14 @@ export const events = sqliteTable(
   ],
 )
 
-/** The sequence of the last event about each subject on each channel. */
+/** The sequences of the last event about each subject on each channel. */
 export const eventSequences = sqliteTable(
   'event_sequences',
   {
     channel: text().notNull(),
     subject: text().notNull(),
     sequence: integer().notNull(),
+    publicSequence: integer('public_sequence').notNull().default(0),
   },
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
@@ -263,6 +285,9 @@ export const counterChanges = sqliteTable(
   },
   (t) => [primaryKey({ columns: [t.contentId, t.counterType] }), index('counter_changes_age').on(t.changedAt)],
 )
+
+/** Contents whose counts changed, or that were deleted, since the cron brought Redis to them. Triggers add them. */
+export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
 
 /**
  * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives
@@ -343,10 +368,11 @@ export const webhooks = sqliteTable(
     types: text({ mode: 'json' }).$type<string[]>(),
     filter: text({ mode: 'json' }).$type<Record<string, unknown>>(),
     description: text().notNull().default(''),
+    /** Sent with every request. Names are plain, values are encrypted (`v1.<key id>.<IV>.<ciphertext>`). */
     headers: text({ mode: 'json' }).$type<Record<string, string>>().notNull(),
-    /** `whsec_` and base64: the key that signs deliveries. */
+    /** Signs the requests: `whsec_` and base64, encrypted. */
     secret: text().notNull(),
-    /** The secrets of earlier rotations, latest first, separated by spaces. They sign too until `previousSecretUntil`. */
+    /** The secrets before the last rotations, encrypted, the latest first, separated by spaces. They sign too until then. */
     previousSecret: text('previous_secret'),
     previousSecretUntil: integer('previous_secret_until'),
     status: text({ enum: ['unverified', 'enabled', 'paused', 'disabled'] })
@@ -360,7 +386,12 @@ export const webhooks = sqliteTable(
     failures: integer().notNull().default(0),
     /** The circuit is open until then. After that, one delivery tries the endpoint. Null: closed. */
     openUntil: integer('open_until'),
-    /** When the cron enqueues its parked deliveries or a probe. Always set on an enabled endpoint with parked deliveries. */
+    /** Since when its successful answers are slow. Null: the last one was fast. */
+    slowSince: integer('slow_since'),
+    /**
+     * When the cron enqueues the parked deliveries of an enabled endpoint, probes a disabled one, or removes an unverified
+     * one whose creation did not finish.
+     */
     wakeAt: integer('wake_at'),
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),

@@ -64,10 +64,17 @@ export const Channel = v.pipe(
   ),
 )
 
-/** The name of a type of event. */
+/**
+ * Names with a meaning on a stream: browsers dispatch `open`, `error`, `message` and `close` themselves, and `reset`
+ * makes a client load everything again.
+ */
+const RESERVED_TYPES = new Set(['open', 'error', 'message', 'close', 'reset'])
+
+/** The name of a type of event. `endpoint.…` belongs to the challenges of webhooks. */
 export const TypeName = v.pipe(
   v.string(),
   v.regex(/^[a-z][a-z0-9_.]{0,63}$/, 'must be lower-case letters, digits, _ or .'),
+  v.check((name) => !RESERVED_TYPES.has(name) && !name.startsWith('endpoint.'), 'must not be a reserved name'),
 )
 
 /**
@@ -82,6 +89,9 @@ export const Audience = v.union(
   'must be everyone, followers, services, or a list of user ids',
 )
 export type Audience = v.InferOutput<typeof Audience>
+
+/** Also `others`: everyone but the followers of the user it is about and that user. Only we publish to it. */
+export type StoredAudience = Audience | 'others'
 
 /** What an event of a known type is about: one of the fields of its data. */
 export function subjectOf(type: EventType, data: Record<string, unknown>): string {
@@ -99,10 +109,15 @@ export interface StoredEvent {
   type: string
   /** What it is about: the id of a post, a user, …, or what its publisher named. */
   subject: string
-  /** Rises by one with each event about the same subject on the same channel: a gap is an event not received. */
+  /**
+   * Rises by one with each event about the same subject on the same channel, counting all but those for `others`: a gap
+   * is an event not received.
+   */
   sequence: number
+  /** The same, counting only the events that strangers may see; 0: they may not see this one. */
+  publicSequence?: number
   data: Record<string, unknown>
-  audience: Audience
+  audience: StoredAudience
   /** Unix ms. */
   createdAt: number
   /** Of the request it comes from, if any. */

@@ -4,24 +4,27 @@ import { counterChanges } from '../db/schema.ts'
 import { service } from '../service.ts'
 import type { Outbox } from './outbox.ts'
 
-/** However often a count changes, it is told of at most this often. */
+/** The shortest time between two events about one count. */
 const COALESCE_MS = 1_000
-/** How many counts one flush tells of. */
-const MOST = 500
+/** How many counts one call publishes. */
+const MAX_COUNTS = 500
 
 export type CounterUpdates = ReturnType<typeof createCounterUpdates>
 export const counterUpdatesService = service<CounterUpdates>('counter updates')
 
 /**
- * Coalesced `counter_update` events. Triggers note which counts changed (migrations/0004_events.sql), and each is told
- * of once it has been noted for a second, with what it is by then: a post liked a thousand times a second sends one
- * update a second, and the last one is right, because the note and the count are of one transaction.
+ * Coalesced `counter_update` events. Triggers record which counts changed (migrations/0004_events.sql). One second after
+ * the record, an event carries the count of that moment: a post with a thousand likes a second causes one event a second.
+ * The last event is right, because D1 writes the record and the count in one transaction.
  */
 export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
   return {
-    /** Tells of the counts that changed; answers whether there are more to tell. Two D1 round trips, one for none. */
+    /**
+     * Publishes the counts that changed; returns whether more remain. Two D1 round trips, or one when nothing
+     * changed. Safe to repeat: the batch that records the events removes the records of the changes.
+     */
     async publish(now = Date.now()): Promise<boolean> {
-      const noted = await db
+      const changes = await db
         .select({
           contentId: counterChanges.contentId,
           counterType: counterChanges.counterType,
@@ -30,10 +33,10 @@ export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
         .from(counterChanges)
         .where(lte(counterChanges.changedAt, now))
         .orderBy(counterChanges.changedAt)
-        .limit(MOST)
-      const ripe = noted.filter((note) => note.changedAt <= now - COALESCE_MS)
-      if (ripe.length > 0) {
-        const updates = ripe.map(({ contentId, counterType }) => ({
+        .limit(MAX_COUNTS)
+      const due = changes.filter((change) => change.changedAt <= now - COALESCE_MS)
+      if (due.length > 0) {
+        const updates = due.map(({ contentId, counterType }) => ({
           type: 'counter_update' as const,
           data: {
             contentId,
@@ -42,10 +45,10 @@ export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
             value: COUNT,
           },
         }))
-        const published = JSON.stringify(ripe.map(({ contentId, counterType }) => [contentId, counterType]))
+        const published = JSON.stringify(due.map(({ contentId, counterType }) => [contentId, counterType]))
         const transaction = outbox.transaction()
         await db.batch([
-          transaction.record(updates, IS_NOTED, now),
+          transaction.record(updates, IS_DUE, now),
           db
             .delete(counterChanges)
             .where(
@@ -54,13 +57,13 @@ export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
         ])
         transaction.enqueue()
       }
-      return ripe.length < noted.length || noted.length === MOST
+      return due.length < changes.length || changes.length === MAX_COUNTS
     },
   }
 }
 
-/** Another may have told of it since it was read, and the content may be gone. */
-const IS_NOTED = sql`EXISTS (
+/** Another call may have published the change since this one read it, and the content may be gone. */
+const IS_DUE = sql`EXISTS (
     SELECT 1 FROM counter_changes
     WHERE content_id = value -> 'data' ->> 'contentId' AND counter_type = value -> 'data' ->> 'counterType'
   ) AND (
@@ -68,7 +71,7 @@ const IS_NOTED = sql`EXISTS (
     OR EXISTS (SELECT 1 FROM comments WHERE id = value -> 'data' ->> 'contentId')
   )`
 
-/** What the count of the event `value` is now. */
+/** The current count for the event `value`. */
 const COUNT = sql`CASE value -> 'data' ->> 'contentType'
   WHEN 'comment' THEN (SELECT likes_count FROM comments WHERE id = value -> 'data' ->> 'contentId')
   ELSE (

@@ -8,12 +8,16 @@ import { newId } from '../ids.ts'
 import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
 import type { EventMessage, Publication } from './schema.ts'
 
-/** An event of a known type. A field of its data may be SQL that the transaction computes. */
+/**
+ * An event of a known type. A field of its data, and its audience, may be SQL that the transaction computes. `given` is
+ * input for that SQL: `value -> 'given'`.
+ */
 export type NewEvent = {
   [T in EventType]: {
     type: T
     data: { [F in keyof EventData<T>]: EventData<T>[F] | SQL }
-    audience?: Audience
+    audience?: Audience | SQL
+    given?: Record<string, unknown>
   }
 }[EventType]
 
@@ -44,6 +48,7 @@ export function createOutbox(
     computed: [field: string, value: SQL][],
     when: SQL,
     now: number,
+    audience = sql`value -> 'audience'`,
   ) {
     const set = computed.map(([field, value]) => sql`, ${`$.${field}`}, ${value}`)
     // The columns in the order of the table. A trigger sets the sequence.
@@ -52,8 +57,8 @@ export function createOutbox(
       .select(
         sql`
           SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
-            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0,
-            ${traceparent ?? null}, NULL
+            json_set(value -> 'data' ${sql.join(set)}), ${audience}, ${now}, ${now + PATIENCE_MS}, 0,
+            ${traceparent ?? null}, NULL, 0
           FROM json_each(${JSON.stringify(rows)})
           WHERE ${when}`,
       )
@@ -79,19 +84,13 @@ export function createOutbox(
           const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
           const rows = all.map((event) => toRow(event, now))
           recorded.push(...rows.map((row) => row.id))
-          return insert(rows, computed, when, now)
+          const audience = all[0]?.audience
+          return insert(rows, computed, when, now, isSql(audience) ? audience : undefined)
         },
         enqueue(): void {
           if (recorded.length > 0) defer(() => enqueue(recorded))
         },
       }
-    },
-
-    /** Stores events that belong to no other change of D1, and enqueues them after the answer. One D1 round trip. */
-    async emit(events: NewEvent[], now = Date.now()): Promise<void> {
-      const rows = events.map((event) => toRow(event, now))
-      await insert(rows, [], sql`true`, now)
-      defer(() => enqueue(rows.map((row) => row.id)))
     },
 
     /**
@@ -168,8 +167,8 @@ export function createOutbox(
   }
 }
 
-/** The row of an event. The statement adds its computed data. */
-function toRow({ type, data, audience = 'everyone' }: NewEvent, now: number): Publication & { id: string } {
+/** The row of an event. The statement adds its computed data and audience. */
+function toRow({ type, data, audience = 'everyone', given }: NewEvent, now: number) {
   const plain = Object.fromEntries(Object.entries(data).filter(([, value]) => !isSql(value)))
   return {
     id: newId('ev', now),
@@ -177,7 +176,8 @@ function toRow({ type, data, audience = 'everyone' }: NewEvent, now: number): Pu
     type,
     subject: subjectOf(type, plain),
     data: plain,
-    audience,
+    audience: isSql(audience) ? ('services' as const) : audience,
+    ...(given === undefined ? {} : { given }),
   }
 }
 

@@ -1,4 +1,5 @@
 import * as v from 'valibot'
+import { JsonObject } from '../http/input.ts'
 import { Audience, catalog, CHANNELS, CUSTOM_CHANNEL, isKnown, subjectOf, TypeName } from './catalog.ts'
 
 /** A message of the queue `events`. */
@@ -32,7 +33,7 @@ function isDeeper(value: unknown, most: number): boolean {
 }
 
 const Data = v.pipe(
-  v.record(v.string(), v.unknown()),
+  JsonObject,
   v.check((data) => !isDeeper(data, MAX_DATA_DEPTH), `must have at most ${MAX_DATA_DEPTH} levels`),
   v.check(
     (data) => isDeeper(data, MAX_DATA_DEPTH) || new TextEncoder().encode(JSON.stringify(data)).length <= MAX_DATA_BYTES,
@@ -78,6 +79,7 @@ export const Publication = v.pipe(
       return NEVER
     }
     if (isCustom(channel)) {
+      if (isKnown(type)) return refuse(`must not be a type of ${catalog[type].channel}`, 'type')
       const about = subject ?? type
       if (audience === 'followers' && !about.startsWith('u_')) {
         return refuse('must be the user whose followers see the event', 'subject')

@@ -84,30 +84,62 @@ export const Time = v.pipe(v.string(), v.isoTimestamp())
 /** A count, version or number of seconds. */
 export const Count = v.pipe(v.number(), v.integer(), v.minValue(0))
 
-/** Characters as people count them: a family emoji is one, and so is a letter with its accents. */
+/** Splits text into characters as people count them: a family emoji is one, and so is a letter with its accents. */
 const graphemes = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
 
-/** UTF-16 units that a character may take on average: the largest emoji take 14, without end are only jokes. */
+/** The average number of UTF-16 units that a character may take. The largest emoji take 14. */
 const MAX_UNITS = 16
 
+/** More combining marks in a row than any language uses (UAX #15, Stream-Safe): normalization takes quadratic time on them. */
+const MANY_MARKS = /\p{M}{31}/u
+
+/** A character that leaves something to see. The last ones of the list are blanks that Unicode counts as letters or symbols. */
+const VISIBLE =
+  /[^\s\p{M}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\p{Noncharacter_Code_Point}\u2800\ufffc\u{13441}\u{13442}\u{1d159}]/u
+
+/** Embeddings, overrides and isolates of UAX #9, and the two characters that close them. */
+const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g
+const [POP, POP_ISOLATE] = ['\u202c', '\u2069']
+
+/** Whether each line of `text` closes the directions it opens, in order: it cannot reorder the text around it. */
+const closesDirections = (text: string) =>
+  text.split(/[\n\u2029]/).every((line) => {
+    const open: string[] = []
+    for (const [control] of line.matchAll(DIRECTIONS)) {
+      if (control !== POP && control !== POP_ISOLATE) open.push(control < '\u2066' ? POP : POP_ISOLATE)
+      else if (open.pop() !== control) return false
+    }
+    return open.length === 0
+  })
+
 /**
- * Text that people write: in NFC, with the space around it cut off and lines ended by `\n`; 1 to `max` characters, 0
- * allowed with `isOptional`. Refused are control characters (line ends too, unless `isLong`), broken Unicode, and what
- * nobody could see.
+ * Text that people write: trimmed, in NFC, with lines ended by `\n`; 1 to `max` characters, or 0 with `isOptional`.
+ * Refuses control characters (also line ends, unless `isLong`), broken Unicode, text without a visible character, and
+ * direction controls: in one line all of them, in long text those that reach beyond their line.
+ * Every step takes linear time: the length and the marks are checked before normalization.
  */
 export const written = ({ max, isLong = false, isOptional = false }: Writing) => {
   const control = isLong ? /[^\P{Cc}\n]/u : /[\p{Cc}\u2028\u2029]/u
+  const tooLong = `must have at most ${max} characters`
+  const fewMarks = v.check<string, string>(
+    (text) => !MANY_MARKS.test(text),
+    'must have at most 30 marks on a character',
+  )
   return v.pipe(
     v.string('must be text'),
     v.check((text) => text.isWellFormed(), 'must be well-formed Unicode: it has half a surrogate pair'),
-    v.transform((text) => text.replaceAll('\r\n', '\n').trim().normalize('NFC')),
+    v.transform((text) => text.replaceAll('\r\n', '\n').trim()),
+    v.check((text) => text.length <= max * MAX_UNITS, tooLong),
+    fewMarks,
+    v.transform((text) => text.normalize('NFC')),
+    fewMarks,
     v.check((text) => !control.test(text), `must have no control characters${isLong ? ' but line ends' : ''}`),
+    isLong
+      ? v.check(closesDirections, 'must close the text directions that each line opens')
+      : v.check((text) => text.search(DIRECTIONS) < 0, 'must have no text direction controls'),
     v.check((text) => isOptional || text !== '', 'must not be empty'),
-    v.check((text) => text === '' || /[^\s\p{Default_Ignorable_Code_Point}]/u.test(text), 'must be visible'),
-    v.check(
-      (text) => text.length <= max * MAX_UNITS && Array.from(graphemes.segment(text)).length <= max,
-      `must have at most ${max} characters`,
-    ),
+    v.check((text) => text === '' || VISIBLE.test(text), 'must be visible'),
+    v.check((text) => text.length <= max * MAX_UNITS && Array.from(graphemes.segment(text)).length <= max, tooLong),
     v.description(
       `${isOptional ? 0 : 1} to ${max} characters as people count them; ${isLong ? 'lines are fine' : 'one line'}`,
     ),
@@ -121,3 +153,38 @@ interface Writing {
   isLong?: boolean
   isOptional?: boolean
 }
+
+/**
+ * An object whose keys and values match schemas. Unlike `v.record` it keeps every key (`constructor`, `prototype`,
+ * `__proto__`) and refuses arrays.
+ */
+export function record<Value extends v.GenericSchema>(
+  key: v.GenericSchema<string, string>,
+  value: Value,
+  message = 'must be an object',
+): v.RecordSchema<v.GenericSchema<string, string>, Value, string> {
+  const schema = v.record(key, value, message)
+  const run: (typeof schema)['~run'] = ({ value: input }, config) => {
+    if (typeof input !== 'object' || input === null || Array.isArray(input))
+      return schema['~run']({ value: null }, config)
+    const issues: v.BaseIssue<unknown>[] = []
+    const entries = Object.entries<unknown>({ ...input }).map(([name, item]) => {
+      const parsedKey = key['~run']({ value: name }, config)
+      const parsed = value['~run']({ value: item }, config)
+      const at = { type: 'object', input: { ...input }, key: name, value: item } as const
+      for (const issue of parsedKey.issues ?? []) issues.push({ ...issue, path: [{ ...at, origin: 'key' }] })
+      for (const issue of parsed.issues ?? []) {
+        issues.push({ ...issue, path: [{ ...at, origin: 'value' }, ...(issue.path ?? [])] })
+      }
+      return [name, parsed.value]
+    })
+    const [first, ...rest] = issues
+    const output = Object.fromEntries(entries) // defines `__proto__` like any other key
+    return first ? { typed: false, value: output, issues: [first, ...rest] } : { typed: true, value: output }
+  }
+  const descriptors = { ...Object.getOwnPropertyDescriptors(schema), '~run': { value: run, enumerable: true } }
+  return Object.defineProperties({} as typeof schema, descriptors) // all of its properties
+}
+
+/** Any JSON object, with every key. */
+export const JsonObject = record(v.string(), v.unknown())

@@ -5,8 +5,8 @@ import { createLikes, likesService } from './likes.ts'
 import { commentLikes, postLikes } from './routes.ts'
 import { LikeMessage } from './schema.ts'
 
-/** How far back the cron counts likes again. */
-const RECONCILE_MS = 5 * 60_000
+/** How many likes one run of the cron completes. */
+const COMPLETED_PER_RUN = 10_000
 
 /**
  * Likes of posts and comments. Redis counts a like at once; the queue carries it to D1. There, triggers update the count
@@ -45,9 +45,9 @@ export const likes: Feature = {
   ],
   jobs: [
     {
-      name: 'reconcile likes',
+      name: 'complete likes',
       isExclusive: true,
-      run: ({ use }, { now, signal }) => use(likesService).reconcile(now - RECONCILE_MS, 500, signal),
+      run: ({ use }, { signal }) => use(likesService).complete(COMPLETED_PER_RUN, signal),
     },
   ],
 }

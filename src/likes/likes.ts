@@ -1,11 +1,10 @@
-import { listOf } from '../db/list.ts'
-import { and, eq, gt, inArray, sql } from 'drizzle-orm'
+import { and, eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
+import type { Counters, LikeState, Settlement, WrittenLike } from '../redis/counter.ts'
 import { service } from '../service.ts'
-import { keys } from '../keys.ts'
-import type { Counters, Settlement } from '../redis/counter.ts'
 import type { Liked, LikeMessage } from './schema.ts'
 
 /** The content that users can like. */
@@ -18,8 +17,11 @@ const contents = {
 
 const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? 'comment' : 'post')
 
-/** Like states that one query of `unwritten` compares with D1. */
-const COMPARED = 1_000
+/** Where D1 has refused so many messages in a row, it is D1 that fails and not the messages. */
+const MAX_REFUSALS = 3
+
+/** How many likes `complete` writes to D1 at once. */
+const COMPLETED_AT_ONCE = 100
 
 export type Likes = ReturnType<typeof createLikes>
 export const likesService = service<Likes>('likes')
@@ -27,12 +29,15 @@ export const likesService = service<Likes>('likes')
 /**
  * Likes: counted in Redis at once, written behind to D1 through a queue.
  *
- * A like is acknowledged when Redis has counted it and the queue has it: one round trip. D1 gets the newest state of
- * each member and content in whatever order messages arrive, and twice is once; its triggers keep the count. When a
- * message has been applied, the count and the state in Redis are settled from D1 unless a newer change is on its way,
- * so after the queue has drained both agree, even if Redis lost everything in between.
+ * A like is acknowledged when Redis has counted it and the queue has it: one round trip. In the same script Redis records
+ * it as unwritten, until D1 has it. So where a reply or a message is lost, `complete` writes the like to D1: a like that
+ * was refused as unavailable did not happen, or is completed. D1 takes the newest state of each user and content, in
+ * whatever order messages arrive and however often; its triggers keep the count. After each message the count and the
+ * state in Redis are settled from D1, unless a newer change is in the queue: once the queue is empty both agree, whatever
+ * Redis lost meanwhile.
  *
- * Without Redis a like is refused as unavailable (it could not be counted exactly); reading falls back to D1.
+ * States are ordered by the clock of Redis, and each is newer than the one it replaces. Without Redis a like is refused
+ * as unavailable (it cannot be counted exactly); reads fall back to D1.
  */
 export function createLikes(dependencies: {
   db: DrizzleD1Database
@@ -44,101 +49,173 @@ export function createLikes(dependencies: {
 }) {
   const { db, readCounters, writeCounters, enqueue, onApplied } = dependencies
 
-  /** The state of one member and the count, or null where there is no such content. */
+  /** The state of one user and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {
-    const { rows, likes, contentId, userId: memberId } = contents[kind]
+    const { rows, likes, contentId, userId: likerId } = contents[kind]
     const [[content], [like]] = await db.batch([
-      db.select({ count: rows.likesCount }).from(rows).where(eq(rows.id, id)),
       db
-        .select({ isLiked: likes.isLiked, changedAt: likes.changedAt, since: likes.since })
+        .select({ count: rows.likesCount, changedAt: rows.likesChangedAt, revision: rows.countsRevision })
+        .from(rows)
+        .where(eq(rows.id, id)),
+      db
+        .select({ isLiked: likes.isLiked, changedAt: likes.changedAt, stateSince: likes.since })
         .from(likes)
-        .where(and(eq(contentId, id), eq(memberId, userId))),
+        .where(and(eq(contentId, id), eq(likerId, userId))),
     ])
-    return content ? { count: content.count, state: like ?? { isLiked: false, changedAt: 0, since: null } } : null
+    return content ? { ...content, state: like ?? { isLiked: false, changedAt: 0, stateSince: null } } : null
   }
 
-  /** Writes states to D1, each where it is newer; leaves out contents and members that are gone. */
+  /** Writes states to D1, each where it is newer; leaves out contents and users that are gone. Safe to repeat. */
   async function write(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
     if (messages.length === 0) return
     const { rows, likes, contentId } = contents[kind]
     const column = sql.identifier(contentId.name)
     await db.run(sql`
       INSERT INTO ${likes} (${column}, user_id, is_liked, changed_at, since)
-      SELECT value->>'contentId', value->>'userId', value->>'isLiked', value->>'changedAt', value->>'since'
+      SELECT value->>'contentId', value->>'userId', value->>'isLiked', value->>'changedAt', value->>'stateSince'
       FROM json_each(${JSON.stringify(messages)})
       WHERE EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
         AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId')
       ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at,
-        since = excluded.since
+        since = coalesce(excluded.since, iif(is_liked = excluded.is_liked, coalesce(since, changed_at), NULL))
       WHERE excluded.changed_at > changed_at`)
   }
 
-  /** What D1 has now of the counts of `ids`. */
-  async function settlements(kind: LikedKind, ids: string[]): Promise<Settlement[]> {
+  /** Writes states to D1, one by one where D1 refuses them together; returns those that failed. */
+  async function writeEach(kind: LikedKind, messages: LikeMessage[]): Promise<LikeMessage[]> {
+    const isWritten = await write(kind, messages).then(
+      () => true,
+      () => false,
+    )
+    if (isWritten) return []
+    const failed: LikeMessage[] = []
+    let refusals = 0
+    for (const [i, message] of messages.entries()) {
+      try {
+        await write(kind, [message])
+        refusals = 0
+      } catch {
+        failed.push(message)
+        refusals += 1
+        if (refusals === MAX_REFUSALS) return [...failed, ...messages.slice(i + 1)]
+      }
+    }
+    return failed
+  }
+
+  /** The counts of likes of `ids` in D1. */
+  async function countsInD1(kind: LikedKind, ids: string[]): Promise<Settlement[]> {
     if (ids.length === 0) return []
     const { rows } = contents[kind]
     const found = await db
       .select({
-        id: rows.id,
-        value: rows.likesCount,
+        contentId: rows.id,
+        count: rows.likesCount,
         revision: rows.countsRevision,
         changedAt: rows.likesChangedAt,
       })
       .from(rows)
       .where(sql`${rows.id} IN ${listOf(ids)}`)
-    return found.map(({ id, value, revision, changedAt }) => ({
-      count: keys.count('likes', id),
-      meta: keys.countsMeta(id),
-      field: 'likes',
-      value,
+    return found.map(({ contentId, count, revision, changedAt }) => ({
+      counter: 'likes',
+      contentId,
+      count,
       revision,
       changedAt,
     }))
   }
 
+  /** The states in D1 of the users and contents of `messages`. */
+  async function statesInD1(kind: LikedKind, messages: LikeMessage[]): Promise<WrittenLike[]> {
+    const { likes, contentId, userId } = contents[kind]
+    const pairs = JSON.stringify(messages.map((message) => [message.contentId, message.userId]))
+    const found = await db
+      .select({
+        contentId: sql<string>`${contentId}`,
+        userId,
+        isLiked: likes.isLiked,
+        changedAt: likes.changedAt,
+        stateSince: likes.since,
+      })
+      .from(likes)
+      .where(sql`(${contentId}, ${userId}) IN (SELECT value ->> 0, value ->> 1 FROM json_each(${pairs}))`)
+    const states = new Map<string, LikeState>(found.map((row) => [`${row.contentId} ${row.userId}`, row]))
+    return messages.map((message) => ({
+      ...message,
+      state: states.get(`${message.contentId} ${message.userId}`) ?? null,
+    }))
+  }
+
+  /** Brings Redis to what D1 has of what `messages` are about. D1, then one round trip. */
   async function settle(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
-    const ids = [...new Set(messages.map((message) => message.contentId))]
-    await writeCounters.settle(
-      await settlements(kind, ids),
-      messages.map((message) => ({ key: keys.likedBy(message.userId), contentId: message.contentId, state: message })),
-    )
+    // What D1 left out (the user is gone) it has seen too: no newer change will come and settle the count.
+    const seen = new Map<string, number>()
+    for (const { contentId, changedAt } of messages) {
+      seen.set(contentId, Math.max(changedAt, seen.get(contentId) ?? 0))
+    }
+    const [counts, states] = await Promise.all([countsInD1(kind, [...seen.keys()]), statesInD1(kind, messages)])
+    for (const count of counts) count.changedAt = Math.max(count.changedAt, seen.get(count.contentId) ?? 0)
+    await writeCounters.settle(counts, states)
+  }
+
+  /**
+   * Applies messages of the queue to D1, settles Redis, and notifies `onApplied` of the contents whose likes changed.
+   * Returns the messages that failed: one that D1 refuses fails alone. D1 has the others already where only Redis or
+   * `onApplied` failed. Safe to repeat.
+   */
+  async function apply(messages: LikeMessage[]): Promise<Set<LikeMessage>> {
+    const failed = new Set<LikeMessage>()
+    for (const kind of ['post', 'comment'] as const) {
+      const ofKind = messages.filter((message) => message.kind === kind)
+      for (const message of await writeEach(kind, ofKind)) failed.add(message)
+      const applied = ofKind.filter((message) => !failed.has(message))
+      if (applied.length === 0) continue
+      const outcomes = await Promise.allSettled([
+        settle(kind, applied),
+        onApplied(kind, [...new Set(applied.map((message) => message.contentId))]),
+      ])
+      if (outcomes.some(({ status }) => status === 'rejected')) for (const message of applied) failed.add(message)
+    }
+    return failed
   }
 
   const cannotCount = unavailable('Likes cannot be counted right now')
 
   return {
-    /** Sets whether `userId` likes a content; answers as asked, with the exact count. One round trip. */
+    apply,
+
+    /**
+     * Sets whether `userId` likes a content; returns the state and the exact count. One round trip. Safe to repeat.
+     * Recorded, then completed: one that is refused as unavailable did not happen, or `complete` writes it to D1.
+     */
     async set(contentId: string, userId: string, isLiked: boolean): Promise<Liked> {
       const kind = kindOf(contentId)
-      const like = {
-        count: keys.count('likes', contentId),
-        meta: keys.countsMeta(contentId),
-        states: keys.likedBy(userId),
-      }
       const counted = await writeCounters
-        .like(like, contentId, isLiked, () => load(kind, contentId, userId))
+        .like(contentId, userId, isLiked, () => load(kind, contentId, userId))
         .catch(cannotCount)
       if (!counted) throw new Problem('not-found', `There is no ${kind} ${contentId}`)
-      const { count, changedAt, since } = counted
-      await enqueue({ kind, contentId, userId, isLiked, changedAt, since }).catch(async (cause: unknown) => {
-        await writeCounters.forget(Object.values(like)).catch(() => {}) // D1 will not hear of it: count from there again
-        cannotCount(cause)
-      })
+      const { count, changedAt, stateSince } = counted
+      await enqueue({ kind, contentId, userId, isLiked, changedAt, stateSince }).catch(cannotCount)
       return { liked: isLiked, likes: count }
     },
 
-    /** Which of `postIds` the member likes. One round trip, beside those of the posts themselves. */
+    /** Which of `postIds` the user likes. One round trip, beside those of the posts themselves. */
     async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {
-      const states = await readCounters.states(keys.likedBy(userId), postIds, async (missing) => {
+      const states = await readCounters.states(userId, postIds, async (missing) => {
         const rows = await db
-          .select({ id: posts.id, isLiked: postLikes.isLiked, changedAt: postLikes.changedAt, since: postLikes.since })
+          .select({
+            id: posts.id,
+            isLiked: postLikes.isLiked,
+            changedAt: postLikes.changedAt,
+            stateSince: postLikes.since,
+          })
           .from(posts)
           .leftJoin(postLikes, and(eq(postLikes.postId, posts.id), eq(postLikes.userId, userId)))
-          .where(inArray(posts.id, missing))
+          .where(sql`${posts.id} IN ${listOf(missing)}`)
         return new Map(
-          rows.map(({ id, isLiked, changedAt, since }) => [
+          rows.map(({ id, isLiked, changedAt, stateSince }) => [
             id,
-            { isLiked: isLiked ?? false, changedAt: changedAt ?? 0, since },
+            { isLiked: isLiked ?? false, changedAt: changedAt ?? 0, stateSince },
           ]),
         )
       })
@@ -146,92 +223,24 @@ export function createLikes(dependencies: {
     },
 
     /**
-     * Applies messages of the queue to D1, settles Redis, and tells `onApplied` whose likes changed; if that throws,
-     * they have failed. Answers which failed: one that D1 will not take does so alone. Redis may be down meanwhile: then
-     * the cron settles.
+     * Applies up to `most` likes that Redis has counted and D1 has not confirmed: their reply or their message was lost,
+     * or is still in the queue, and then arrives twice. For the cron. Stops between batches when `signal` aborts.
      */
-    async apply(messages: LikeMessage[]): Promise<Set<LikeMessage>> {
-      const failed = new Set<LikeMessage>()
-      for (const kind of ['post', 'comment'] as const) {
-        const ofKind = messages.filter((message) => message.kind === kind)
-        try {
-          await write(kind, ofKind)
-        } catch {
-          for (const message of ofKind) await write(kind, [message]).catch(() => failed.add(message))
-        }
-        const applied = ofKind.filter((message) => !failed.has(message))
-        await settle(kind, applied).catch(() => {}) // `reconcile` makes up for it
-        if (applied.length === 0) continue
-        await onApplied(kind, [...new Set(applied.map((message) => message.contentId))]).catch(() => {
-          for (const message of applied) failed.add(message)
-        })
+    async complete(most: number, signal: AbortSignal): Promise<void> {
+      for (let done = 0; done < most; done += COMPLETED_AT_ONCE) {
+        signal.throwIfAborted()
+        const unwritten = await writeCounters.unwrittenLikes(COMPLETED_AT_ONCE)
+        const failed = await apply(
+          unwritten.map((like) => ({ ...like, kind: kindOf(like.contentId), stateSince: null })),
+        )
+        if (failed.size > 0) throw new Error(`${failed.size} likes could not be written to D1`)
+        if (unwritten.length < COMPLETED_AT_ONCE) return
       }
-      return failed
     },
 
-    /** The like states of users that Redis has and D1 lacks: their messages are queued, or were lost. One round trip, and D1. */
-    async unwritten(userIds: string[]): Promise<LikeMessage[]> {
-      const held = await writeCounters.held(userIds.map(keys.likedBy))
-      const states = userIds.flatMap((userId, i) =>
-        (held[i] ?? []).map(([contentId, { isLiked, changedAt, since }]) => ({
-          kind: kindOf(contentId),
-          contentId,
-          userId,
-          isLiked,
-          changedAt,
-          since,
-        })),
-      )
-      const found: LikeMessage[] = []
-      for (let done = 0; done < states.length; done += COMPARED) {
-        const some = states.slice(done, done + COMPARED)
-        for (const [kind, { likes, contentId, userId }] of Object.entries(contents)) {
-          const missing = await db.all<{ i: number }>(sql`
-            SELECT key AS i FROM json_each(${JSON.stringify(some)}) AS state
-            WHERE value->>'kind' = ${kind} AND value->>'changedAt' > 0 AND NOT EXISTS (
-              SELECT 1 FROM ${likes} WHERE ${contentId} = value->>'contentId' AND ${userId} = value->>'userId'
-                AND ${likes.changedAt} >= value->>'changedAt'
-            )`)
-          found.push(...missing.flatMap(({ i }) => some[i] ?? []))
-        }
-      }
-      return found
-    },
-
-    /** Brings the counts of posts to what D1 has, where nothing newer is on its way. D1, then one round trip. */
+    /** Brings the counts of posts to those in D1, unless a newer change is in the queue. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {
-      await writeCounters.settle(await settlements('post', postIds))
-    },
-
-    /**
-     * Counts the rows of what was liked since `since` (Unix ms) again, and settles Redis. At most `most` of each
-     * kind, the latest changes first; answers how many counts in D1 were wrong (triggers keep them: it should be 0).
-     * Stops between steps when `signal` aborts: what it did is right by itself.
-     */
-    async reconcile(since: number, most: number, signal: AbortSignal): Promise<number> {
-      let wrong = 0
-      for (const kind of ['post', 'comment'] as const) {
-        signal.throwIfAborted()
-        const { rows, likes, contentId } = contents[kind]
-        const recent = await db
-          .select({ id: rows.id })
-          .from(rows)
-          .where(gt(rows.likesChangedAt, since))
-          .orderBy(sql`${rows.likesChangedAt} DESC`)
-          .limit(most)
-        const ids = recent.map((row) => row.id)
-        if (ids.length === 0) continue
-        const counted = sql`(SELECT count(*) FROM ${likes} WHERE ${contentId} = ${rows.id} AND ${likes.isLiked})`
-        const mended = await db
-          .update(rows)
-          .set({ likesCount: counted, countsRevision: sql`${rows.countsRevision} + 1` })
-          .where(sql`${rows.id} IN ${listOf(ids)} AND ${rows.likesCount} <> ${counted}`)
-          .returning({ id: rows.id })
-        wrong += mended.length
-        signal.throwIfAborted()
-        await writeCounters.settle(await settlements(kind, ids))
-      }
-      return wrong
+      await writeCounters.settle(await countsInD1('post', postIds))
     },
   }
 }

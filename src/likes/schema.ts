@@ -11,10 +11,13 @@ export const LikeMessage = v.object({
   contentId: v.string(),
   userId: v.string(),
   isLiked: v.boolean(),
-  /** Unix ms. Of two states of one user and content, the higher wins. */
+  /** Unix ms, by the clock of Redis. Of two states of one user and content, the higher wins. */
   changedAt: v.pipe(v.number(), v.integer()),
-  /** When this state began (Unix ms). Null: at `changedAt`. */
-  since: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
+  /**
+   * When this state began (Unix ms). Null: unknown. It stays as D1 has it where the state is the same, else it is
+   * `changedAt`.
+   */
+  stateSince: v.optional(v.nullable(v.pipe(v.number(), v.integer())), null),
   /** The trace of the request (W3C Trace Context). */
   traceparent: v.exactOptional(v.string()),
 })

@@ -4,19 +4,27 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { fences } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 
+/** Work under a lock. */
+export interface FencedRun {
+  /** Aborts when the lock is lost. */
+  signal: AbortSignal
+  /** The lock and its fence, for writes that must not undo those of a later holder. */
+  lock: { name: string; fence: number }
+}
+
 export type Fences = ReturnType<typeof createFences>
 
 /** Makes D1 writes conditional on a fencing token: an earlier holder of a lock writes nothing. */
 export function createFences(db: DrizzleD1Database) {
   return {
     /**
-     * Runs `statements` as one D1 batch. If a higher fence has written under `name`, it writes nothing and throws
+     * Runs `statements` as one D1 batch. If a higher fence has written under the name, it writes nothing and throws
      * `lock-lost`. The same fence may write again. One D1 request; D1 keeps one row per name.
      *
      * The first statement raises the fence. To lower it would violate NOT NULL, and roll back the whole batch, because D1
      * batches are transactions.
      */
-    async batch<T extends BatchItem<'sqlite'>[]>(name: string, fence: number, statements: [...T]) {
+    async batch<T extends BatchItem<'sqlite'>[]>({ name, fence }: FencedRun['lock'], statements: [...T]) {
       const raise = db
         .insert(fences)
         .values({ name, fence })

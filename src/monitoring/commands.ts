@@ -40,7 +40,7 @@ export function patternsOf(commands: unknown[][]): string[] {
 }
 
 /** Keys that contain an address, a session or user input. The dashboard shows only their pattern. */
-const PRIVATE = /^(limit|session|username|lock|fence):/
+const PRIVATE = /^(limit|session|username|lock|fence|open-streams):/
 
 /** A key as the dashboard shows it. Undefined for keys of monitoring. */
 export function shownKey(key: string): string | undefined {

@@ -1,18 +1,18 @@
 import { listOf } from '../db/list.ts'
-import { eq, type SQL, sql } from 'drizzle-orm'
+import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
 import { commentLikes, comments, notificationReads, notifications, postLikes, posts } from '../db/schema.ts'
 import type { EventType, StoredEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
-import { service } from '../service.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
+import { service } from '../service.ts'
 import type { Notification } from './schema.ts'
 
-/** A notification as it is held: whether it is read depends on the reader's mark. */
-interface Told {
+/** A notification in an inbox. Whether it is read depends on the mark of its user. */
+interface InboxItem {
   id: string
   type: Notification['type']
   actorIds: string[]
@@ -21,38 +21,38 @@ interface Told {
   commentId: string | null
   /** Unix ms. */
   createdAt: number
-  /** Unix ms: when D1 had it. */
+  /** When D1 had it (Unix ms by D1's clock). 0 for posts and follows: they have a place from the moment they exist. */
   notedAt: number
 }
 
-/** The same as D1 answers what is written down. `actorIds` is JSON. */
-type WrittenRow = Omit<Told, 'actorIds'> & { actorIds: string }
+/** A stored notification as D1 returns it. `actorIds` is JSON. */
+type StoredRow = Omit<InboxItem, 'actorIds'> & { actorIds: string }
 
-/** A post or follow that is told of without being written down. */
-interface ReadRow {
+/** A post or follow, which is a notification without being stored as one. */
+interface SourceRow {
   id: string
   actorId: string
   createdAt: number
 }
 
-/** How far a member has read: all that was noted until `readAt`, up to the place `readUntil`. */
+/** How far a user has read: everything up to the id `readUntil` that D1 had at `readAt` (Unix ms by D1's clock). */
 interface Mark {
   readUntil: string
   readAt: number
 }
 
-/** The newest of a member, at most one more than are held, and their mark. */
+/** The newest notifications of a user, at most one more than `inboxSize`, and the user's mark. */
 export interface Inbox extends Mark {
-  items: Told[]
+  items: InboxItem[]
 }
 
 export interface NotificationsDependencies {
   db: DrizzleD1Database
   inboxes: Cache<Inbox>
   writeThrough: WriteThrough
-  /** How many of a member's newest are held in Redis. */
+  /** How many of a user's newest notifications Redis holds. */
   inboxSize: number
-  /** Older ones are not told of. */
+  /** Older notifications are not listed, and purged. */
   keptMs: number
 }
 
@@ -60,61 +60,69 @@ export interface NotificationsDependencies {
 const LATEST = 'n_~~'
 
 /**
- * How many followers' inboxes are dropped by one command, a request of some 160 KB; and how many such pages are one step
- * of the queue. A batch of a hundred steps stays below the 1 000 requests that an invocation may make.
+ * How many followers' inboxes one command invalidates, a request of some 160 KB; and how many such pages are one step of
+ * the queue. A batch of a hundred steps stays below the 1 000 requests that an invocation may make.
  */
 const PAGE = 2_000
 const PAGES = 4
 
-/** How many contents one step of a rebuild looks at. */
-const REBUILT_AT_ONCE = 500
+/** How many rows one step of a rebuild reads. */
+const REBUILD_STEP = 500
 
-/** What `noted_at` is of what comes to light by a rebuild: nobody who read since then is told again. */
-const AS_IT_HAPPENED = sql`created_at`
+/** `noted_at` of a new notification. D1's clock: it has one, isolates have many. */
+const NOW = sql.raw("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
+
+/** `noted_at` of a notification that a rebuild restores: who read since then has read it. */
+const AS_CREATED = sql.raw('created_at')
 
 export type Notifications = ReturnType<typeof createNotifications>
 export const notificationsService = service<Notifications>('notifications')
 
 /**
- * Notifications: what a member is told of, newest first, and how far they have read.
+ * Notifications of users, newest first, and how far users have read.
  *
- * Whatever is told follows from D1 as it is now; so events may come twice, late or in any order, and what was taken
- * back is gone. Likes and comments are written down: a row for each content that is liked, and for each comment. Posts
- * and follows are not: they are read where they are, by one index probe per author followed (fan-out on read, as in
- * the feed), and told from the moment D1 has them. Rows for them would be two written and two purged per follower and
- * post, $4 per million, the last of 100 000 late; loading an inbox reads some hundred rows, $0.2 per million loads.
+ * All of them follow from what D1 has now: events may arrive twice, late or in any order, and what was undone is gone.
+ * D1 stores a row for each content that is liked, and for each comment. Posts and follows have no rows of their own: they
+ * are read where they are, by one index probe per author followed (fan-out on read, as in the feed). Rows for them would
+ * be two written and two purged per follower and post, $4 per million, the last of 100 000 late; loading an inbox reads
+ * some hundred rows, $0.2 per million loads.
  *
- * Redis holds the newest of who looked lately, as cache entries. So the fan-out of a post is to drop those of all
- * followers, `PAGE` by one command, whether they are there or not: for 100 000 of them 50 commands and 51 queries of
- * D1, in 14 steps of the queue. A step taken twice does nothing new. If one is given up for good, or Redis could not
- * be told, inboxes are behind for as long as they are fresh.
+ * Redis holds the newest notifications of recent readers, as cache entries. So the fan-out of a post is to invalidate the
+ * inboxes of all followers, `PAGE` by one command, whether Redis has them or not: for 100 000 of them 50 commands and 51
+ * queries of D1, in 14 steps of the queue. If the queue gives up a step for good, or Redis fails, inboxes are stale for as
+ * long as their entries are fresh.
+ *
+ * Every write is safe to repeat, and a repeat also invalidates the inboxes of a first attempt whose reply was lost: which
+ * inboxes a change concerns follows from the change, not from the rows that an attempt wrote.
  *
  * Reading is one round trip, D1 beside it for pages beyond what Redis holds; three and D1 when Redis holds nothing, the
  * fill among them after the answer. Without Redis all is read from D1.
  */
 export function createNotifications({ db, inboxes, writeThrough, inboxSize, keptMs }: NotificationsDependencies) {
-  /** The first `limit` that `userId` is told of before the place `cursor`. Three queries of D1, at once. */
-  async function read(userId: string, limit: number, cursor: string, now: number): Promise<Told[]> {
+  /** The first `limit` notifications of `userId` below the id `cursor`. Three queries of D1, at once. */
+  async function read(userId: string, limit: number, cursor: string, now: number): Promise<InboxItem[]> {
     const since = encoded(now - keptMs)
     const before = cursor.slice(2, -1) // without the letter of its kind
-    const [written, posted, followed] = await Promise.all([
-      db.all<WrittenRow>(sql`
-        SELECT told.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, told.post_id AS postId,
-          comments.id AS commentId, told.created_at AS createdAt, noted_at AS notedAt
-        FROM ${notifications} AS told
-          LEFT JOIN ${comments} ON comments.id = told.content_id
-          LEFT JOIN ${posts} ON posts.id = told.content_id
-        WHERE told.user_id = ${userId} AND told.id < ${cursor} AND told.id > ${`n_${since}`}
+    const [stored, posted, followed] = await Promise.all([
+      db.all<StoredRow>(sql`
+        SELECT stored.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, stored.post_id AS postId,
+          comments.id AS commentId, stored.created_at AS createdAt, noted_at AS notedAt
+        FROM ${notifications} AS stored
+          LEFT JOIN ${comments} ON comments.id = stored.content_id
+          LEFT JOIN ${posts} ON posts.id = stored.content_id
+        WHERE stored.user_id = ${userId} AND stored.id < ${cursor} AND stored.id > ${`n_${since}`}
           AND coalesce(comments.id, posts.id) IS NOT NULL
-        ORDER BY told.id DESC LIMIT ${limit}`),
-      db.all<ReadRow>(sql`
+        ORDER BY stored.id DESC LIMIT ${limit}`),
+      db.all<SourceRow>(sql`
         WITH RECURSIVE queue (id, author_id, since) AS (
-          SELECT (SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${`p_${before}`} AND id > told.since),
-            followed_id, told.since
+          SELECT (
+              SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${`p_${before}`} AND id > followed.since
+            ),
+            followed_id, followed.since
           FROM (
             SELECT followed_id, max('p_' || substr(id, 3, 10), ${`p_${since}`}) AS since
             FROM follows WHERE follower_id = ${userId}
-          ) AS told
+          ) AS followed
           UNION ALL
           SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id AND id > queue.since),
             author_id, since
@@ -123,70 +131,90 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
         )
         SELECT posts.id, posts.author_id AS actorId, created_at AS createdAt
         FROM queue CROSS JOIN posts ON posts.id = queue.id`),
-      db.all<ReadRow>(sql`
+      db.all<SourceRow>(sql`
         SELECT id, follower_id AS actorId, created_at AS createdAt FROM follows
         WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`}
         ORDER BY id DESC LIMIT ${limit}`),
     ])
     return [
-      ...written.map(parsed),
-      ...posted.map((row) => simple('post', row)),
-      ...followed.map((row) => simple('follow', row)),
+      ...stored.map(itemOfStored),
+      ...posted.map((row) => itemOfSource('post', row)),
+      ...followed.map((row) => itemOfSource('follow', row)),
     ]
       .sort((a, b) => (a.id < b.id ? 1 : -1))
       .slice(0, limit)
   }
 
+  const markOf = (userId: string) =>
+    db
+      .select({ readUntil: notificationReads.readUntil, readAt: notificationReads.readAt })
+      .from(notificationReads)
+      .where(eq(notificationReads.userId, userId))
+
   async function load(userId: string, now: number): Promise<Inbox> {
-    const [items, [mark]] = await Promise.all([
-      read(userId, inboxSize + 1, LATEST, now),
-      db.select(markOf).from(notificationReads).where(eq(notificationReads.userId, userId)),
-    ])
+    const [items, [mark]] = await Promise.all([read(userId, inboxSize + 1, LATEST, now), markOf(userId)])
     return { items, ...(mark ?? { readUntil: '', readAt: 0 }) }
   }
 
-  const isRead = ({ id, notedAt }: Told, { readUntil, readAt }: Mark) => id <= readUntil && notedAt <= readAt
+  const isRead = ({ id, notedAt }: InboxItem, { readUntil, readAt }: Mark) => id <= readUntil && notedAt <= readAt
 
-  const unreadOf = (inbox: Inbox) => inbox.items.slice(0, inboxSize).filter((told) => !isRead(told, inbox)).length
+  const unreadOf = (inbox: Inbox) => inbox.items.slice(0, inboxSize).filter((item) => !isRead(item, inbox)).length
 
-  /** Lets inboxes be loaded again. One command; where Redis is gone it is tried again later. */
-  async function drop(userIds: string[]): Promise<void> {
-    const tell = () => [inboxes.drop(userIds)]
-    if (userIds.length > 0) await writeThrough(tell, tell)
+  /** Invalidates inboxes. One command; if Redis fails, once more a little later. */
+  async function invalidate(userIds: string[]): Promise<void> {
+    const drop = () => [inboxes.drop([...new Set(userIds)])]
+    if (userIds.length > 0) await writeThrough(drop, drop)
   }
 
   /**
-   * Writes down what `told` selects (content_id, user_id, post_id, place, actor_ids, actors_count, created_at); answers
-   * who is told of something else than before. What moves down in the list (a like was taken back) is no news.
+   * Stores the notifications that `sources` selects (content_id, user_id, post_id, place, actor_ids, actors_count,
+   * created_at). One that moves down in the list, because a like was taken back, is not new again.
    */
-  const write = (kind: 'like' | 'comment', told: SQL, notedAt: SQL) =>
-    db.all<{ userId: string }>(sql`
-      WITH told AS MATERIALIZED (${told})
-      INSERT INTO ${notifications}
-        (kind, content_id, user_id, post_id, id, actor_ids, actors_count, created_at, noted_at)
-      SELECT ${kind}, content_id, user_id, post_id, 'n_' || ${ENCODED_TIME} || place, actor_ids, actors_count, created_at,
-        ${notedAt}
-      FROM told WHERE created_at IS NOT NULL
-      ON CONFLICT DO UPDATE SET id = excluded.id, actor_ids = excluded.actor_ids, actors_count = excluded.actors_count,
-        created_at = excluded.created_at, noted_at = iif(excluded.id > id, excluded.noted_at, noted_at)
-      WHERE (id, actor_ids, actors_count) <> (excluded.id, excluded.actor_ids, excluded.actors_count)
-      RETURNING user_id AS userId`)
+  const store = (kind: 'like' | 'comment', sources: SQL, notedAt: SQL) =>
+    db
+      .insert(notifications)
+      .select(
+        sql`
+          WITH sources AS MATERIALIZED (${sources})
+          SELECT ${kind}, content_id, user_id, post_id, 'n_' || ${ENCODED_TIME} || place, actor_ids, actors_count,
+            created_at, ${notedAt}
+          FROM sources WHERE created_at IS NOT NULL`,
+      )
+      .onConflictDoUpdate({
+        target: [notifications.kind, notifications.contentId],
+        set: {
+          id: sql`excluded.id`,
+          actorIds: sql`excluded.actor_ids`,
+          actorsCount: sql`excluded.actors_count`,
+          createdAt: sql`excluded.created_at`,
+          notedAt: sql`iif(excluded.id > id, excluded.noted_at, noted_at)`,
+        },
+        setWhere: sql`(id, actor_ids, actors_count) <> (excluded.id, excluded.actor_ids, excluded.actors_count)`,
+      })
 
-  /** Brings what is told of the likes of `ids` to what D1 has. One D1 round trip; answers whom it concerns. */
-  async function writeLikes(kind: 'post' | 'comment', ids: string[], notedAt: SQL): Promise<string[]> {
+  /**
+   * Stores the likes of `ids` as D1 has them now, or removes them. One D1 round trip. Returns the authors of those that
+   * others like or have liked.
+   */
+  async function storeLikes(kind: 'post' | 'comment', ids: string[], notedAt: SQL): Promise<string[]> {
     const { rows, likes, contentId, postId } = contents[kind]
-    const list = JSON.stringify(ids)
     const ofOthers = (content: SQL, author: SQL) =>
       sql`FROM ${likes} WHERE ${contentId} = ${content} AND is_liked AND user_id <> ${author}`
     const [content, author] = [sql`content.id`, sql`content.author_id`]
     const latest = sql`${ofOthers(content, author)} ORDER BY ${SINCE} DESC, user_id DESC`
-    const told = await Promise.all([
-      db.all<{ userId: string }>(sql`
-        DELETE FROM ${notifications}
-        WHERE kind = 'like' AND content_id IN ${listOf(ids)}
-          AND NOT EXISTS (SELECT 1 ${ofOthers(sql`content_id`, sql`notifications.user_id`)})
-        RETURNING user_id AS userId`),
-      write(
+    const [authors] = await db.batch([
+      db
+        .select({ id: rows.authorId })
+        .from(rows)
+        .where(
+          sql`${rows.id} IN ${listOf(ids)}
+            AND EXISTS (SELECT 1 FROM ${likes} WHERE ${contentId} = ${rows.id} AND user_id <> ${rows.authorId})`,
+        ),
+      db.delete(notifications).where(
+        sql`kind = 'like' AND content_id IN ${listOf(ids)}
+          AND NOT EXISTS (SELECT 1 ${ofOthers(sql`content_id`, sql`notifications.user_id`)})`,
+      ),
+      store(
         'like',
         sql`SELECT content.id AS content_id, author_id AS user_id, ${postId} AS post_id,
             substr(content.id, 3) || substr(content.id, 1, 1) || 'l' AS place,
@@ -195,54 +223,55 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
               SELECT 1 FROM ${likes} WHERE ${contentId} = ${content} AND user_id = ${author} AND is_liked
             ) AS actors_count,
             (SELECT ${SINCE} ${latest} LIMIT 1) AS created_at
-          FROM json_each(${list}) CROSS JOIN ${rows} AS content ON content.id = value`,
+          FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${rows} AS content ON content.id = value`,
         notedAt,
       ),
     ])
-    return told.flat().map((row) => row.userId)
+    return authors.map(({ id }) => id)
   }
 
-  /** Brings what is told of the comments `ids` to what D1 has. One D1 round trip; answers whom it concerns. */
-  async function refreshComments(ids: string[], notedAt: SQL): Promise<string[]> {
-    const list = JSON.stringify(ids)
-    const told = await Promise.all([
-      db.all<{ userId: string }>(sql`
-        DELETE FROM ${notifications}
-        WHERE kind IN ('comment', 'like') AND content_id IN ${listOf(ids)}
-          AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE comments.id = content_id)
-        RETURNING user_id AS userId`),
-      write(
+  /** Stores comments as D1 has them now, or removes them. One D1 round trip. Returns the authors of their posts. */
+  async function storeComments(ofPosts: { id: string; postId: string }[], notedAt: SQL): Promise<string[]> {
+    const ids = ofPosts.map(({ id }) => id)
+    const [authors] = await db.batch([
+      db
+        .select({ id: posts.authorId })
+        .from(posts)
+        .where(inArray(posts.id, listOf(ofPosts.map(({ postId }) => postId)))),
+      db.delete(notifications).where(
+        sql`kind IN ('comment', 'like') AND content_id IN ${listOf(ids)}
+          AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE comments.id = content_id)`,
+      ),
+      store(
         'comment',
         sql`SELECT comments.id AS content_id, posts.author_id AS user_id, post_id,
             substr(comments.id, 3) || 'c' AS place, json_array(comments.author_id) AS actor_ids, 1 AS actors_count,
             comments.created_at AS created_at
-          FROM json_each(${list}) CROSS JOIN ${comments} ON comments.id = value
+          FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
             CROSS JOIN ${posts} ON posts.id = post_id AND posts.author_id <> comments.author_id`,
         notedAt,
       ),
     ])
-    return told.flat().map((row) => row.userId)
+    return authors.map(({ id }) => id)
   }
 
-  /** Removes what authors are told of their posts that are gone. To others `read` does not show them. */
-  async function removeOfPosts(gone: { postId: string; authorId: string }[]): Promise<string[]> {
-    const removed = await db.all<{ userId: string }>(sql`
+  /** Removes the authors' notifications about deleted posts. `read` hides those of others. */
+  const removeOfPosts = (removed: { postId: string; authorId: string }[]) =>
+    db.run(sql`
       DELETE FROM ${notifications}
       WHERE rowid IN (
-        SELECT told.rowid FROM json_each(${JSON.stringify(gone)}) AS gone
-          CROSS JOIN ${notifications} AS told ON told.user_id = value ->> 'authorId' AND told.post_id = value ->> 'postId'
-        WHERE NOT EXISTS (SELECT 1 FROM ${posts} WHERE posts.id = told.post_id)
-      )
-      RETURNING user_id AS userId`)
-    return removed.map((row) => row.userId)
-  }
+        SELECT stored.rowid FROM json_each(${JSON.stringify(removed)}) AS removed
+          CROSS JOIN ${notifications} AS stored
+            ON stored.user_id = value ->> 'authorId' AND stored.post_id = value ->> 'postId'
+        WHERE NOT EXISTS (SELECT 1 FROM ${posts} WHERE posts.id = stored.post_id)
+      )`)
 
-  /** Drops the inboxes of the next `PAGE` followers after a place; answers the place of the last, null at the end. */
-  async function dropFollowers(authorId: string, after: string): Promise<string | null> {
+  /** Invalidates the inboxes of the next `PAGE` followers. Returns the id of the last follow, null at the end. */
+  async function invalidateFollowers(authorId: string, after: string): Promise<string | null> {
     const page = await db.all<{ id: string; userId: string }>(sql`
       SELECT id, follower_id AS userId FROM follows WHERE followed_id = ${authorId} AND id > ${after}
       ORDER BY id LIMIT ${PAGE}`)
-    await drop(page.map((row) => row.userId))
+    await invalidate(page.map((row) => row.userId))
     return page.length === PAGE ? (page.at(-1)?.id ?? null) : null
   }
 
@@ -250,37 +279,45 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     name: 'notifications',
     wants: ({ type }) => WANTED.has(type),
 
+    /** Safe to repeat: it stores what D1 has now, then invalidates every inbox that the events concern. */
     async handle(happened) {
       const of = (...types: EventType[]) => happened.filter(({ type }) => types.some((wanted) => wanted === type))
-      const commentIds = of('comment_created', 'comment_deleted').map((event) => field(event, 'commentId'))
+      const follows = of('user_followed', 'user_unfollowed')
+      const commented = of('comment_created', 'comment_deleted')
       const removed = of('post_deleted').map((event) => ({
         postId: field(event, 'postId'),
         authorId: field(event, 'authorId'),
       }))
-      const told = of('user_followed', 'user_unfollowed').flatMap((event) => [
-        field(event, 'followerId'), // who is told of posts from now on, or no longer
-        field(event, 'followedId'),
-      ])
-      if (commentIds.length > 0) told.push(...(await refreshComments(commentIds, sql`${Date.now()}`)))
-      if (removed.length > 0) told.push(...(await removeOfPosts(removed)))
-      await drop([...new Set(told)])
+      const userIds = [
+        ...follows.flatMap((event) => [field(event, 'followerId'), field(event, 'followedId')]),
+        ...commented.map((event) => field(event, 'authorId')), // a deleted comment takes its likes along
+        ...removed.map(({ authorId }) => authorId),
+      ]
+      if (commented.length > 0) {
+        const ofPosts = commented.map((event) => ({ id: field(event, 'commentId'), postId: field(event, 'postId') }))
+        userIds.push(...(await storeComments(ofPosts, NOW)))
+      }
+      if (removed.length > 0) await removeOfPosts(removed)
+      await invalidate(userIds)
 
       const authors = new Set(of('post_created', 'post_deleted').map((event) => field(event, 'authorId')))
       const left = []
       for (const authorId of authors) {
-        const next = await dropFollowers(authorId, '')
+        const next = await invalidateFollowers(authorId, '')
         if (next !== null) left.push(`${authorId} ${next}`)
       }
       return left
     },
 
+    /** Invalidates the inboxes of more followers. Safe to repeat. */
     async proceed(cursor) {
       const [authorId = '', after = ''] = cursor.split(' ')
       let next: string | null = after
-      for (let page = 0; page < PAGES && next !== null; page += 1) next = await dropFollowers(authorId, next)
+      for (let page = 0; page < PAGES && next !== null; page += 1) next = await invalidateFollowers(authorId, next)
       return next === null ? null : `${authorId} ${next}`
     },
 
+    /** Stores the likes of posts, then of comments, then comments. Safe to repeat. */
     async rebuild(cursor) {
       const since = Date.now() - keptMs
       const [phase = 'post', from = String(since), row = '0'] = cursor?.split(' ') ?? []
@@ -288,33 +325,35 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
         const liked = await db.all<{ id: string; at: number; row: number }>(sql`
           SELECT id, likes_changed_at AS at, rowid AS row FROM ${contents[phase].rows}
           WHERE (likes_changed_at, rowid) > (${Number(from)}, ${Number(row)})
-          ORDER BY likes_changed_at, rowid LIMIT ${REBUILT_AT_ONCE}`)
+          ORDER BY likes_changed_at, rowid LIMIT ${REBUILD_STEP}`)
         const ids = liked.map((content) => content.id)
-        if (ids.length > 0) await drop([...new Set(await writeLikes(phase, ids, AS_IT_HAPPENED))])
+        if (ids.length > 0) await invalidate(await storeLikes(phase, ids, AS_CREATED))
         const last = liked.at(-1)
-        if (last && liked.length === REBUILT_AT_ONCE) return `${phase} ${last.at} ${last.row}`
+        if (last && liked.length === REBUILD_STEP) return `${phase} ${last.at} ${last.row}`
         return phase === 'post' ? `comment ${since} 0` : `comments c_${encoded(since)}`
       }
-      const written = await db.all<{ id: string }>(sql`
-        SELECT id FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILT_AT_ONCE}`)
-      const ids = written.map((comment) => comment.id)
-      if (ids.length > 0) await drop([...new Set(await refreshComments(ids, AS_IT_HAPPENED))])
-      return ids.length === REBUILT_AT_ONCE ? `comments ${ids.at(-1)}` : null
+      const written = await db.all<{ id: string; postId: string }>(sql`
+        SELECT id, post_id AS postId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
+      if (written.length > 0) await invalidate(await storeComments(written, AS_CREATED))
+      return written.length === REBUILD_STEP ? `comments ${written.at(-1)?.id}` : null
     },
   }
 
   return {
-    /** Is told of events, and builds again what is written down. */
+    /** Keeps notifications by the events, and rebuilds what D1 stores of them. */
     listener,
 
-    /** The likes of contents of one kind changed. D1 in one round trip, then one command; throws when D1 fails. */
-    async refreshLikes(kind: 'post' | 'comment', contentIds: string[], now = Date.now()): Promise<void> {
-      await drop([...new Set(await writeLikes(kind, contentIds, sql`${now}`))])
+    /**
+     * Stores the notifications of changed likes, then invalidates the inboxes of the authors. D1 in one round trip, then
+     * one command; throws when D1 fails. Safe to repeat: it stores what D1 has now.
+     */
+    async refreshLikes(kind: 'post' | 'comment', contentIds: string[]): Promise<void> {
+      await invalidate(await storeLikes(kind, contentIds, NOW))
     },
 
     /**
-     * The page of what `userId` is told of after `cursor`, and how many are unread of those that Redis holds. One round
-     * trip; for a page beyond those, D1 too.
+     * The page of the notifications of `userId` after `cursor`, and how many of those that Redis holds are unread. One
+     * round trip; for a page beyond those, D1 too.
      */
     async page(
       userId: string,
@@ -323,43 +362,56 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
       now = Date.now(),
     ): Promise<Page<Notification> & { unreadCount: number }> {
       const inbox = (await inboxes.get(userId, () => load(userId, now))) ?? (await load(userId, now))
-      const held = inbox.items.filter((told) => told.id < cursor)
+      const held = inbox.items.filter((item) => item.id < cursor)
       const isAllHeld = inbox.items.length <= inboxSize
       const rows = held.length > limit || isAllHeld ? held : await read(userId, limit + 1, cursor, now)
       const page = pageOf(
         rows,
         limit,
-        (told) => told.id,
-        (told) => toNotification(told, isRead(told, inbox)),
+        (item) => item.id,
+        (item) => toNotification(item, isRead(item, inbox)),
       )
       return { ...page, unreadCount: unreadOf(inbox) }
     },
 
     /**
-     * Marks as read what `userId` is told of now, up to and with the place `until`, or all; answers how many are left
-     * unread of those that Redis holds. A mark never goes back. One D1 round trip, then one command.
+     * Marks as read the notifications of `userId` that D1 has now, all or up to the id `until`. Returns how many of those
+     * that Redis holds are still unread. Two D1 round trips, then one command.
+     *
+     * A mark never goes back. A mark below an earlier one covers what arrived below it since then: those notifications
+     * count as noted when the earlier mark was made, and all others stay as they are.
+     *
+     * Safe to repeat; a repeat also marks what arrived up to `until` meanwhile.
      */
     async markRead(userId: string, until: string = LATEST, now = Date.now()): Promise<number> {
-      const latest = `n_${encoded(now + 1)}` // what is to come is not read
-      const [[mark], items] = await Promise.all([
+      const items = await read(userId, inboxSize + 1, LATEST, now)
+      const newest = items[0]?.id ?? `n_${encoded(now + 1)}`
+      const readUntil = until < newest ? until : newest // what is to come is not read
+      const [, , [mark]] = await db.batch([
+        db
+          .update(notifications)
+          .set({ notedAt: sql`read_at` })
+          .from(notificationReads)
+          .where(
+            sql`notification_reads.user_id = ${userId} AND read_until > ${readUntil} AND notifications.user_id = ${userId}
+              AND id > ${`n_${encoded(now - keptMs)}`} AND id <= ${readUntil} AND noted_at > read_at`,
+          ),
         db
           .insert(notificationReads)
-          .values({ userId, readUntil: until < latest ? until : latest, readAt: now })
+          .values({ userId, readUntil, readAt: NOW })
           .onConflictDoUpdate({
             target: notificationReads.userId,
-            set: {
-              readUntil: sql`max(${notificationReads.readUntil}, excluded.read_until)`,
-              readAt: sql`max(${notificationReads.readAt}, excluded.read_at)`,
-            },
-          })
-          .returning(markOf),
-        read(userId, inboxSize + 1, LATEST, now),
+            set: { readUntil, readAt: sql`max(${notificationReads.readAt}, excluded.read_at)` },
+            setWhere: sql`excluded.read_until >= ${notificationReads.readUntil}`,
+          }),
+        markOf(userId),
       ])
-      await drop([userId])
-      return mark ? unreadOf({ items, ...mark }) : 0
+      await invalidate([userId])
+      const left = items.filter((item) => item.id > readUntil)
+      return mark ? unreadOf({ items: left, ...mark }) : 0
     },
 
-    /** Deletes at most `most` of what nobody is told of any more; answers how many. For the cron. */
+    /** Deletes at most `most` expired notifications. Returns how many. For the cron; safe to repeat. */
     async purge(most: number, now: number): Promise<number> {
       const gone = await db.all(sql`
         DELETE FROM ${notifications}
@@ -369,8 +421,6 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     },
   }
 }
-
-const markOf = { readUntil: notificationReads.readUntil, readAt: notificationReads.readAt }
 
 const WANTED = new Set<string>([
   'post_created',
@@ -391,16 +441,16 @@ const contents = {
   },
 }
 
-/** When a like was given, not when it was last said again; as `post_likes_latest` and `comment_likes_latest` have it. */
+/** When a like began, also if its user repeated it. The expression of `post_likes_latest` and `comment_likes_latest`. */
 const SINCE = sql.raw('coalesce(since, changed_at)')
 
-/** A field that the schema of the event's type has, as text. */
+/** A text field of an event, which the schema of its type has. */
 function field({ data }: StoredEvent, name: string): string {
   const value = data[name]
   return typeof value === 'string' ? value : ''
 }
 
-/** A time (Unix ms) as ids begin with it; they know none before 1970. */
+/** A time (Unix ms) as the beginning of an id. Ids have no times before 1970. */
 const encoded = (ms: number) => encodeTime(Math.max(0, ms), 10).toLowerCase()
 
 /** The same of the column `created_at`: five bits a character, in Crockford's base 32. */
@@ -410,11 +460,14 @@ const ENCODED_TIME = sql.raw(
     .join(' || '),
 )
 
-/** What is written down; its JSON is that of `write`. */
-const parsed = ({ actorIds, ...row }: WrittenRow): Told => ({ ...row, actorIds: JSON.parse(actorIds) as string[] })
+/** A stored notification; `store` wrote its JSON. */
+const itemOfStored = ({ actorIds, ...row }: StoredRow): InboxItem => ({
+  ...row,
+  actorIds: JSON.parse(actorIds) as string[],
+})
 
-/** What is told of one post or follow: it takes its place from there. */
-const simple = (type: 'post' | 'follow', { id, actorId, createdAt }: ReadRow): Told => ({
+/** The notification of a post or follow, which takes its id from it. */
+const itemOfSource = (type: 'post' | 'follow', { id, actorId, createdAt }: SourceRow): InboxItem => ({
   id: `n_${id.slice(2)}${type[0]}`,
   type,
   actorIds: [actorId],
@@ -422,11 +475,11 @@ const simple = (type: 'post' | 'follow', { id, actorId, createdAt }: ReadRow): T
   postId: type === 'post' ? id : null,
   commentId: null,
   createdAt,
-  notedAt: createdAt,
+  notedAt: 0,
 })
 
-function toNotification(told: Told, isRead: boolean): Notification {
-  const { id, type, actorIds, actorsCount, postId, commentId } = told
+function toNotification(item: InboxItem, isRead: boolean): Notification {
+  const { id, type, actorIds, actorsCount, postId, commentId } = item
   return {
     id,
     type,
@@ -434,7 +487,7 @@ function toNotification(told: Told, isRead: boolean): Notification {
     actorsCount,
     ...(postId === null ? {} : { postId }),
     ...(commentId === null ? {} : { commentId }),
-    createdAt: new Date(told.createdAt).toISOString(),
+    createdAt: new Date(item.createdAt).toISOString(),
     isRead,
   }
 }

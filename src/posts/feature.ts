@@ -1,40 +1,55 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
+import { lazily } from '../service.ts'
 import { usersService } from '../users/users.ts'
+import { countsService, createCounts } from './counts.ts'
 import { type CachedPost, createPosts, postsService } from './posts.ts'
 import { posts as routes, postsByAuthor } from './routes.ts'
 import { createViews, viewsService } from './views.ts'
 
-/** Posts, the hot feed, and unique views. */
+/** How many contents one run of the cron reconciles. */
+const RECONCILED_PER_RUN = 5_000
+
+/**
+ * Posts, the hot feed, unique views, and the counts of posts and comments in Redis. D1 triggers record each content whose
+ * counts changed (`migrations/0010_unsettled_counts.sql`), and the cron brings Redis to them.
+ */
 export const posts: Feature = {
   name: 'posts',
   provides: [
-    provide(postsService, ({ db, cache, counters, use, outbox, writeThrough, config }) =>
-      createPosts({
-        db,
-        byId: cache<CachedPost>({
-          ...config.caches.posts,
-          name: 'post',
-          key: keys.post,
-          versionOf: (post) => post.version,
-        }),
-        hotIds: cache<string[]>({
-          ...config.caches.hot,
-          name: 'hot',
-          key: keys.hotPosts,
-          versionOf: () => 0,
-          generationKey: keys.hotGeneration,
-        }),
-        counters: counters.reads,
-        likedBy: (userId, ids) => use(likesService).likedBy(userId, ids),
-        authors: use(usersService),
-        outbox,
-        writeThrough,
-        hotWindowMs: config.hotWindowMs,
-      }),
-    ),
-    provide(viewsService, ({ db, counters }) => createViews(db, counters.writes)),
+    provide(postsService, (platform) => {
+      const { caches, hotWindowMs } = platform.config
+      return createPosts(
+        lazily(
+          {
+            db: () => platform.db,
+            byId: () =>
+              platform.cache<CachedPost>({
+                ...caches.posts,
+                name: 'post',
+                key: keys.post,
+                versionOf: (post) => post.version,
+              }),
+            hotIds: () =>
+              platform.cache<string[]>({
+                ...caches.hot,
+                name: 'hot',
+                key: keys.hotPosts,
+                versionOf: () => 0,
+                generationKey: keys.hotGeneration,
+              }),
+            counters: () => platform.counters.reads,
+            authors: () => platform.use(usersService),
+            outbox: () => platform.outbox,
+            writeThrough: () => platform.writeThrough,
+          },
+          { likedBy: (userId: string, ids: string[]) => platform.use(likesService).likedBy(userId, ids), hotWindowMs },
+        ),
+      )
+    }),
+    provide(countsService, ({ db, counters, fences }) => createCounts(db, counters.writes, fences)),
+    provide(viewsService, ({ db, counters, fences }) => createViews(db, counters.writes, fences)),
   ],
   routes: [
     ['/v1/posts', routes],
@@ -44,11 +59,12 @@ export const posts: Feature = {
     {
       name: 'write views',
       isExclusive: true,
-      async run({ use }, { signal }) {
-        // Bounded: the next run writes what one minute adds beyond this.
-        for (let round = 0; round < 50 && (await use(viewsService).flush(1_000)) > 0; round += 1)
-          signal.throwIfAborted()
-      },
+      run: ({ use }, tick) => use(viewsService).flush(tick),
+    },
+    {
+      name: 'reconcile counts',
+      isExclusive: true,
+      run: ({ use }, tick) => use(countsService).reconcile(RECONCILED_PER_RUN, tick),
     },
   ],
   purges: { hotFeeds: ({ use }) => use(postsService).purgeHot() },

@@ -1,20 +1,20 @@
-import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
+import { and, desc, eq, gt, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { listOf } from '../db/list.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
-import { service } from '../service.ts'
 import { newId } from '../ids.ts'
-import { type Counter, keys } from '../keys.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
-import type { Counters } from '../redis/counter.ts'
+import type { Counter, Counters, KnownCounts } from '../redis/counter.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
+import { service } from '../service.ts'
 import type { Users } from '../users/users.ts'
 import type { Post } from './schema.ts'
 
-/** A post as the cache holds it: without counts, which are read fresh. */
+/** A post as the cache holds it: without counts, which are never cached inside it. */
 export interface CachedPost {
   id: string
   authorId: string
@@ -34,33 +34,31 @@ const content = {
   version: posts.version,
 }
 const columns = { ...content, likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount }
-const counts = { id: posts.id, likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount }
 
 interface Counts {
-  id: string
   likes: number
   comments: number
   views: number
 }
 
 /** A post as D1 holds it. */
-export type PostRow = CachedPost & Omit<Counts, 'id'>
+export type PostRow = CachedPost & Counts
 
 const COUNTERS: Counter[] = ['likes', 'comments', 'views']
 const DAY_MS = 86_400_000
 
-/** The one hot feed there is. */
+/** The id of the hot feed in its cache. */
 const HOT = 'all'
 
 /** How many ids a hot feed keeps: the largest page. */
 const HOT_SIZE = 100
 
 /**
- * Of how many comments a deleted post takes the counts out of Redis: the newest, which were read last. Those of the
- * rest are asked for by nobody, and expire.
+ * For how many comments of a deleted post the request itself evicts the counts: the newest. The cron evicts the rest.
  */
-const FORGOTTEN_COMMENTS = 500
+const EVICTED_COMMENTS = 500
 
+/** What posts need. Each part may be built at its first use: a cached read uses one cache and the counters. */
 export interface PostsDependencies {
   db: DrizzleD1Database
   byId: Cache<CachedPost>
@@ -78,51 +76,51 @@ export const postsService = service<Posts>('posts')
 
 /**
  * Posts: the text cache-aside, the counts fresh from Redis beside it, in the same round trip.
- * Without Redis both come from D1, where counts are a little behind; writes are done, and reach the caches later.
+ * Without Redis both come from D1, whose counts are a little older; writes succeed, and the caches follow later.
+ *
+ * Each write is one D1 batch with its event. Recorded in D1, then completed: where the caches miss a write, the
+ * write-through repeats it, and the cron evicts the counts of what was deleted.
  */
-export function createPosts({
-  db,
-  byId,
-  hotIds,
-  counters,
-  likedBy,
-  authors,
-  outbox,
-  writeThrough,
-  hotWindowMs,
-}: PostsDependencies) {
+export function createPosts(needs: PostsDependencies) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
-    const rows = await db.select(content).from(posts).where(inArray(posts.id, ids))
+    const rows = await needs.db
+      .select(content)
+      .from(posts)
+      .where(sql`${posts.id} IN ${listOf(ids)}`)
     const found = new Map(rows.map((row) => [row.id, row]))
     return ids.map((id) => found.get(id) ?? null)
   }
 
-  /** The counts of `ids`, in their order; what Redis lacks is taken from `loadCounts`. */
-  async function countsOf(ids: string[], loadCounts: (ids: string[]) => Promise<Counts[]>): Promise<Counts[]> {
-    const keysOf = (id: string) => COUNTERS.map((counter) => keys.count(counter, id))
-    const values = await counters.read(ids.flatMap(keysOf), async (missing) => {
-      const isMissing = new Set(missing)
-      const rows = await loadCounts(ids.filter((id) => keysOf(id).some((key) => isMissing.has(key))))
-      return new Map(rows.flatMap((row) => COUNTERS.map((counter) => [keys.count(counter, row.id), row[counter]])))
-    })
-    return ids.map((id, i) => {
-      const [likes = 0, comments = 0, views = 0] = values.slice(i * COUNTERS.length)
-      return { id, likes, comments, views }
-    })
+  async function loadCounts(ids: string[]) {
+    if (ids.length === 0) return new Map<string, never>()
+    const rows = await needs.db
+      .select({
+        id: posts.id,
+        likes: posts.likesCount,
+        comments: posts.commentsCount,
+        views: posts.viewsCount,
+        changedAt: posts.likesChangedAt,
+        revision: posts.countsRevision,
+      })
+      .from(posts)
+      .where(sql`${posts.id} IN ${listOf(ids)}`)
+    return new Map(rows.map((row) => [row.id, row]))
   }
 
-  /**
-   * Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes.
-   * At most 100: what D1 can bind.
-   */
+  /** The counts of `ids`, in their order. */
+  async function countsOf(ids: string[], load: typeof loadCounts, known?: Map<string, KnownCounts>): Promise<Counts[]> {
+    const read = await needs.counters.read(COUNTERS, ids, load, known)
+    return read.map(([likes = 0, comments = 0, views = 0]) => ({ likes, comments, views }))
+  }
+
+  /** Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes. */
   async function getMany(ids: string[], viewerId?: string): Promise<Post[]> {
-    const finding = byId.getMany(ids, load)
+    const finding = needs.byId.getMany(ids, load)
     const counting = countsOf(ids, async (uncounted) => {
-      const exists = new Set((await finding).map((post) => post?.id))
-      const known = uncounted.filter((id) => exists.has(id))
-      return known.length === 0 ? [] : db.select(counts).from(posts).where(inArray(posts.id, known))
+      const existing = new Set((await finding).map((post) => post?.id))
+      return loadCounts(uncounted.filter((id) => existing.has(id)))
     })
-    const liking = viewerId === undefined ? undefined : likedBy(viewerId, ids)
+    const liking = viewerId === undefined ? undefined : needs.likedBy(viewerId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])
     return found.flatMap((post, i) => {
       const count = counted[i]
@@ -130,18 +128,22 @@ export function createPosts({
     })
   }
 
-  /** What D1 read, as `viewerId` sees it, with its counts fresh. One round trip. */
+  /** Rows that D1 has just read, as `viewerId` sees them, with fresh counts. One round trip. */
   async function withCounts(rows: PostRow[], viewerId?: string): Promise<Post[]> {
     const ids = rows.map((row) => row.id)
     const [counted, liked] = await Promise.all([
-      countsOf(ids, async () => rows),
-      viewerId === undefined ? undefined : likedBy(viewerId, ids),
+      countsOf(ids, loadCounts, new Map(rows.map((row) => [row.id, row]))),
+      viewerId === undefined ? undefined : needs.likedBy(viewerId, ids),
     ])
     return rows.map((row, i) => toPost(row, counted[i] ?? row, liked?.[i]))
   }
 
+  /** Whether a row is post `id`, of `authorId`, at one of `versions` (any when absent). */
+  const editable = (id: string, authorId: string, versions?: number[]) =>
+    and(eq(posts.id, id), eq(posts.authorId, authorId), versions && sql`${posts.version} IN ${listOf(versions)}`)
+
   const ownership = (id: string) =>
-    db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
+    needs.db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
 
   return {
     getMany,
@@ -156,7 +158,7 @@ export function createPosts({
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
     async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
-      const rows = await db
+      const rows = await needs.db
         .select(columns)
         .from(posts)
         .where(and(eq(posts.authorId, authorId), cursor === undefined ? undefined : lt(posts.id, cursor)))
@@ -172,23 +174,23 @@ export function createPosts({
     },
 
     /**
-     * The hot feed: the most liked posts of the last days. The list of ids is as old as its cache; texts and counts
-     * are not, and the page is sorted by them. Two round trips from Redis, one when memory has the list.
+     * The hot feed: the most liked posts of the last days. Only the list of ids is cached for long; texts and counts are
+     * fresh, and sort the page. Two round trips from Redis, one when memory has the list.
      */
     async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
-      const ids = await hotIds.get(HOT, async () => {
-        const since = now - hotWindowMs
+      const ids = await needs.hotIds.get(HOT, async () => {
+        const since = now - needs.hotWindowMs
         const days = []
         for (let day = Math.floor(since / DAY_MS); day <= now / DAY_MS; day += 1) days.push(day)
         const ofDay = (day: number) =>
-          db
+          needs.db
             .select({ id: posts.id, likes: posts.likesCount })
             .from(posts)
             .where(and(eq(posts.createdDay, day), gt(posts.createdAt, since)))
             .orderBy(desc(posts.likesCount), desc(posts.id))
             .limit(HOT_SIZE)
         const [first, ...rest] = days.map(ofDay)
-        const best = first ? (await db.batch([first, ...rest])).flat() : []
+        const best = first ? (await needs.db.batch([first, ...rest])).flat() : []
         best.sort((a, b) => b.likes - a.likes || (a.id < b.id ? 1 : -1))
         return best.slice(0, HOT_SIZE).map((post) => post.id)
       })
@@ -197,8 +199,8 @@ export function createPosts({
     },
 
     /**
-     * Writes a post. `alongside` joins the batch that does. One D1 round trip, then one for the caches of the post and
-     * of its author.
+     * Writes a post; `alongside` joins the D1 batch. One D1 round trip, then one for the caches of the post and of its
+     * author. Repeating it writes another post, unless `alongside` records an idempotency key.
      */
     async create(
       authorId: string,
@@ -209,36 +211,36 @@ export function createPosts({
       const id = newId('p', now)
       const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
       const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
-      const transaction = outbox.transaction()
-      const [, rows] = await db.batch([
-        db.insert(posts).values(post),
-        authors.select(authorId),
+      const transaction = needs.outbox.transaction()
+      const [, rows] = await needs.db.batch([
+        needs.db.insert(posts).values(post),
+        needs.authors.select(authorId),
         transaction.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
         ...alongside(created),
       ])
       transaction.enqueue()
-      await writeThrough(
-        () => [byId.put(id, post), ...authors.refreshCache(rows)],
-        () => [byId.invalidate([id]), authors.invalidateCache([authorId])],
+      await needs.writeThrough(
+        () => [needs.byId.put(id, post), ...needs.authors.refreshCache(rows)],
+        () => [needs.byId.invalidate([id]), needs.authors.invalidateCache([authorId])],
       )
       return created
     },
 
     /**
      * Changes the text of a post, if it is `authorId`'s and at one of `versions`. One D1 round trip, then one for its
-     * cache and its counts.
+     * cache and its counts. Safe to repeat without `versions`; with them a repetition is refused as `version-changed`.
      */
     async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Post> {
-      const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
+      const isEditable = editable(id, authorId, versions)
       const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
-      const transaction = outbox.transaction()
-      const [, [row], [found]] = await db.batch([
-        transaction.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isMeant})`, now),
-        db
+      const transaction = needs.outbox.transaction()
+      const [, [row], [found]] = await needs.db.batch([
+        transaction.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`, now),
+        needs.db
           .update(posts)
           .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
-          .where(isMeant)
+          .where(isEditable)
           .returning(columns),
         ownership(id),
       ])
@@ -247,76 +249,73 @@ export function createPosts({
       const { likes: _likes, comments: _comments, views: _views, ...post } = row
       const [[updated]] = await Promise.all([
         withCounts([row], authorId),
-        writeThrough(
-          () => [byId.put(id, post)],
-          () => [byId.invalidate([id])],
+        needs.writeThrough(
+          () => [needs.byId.put(id, post)],
+          () => [needs.byId.invalidate([id])],
         ),
       ])
       return updated ?? toPost(row, row, undefined)
     },
 
-    /** Forgets the texts of posts that somebody else wrote in D1. One round trip. */
-    invalidate: (ids: string[]) => byId.invalidate(ids),
+    /** Invalidates the texts of posts that another back end wrote in D1. One round trip. */
+    invalidate: (ids: string[]) => needs.byId.invalidate(ids),
 
-    /** Lets every hot feed be put together again. One command. */
-    expireHot: () => hotIds.expireAll(),
+    /** Expires every hot feed. One command. */
+    expireHot: () => needs.hotIds.expireAll(),
 
-    /** Removes what is left of hot feeds that have expired so; answers how many. One script. */
-    purgeHot: () => hotIds.purge([HOT]),
+    /** Purges hot feeds that were expired; returns how many. One script. */
+    purgeHot: () => needs.hotIds.purge([HOT]),
 
     /**
-     * Removes a post, if it is `authorId`'s and at one of `versions`, and with it its likes, comments, counts, and
-     * places in caches and feeds. One D1 round trip, then one for the caches.
+     * Removes a post, if it is `authorId`'s and at one of `versions`, with its likes, comments, counts, and places in
+     * caches and feeds. One D1 round trip, then one for the caches. A repetition is refused as `not-found`.
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
-      const isMeant = and(eq(posts.id, id), eq(posts.authorId, authorId), versions && inArray(posts.version, versions))
-      const transaction = outbox.transaction()
-      const [commented, [found], , [removed], rows] = await db.batch([
-        db
+      const isEditable = editable(id, authorId, versions)
+      const transaction = needs.outbox.transaction()
+      const [commented, [found], , [removed], rows] = await needs.db.batch([
+        needs.db
           .select({ id: comments.id })
           .from(comments)
           .where(eq(comments.postId, id))
           .orderBy(desc(comments.id))
-          .limit(FORGOTTEN_COMMENTS),
+          .limit(EVICTED_COMMENTS),
         ownership(id),
         transaction.record(
           { type: 'post_deleted', data: { postId: id, authorId } },
-          sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isMeant})`,
+          sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`,
           now,
         ),
-        db.delete(posts).where(isMeant).returning({ createdAt: posts.createdAt }),
-        authors.select(authorId),
+        needs.db.delete(posts).where(isEditable).returning({ createdAt: posts.createdAt }),
+        needs.authors.select(authorId),
       ])
       transaction.enqueue()
       if (!removed) throw refusal(id, authorId, found)
-      const counted = [
-        ...COUNTERS.map((counter) => keys.count(counter, id)),
-        keys.viewers(id),
-        keys.viewsBase(id),
-        keys.countsMeta(id),
-        ...commented.flatMap((comment) => [keys.count('likes', comment.id), keys.countsMeta(comment.id)]),
+      const evict = () => [
+        needs.byId.invalidate([id]),
+        needs.counters.evict(COUNTERS, [id]),
+        needs.counters.evict(
+          ['likes'],
+          commented.map((comment) => comment.id),
+        ),
+        ...(removed.createdAt > now - needs.hotWindowMs ? [needs.hotIds.expireAll()] : []), // no hot feed has older posts
       ]
-      const forget = () => [
-        byId.invalidate([id]),
-        counters.forget(counted),
-        ...(removed.createdAt > now - hotWindowMs ? [hotIds.expireAll()] : []), // older ones are in no hot feed
-      ]
-      await writeThrough(
-        () => [...forget(), ...authors.refreshCache(rows)],
-        () => [...forget(), authors.invalidateCache([authorId])],
+      await needs.writeThrough(
+        () => [...evict(), ...needs.authors.refreshCache(rows)],
+        () => [...evict(), needs.authors.invalidateCache([authorId])],
       )
     },
   }
 }
 
-/** Why `authorId` could not change the post, of which `found` was there. */
+/** Why `authorId` may not change the post that was `found`. */
 function refusal(id: string, authorId: string, found: { authorId: string; version: number } | undefined): Problem {
   if (!found) return new Problem('not-found', `There is no post ${id}`)
   if (found.authorId !== authorId) return new Problem('not-yours')
   return new Problem('version-changed', `The post is at version ${found.version}`)
 }
 
-function toPost(post: CachedPost, count: Omit<Counts, 'id'>, likedByMe: boolean | undefined): Post {
+function toPost(post: CachedPost, count: Counts, likedByMe: boolean | undefined): Post {
   const { id, authorId, text, version } = post
   return {
     id,

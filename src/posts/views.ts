@@ -2,52 +2,61 @@ import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { posts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
-import { service } from '../service.ts'
-import { keys } from '../keys.ts'
+import type { FencedRun, Fences } from '../locks/fences.ts'
 import type { Counters } from '../redis/counter.ts'
+import { service } from '../service.ts'
+
+/** How many counts one D1 statement writes. */
+const WRITTEN_AT_ONCE = 1_000
+/** How many such statements one run of the cron sends; the next run continues. */
+const MAX_WRITES = 50
 
 export type Views = ReturnType<typeof createViews>
 export const viewsService = service<Views>('views')
 
 /**
- * Unique viewers of posts, approximate: a HyperLogLog per post in Redis, written to D1 in batches by the cron.
- * What Redis loses before that is lost, at most a minute of views; without Redis a view is refused as unavailable.
+ * Unique viewers of posts, approximate: a HyperLogLog per post in Redis, written to D1 by the cron.
+ *
+ * Where Redis loses everything it has about a post, its views since the last run of the cron are lost (about a minute),
+ * and each earlier viewer counts once more when that user views the post again: after `n` losses a count is between the
+ * one D1 had and `n + 1` times the unique viewers. It never falls below the count in D1.
+ * Without Redis a view is refused as unavailable.
  */
-export function createViews(db: DrizzleD1Database, counters: Counters) {
+export function createViews(db: DrizzleD1Database, counters: Counters, fences: Fences) {
   return {
-    /** Notes that `viewer` (a user, or an address) saw a post; answers how many have. One round trip. */
+    /** Records that `viewer` (a user, or an address) saw a post; returns its views. One round trip. Safe to repeat. */
     async add(postId: string, viewer: string): Promise<number> {
-      const place = {
-        viewers: keys.viewers(postId),
-        count: keys.count('views', postId),
-        base: keys.viewsBase(postId),
-        dirty: keys.viewsDirty,
-      }
       const load = async () => {
         const [row] = await db.select({ views: posts.viewsCount }).from(posts).where(eq(posts.id, postId))
         return row?.views ?? null
       }
-      const views = await counters
-        .see(place, postId, viewer, load)
-        .catch(unavailable('Views cannot be counted right now'))
+      const views = await counters.view(postId, viewer, load).catch(unavailable('Views cannot be counted right now'))
       if (views === null) throw new Problem('not-found', `There is no post ${postId}`)
       return views
     },
 
-    /** Writes the views of up to `most` posts to D1; answers how many posts. For the cron, until it answers 0. */
-    async flush(most: number): Promise<number> {
-      const counts = await counters.takeDirty(keys.viewsDirty, most, (id) => keys.count('views', id))
-      if (counts.size === 0) return 0
-      try {
-        await db.run(sql`
-          UPDATE ${posts} SET views_count = max(views_count, views.value)
-          FROM json_each(${JSON.stringify(Object.fromEntries(counts))}) AS views
-          WHERE ${posts.id} = views.key`)
-      } catch (error) {
-        await counters.markDirty(keys.viewsDirty, [...counts.keys()])
-        throw error
+    /**
+     * Writes to D1 what it does not have yet; returns how many counts. For the cron. Safe to repeat: a count is read,
+     * written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when `signal` aborts
+     * or a later run has the lock.
+     */
+    async flush({ signal, lock }: FencedRun): Promise<number> {
+      let written = 0
+      for (let i = 0; i < MAX_WRITES; i += 1) {
+        signal.throwIfAborted()
+        const views = await counters.unwrittenViews(WRITTEN_AT_ONCE)
+        if (views.size === 0) break
+        const write = db
+          .update(posts)
+          .set({ viewsCount: sql`max(${posts.viewsCount}, views.value)` })
+          .from(sql`json_each(${JSON.stringify(Object.fromEntries(views))}) AS views`)
+          .where(sql`${posts.id} = views.key`)
+        await fences.batch(lock, [write])
+        written += views.size
+        const confirmed = await counters.confirmViews(views)
+        if (confirmed === 0 || views.size < WRITTEN_AT_ONCE) break
       }
-      return counts.size
+      return written
     },
   }
 }

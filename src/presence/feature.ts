@@ -10,19 +10,7 @@ export const presence: Feature = {
   provides: [
     provide(onlineUsers, ({ redis, config }) => createOnline(redis.reads, keys, config.presence)),
     provide(presenceService, ({ db, use, outbox, defer }) =>
-      createPresence(
-        db,
-        use(onlineUsers),
-        (changes) =>
-          outbox.emit(
-            changes.map(({ userId, isOnline, at, visibility }) => ({
-              type: 'user_status_change',
-              data: { userId, status: isOnline ? 'online' : 'offline', at: new Date(at).toISOString() },
-              audience: visibility === 'everyone' ? 'everyone' : 'followers',
-            })),
-          ),
-        defer,
-      ),
+      createPresence({ db, online: use(onlineUsers), outbox, defer }),
     ),
   ],
   routes: [['/v1/presence', routes]],

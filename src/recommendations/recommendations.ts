@@ -7,24 +7,24 @@ import { service } from '../service.ts'
 import type { Post } from '../posts/schema.ts'
 import type { Cache } from '../redis/cache.ts'
 
-/** How many posts are kept for a member, best first: three of the largest page, since what they like then is left out. */
-const KEPT = 150
-/** How many of the best by score are looked through for what a member neither wrote nor likes. */
-const LOOKED_THROUGH = 1_000
-/** The latest posts a member likes say what they like; the latest that a neighbour likes, what else there is. */
+/** How many posts a user's list has: three of the largest page, because posts that the user likes later are left out. */
+const LIST_SIZE = 150
+/** How many of the best posts by score are searched for posts that the user neither wrote nor likes. */
+const SEARCHED = 1_000
+/** How many of the latest likes of the user, and of each neighbour, are used. */
 const LIKES = 20
-/** Of those who like a post, so many who joined just before the member count, and as many who joined just after. */
+/** Of each liked post, this many likers who joined just before the user are used, and as many who joined just after. */
 const LIKERS = 25
-/** Of those, the ones who like most of the same posts are the neighbours. */
+/** The neighbours are this many of those likers: the ones who like most of the same posts. */
 const NEIGHBOURS = 50
-/** How many more posts are read than asked for: some may be liked meanwhile, or deleted. */
+/** How many more posts than requested are read: some may have been liked or deleted since. */
 const SPARE = 20
 /** How many posts one step of a rebuild scores. */
-const STEP = 1_000
+const REBUILD_STEP = 1_000
 
-/** A post with twice the weight is as good as one that is this much younger. */
+/** Twice the weight is worth as much as being this much younger. */
 const DOUBLING_MS = 8 * 3_600_000
-/** How little the first places of a ranking differ: the constant of reciprocal rank fusion. */
+/** The constant of reciprocal rank fusion. The higher it is, the less the first places of a ranking differ. */
 const FUSION = 60
 
 export type Recommendations = ReturnType<typeof createRecommendations>
@@ -32,48 +32,49 @@ export const recommendationsService = service<Recommendations>('recommendations'
 
 export interface RecommendationsDependencies {
   db: DrizzleD1Database
-  /** By member: ids of posts, best first. */
+  /** By user: ids of posts, best first. */
   lists: Cache<string[]>
   hot: (limit: number) => Promise<Post[]>
-  /** Those of at most 100 ids that exist, in that order, as the viewer sees them. */
+  /** Returns the posts of at most 100 ids that exist, in that order, as the viewer sees them. */
   getMany: (ids: string[], viewerId: string) => Promise<Post[]>
 }
 
 /**
- * Posts for a member, none their own and none they like already. Two rankings are fused: posts by likes, comments and
- * views, decaying with time; and posts liked by those who like what the member likes. Who likes nothing yet gets the
- * hot feed first, and it fills up what is short.
+ * Recommends posts to a user, without the user's own and those that the user likes. It fuses two rankings: posts by
+ * likes, comments and views, decaying with time; and posts that the user's neighbours like. The hot feed fills a list
+ * that is too short. For a user without likes it comes first.
  *
- * A score is `log2(1 + weight) + created / 8 hours`, as Reddit ranks: time moves all scores alike, so none is computed
- * again for growing old. A listener keeps them in D1 (`post_scores`), each computed from the counts of its post in the
- * statement that writes it: events that come late, twice or in another order leave it right.
+ * A score is `log2(1 + weight) + created / 8 hours`, as Reddit ranks. Time moves all scores alike, so no score has to be
+ * computed again because a post grows old. A listener maintains the scores in D1 (`post_scores`). Each statement computes
+ * them from the current counts, so late, repeated and reordered events leave them right.
  *
- * The list of a member is cached for some minutes; what they like meanwhile is left out when it is read. One round trip
- * while memory has the list, two from Redis. To make it takes three D1 queries in two steps. Without Redis D1 is asked.
+ * A user's list is cached for some minutes. Posts that the user likes meanwhile are left out when it is read. Reading
+ * takes one round trip from memory, two from Redis; a new list takes three D1 queries in two steps. Without Redis it
+ * comes from memory or D1.
  */
 export function createRecommendations({ db, lists, hot, getMany }: RecommendationsDependencies) {
-  /** What to recommend to `userId`, best first; null when there is nothing. */
+  /** Computes the list of `userId`, best first; null if there are no posts. */
   async function compute(userId: string): Promise<string[] | null> {
-    const [ranked, mine] = await Promise.all([
+    const [ranked, liked] = await Promise.all([
       db.all<{ id: string }>(rankedQuery(userId)),
       db.all<{ likers: string }>(likersQuery(userId)),
     ])
-    const likers = mine.flatMap((row) => row.likers.split(',').filter(Boolean))
+    const likers = liked.flatMap((row) => row.likers.split(',').filter(Boolean))
     const neighbours = best(sum(likers.map((id) => [id, 1]))).slice(0, NEIGHBOURS)
-    const theirs = neighbours.length === 0 ? [] : await db.all<Liked>(theirsQuery(userId, neighbours))
-    const affinity = sum(theirs.map(({ id, shared, likes }) => [id, shared / Math.sqrt(likes)]))
+    const likedByNeighbours = neighbours.length === 0 ? [] : await db.all<Liked>(neighboursQuery(userId, neighbours))
+    const affinity = sum(likedByNeighbours.map(({ id, shared, likes }) => [id, shared / Math.sqrt(likes)]))
 
     const rankings = [ranked.map((row) => row.id), best(affinity).map(([id]) => id)]
     const places = rankings.flatMap((ids) => ids.map((id, i): [string, number] => [id, 1 / (FUSION + i)]))
     const fused = best(sum(places)).map(([id]) => id)
-    if (mine.length > 0 && fused.length >= KEPT) return fused.slice(0, KEPT)
+    if (liked.length > 0 && fused.length >= LIST_SIZE) return fused.slice(0, LIST_SIZE)
 
     const popular = (await hot(100)).filter((post) => post.authorId !== userId).map((post) => post.id)
-    const all = new Set(mine.length > 0 ? [...fused, ...popular] : [...popular, ...fused])
-    return all.size === 0 ? null : [...all].slice(0, KEPT)
+    const all = new Set(liked.length > 0 ? [...fused, ...popular] : [...popular, ...fused])
+    return all.size === 0 ? null : [...all].slice(0, LIST_SIZE)
   }
 
-  /** Scores posts that `from` selects with what is counted of them now; answers their ids. One D1 round trip. */
+  /** Scores the posts that `from` selects by their current counts; returns their ids. One D1 round trip. Safe to repeat. */
   async function score(from: ReturnType<typeof sql>): Promise<string[]> {
     const scored = await db
       .insert(postScores)
@@ -85,7 +86,7 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
 
   const listener: Listener = {
     name: 'recommendations',
-    // A deleted post takes its score with it.
+    // Deleting a post deletes its score.
     wants: ({ channel, type, subject }) =>
       (channel === 'post_events' && type === 'post_created') ||
       (channel === 'counter_events' && type === 'counter_update' && subject.startsWith('p_')),
@@ -93,26 +94,26 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
       await score(sql`WHERE id IN ${listOf(events.map((event) => event.subject))}`)
     },
     async rebuild(cursor) {
-      const ids = await score(sql`WHERE id > ${cursor ?? ''} ORDER BY id LIMIT ${STEP}`)
-      return ids.length < STEP ? null : ids.reduce((a, b) => (a > b ? a : b))
+      const ids = await score(sql`WHERE id > ${cursor ?? ''} ORDER BY id LIMIT ${REBUILD_STEP}`)
+      return ids.length < REBUILD_STEP ? null : ids.reduce((a, b) => (a > b ? a : b))
     },
   }
 
   return {
     listener,
 
-    /** Ids of posts for `userId`, best first: as old as their cache. */
+    /** Returns the ids of posts for `userId`, best first. They may be as old as the cache allows. */
     list: async (userId: string): Promise<string[]> => (await lists.get(userId, () => compute(userId))) ?? [],
 
-    /** The first `limit` of the posts `ids` that `userId` does not like by now. One round trip, rarely two. */
+    /** Returns the first `limit` posts of `ids` that `userId` does not like. One round trip, rarely two. */
     async read(ids: string[], userId: string, limit: number): Promise<Post[]> {
       const size = Math.min(limit + SPARE, 100)
-      const found: Post[] = []
-      for (let read = 0; read < ids.length && found.length < limit; read += size) {
+      const posts: Post[] = []
+      for (let read = 0; read < ids.length && posts.length < limit; read += size) {
         const some = await getMany(ids.slice(read, read + size), userId)
-        found.push(...some.filter((post) => post.likedByMe === false))
+        posts.push(...some.filter((post) => post.likedByMe === false))
       }
-      return found.slice(0, limit)
+      return posts.slice(0, limit)
     },
   }
 }
@@ -120,30 +121,30 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
 /** A post that a neighbour likes. */
 interface Liked {
   id: string
-  /** How many of the member's posts that neighbour likes too. */
+  /** How many of the posts that the user likes the neighbour likes too. */
   shared: number
-  /** By how many it is liked: who likes what everybody likes says little. */
+  /** How many likes the post has. A post that everybody likes says little about its likers. */
   likes: number
 }
 
-/** A comment takes more than a like, a like more than a look. */
+/** A comment weighs more than a like, and a like more than a view. */
 const SCORE = sql`log2(1 + 3 * comments_count + likes_count + 0.1 * views_count) + created_at * 1.0 / ${DOUBLING_MS}`
 
-/** Whether a post is neither written nor liked by `userId`. */
+/** Whether `userId` neither wrote nor likes a post. */
 const isNewTo = (userId: string) => sql`author_id <> ${userId}
   AND NOT EXISTS (SELECT 1 FROM post_likes WHERE post_id = posts.id AND user_id = ${userId} AND is_liked)`
 
-/** The best by score that are new to `userId`, in their order. */
+/** The best posts by score that are new to `userId`, in that order. */
 const rankedQuery = (userId: string) => sql`
-  SELECT posts.id FROM (SELECT post_id FROM post_scores WHERE score > 0 ORDER BY score DESC LIMIT ${LOOKED_THROUGH}) AS best
+  SELECT posts.id FROM (SELECT post_id FROM post_scores WHERE score > 0 ORDER BY score DESC LIMIT ${SEARCHED}) AS best
   CROSS JOIN posts ON posts.id = best.post_id
-  WHERE ${isNewTo(userId)} LIMIT ${KEPT}`
+  WHERE ${isNewTo(userId)} LIMIT ${LIST_SIZE}`
 
 /** The latest posts that `user` likes. */
 const latestLikes = (user: ReturnType<typeof sql>) => sql`
   SELECT post_id FROM post_likes WHERE user_id = ${user} AND is_liked ORDER BY post_id DESC LIMIT ${LIKES}`
 
-/** For each of the latest posts that `userId` likes, the ids of some who like it too. */
+/** For each of the latest posts that `userId` likes, the ids of some other likers. */
 const likersQuery = (userId: string) => {
   const likers = (isBefore: boolean) => sql`
     SELECT group_concat(user_id) FROM (
@@ -156,8 +157,8 @@ const likersQuery = (userId: string) => {
     SELECT concat_ws(',', (${likers(true)}), (${likers(false)})) AS likers FROM mine`
 }
 
-/** The latest likes of `neighbours` (with how many likes they share) that are new to `userId`. */
-const theirsQuery = (userId: string, neighbours: [id: string, shared: number][]) => sql`
+/** The latest likes of `neighbours` (with their number of shared likes) that are new to `userId`. */
+const neighboursQuery = (userId: string, neighbours: [id: string, shared: number][]) => sql`
   SELECT posts.id, neighbour.value ->> 1 AS shared, max(likes_count, 1) AS likes
   FROM json_each(${JSON.stringify(neighbours)}) AS neighbour
   CROSS JOIN json_each((
@@ -166,13 +167,13 @@ const theirsQuery = (userId: string, neighbours: [id: string, shared: number][])
   CROSS JOIN posts ON posts.id = liked.value
   WHERE ${isNewTo(userId)}`
 
-/** The sum of the values of each id. */
+/** Sums the values of each id. */
 function sum(values: [id: string, value: number][]): Map<string, number> {
   const sums = new Map<string, number>()
   for (const [id, value] of values) sums.set(id, (sums.get(id) ?? 0) + value)
   return sums
 }
 
-/** The highest first; of equals the youngest. */
+/** Sorts by value, highest first; equal values by id, latest first. */
 const best = (values: Map<string, number>): [id: string, value: number][] =>
   [...values].sort(([a, x], [b, y]) => y - x || (a < b ? 1 : -1))

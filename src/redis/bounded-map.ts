@@ -1,43 +1,50 @@
-/** A map that forgets what was used least recently when it grows past its bound. */
+/** A map with a maximum total size. It evicts the least recently used values first. */
 export type BoundedMap<T> = ReturnType<typeof createBoundedMap<T>>
 
 /**
- * A least-recently-used map whose sizes add up to at most `maxSize`, in whatever unit `sizeOf` answers. Larger values
- * are not kept. Ours, because the libraries that bound by size weigh 6 KiB of the Worker's 110.
+ * Creates a map whose values have a total size of at most `maxSize`, in the unit of `sizeOf`. A value larger than
+ * `maxSize` is not kept. `onEvict` receives each value that the map drops because of its size.
+ *
+ * Not a library: those that limit the total size add 6 KiB to the Worker.
  */
-export function createBoundedMap<T>(maxSize: number, sizeOf: (value: T, key: string) => number) {
-  const held = new Map<string, { value: T; size: number }>() // in the order of use, the latest last
-  let total = 0
+export function createBoundedMap<T>(
+  maxSize: number,
+  sizeOf: (value: T, key: string) => number,
+  onEvict: (value: T) => void = () => {},
+) {
+  const items = new Map<string, { value: T; size: number }>() // the most recently used is last
+  let totalSize = 0
 
   function remove(key: string): void {
-    total -= held.get(key)?.size ?? 0
-    held.delete(key)
+    totalSize -= items.get(key)?.size ?? 0
+    items.delete(key)
   }
 
   return {
     get(key: string): T | undefined {
-      const found = held.get(key)
-      if (!found) return undefined
-      held.delete(key)
-      held.set(key, found)
-      return found.value
+      const item = items.get(key)
+      if (!item) return undefined
+      items.delete(key)
+      items.set(key, item)
+      return item.value
     },
 
     set(key: string, value: T): void {
       remove(key)
       const size = sizeOf(value, key)
-      if (size > maxSize) return
-      held.set(key, { value, size })
-      total += size
-      for (const oldest of held.keys()) {
-        if (total <= maxSize) break
+      if (size > maxSize) return onEvict(value)
+      items.set(key, { value, size })
+      totalSize += size
+      for (const [oldest, { value }] of items) {
+        if (totalSize <= maxSize) break
         remove(oldest)
+        onEvict(value)
       }
     },
 
     delete: remove,
-    keys: () => held.keys(),
-    /** The sum of the sizes. */
-    size: () => total,
+    keys: () => items.keys(),
+    /** The total size of all values. */
+    size: () => totalSize,
   }
 }

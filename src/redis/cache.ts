@@ -1,24 +1,5 @@
 import type { Redis } from '@upstash/redis/cloudflare'
-import { type BoundedMap, createBoundedMap } from './bounded-map.ts'
-
-/** One cached value. `d` is `null` for what is known not to exist. Times are Unix ms; names are short to save bytes. */
-interface Entry<T> {
-  /** Version of the value. It comes first, so that the script below can read it without parsing the rest. */
-  v: number
-  /** Fresh until. */
-  f: number
-  /** Loaded at. */
-  l: number
-  /** Generation it was loaded under; 0 where the kind has none. */
-  g: number
-  d: T | null
-}
-
-/** What an isolate remembers between requests: entries, with the moment Redis must be asked again. */
-export type Memory = BoundedMap<{ entry: Entry<unknown>; until: number }>
-
-export const createMemory = (maxBytes: number): Memory =>
-  createBoundedMap(maxBytes, ({ entry }, key) => 2 * (JSON.stringify(entry).length + key.length) + 200) // UTF-16
+import { type CacheEntry, CLOCK_SKEW_MS, type Memory, type ReadStart, type Slot } from './memory.ts'
 
 /** Something that happened in a cache, for statistics and `Cache-Status`. */
 export interface CacheEvent {
@@ -26,12 +7,12 @@ export interface CacheEvent {
   cache: string
   layer: 'memory' | 'redis' | 'loader'
   /**
-   * `hit` fresh · `stale` served past its time · `negative` known not to exist · `miss` · `error` the layer
-   * failed · `load` the loader ran · `store` written · `lost` not written: invalidated or overtaken meanwhile ·
+   * `hit` fresh · `stale` served past its fresh time · `negative` does not exist · `miss` · `error` the layer failed ·
+   * `load` the loader ran · `store` written to Redis · `lost` not written: invalidated or replaced meanwhile ·
    * `refused` too large to store.
    */
   outcome: 'hit' | 'stale' | 'negative' | 'miss' | 'error' | 'load' | 'store' | 'lost' | 'refused'
-  /** How long the value is still fresh (ms, negative when stale); for hits. */
+  /** For hits: how long the value is still fresh (ms); negative when stale. */
   ttlMs?: number
 }
 
@@ -49,19 +30,19 @@ export interface CacheDependencies {
 /** All times in ms. Redis keeps an entry for `freshMs + max(staleMs, staleIfErrorMs)`. */
 export interface CachePolicy {
   freshMs: number
-  /** Stale-while-revalidate: how long past fresh a value is served while one caller refreshes it. */
+  /** Stale-while-revalidate: how long past fresh a value is served while one reader refreshes it. */
   staleMs: number
   /** Stale-if-error: how long past fresh a value is served when the loader fails. */
   staleIfErrorMs: number
   /** How long `null` is fresh. It is never served stale. */
   negativeMs: number
-  /** How long memory answers without asking Redis: how late another isolate's write may be seen. */
+  /** How long memory answers without Redis, from the start of the read: the longest delay before a reader sees another isolate's write. */
   memoryMs: number
-  /** Past this, a value in memory that is still servable is served instead of waiting for Redis. */
+  /** After this wait for Redis, a value in memory that is fresh or stale is served instead. */
   softTimeoutMs: number
-  /** How long a filler owns the right to fill; a load that takes longer is not stored. */
+  /** How long a reader owns the right to load a key. A load that takes longer is not stored. */
   leaseMs: number
-  /** How long a reader waits for somebody else's load before it loads by itself. */
+  /** How long a reader waits for the load of another before it loads the value itself. */
   waitMs: number
   /** Larger values are not stored. */
   maxValueBytes: number
@@ -71,7 +52,7 @@ export interface CacheKind<T> extends CachePolicy {
   /** For events, e.g. `user`. */
   name: string
   key: (id: string) => string
-  /** Rises with every change of the value. A kind without versions answers 0. */
+  /** A positive number that rises with every change of the value. A kind without versions returns 0. */
   versionOf: (value: T) => number
   /** Key of a number: raising it expires every entry of the kind at once. */
   generationKey?: string
@@ -79,31 +60,53 @@ export interface CacheKind<T> extends CachePolicy {
 
 export type Cache<T> = ReturnType<typeof createCache<T>>
 
-/** Answers the values of `ids` in their order, `null` for what does not exist. */
+/** Returns the values of `ids` in their order, `null` for what does not exist. */
 export type Load<T> = (ids: string[]) => Promise<(T | null)[]>
 
-/** What an invalidation leaves behind for `TOMBSTONE_MS`: a miss that no write-through may replace. */
+/** By id. */
+type Values<T> = Map<string, T | null>
+
+/** What Redis has for some keys. */
+interface Lookup<T> {
+  /** By key. A key is absent if Redis has no entry, one of another generation, or one that memory knows is out of date. */
+  entries: Map<string, CacheEntry<T>>
+  generation: number
+}
+
+/** A load that Redis does not have yet. */
+interface PendingLoad<T> {
+  read: ReadStart
+  /** By key. */
+  entries: Promise<Map<string, CacheEntry<T>>>
+}
+
+/** An invalidation writes this in place of the entry, for `TOMBSTONE_MS`: a miss that no write-through may replace. */
 const TOMBSTONE = 'x'
 const TOMBSTONE_MS = 10_000
 
 /**
- * Stores one or more entries. KEYS: entry, lease, entry, lease … ARGV, four for each: nonce, version, entry, TTL (ms).
- * With a nonce it is a fill: only the holder of the lease may. Without, a write-through: it ends any load in flight.
+ * Stores entries. KEYS: entry, lease, entry, lease … ARGV, four for each: nonce, version, entry, TTL (ms).
+ * With a nonce this is a fill: only the holder of the lease may store. Without one it is a write-through: it ends any
+ * load in flight. A write-through that meets a negative entry cannot know which of the two is newer: it leaves a
+ * tombstone, so that the next reader loads the value.
  */
 const STORE = `#!lua flags=allow-key-locking
 local stored = {}
 for i = 1, #KEYS, 2 do
   local a = i * 2 - 1
-  local nonce, version = ARGV[a], tonumber(ARGV[a + 1])
+  local nonce, version, value, ttl = ARGV[a], tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
   local allowed = nonce == '' or redis.call('GET', KEYS[i + 1]) == nonce
   if allowed then
-    local held = redis.call('GET', KEYS[i])
-    local heldVersion = held and tonumber(string.match(held, '^{"v":(%d+)'))
-    local isOlder = heldVersion and version > 0 and version < heldVersion
-    if isOlder or (nonce == '' and held == '${TOMBSTONE}') then
+    local current = redis.call('GET', KEYS[i])
+    local currentVersion = current and tonumber(string.match(current, '^{"v":(%d+)'))
+    local isOlder = currentVersion and version > 0 and version < currentVersion
+    if isOlder or (nonce == '' and current == '${TOMBSTONE}') then
       allowed = false
     else
-      redis.call('SET', KEYS[i], ARGV[a + 2], 'PX', ARGV[a + 3])
+      if nonce == '' and currentVersion == 0 then
+        allowed, value, ttl = false, '${TOMBSTONE}', '${TOMBSTONE_MS}'
+      end
+      redis.call('SET', KEYS[i], value, 'PX', ttl)
     end
     redis.call('DEL', KEYS[i + 1])
   end
@@ -111,20 +114,20 @@ for i = 1, #KEYS, 2 do
 end
 return stored`
 
-/** Gives leases back, where they are still ours: after a load that failed or was not needed. */
+/** Releases the leases that are still ours. KEYS: leases. ARGV: nonce. */
 const RELEASE = `#!lua flags=allow-key-locking
 for i = 1, #KEYS do
   if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
 end
 return 1`
 
-/** Removes entries of a generation that is over. KEYS: generation, entry, entry … Answers how many. */
+/** Removes entries of earlier generations. KEYS: generation, entry, entry … Returns how many. */
 const PURGE = `#!lua flags=allow-key-locking
 local current = redis.call('GET', KEYS[1]) or '0'
 local purged = 0
 for i = 2, #KEYS do
-  local held = redis.call('GET', KEYS[i])
-  local generation = held and string.match(held, '^{"v":%d+,"f":%d+,"l":%d+,"g":(%d+)')
+  local entry = redis.call('GET', KEYS[i])
+  local generation = entry and string.match(entry, '^{"v":%d+,"f":%d+,"l":%d+,"g":(%d+)')
   if generation and generation ~= current then purged = purged + redis.call('DEL', KEYS[i]) end
 end
 return purged`
@@ -134,95 +137,141 @@ const leaseOf = (key: string) => `${key}:lease`
 /**
  * Cache-aside in three layers: isolate memory, then Redis, then the loader (D1).
  *
- * Redis types: a string of JSON per entry, a string per lease (`SET … NX PX`), an integer per generation.
+ * Redis types: a JSON string per entry, a string per lease (`SET … NX PX`), an integer per generation.
  *
  * | case | sequential round trips |
  * | --- | --- |
  * | fresh in memory | 0 |
  * | in Redis, fresh or stale (refreshed after the answer) | 1, however many ids (one `MGET`) |
- * | miss | 2 (`MGET`; lease and a second look in one pipeline), then the load; the fill comes after the answer |
+ * | miss | 2 (`MGET`; then leases and a second look in one pipeline), then the load; the fill comes after the answer |
  *
- * One load at a time per key across the world: the filler holds a lease, the others wait for it or take a stale
- * value. A fill is a compare-and-set on that lease, and an invalidation takes the lease away, so a value read
- * before an invalidation is never stored after it (Nishtala et al., Scaling Memcache at Facebook, NSDI 2013, §3.2.1).
+ * Per key, one reader at a time loads: it holds a lease, and the others wait for it or use a stale value. A fill is a
+ * compare-and-set on that lease. A write-through or an invalidation removes the lease, so a value loaded before it is
+ * never stored after it (Nishtala et al., Scaling Memcache at Facebook, NSDI 2013, §3.2.1). `Memory` does the same for
+ * what this isolate remembers. So after a write returns, no later read in this isolate returns an older value; other
+ * isolates return the new one after at most `memoryMs`. A loaded value is shared at once: with the same invocation, and
+ * through memory with the isolate.
  *
- * When Redis fails, a read is answered by memory while that is fresh or stale, then by the loader, and never
- * throws for it; `put`, `invalidate` and `expireAll` throw, for the caller to decide. When the loader fails, a
- * value within `staleIfErrorMs` is served, else its error is thrown; it is never cached.
+ * When Redis fails, reads use memory (fresh or stale), then the loader; they never throw because of Redis. `put`,
+ * `invalidate`, `drop` and `expireAll` throw, and the caller decides: the isolate that wrote no longer accepts the old
+ * value from Redis, others do. All four are safe to repeat. When the loader fails, a value within `staleIfErrorMs` is
+ * served unless it was invalidated; otherwise the error is thrown. Errors are never cached.
  */
 export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<T>) {
   const { redis, memory, defer, onEvent, now = Date.now, random = Math.random } = dependencies
   const { key: keyOf, generationKey } = kind
   const keepMs = kind.freshMs + Math.max(kind.staleMs, kind.staleIfErrorMs)
 
+  /** Loads of this invocation that Redis does not have yet, by key: a second read joins them, and does not wait for their leases. */
+  const pendingLoads = new Map<string, PendingLoad<T>>()
+
   const emit = (layer: CacheEvent['layer'], outcome: CacheEvent['outcome'], ttlMs?: number) =>
     onEvent({ cache: kind.name, layer, outcome, ...(ttlMs === undefined ? {} : { ttlMs }) })
   const emitError = () => emit('redis', 'error')
 
-  const isFresh = (entry: Entry<T>) => now() < entry.f
-  const isServable = (entry: Entry<T>) => now() < entry.f + (entry.d === null ? 0 : kind.staleMs)
-  const isServableOnError = (entry: Entry<T>) => entry.d !== null && now() < entry.f + kind.staleIfErrorMs
+  // An entry loaded in the future is from before the clock was set back: how long it is fresh is not known.
+  const isFresh = (entry: CacheEntry<T>, time = now()) => time < entry.f && entry.l <= time + CLOCK_SKEW_MS
+  const isServable = (entry: CacheEntry<T>, time = now()) =>
+    entry.d === null ? isFresh(entry, time) : time < entry.f + kind.staleMs
+  const isServableOnError = (entry: CacheEntry<T>) => entry.d !== null && now() < entry.f + kind.staleIfErrorMs
 
-  function serve(layer: 'memory' | 'redis', entry: Entry<T>): T | null {
+  function serve(layer: 'memory' | 'redis', entry: CacheEntry<T>): T | null {
     const ttlMs = entry.f - now()
     emit(layer, ttlMs <= 0 ? 'stale' : entry.d === null ? 'negative' : 'hit', ttlMs)
     return entry.d
   }
 
-  function newEntry(value: T | null, generation: number): Entry<T> {
+  function newEntry(value: T | null, generation: number, loadedAt: number): CacheEntry<T> {
     const freshMs = value === null ? kind.negativeMs : kind.freshMs * (0.9 + 0.2 * random()) // jitter: ±10 %
     const version = value === null ? 0 : kind.versionOf(value)
-    return { v: version, f: now() + Math.round(freshMs), l: now(), g: generation, d: value }
+    return { v: version, f: now() + Math.round(freshMs), l: loadedAt, g: generation, d: value }
   }
 
-  // Only `remember` writes our keys in memory, so what is there is of our type.
-  const recall = (key: string) => memory.get(key) as { entry: Entry<T>; until: number } | undefined
+  // Only `remember` writes our keys to memory, so its entries are of our type.
+  const slotOf = (key: string) => memory.get(key) as Slot<T> | undefined
 
-  function remember(key: string, entry: Entry<T>): void {
-    // A stale one is kept for a second, so that not every reader of this isolate tries to refresh it.
-    const until = now() + Math.min(kind.memoryMs, isFresh(entry) ? entry.f - now() : 1_000)
-    memory.set(key, { entry, until })
+  /** Remembers what `read` returned. `confirmedAt`: when the last request began that returned it. */
+  function remember(key: string, entry: CacheEntry<T>, read: ReadStart, confirmedAt = read.at): void {
+    if (generationKey !== undefined && memory.isMarked(generationKey, read)) return
+    const time = now()
+    // A stale entry is kept for a second, so that not every reader of this isolate refreshes it.
+    const until = Math.min(confirmedAt + kind.memoryMs, isFresh(entry, time) ? entry.f : confirmedAt + 1_000)
+    memory.remember(key, entry, { sequence: read.sequence, at: confirmedAt }, until, time)
   }
 
-  /** What memory may answer by itself. */
-  function known(key: string): Entry<T> | undefined {
-    const held = recall(key)
-    return held && now() < held.until && isServable(held.entry) ? held.entry : undefined
+  /** What memory may answer without Redis. */
+  function fromMemory(key: string): CacheEntry<T> | undefined {
+    const slot = slotOf(key)
+    if (!slot?.entry) return undefined
+    const time = now()
+    return slot.since <= time && time < slot.until && isServable(slot.entry, time) ? slot.entry : undefined
+  }
+
+  const isMarked = (key: string, read: ReadStart) =>
+    memory.isMarked(key, read) || (generationKey !== undefined && memory.isMarked(generationKey, read))
+
+  const isOutdated = (key: string, entry: CacheEntry<T>) =>
+    memory.isOutdated(key, entry, now()) ||
+    (generationKey !== undefined && memory.isOutdated(generationKey, entry, now()))
+
+  /**
+   * Adds to `values` what loads of this invocation return. Not what they fail to load, and not what is as old as memory
+   * may not be, or out of date.
+   */
+  async function join(ids: string[], values: Values<T>): Promise<void> {
+    for (const id of ids) {
+      const key = keyOf(id)
+      const pending = pendingLoads.get(key)
+      if (!pending || now() - pending.read.at >= kind.memoryMs || isMarked(key, pending.read)) continue
+      const entry = (await pending.entries.catch(() => undefined))?.get(key)
+      if (entry) values.set(id, serve('memory', entry))
+    }
   }
 
   const withGeneration = (keys: string[]) => (generationKey === undefined ? keys : [...keys, generationKey])
 
-  function parse(keys: string[], replies: unknown[]): Found<T> {
+  function parse(keys: string[], replies: unknown[], read: ReadStart): Lookup<T> {
     const generation = generationKey === undefined ? 0 : Number(replies[keys.length] ?? 0)
-    const entries = new Map<string, Entry<T>>()
+    const entries = new Map<string, CacheEntry<T>>()
     for (const [i, key] of keys.entries()) {
-      // The SDK has parsed the JSON. Only STORE writes these keys: what is no object is a tombstone.
-      const entry = replies[i] as Entry<T> | string | null
-      if (typeof entry === 'object' && entry?.g === generation) entries.set(key, entry)
+      // The SDK has parsed the JSON. Only STORE and `invalidate` write these keys: anything but an object is a tombstone.
+      const entry = replies[i] as CacheEntry<T> | string | null
+      if (typeof entry !== 'object' || entry?.g !== generation) {
+        memory.forget(key, read) // it may have been invalidated: then memory must not serve it on errors either
+      } else if (!isOutdated(key, entry)) {
+        entries.set(key, entry)
+      }
     }
     return { entries, generation }
   }
 
-  const look = async (keys: string[]) => parse(keys, await redis.mget<unknown[]>(...withGeneration(keys)))
+  const look = async (keys: string[], read: ReadStart) =>
+    parse(keys, await redis.mget<unknown[]>(...withGeneration(keys)), read)
 
-  /** Tries for the leases of `keys`, and looks again: another may have filled since we looked. */
-  async function claim(keys: string[], nonce: string): Promise<Found<T> & { ours: Set<string> }> {
+  /**
+   * Claims the leases of `keys`, and looks again: another reader may have filled since the first look. `MGET` says which
+   * leases are ours: the reply to a `SET` that was repeated does not.
+   */
+  async function claim(keys: string[], nonce: string): Promise<Lookup<T> & { read: ReadStart; claimed: Set<string> }> {
+    const read = memory.begin(now())
     const pipeline = redis.pipeline()
     for (const key of keys) pipeline.set(leaseOf(key), nonce, { nx: true, px: kind.leaseMs })
-    pipeline.mget(...withGeneration(keys))
+    const looked = withGeneration(keys)
+    pipeline.mget(...looked, ...keys.map(leaseOf))
     const replies = await pipeline.exec<unknown[]>()
-    const values = replies[keys.length] as unknown[] // MGET answers a list
-    return { ...parse(keys, values), ours: new Set(keys.filter((_, i) => replies[i] === 'OK')) }
+    const values = replies[keys.length] as unknown[] // MGET returns a list
+    const claimed = new Set(keys.filter((_, i) => values[looked.length + i] === nonce))
+    return { ...parse(keys, values, read), read, claimed }
   }
 
   function release(keys: string[], nonce: string): void {
     if (keys.length > 0) defer(() => redis.eval(RELEASE, keys.map(leaseOf), [nonce]).catch(emitError))
   }
 
-  /** Writes entries to Redis: with a nonce as a fill under that lease, with '' as a write-through. */
-  async function store(entries: Map<string, Entry<T>>, nonce: string): Promise<void> {
-    if (entries.size === 0) return
-    const stored = await redis.eval<string[], number[]>(
+  /** Writes entries to Redis: with a nonce as a fill under that lease, with '' as a write-through. Returns the keys stored. */
+  async function store(entries: Map<string, CacheEntry<T>>, nonce: string): Promise<Set<string>> {
+    if (entries.size === 0) return new Set()
+    const replies = await redis.eval<string[], number[]>(
       STORE,
       [...entries.keys()].flatMap((key) => [key, leaseOf(key)]),
       [...entries.values()].flatMap((entry) => [
@@ -232,175 +281,238 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
         String(entry.d === null ? kind.negativeMs : keepMs),
       ]),
     )
-    for (const [i, [key, entry]] of [...entries].entries()) {
-      // Only what Redis took is remembered: what was invalidated or overtaken must not live on here.
-      if (stored[i] === 1) remember(key, entry)
-      else memory.delete(key)
-      emit('redis', stored[i] === 1 ? 'store' : 'lost')
-    }
+    for (const reply of replies) emit('redis', reply === 1 ? 'store' : 'lost')
+    return new Set([...entries.keys()].filter((_, i) => replies[i] === 1))
   }
 
-  function isTooLarge(entry: Entry<T>): boolean {
+  function isTooLarge(entry: CacheEntry<T>): boolean {
     const isLarge = new TextEncoder().encode(JSON.stringify(entry)).byteLength > kind.maxValueBytes
     if (isLarge) emit('redis', 'refused')
     return isLarge
   }
 
-  /** Runs the loader, and keeps what it answers: under a lease in Redis and memory, after the answer; else in memory. */
+  /** Runs the loader and remembers its result at once. Under a lease, Redis gets it after the answer. */
   async function fill(ids: string[], load: Load<T>, lease?: { nonce: string; generation: number }): Promise<Values<T>> {
-    let values: (T | null)[]
+    const read = memory.begin(now())
+    const keys = ids.map(keyOf)
+    const loadEntries = async () => {
+      const values = await load(ids)
+      return new Map(keys.map((key, i) => [key, newEntry(values[i] ?? null, lease?.generation ?? 0, read.at)]))
+    }
     emit('loader', 'load')
+    const pending = { read, entries: loadEntries() }
+    for (const key of keys) if (lease || !pendingLoads.has(key)) pendingLoads.set(key, pending)
+    const settle = () => {
+      for (const key of keys) if (pendingLoads.get(key) === pending) pendingLoads.delete(key)
+    }
+
+    let loaded
     try {
-      values = await load(ids)
+      loaded = await pending.entries
     } catch (error) {
       emit('loader', 'error')
-      if (lease) release(ids.map(keyOf), lease.nonce)
+      settle()
+      if (lease) release(keys, lease.nonce)
       throw error
     }
-    const entries = new Map(ids.map((id, i) => [keyOf(id), newEntry(values[i] ?? null, lease?.generation ?? 0)]))
-    const tooLarge = [...entries].filter(([, entry]) => isTooLarge(entry)).map(([key]) => key)
-    for (const key of tooLarge) entries.delete(key)
-    if (lease) {
-      release(tooLarge, lease.nonce)
-      defer(() => store(entries, lease.nonce).catch(emitError))
-    } else {
-      for (const [key, entry] of entries) remember(key, entry)
+    const values = new Map(ids.map((id) => [id, loaded.get(keyOf(id))?.d ?? null]))
+    const tooLarge = keys.filter((key) => {
+      const entry = loaded.get(key)
+      return entry && isTooLarge(entry)
+    })
+    const storable = new Map(loaded)
+    for (const key of tooLarge) storable.delete(key)
+    for (const [key, entry] of storable) remember(key, entry, read)
+    if (!lease) {
+      settle()
+      return values
     }
-    return new Map(ids.map((id, i) => [id, values[i] ?? null]))
+    release(tooLarge, lease.nonce)
+    defer(async () => {
+      const startedAt = now()
+      try {
+        const stored = await store(storable, lease.nonce)
+        for (const [key, entry] of storable) {
+          if (stored.has(key)) remember(key, entry, read, startedAt)
+          else memory.forget(key) // another isolate wrote or invalidated it
+        }
+      } catch {
+        emitError()
+      } finally {
+        settle()
+      }
+    })
+    return values
   }
 
-  /** Loads what nobody has. What another is loading is waited for up to `waitMs`, then loaded here and not stored. */
+  /**
+   * Loads what no layer has. What another reader is loading is awaited for up to `waitMs`, then loaded here and not
+   * stored.
+   */
   async function loadUnderLease(ids: string[], load: Load<T>): Promise<Values<T>> {
     const values: Values<T> = new Map()
     const nonce = crypto.randomUUID()
-    const deadline = now() + kind.waitMs
+    const startedAt = now()
     let waiting = ids
-    /** Takes from memory what another reader of this isolate has got meanwhile. */
-    const share = () => {
+    /** Takes what this isolate got meanwhile. */
+    const share = async () => {
       for (const id of waiting) {
-        const entry = known(keyOf(id))
+        const entry = fromMemory(keyOf(id))
         if (entry) values.set(id, serve('memory', entry))
       }
       waiting = waiting.filter((id) => !values.has(id))
+      await join(waiting, values)
+      waiting = waiting.filter((id) => !values.has(id))
     }
+    await share()
     for (let pauseMs = 20; waiting.length > 0; pauseMs = Math.min(pauseMs * 2, 200)) {
-      let found
+      let lookup
       try {
-        found = await claim(waiting.map(keyOf), nonce)
+        lookup = await claim(waiting.map(keyOf), nonce)
       } catch {
         emitError()
+        release(waiting.map(keyOf), nonce) // Redis may have executed the claim
         break
       }
-      const { entries, ours, generation } = found
+      const { entries, claimed, generation, read } = lookup
       const due = []
-      const spared = []
+      const unneeded = []
       for (const id of waiting) {
         const entry = entries.get(keyOf(id))
         if (entry && isServable(entry)) {
-          remember(keyOf(id), entry)
+          remember(keyOf(id), entry, read)
           values.set(id, serve('redis', entry))
-          if (ours.has(keyOf(id))) spared.push(keyOf(id))
-        } else if (ours.has(keyOf(id))) {
+          if (claimed.has(keyOf(id))) unneeded.push(keyOf(id))
+        } else if (claimed.has(keyOf(id))) {
           due.push(id)
         }
       }
-      release(spared, nonce)
+      release(unneeded, nonce)
       if (due.length > 0) {
         for (const [id, value] of await fill(due, load, { nonce, generation })) values.set(id, value)
       }
       waiting = waiting.filter((id) => !values.has(id))
-      if (waiting.length === 0 || now() >= deadline) break
+      await share()
+      const waitedMs = now() - startedAt
+      if (waiting.every((id) => pendingLoads.has(keyOf(id)))) break // we hold those leases ourselves
+      if (waitedMs >= kind.waitMs || waitedMs < 0) break
       await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + random())))
-      share()
+      await share()
     }
-    share()
+    await share()
     if (waiting.length > 0) for (const [id, value] of await fill(waiting, load)) values.set(id, value)
     return values
   }
 
-  /** Loads what is stale again; what another is already refreshing is left to it. */
+  /** Reloads stale values, except those that another reader is already refreshing. */
   async function refresh(ids: string[], load: Load<T>): Promise<void> {
     const nonce = crypto.randomUUID()
-    const found = await claim(ids.map(keyOf), nonce).catch(emitError)
-    if (!found) return
-    const { entries, ours, generation } = found
-    const claimed = ids.filter((id) => ours.has(keyOf(id)))
+    const keys = ids.map(keyOf)
+    const lookup = await claim(keys, nonce).catch(() => {
+      emitError()
+      release(keys, nonce) // Redis may have executed the claim
+    })
+    if (!lookup) return
+    const { entries, claimed, generation } = lookup
+    const ours = ids.filter((id) => claimed.has(keyOf(id)))
     const isRefreshed = (id: string) => {
       const entry = entries.get(keyOf(id))
       return entry !== undefined && isFresh(entry)
     }
-    release(claimed.filter(isRefreshed).map(keyOf), nonce)
-    const due = claimed.filter((id) => !isRefreshed(id))
-    if (due.length > 0) await fill(due, load, { nonce, generation }).catch(() => {}) // told by its event
+    release(ours.filter(isRefreshed).map(keyOf), nonce)
+    const due = ours.filter((id) => !isRefreshed(id))
+    if (due.length > 0) await fill(due, load, { nonce, generation }).catch(() => {}) // its event reports the error
   }
 
-  /** Asks Redis. With `canGiveUp`, answers undefined after the soft timeout, and keeps the answer when it comes. */
-  async function lookSoon(keys: string[], canGiveUp: boolean): Promise<Found<T> | undefined> {
-    const asked = look(keys)
-    if (!canGiveUp) return asked
+  /** Asks Redis. With `canGiveUp`, returns undefined after the soft timeout, and remembers the reply when it comes. */
+  async function lookWithSoftTimeout(keys: string[], canGiveUp: boolean): Promise<Lookup<T> | undefined> {
+    const read = memory.begin(now())
+    const rememberAll = ({ entries }: Lookup<T>) => {
+      for (const [key, entry] of entries) if (isServable(entry)) remember(key, entry, read)
+    }
+    const looking = look(keys, read)
+    if (!canGiveUp) {
+      const lookup = await looking
+      rememberAll(lookup)
+      return lookup
+    }
     const { promise: gaveUp, resolve: giveUp } = Promise.withResolvers<undefined>()
     const timer = setTimeout(giveUp, kind.softTimeoutMs)
-    const found = await Promise.race([asked, gaveUp]).finally(() => clearTimeout(timer))
-    if (!found) defer(() => asked.then(({ entries }) => entries.forEach((e, key) => remember(key, e)), emitError))
-    return found
+    const lookup = await Promise.race([looking, gaveUp]).finally(() => clearTimeout(timer))
+    if (lookup) rememberAll(lookup)
+    else defer(() => looking.then(rememberAll, emitError))
+    return lookup
+  }
+
+  /** Adds to `values` the values of `ids`, which memory cannot answer without Redis. */
+  async function readThrough(ids: string[], load: Load<T>, values: Values<T>): Promise<void> {
+    const read = memory.begin(now())
+    const canGiveUp = ids.every((id) => {
+      const entry = slotOf(keyOf(id))?.entry
+      return entry && isServable(entry)
+    })
+    let lookup: Lookup<T> | undefined
+    try {
+      lookup = await lookWithSoftTimeout(ids.map(keyOf), canGiveUp)
+      if (!lookup) emitError()
+    } catch {
+      emitError()
+    }
+
+    const stale: string[] = []
+    for (const id of ids) {
+      const key = keyOf(id)
+      const entry = lookup ? lookup.entries.get(key) : slotOf(key)?.entry
+      if (entry && isServable(entry)) {
+        if (lookup && !isFresh(entry)) stale.push(id)
+        values.set(id, serve(lookup ? 'redis' : 'memory', entry))
+      } else if (lookup) {
+        emit('redis', 'miss')
+      }
+    }
+    if (stale.length > 0) defer(() => refresh(stale, load))
+
+    const missing = ids.filter((id) => !values.has(id))
+    if (missing.length === 0) return
+    try {
+      const loaded = lookup ? await loadUnderLease(missing, load) : await fill(missing, load)
+      for (const [id, value] of loaded) values.set(id, value)
+    } catch (error) {
+      for (const id of missing) {
+        const key = keyOf(id)
+        const expired = isMarked(key, read) ? undefined : lookup?.entries.get(key)
+        const entry = expired ?? slotOf(key)?.entry
+        if (!entry || !isServableOnError(entry)) throw error
+        values.set(id, serve(expired ? 'redis' : 'memory', entry))
+      }
+    }
   }
 
   async function getMany(ids: string[], load: Load<T>): Promise<(T | null)[]> {
     const values: Values<T> = new Map()
-    const unsure = new Map<string, Entry<T> | undefined>() // with what is left of it, in memory or expired in Redis
+    const unanswered: string[] = []
     for (const id of new Set(ids)) {
-      const entry = known(keyOf(id))
-      if (entry) {
-        values.set(id, serve('memory', entry))
-      } else {
-        emit('memory', 'miss')
-        unsure.set(id, recall(keyOf(id))?.entry)
-      }
+      const entry = fromMemory(keyOf(id))
+      if (entry) values.set(id, serve('memory', entry))
+      else unanswered.push(id)
     }
-
-    if (unsure.size > 0) {
-      const canGiveUp = [...unsure.values()].every((entry) => entry !== undefined && isServable(entry))
-      let found: Found<T> | undefined
-      try {
-        found = await lookSoon([...unsure.keys()].map(keyOf), canGiveUp)
-        if (!found) emitError()
-      } catch {
-        emitError()
-      }
-
-      const stale: string[] = []
-      for (const [id, held] of unsure) {
-        const entry = found ? found.entries.get(keyOf(id)) : held
-        if (entry && isServable(entry)) {
-          if (found) remember(keyOf(id), entry)
-          if (found && !isFresh(entry)) stale.push(id)
-          values.set(id, serve(found ? 'redis' : 'memory', entry))
-        } else {
-          if (found) emit('redis', 'miss')
-          unsure.set(id, entry ?? held)
-        }
-      }
-      if (stale.length > 0) defer(() => refresh(stale, load))
-
-      const missing = [...unsure.keys()].filter((id) => !values.has(id))
-      if (missing.length > 0) {
-        try {
-          const loaded = found ? await loadUnderLease(missing, load) : await fill(missing, load)
-          for (const [id, value] of loaded) values.set(id, value)
-        } catch (error) {
-          for (const id of missing) {
-            const spare = unsure.get(id)
-            if (!spare || !isServableOnError(spare)) throw error
-            values.set(id, serve(found ? 'redis' : 'memory', spare))
-          }
-        }
-      }
+    if (unanswered.length > 0) {
+      if (pendingLoads.size > 0) await join(unanswered, values)
+      const missing = unanswered.filter((id) => !values.has(id))
+      for (const _ of missing) emit('memory', 'miss')
+      if (missing.length > 0) await readThrough(missing, load, values)
     }
     return ids.map((id) => values.get(id) ?? null)
   }
 
+  /** Makes memory forget `keys`, now and when `request` has ended: reads in between may have seen the old values. */
+  async function invalidating(keys: string[], request: () => Promise<unknown>): Promise<void> {
+    memory.mark(keys, now())
+    await request().finally(() => memory.mark(keys, now()))
+  }
+
   return {
-    /** The values of `ids` in their order, `null` for what does not exist. `load` is asked for what no layer has. */
+    /** The values of `ids` in their order, `null` for what does not exist. `load` gets the ids that no layer has. */
     getMany,
 
     /** The value of `id`, or `null`. */
@@ -409,58 +521,62 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
       return value ?? null
     },
 
-    /** Write-through, after the source of truth has it: kept unless a newer version is there. One round trip. */
+    /**
+     * Write-through, after the source of truth has the value: stored unless a newer version is there. A value without
+     * a version, with a generation, or too large is invalidated instead. One round trip.
+     */
     async put(id: string, value: T): Promise<void> {
-      const entry = newEntry(value, 0)
-      if (generationKey !== undefined || isTooLarge(entry)) return this.invalidate([id])
-      await store(new Map([[keyOf(id), entry]]), '')
+      const key = keyOf(id)
+      const read = memory.begin(now())
+      const entry = newEntry(value, 0, read.at)
+      if (generationKey !== undefined || entry.v === 0 || isTooLarge(entry)) return this.invalidate([id])
+      let isLatest = false
+      try {
+        const stored = await store(new Map([[key, entry]]), '')
+        isLatest = stored.has(key) && !memory.isMarked(key, read)
+      } finally {
+        memory.mark([key], now(), entry.v) // also when Redis failed: older values are not accepted from it any more
+      }
+      if (isLatest) remember(key, entry, memory.begin(now()), read.at)
     },
 
-    /** Forgets `ids`, and any load of them in flight. One round trip. */
+    /** Removes `ids`, and ends any load of them in flight. One round trip. */
     async invalidate(ids: string[]): Promise<void> {
       if (ids.length === 0) return
       const keys = ids.map(keyOf)
-      const forget = () => keys.forEach((key) => memory.delete(key))
-      forget()
-      // The lease goes first: a load that begins between the two commands has already seen the change.
-      const pipeline = redis.pipeline().del(...keys.map(leaseOf))
-      for (const key of keys) pipeline.set(key, TOMBSTONE, { px: TOMBSTONE_MS })
-      await pipeline.exec().finally(forget) // again: a store that Redis had taken before may have been remembered
+      await invalidating(keys, () => {
+        // The leases go first: a load that begins between the two commands has already seen the change.
+        const pipeline = redis.pipeline().del(...keys.map(leaseOf))
+        for (const key of keys) pipeline.set(key, TOMBSTONE, { px: TOMBSTONE_MS })
+        return pipeline.exec()
+      })
     },
 
     /**
-     * Forgets `ids` of a kind that is never `put`, and any load of them in flight: without a tombstone that is one
-     * command, however many they are.
+     * Removes `ids` of a kind that is never `put`, and ends any load of them in flight. Without tombstones this is one
+     * command, however many ids there are.
      */
     async drop(ids: string[]): Promise<void> {
       if (ids.length === 0) return
       const keys = ids.map(keyOf)
-      const forget = () => keys.forEach((key) => memory.delete(key))
-      forget()
-      await redis.del(...keys.map(leaseOf), ...keys).finally(forget)
+      await invalidating(keys, () => redis.del(...keys.map(leaseOf), ...keys))
     },
 
-    /** Expires every entry of a kind with a generation. One command, whatever their number. */
+    /** Expires every entry of a kind with a generation. One command, however many entries there are. */
     async expireAll(): Promise<void> {
       if (generationKey === undefined) throw new Error(`The cache ${kind.name} has no generation`)
-      const held = Array.from(memory.keys()).filter((key) => key.startsWith(keyOf('')))
-      for (const key of held) memory.delete(key)
-      await redis.incr(generationKey)
+      const forgetAll = () => {
+        const keys = Array.from(memory.keys()).filter((key) => key.startsWith(keyOf('')))
+        for (const key of keys) memory.forget(key)
+      }
+      forgetAll()
+      await invalidating([generationKey], () => redis.incr(generationKey)).finally(forgetAll)
     },
 
-    /** Removes those of `ids` that belong to a generation that is over; answers how many. One script. */
+    /** Removes the entries of `ids` that belong to an earlier generation; returns how many. One script. */
     async purge(ids: string[]): Promise<number> {
       if (generationKey === undefined || ids.length === 0) return 0
       return redis.eval<string[], number>(PURGE, [generationKey, ...ids.map(keyOf)], [])
     },
   }
 }
-
-interface Found<T> {
-  /** By key; absent where there is none, or one of another generation. */
-  entries: Map<string, Entry<T>>
-  generation: number
-}
-
-/** By id. */
-type Values<T> = Map<string, T | null>

@@ -1,6 +1,6 @@
 import { Redis, type Requester, type UpstashRequest, type UpstashResponse } from '@upstash/redis/cloudflare'
 
-/** Redis did not answer: refused, cut, timed out, a 5xx, or not asked because the breaker is open. */
+/** Redis did not answer (connection refused or cut, timeout, 5xx), or was not asked because the breaker is open. */
 export class RedisUnavailable extends Error {
   override readonly name = 'RedisUnavailable'
 }
@@ -8,43 +8,52 @@ export class RedisUnavailable extends Error {
 export type Breaker = ReturnType<typeof createBreaker>
 
 /**
- * A circuit breaker: after `failures` failures in a row nothing is asked for `coolDownMs`; then one probe
- * goes through, and its outcome closes the breaker or opens it again. One per isolate, shared by its requests.
+ * A circuit breaker: after `failures` incidents in a row it admits nothing for `coolDownMs`. Then it admits one probe,
+ * whose outcome closes the breaker or opens it again. One per isolate, shared by its requests.
+ *
+ * Failures of requests that were in flight together are one incident: a request counts only if it began after the last
+ * incident became known. If the clock is set back while the breaker is open, the cool-down ends.
  *
  * Source: M. Nygard, Release It!, "Circuit Breaker".
  */
 export function createBreaker(failures: number, coolDownMs: number) {
-  let failed = 0
-  let closedAgainAt = 0
+  let incidents = 0
+  let incidentsInARow = 0
+  let openedAt = 0
+  const isCoolingDown = (now: number) => now >= openedAt && now < openedAt + coolDownMs
+
   return {
-    /** Whether a request may go out now. While half-open only one may, until its outcome is known. */
-    admits(now: number): boolean {
-      if (failed < failures) return true
-      if (now < closedAgainAt) return false
-      closedAgainAt = now + coolDownMs // the others wait for this probe, or for its loss
-      return true
+    /** Admits a request: returns its ticket for `fail`, or undefined while the breaker is open. Half-open admits one. */
+    admit(now: number): number | undefined {
+      if (incidentsInARow >= failures) {
+        if (isCoolingDown(now)) return undefined
+        openedAt = now // the others wait for this probe, or until it is overdue
+      }
+      return incidents
     },
-    succeeded(): void {
-      failed = 0
+    succeed(): void {
+      incidentsInARow = 0
     },
-    failed(now: number): void {
-      failed += 1
-      if (failed >= failures) closedAgainAt = now + coolDownMs
+    fail(ticket: number, now: number): void {
+      if (ticket !== incidents) return
+      incidents += 1
+      incidentsInARow += 1
+      openedAt = now
     },
     state(now: number): 'closed' | 'open' | 'half-open' {
-      if (failed < failures) return 'closed'
-      return now < closedAgainAt ? 'open' : 'half-open'
+      if (incidentsInARow < failures) return 'closed'
+      return isCoolingDown(now) ? 'open' : 'half-open'
     },
   }
 }
 
-/** What the Redis of one Worker invocation has cost so far. */
+/** What Redis has cost one Worker invocation so far. */
 export interface Meter {
-  /** Commands sent; those inside a script are not among them. */
+  /** Commands sent, without those that scripts call. */
   commands: number
   /**
-   * Commands as Upstash bills them, with those that scripts call: an estimate, since a script is read and not watched.
-   * Each call in its text counts once, in a loop or not; one of many branches says itself what it `usually calls`.
+   * Commands as Upstash bills them, with those that scripts call. An estimate: each call in the text of a script counts
+   * once, in a loop or not. A script with many branches states `usually calls N` itself.
    */
   billed: number
   /** HTTP requests sent, retries included. */
@@ -56,119 +65,118 @@ export interface Meter {
 
 export const newMeter = (): Meter => ({ commands: 0, billed: 0, roundTrips: 0, waitedMs: 0, failures: 0 })
 
-/** One HTTP request to Redis, as it went. */
+/** One HTTP request to Redis that has ended. */
 export interface Sent {
-  /** Names and arguments, as they were sent. */
+  /** Names and arguments. */
   commands: unknown[][]
   ms: number
-  /** False: it timed out or failed. What Redis answered as an error is an answer. */
+  /** False if the request timed out or failed. An error reply of Redis is an answer. */
   isAnswered: boolean
 }
 
-/** How the commands of one client may be treated. */
-export interface Use {
+/** How one client sends its commands. */
+export interface ClientOptions {
   /** Hard timeout of one HTTP request. */
   timeoutMs: number
-  /** Whether every command sent may run twice: then a lost reply is asked for again, once. */
+  /** Whether every command may run twice: then a request without a reply is sent again, once. */
   isSafeTwice: boolean
 }
 
 /**
- * The way to Redis of one Worker invocation: one place that knows about timeouts, the retry, the breaker and the
- * meter, and tells `onSent` of each request that ended; the SDK's own HTTP client does the protocol. The answer makes
- * SDK clients, one for each `Use`.
+ * The connection of one Worker invocation to Redis. It adds timeouts, one retry, the breaker and the meter to the SDK's
+ * HTTP client, and calls `onSent` when a request has ended. Returns a function that makes SDK clients.
  *
- * Commands and pipelines issued in the same turn of the event loop travel in one HTTP request, whichever modules
- * and clients they come from. Such a request waits as long as its most patient part, and is sent again only if
- * all of it is safe twice. `multi()` is sent on its own.
+ * Commands and pipelines issued in the same turn of the event loop share one HTTP request, whichever modules and clients
+ * they come from. That request has the longest timeout of its parts, and is retried only if all of them are safe twice.
+ * `multi()` is sent alone.
  *
- * Throws `RedisUnavailable` when there was no answer (original in `cause`); what Redis itself answered as an
- * error stays an `UpstashError`. A timed-out request is not retried: its caller has waited long enough.
+ * Throws `RedisUnavailable` when there was no answer (original in `cause`). An error reply of Redis stays an
+ * `UpstashError`. A request that timed out is not retried: its caller has waited long enough.
  */
 export function createConnection(
   server: { url: string; token: string },
   breaker: Breaker,
   meter: Meter,
   onSent: (sent: Sent) => void = () => {},
-): (use: Use) => Redis {
-  /** The SDK's HTTP client: every SDK client comes with one, the first one's serves all. */
+): (options: ClientOptions) => Redis {
+  /** The HTTP client of the first SDK client. It serves all. */
   let http: Requester | undefined
 
-  async function send<T>(request: UpstashRequest, use: Use): Promise<UpstashResponse<T>> {
+  async function send<T>(request: UpstashRequest, options: ClientOptions): Promise<UpstashResponse<T>> {
+    let ticket: number | undefined // of the first attempt: both attempts are one incident
     for (let attempt = 1; ; attempt += 1) {
-      if (!breaker.admits(Date.now())) throw new RedisUnavailable('Redis is not asked: the circuit is open')
+      const admitted = breaker.admit(Date.now())
+      if (admitted === undefined) throw new RedisUnavailable('Redis was not asked: the circuit is open')
+      ticket ??= admitted
       const startedAt = performance.now()
       let isAnswered = true
-      const sent = isBatch(request) ? request.body : [request.body]
-      meter.commands += sent.length
-      for (const command of sent) meter.billed += billedFor(command)
+      const commands = isBatch(request) ? request.body : [request.body]
+      meter.commands += commands.length
+      for (const command of commands) meter.billed += billedFor(command)
       meter.roundTrips += 1
       try {
-        // A plain AbortSignal would turn a timed-out command into a successful reply; the SDK takes a function here
-        // too, which its type does not say.
-        const signal = (() => AbortSignal.timeout(use.timeoutMs)) as unknown as AbortSignal
-        if (!http) throw new Error('only an SDK client sends') // and making it has set this
+        // A plain AbortSignal would turn a timed-out command into a successful reply. The SDK also takes a function,
+        // which its type does not say.
+        const signal = (() => AbortSignal.timeout(options.timeoutMs)) as unknown as AbortSignal
+        if (!http) throw new Error('an SDK client must exist before a request') // creating one sets `http`
         const answer = await http.request<T>({ ...request, signal })
-        breaker.succeeded()
+        breaker.succeed()
         return answer
       } catch (error) {
         if (isAnswer(error)) {
-          breaker.succeeded()
+          breaker.succeed()
           throw error
         }
         isAnswered = false
         meter.failures += 1
-        breaker.failed(Date.now())
+        breaker.fail(ticket, Date.now())
         const isTimeout = error instanceof Error && error.name === 'TimeoutError'
-        if (!use.isSafeTwice || isTimeout || attempt === 2) {
-          const message = isTimeout ? `Redis took over ${use.timeoutMs} ms` : 'Redis did not answer'
+        if (!options.isSafeTwice || isTimeout || attempt === 2) {
+          const message = isTimeout ? `Redis took over ${options.timeoutMs} ms` : 'Redis did not answer'
           throw new RedisUnavailable(message, { cause: error })
         }
       } finally {
         const ms = performance.now() - startedAt
         meter.waitedMs += ms
-        onSent({ commands: sent.filter((command) => Array.isArray(command)), ms, isAnswered })
+        onSent({ commands: commands.filter((command) => Array.isArray(command)), ms, isAnswered })
       }
     }
   }
 
-  /** What this turn has asked for so far, and the replies to come, in order. */
-  let turn: { commands: unknown[]; use: Use; replies: Promise<UpstashResponse<unknown>[]> } | undefined
+  /** The commands of this turn of the event loop, and their future replies in order. */
+  let turn: { commands: unknown[]; options: ClientOptions; replies: Promise<UpstashResponse<unknown>[]> } | undefined
 
-  async function join(commands: unknown[], use: Use): Promise<UpstashResponse<unknown>[]> {
-    if (!turn) {
-      const opened = { commands: [] as unknown[], use, replies: Promise.resolve().then(depart) }
-      turn = opened
-    }
+  async function addToTurn(commands: unknown[], options: ClientOptions): Promise<UpstashResponse<unknown>[]> {
+    turn ??= { commands: [], options, replies: Promise.resolve().then(sendTurn) }
     const first = turn.commands.length
     turn.commands.push(...commands)
-    turn.use = {
-      timeoutMs: Math.max(turn.use.timeoutMs, use.timeoutMs),
-      isSafeTwice: turn.use.isSafeTwice && use.isSafeTwice,
+    turn.options = {
+      timeoutMs: Math.max(turn.options.timeoutMs, options.timeoutMs),
+      isSafeTwice: turn.options.isSafeTwice && options.isSafeTwice,
     }
     const replies = await turn.replies
     return replies.slice(first, first + commands.length)
   }
 
-  async function depart(): Promise<UpstashResponse<unknown>[]> {
-    const { commands, use } = turn ?? { commands: [], use: { timeoutMs: 0, isSafeTwice: true } }
+  async function sendTurn(): Promise<UpstashResponse<unknown>[]> {
+    const { commands, options } = turn ?? { commands: [], options: { timeoutMs: 0, isSafeTwice: true } }
     turn = undefined
-    if (commands.length === 1) return [await send({ body: commands[0] }, use)]
-    // A pipeline is answered by a list, which the SDK's type does not say.
-    return (await send({ path: ['pipeline'], body: commands }, use)) as unknown as UpstashResponse<unknown>[]
+    if (commands.length === 1) return [await send({ body: commands[0] }, options)]
+    // A pipeline returns a list, which the SDK's type does not say.
+    return (await send({ path: ['pipeline'], body: commands }, options)) as unknown as UpstashResponse<unknown>[]
   }
 
-  return (use) =>
-    whenUsed(() => {
+  return (options) =>
+    onFirstUse(() => {
       const client = new OpenRedis(server)
       http ??= client.requester
       client.requester = {
         async request<T>(request: UpstashRequest) {
           if (isBatch(request) && request.path?.[0] === 'pipeline') {
-            return (await join(request.body, use)) as UpstashResponse<T> // a list again
+            return (await addToTurn(request.body, options)) as UpstashResponse<T> // a list, as above
           }
-          if (request.path || request.headers) return send<T>(request, use)
-          const [reply] = await join([request.body], use)
+          if (request.path || request.headers) return send<T>(request, options)
+          const [reply] = await addToTurn([request.body], options)
           return reply as UpstashResponse<T>
         },
       }
@@ -176,14 +184,14 @@ export function createConnection(
     })
 }
 
-/** An SDK client is some 200 closures: it is made when it is first used, and most invocations use one of several. */
-function whenUsed(make: () => Redis): Redis {
-  let made: Redis | undefined
-  // Nobody asks it for more than its members.
-  return new Proxy({} as Redis, { get: (_, name) => Reflect.get((made ??= make()), name) as unknown })
+/** Creates an SDK client when it is first used: it has about 200 closures, and most invocations use one client of several. */
+function onFirstUse(create: () => Redis): Redis {
+  let client: Redis | undefined
+  // Callers only read members.
+  return new Proxy({} as Redis, { get: (_, name) => Reflect.get((client ??= create()), name) as unknown })
 }
 
-/** The SDK keeps its HTTP client to itself and its subclasses. */
+/** The SDK's HTTP client is protected. */
 class OpenRedis extends Redis {
   constructor(server: { url: string; token: string }) {
     super({ ...server, retry: { retries: 0 }, enableTelemetry: false, enableAutoPipelining: false })
@@ -199,25 +207,25 @@ class OpenRedis extends Redis {
 const isBatch = (request: UpstashRequest): request is UpstashRequest & { body: unknown[] } =>
   (request.path?.[0] === 'pipeline' || request.path?.[0] === 'multi-exec') && Array.isArray(request.body)
 
-/** How many commands each script calls, by its text. There are as many as the program has. */
-const calledBy = new Map<string, number>()
+/** How many commands each script calls, by its text. The program has a fixed number of scripts. */
+const callsByScript = new Map<string, number>()
 /** Only `@upstash/ratelimit` sends a script by its hash: two `GET` and an `INCRBY`. */
-const CALLED_BY_HASH = 3
+const CALLS_BY_HASH = 3
 
-/** What a command costs, with what it calls if it is a script. */
+/** How many commands are billed for `command`: a script and the commands it calls. */
 function billedFor(command: unknown): number {
   const [name, script] = Array.isArray(command) ? (command as unknown[]) : []
-  if (name === 'evalsha') return 1 + CALLED_BY_HASH
+  if (name === 'evalsha') return 1 + CALLS_BY_HASH
   if (name !== 'eval' || typeof script !== 'string') return 1
-  let called = calledBy.get(script)
-  if (called === undefined) {
+  let calls = callsByScript.get(script)
+  if (calls === undefined) {
     const [, usually] = /^-- usually calls (\d+)$/m.exec(script) ?? []
-    called = usually === undefined ? script.split('redis.call(').length - 1 : Number(usually)
-    calledBy.set(script, called)
+    calls = usually === undefined ? script.split('redis.call(').length - 1 : Number(usually)
+    callsByScript.set(script, calls)
   }
-  return 1 + called
+  return 1 + calls
 }
 
-/** Whether Redis answered, if only to refuse the command: its own errors begin with a code in capitals. */
+/** Whether an error is a reply of Redis: those begin with a code in capitals. */
 const isAnswer = (error: unknown): boolean =>
   error instanceof Error && error.name === 'UpstashError' && /^[A-Z]{3,} /.test(error.message)

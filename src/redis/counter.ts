@@ -1,274 +1,576 @@
 import type { Redis } from '@upstash/redis/cloudflare'
 
-/** Where the parts of one content's likes are. */
-export interface LikeKeys {
-  /** Integer: the count. */
-  count: string
-  /** Hash: when it was last changed here (`at`), and the newest revision set from the source (`likes`, `comments`). */
-  meta: string
-  /** Hash of a member: content id → `<1 or 0>:<since>:<changed at>`, the first of the times left out where they are one. */
-  states: string
+/** What is counted of a content. */
+export type Counter = 'likes' | 'comments' | 'views'
+
+/** The Redis keys of the counters. */
+export interface CounterKeys {
+  /** String holding an integer: a count, as readers see it. */
+  count: (counter: Counter, contentId: string) => string
+  /**
+   * String: the count again, with what orders or derives it. Of likes and comments `<count>:<changed at>:<revision>`, of
+   * views `<count>:<views that the HyperLogLog does not include>`.
+   */
+  tally: (counter: Counter, contentId: string) => string
+  /** Hash of one user: content id → like state. */
+  likedBy: (userId: string) => string
+  /** Sorted set: likes that the source has not confirmed. */
+  likesUnwritten: string
+  /** HyperLogLog: the viewers of a content. */
+  viewers: (contentId: string) => string
+  /** Sorted set: content id, by the count of views that the source has not confirmed. */
+  viewsUnwritten: string
 }
 
-/** What one member thinks of one content. */
+/** Whether a user likes a content, and since when. Times are Unix ms. */
 export interface LikeState {
   isLiked: boolean
-  /** When they last said so: Unix ms, rises with every change of that content. */
+  /** When the user last said so, by the clock of Redis. Of two states of one user and content, the higher is newer. */
   changedAt: number
-  /** When they first said so. Null: at `changedAt`. */
-  since: number | null
+  /** When this state began. Null: at `changedAt`. */
+  stateSince: number | null
 }
 
-/** What the source of truth knows before a like: the member's state, and the count. */
+/** The counts of a content, as the source of truth has them. */
+export type KnownCounts = Partial<Record<Counter, number>>
+
+/** The same, with what orders them. */
+export interface LoadedCounts extends KnownCounts {
+  /** The newest `changedAt` among the likes that the source has. */
+  changedAt: number
+  /** Rises with every change of the counts at the source. */
+  revision: number
+}
+
+type LoadCounts = (contentIds: string[]) => Promise<Map<string, LoadedCounts>>
+type LoadStates = (contentIds: string[]) => Promise<Map<string, LikeState>>
+
+/** One count. */
+interface CountOf {
+  counter: Counter
+  contentId: string
+}
+
+/** What the source of truth has for a like: the user's state and the count, read together. */
 export interface LoadedLike {
   state: LikeState
   count: number
+  changedAt: number
+  revision: number
 }
 
-/** The count of one content as the source of truth has it now. */
+/** A count at the source, for Redis to adopt. */
 export interface Settlement {
-  count: string
-  meta: string
-  /** Which count this is: each has revisions of its own. */
-  field: 'likes' | 'comments'
-  value: number
-  /** Rises with every change of the content's counts at the source. */
+  counter: 'likes' | 'comments'
+  contentId: string
+  count: number
   revision: number
-  /** The newest change the source has seen; a count with a newer change is not touched: that one will settle it. */
+  /** The newest like that this count includes. A tally with a newer one stays: that like settles it. */
   changedAt: number
 }
 
-/**
- * One member likes a content, or no longer. KEYS: states, count, meta. ARGV: content, 1 or 0, now, TTL (ms), loaded
- * state, loaded count ('' when not loaded). Answers nothing when something must be loaded, else the count, when this
- * was, and since when it is so. What changes nothing is noted as anew too: an older change may still be on its way to
- * the source.
- */
-const LIKE = `#!lua flags=allow-key-locking
-local state = redis.call('HGET', KEYS[1], ARGV[1]) or ARGV[5]
-local count = redis.call('GET', KEYS[2]) or ARGV[6]
-if state == '' or count == '' then return {} end
-local liked, since = string.match(state, '^(%d):(%d+)')
-local before = string.match(state, '%d+$')
-local last = tonumber(redis.call('HGET', KEYS[3], 'at') or '0')
-local changedAt = string.format('%.0f', math.max(tonumber(ARGV[3]), last + 1, tonumber(before) + 1))
-if liked ~= ARGV[2] then
-  count = tonumber(count) + (ARGV[2] == '1' and 1 or -1)
-  since = changedAt
-end
-redis.call('HSET', KEYS[3], 'at', changedAt)
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ':' .. (since == changedAt and '' or since .. ':') .. changedAt)
-redis.call('SET', KEYS[2], count, 'PX', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('PEXPIRE', KEYS[3], ARGV[4])
-return {tonumber(count), changedAt, since}`
+/** A like that Redis has counted and the source has not confirmed. */
+export interface UnwrittenLike {
+  contentId: string
+  userId: string
+  isLiked: boolean
+  changedAt: number
+}
 
-/** Sets a count from the source. KEYS: count, meta. ARGV: field, value, revision, changed at, TTL (ms). */
-const SETTLE = `#!lua flags=allow-key-locking
-local seen = redis.call('HMGET', KEYS[2], ARGV[1], 'at')
-if tonumber(seen[1] or '-1') > tonumber(ARGV[3]) then return 0 end
-if ARGV[1] == 'likes' and tonumber(seen[2] or '0') > tonumber(ARGV[4]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[5])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[5])
-return 1`
-
-/** Corrects a member's state where an older one is held. KEYS: states. ARGV: content, state, changed at. */
-const CORRECT = `#!lua flags=allow-key-locking
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-if held and tonumber(string.match(held, ':(%d+)$')) < tonumber(ARGV[3]) then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-end
-return 1`
+/** A like that the source has processed, and the user's state there since. Null: the content or the user is gone. */
+export interface WrittenLike extends UnwrittenLike {
+  state: LikeState | null
+}
 
 /**
- * One viewer saw a post. KEYS: viewers, count, base, dirty. ARGV: viewer, post, TTL of the count, TTL of the viewers
- * (ms), loaded count ('' when not loaded). Answers the count, or -1 when it must be loaded.
+ * A marker, `?<random>`, in place of a value means that somebody is loading the value. Every change of a value replaces
+ * or removes the marker, and so does a deletion, an eviction or a flush. So a value that was loaded after its marker was
+ * set, and is stored only where that marker still is, can never replace a newer one.
  */
-const SEE = `#!lua flags=allow-key-locking
--- usually calls 7
-local base = redis.call('GET', KEYS[3])
-if not base then
-  local count = redis.call('GET', KEYS[2]) or ARGV[5]
-  if count == '' then return -1 end
-  base = math.max(0, tonumber(count) - redis.call('PFCOUNT', KEYS[1]))
-end
-local isNew = redis.call('PFADD', KEYS[1], ARGV[1])
-local count = tonumber(base) + redis.call('PFCOUNT', KEYS[1])
-redis.call('SET', KEYS[3], base, 'PX', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('SET', KEYS[2], count, 'PX', ARGV[3])
-if isNew == 1 then redis.call('SADD', KEYS[4], ARGV[2]) end
-return count`
+const newMarker = () => `?${crypto.randomUUID()}`
 
-/** How long Redis keeps who viewed a post after the last view; then its count goes on from what the source has. */
+/** How long a marker stays when its loader dies. */
+const MARKER_MS = 10_000
+
+/** A load is repeated at most so often when the counts change meanwhile. */
+const MAX_ATTEMPTS = 5
+
+/** How long Redis keeps the viewers of a content after the last new one. After that, its count continues from the source. */
 const VIEWERS_TTL_MS = 30 * 86_400_000
 
-const written = ({ isLiked, changedAt, since }: LikeState) =>
-  [isLiked ? 1 : 0, ...new Set([since ?? changedAt, changedAt])].join(':')
+/**
+ * Sets whether a user likes a content. KEYS: states, tally, count, unwritten. ARGV: content, user, 1 or 0, TTL (ms), new
+ * marker, then what was loaded, or '' each: marker, state, count, changed at, revision.
+ * Returns the count, when this was, and since when the state holds; or the marker under which to load ('' for none).
+ *
+ * The count comes from the tally, else from the published count, else from the load. The user's state comes from the
+ * states, else from the unwritten likes, else from the load. Only where both counts are lost, count and state come from
+ * one load: the unwritten like of this user is in neither. A state that changes nothing is recorded as newer too: an
+ * older change may still be in the queue.
+ */
+const LIKE = `#!lua flags=allow-key-locking
+-- usually calls 8
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held and not string.match(held, '^[01]:') then held = false end
+local tally = redis.call('GET', KEYS[2])
+local count, at, revision = string.match(tally or '', '^(%d+):(%d+):(%d+)$')
+local state = held
+if not count then
+  count, at, revision = string.match(redis.call('GET', KEYS[3]) or '', '^%d+$'), '0', '0'
+end
+local member = ARGV[1] .. ':' .. ARGV[2] .. ':'
+if not count then
+  if ARGV[6] == '' or tally ~= ARGV[6] then
+    if not tally then
+      tally = ARGV[5]
+      redis.call('SET', KEYS[2], tally, 'PX', ${MARKER_MS})
+    end
+    return {tally}
+  end
+  count, at, revision, state = ARGV[8], ARGV[9], ARGV[10], ARGV[7]
+elseif not state then
+  local liked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '1') or '-1')
+  local unliked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '0') or '-1')
+  if liked > unliked then state = '1:' .. string.format('%.0f', liked)
+  elseif unliked > liked then state = '0:' .. string.format('%.0f', unliked)
+  elseif ARGV[7] == '' then return {''}
+  else state = ARGV[7] end
+end
+local liked, since = string.match(state, '^(%d):(%d+)')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local last = tonumber(string.match(held or state, '%d+$'))
+local changedAt = string.format('%.0f', math.max(now, tonumber(at) + 1, last + 1))
+if liked ~= ARGV[3] then
+  count = string.format('%.0f', math.max(0, count + (ARGV[3] == '1' and 1 or -1)))
+  since = changedAt
+end
+redis.call('SET', KEYS[2], count .. ':' .. changedAt .. ':' .. revision, 'PX', ARGV[4])
+redis.call('SET', KEYS[3], count, 'PX', ARGV[4])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3] .. ':' .. (since == changedAt and '' or since .. ':') .. changedAt)
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('ZADD', KEYS[4], changedAt, member .. ARGV[3])
+return {tonumber(count), changedAt, since}`
 
-function read(text: string): LikeState {
-  const [isLiked, since = 0, changedAt = since] = text.split(':').map(Number)
-  return { isLiked: isLiked === 1, changedAt, since }
+/**
+ * Stores loaded counts where their marker still is. KEYS: counts, then their tallies. ARGV: marker, TTL (ms), then for
+ * each count its value ('' removes the marker) and its tally ('' for none). A count whose tally is still there is
+ * taken from the tally, which includes what the source has not confirmed.
+ */
+const FILL_COUNTS = `#!lua flags=allow-key-locking
+local held = redis.call('MGET', unpack(KEYS))
+local counts = #KEYS / 2
+for i = 1, counts do
+  local value, tally = ARGV[i * 2 + 1], ARGV[i * 2 + 2]
+  if held[i] == ARGV[1] then
+    if value == '' then
+      redis.call('DEL', KEYS[i])
+    else
+      local kept = string.match(held[counts + i] or '', '^%d+')
+      redis.call('SET', KEYS[i], kept or value, 'PX', ARGV[2])
+      if tally ~= '' and not kept then redis.call('SET', KEYS[counts + i], tally, 'PX', ARGV[2]) end
+    end
+  end
+end
+return 1`
+
+/** Sets markers where a user's states are missing. KEYS: states. ARGV: marker, TTL (ms), contents. */
+const CLAIM_STATES = `#!lua flags=allow-key-locking
+local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 3))
+local claims = {}
+for i = 3, #ARGV do
+  if not string.match(held[i - 2] or '', '^[01]:') then
+    claims[#claims + 1] = ARGV[i]
+    claims[#claims + 1] = ARGV[1]
+  end
+end
+if #claims > 0 then
+  redis.call('HSET', KEYS[1], unpack(claims))
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return #claims`
+
+/** Stores loaded states where their marker still is. KEYS: states. ARGV: marker, content, state ('' removes it) … */
+const FILL_STATES = `#!lua flags=allow-key-locking
+local contents, fills, gone = {}, {}, {}
+for i = 2, #ARGV, 2 do contents[#contents + 1] = ARGV[i] end
+local held = redis.call('HMGET', KEYS[1], unpack(contents))
+for i, content in ipairs(contents) do
+  if held[i] == ARGV[1] then
+    local state = ARGV[i * 2 + 1]
+    if state == '' then
+      gone[#gone + 1] = content
+    else
+      fills[#fills + 1] = content
+      fills[#fills + 1] = state
+    end
+  end
+end
+if #fills > 0 then redis.call('HSET', KEYS[1], unpack(fills)) end
+if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
+return 1`
+
+/**
+ * Brings a count to that of the source. KEYS: tally, count. ARGV: count, revision, changed at, TTL (ms).
+ * Creates nothing: the content may be gone. A count without a tally cannot be compared: it is removed, to be loaded, and
+ * so is a marker.
+ */
+const SETTLE = `#!lua flags=allow-key-locking
+local tally = redis.call('GET', KEYS[1])
+local counted, at, revision = string.match(tally or '', '^(%d+):(%d+):(%d+)$')
+if counted then
+  if tonumber(revision) > tonumber(ARGV[2]) or tonumber(at) > tonumber(ARGV[3]) then return 0 end
+  redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[3] .. ':' .. ARGV[2], 'PX', ARGV[4])
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])
+  return 1
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1`
+
+/**
+ * The source has processed likes. KEYS: unwritten, then the states of each like's user. ARGV, four for each like:
+ * content, member of unwritten, its changed at, the state at the source ('' when there is none).
+ * Corrects older states, ends loads of states, and removes the likes from unwritten, unless they were repeated since.
+ */
+const CONFIRM_LIKES = `#!lua flags=allow-key-locking
+-- usually calls 3
+local members, written = {}, {}
+for i = 1, #ARGV, 4 do members[#members + 1] = ARGV[i + 1] end
+local scores = redis.call('ZMSCORE', KEYS[1], unpack(members))
+for i, member in ipairs(members) do
+  local content, changedAt, state = ARGV[i * 4 - 3], ARGV[i * 4 - 1], ARGV[i * 4]
+  if scores[i] and tonumber(scores[i]) <= tonumber(changedAt) then written[#written + 1] = member end
+  local held = redis.call('HGET', KEYS[i + 1], content)
+  if held then
+    if state == '' or not string.match(held, '^[01]:') then
+      redis.call('HDEL', KEYS[i + 1], content)
+    elseif tonumber(string.match(held, '%d+$')) < tonumber(string.match(state, '%d+$')) then
+      redis.call('HSET', KEYS[i + 1], content, state)
+    end
+  end
+end
+if #written > 0 then redis.call('ZREM', KEYS[1], unpack(written)) end
+return #written`
+
+/**
+ * Adds a viewer. KEYS: viewers, count, tally, unwritten. ARGV: viewer, content, TTL of the count, TTL of the viewers (ms),
+ * new marker, loaded count and its marker ('' each when not loaded). Returns the count, or the marker under which to load.
+ *
+ * The count goes up as the HyperLogLog does. It continues from the published count or the tally, else from the load or
+ * from what is unwritten: it falls only where Redis lost all of them.
+ */
+const VIEW = `#!lua flags=allow-key-locking
+-- usually calls 8
+local count, base = string.match(redis.call('GET', KEYS[3]) or '', '^(%d+):(%d+)$')
+local isIntact = count and redis.call('EXISTS', KEYS[1]) == 1
+if not count then
+  local held = redis.call('GET', KEYS[2])
+  count = string.match(held or '', '^%d+$')
+  if not count then
+    if ARGV[7] == '' or held ~= ARGV[7] then
+      if not held then
+        held = ARGV[5]
+        redis.call('SET', KEYS[2], held, 'PX', ${MARKER_MS})
+      end
+      return held
+    end
+    count = math.max(tonumber(ARGV[6]), tonumber(redis.call('ZSCORE', KEYS[4], ARGV[2]) or '0'))
+  end
+end
+count = tonumber(count)
+if not isIntact then
+  local before = redis.call('PFCOUNT', KEYS[1])
+  count = math.max(count, before)
+  base = count - before
+end
+local isNew = redis.call('PFADD', KEYS[1], ARGV[1]) == 1
+if isNew then
+  count = math.max(count, base + redis.call('PFCOUNT', KEYS[1]))
+  redis.call('ZADD', KEYS[4], count, ARGV[2])
+elseif isIntact then
+  return count
+end
+redis.call('SET', KEYS[3], count .. ':' .. base, 'PX', ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('SET', KEYS[2], count, 'PX', ARGV[3])
+return count`
+
+/** The source has written counts of views. KEYS: unwritten. ARGV: content, count … Removes those that did not rise since. */
+const CONFIRM_VIEWS = `#!lua flags=allow-key-locking
+local contents, written = {}, {}
+for i = 1, #ARGV, 2 do contents[#contents + 1] = ARGV[i] end
+local scores = redis.call('ZMSCORE', KEYS[1], unpack(contents))
+for i, content in ipairs(contents) do
+  if scores[i] and tonumber(scores[i]) <= tonumber(ARGV[i * 2]) then written[#written + 1] = content end
+end
+if #written > 0 then redis.call('ZREM', KEYS[1], unpack(written)) end
+return #written`
+
+/** Removes a marker where it still is. KEYS: its key. ARGV: marker. */
+const RELEASE = `#!lua flags=allow-key-locking
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1`
+
+const written = ({ isLiked, changedAt, stateSince }: LikeState) =>
+  [isLiked ? 1 : 0, ...new Set([stateSince ?? changedAt, changedAt])].join(':')
+
+/** The count in a tally. Undefined for what is no tally: nothing, or a marker. */
+function countIn(tally: unknown): number | undefined {
+  const [count] = (typeof tally === 'string' && /^\d+(?=:)/.exec(tally)) || []
+  return count === undefined ? undefined : Number(count)
 }
+
+const contentsOf = (counts: CountOf[]) => [...new Set(counts.map(({ contentId }) => contentId))]
+
+/** Undefined for what is no state: nothing, or a marker. */
+function readState(text: unknown): LikeState | undefined {
+  if (typeof text !== 'string' || !/^[01]:/.test(text)) return undefined
+  const [isLiked, stateSince = 0, changedAt = stateSince] = text.split(':').map(Number)
+  return { isLiked: isLiked === 1, changedAt, stateSince }
+}
+
+const memberOf = ({ contentId, userId, isLiked }: Omit<UnwrittenLike, 'changedAt'>) =>
+  `${contentId}:${userId}:${isLiked ? 1 : 0}`
 
 export type Counters = ReturnType<typeof createCounters>
 
 /**
- * Counts that are exact at any moment, each an integer under its own key; the source of truth (D1) follows behind.
+ * Counts in Redis that a source of truth (D1) follows: likes exactly, views approximately, comments as a cache.
  *
- * A count that Redis lacks (evicted, flushed, never asked for) is loaded, never taken for 0. Every command here may
- * run twice: a like sets a state, and counts only where the state changes. Reading any number of counts is one
- * command; a like is one script, a view another: one round trip each, two when something must be loaded.
+ * Redis types: see `CounterKeys`. Counts, tallies and states expire `ttlMs` after their last change; what is unwritten
+ * stays until the source confirms it.
  *
- * When Redis fails, `read` and `states` answer what is loaded, a little behind; the others throw.
+ * Redis may lose any of these keys at any time. A missing count is loaded, never taken for 0. A like is exact while its
+ * tally or its published count is there, and the user's state or the unwritten likes. Where Redis loses more, likes
+ * that are on their way to the source are missing from the count until they arrive there. Loads are ordered by markers.
+ *
+ * One round trip each, two when something must be loaded first. Every command is safe to repeat. Times come from the
+ * clock of Redis, one for all isolates. When Redis fails, `read` and `states` answer from the source; the others throw.
  */
-export function createCounters(redis: Redis, ttlMs: number, defer: (work: () => Promise<unknown>) => void) {
+export function createCounters(
+  redis: Redis,
+  keys: CounterKeys,
+  ttlMs: number,
+  defer: (work: () => Promise<unknown>) => void,
+) {
+  const countKey = ({ counter, contentId }: CountOf) => keys.count(counter, contentId)
+  const tallyKey = ({ counter, contentId }: CountOf) => keys.tally(counter, contentId)
+
+  /** Loads counts again, and stores them unless they change meanwhile. Two round trips. */
+  async function fillCounts(missing: CountOf[], load: LoadCounts): Promise<void> {
+    const marker = newMarker()
+    const claims = redis.pipeline()
+    for (const count of missing) claims.set(countKey(count), marker, { nx: true, px: MARKER_MS })
+    const replies = await claims.exec<unknown[]>()
+    const claimed = missing.filter((_, i) => replies[i] === 'OK')
+    if (claimed.length === 0) return
+    const loaded = await load(contentsOf(claimed))
+    const args = claimed.flatMap(({ counter, contentId }) => {
+      const { [counter]: count, changedAt, revision } = loaded.get(contentId) ?? { changedAt: 0, revision: 0 }
+      if (count === undefined) return ['', '']
+      // Views have no revision. Comments reach the source first: their revision alone orders them.
+      const tally = `${count}:${counter === 'likes' ? changedAt : 0}:${revision}`
+      return [String(count), counter === 'views' ? '' : tally]
+    })
+    const places = [...claimed.map(countKey), ...claimed.map(tallyKey)]
+    await redis.eval(FILL_COUNTS, places, [marker, String(ttlMs), ...args])
+  }
+
+  /** Loads states again, and stores them unless they change meanwhile. Two round trips. */
+  async function fillStates(userId: string, contentIds: string[], load: LoadStates): Promise<void> {
+    const key = keys.likedBy(userId)
+    const marker = newMarker()
+    await redis.eval(CLAIM_STATES, [key], [marker, String(ttlMs), ...contentIds])
+    const like = contentIds.map((contentId) => memberOf({ contentId, userId, isLiked: true }))
+    const unlike = contentIds.map((contentId) => memberOf({ contentId, userId, isLiked: false }))
+    const [states, scores] = await Promise.all([
+      load(contentIds),
+      redis.zmscore(keys.likesUnwritten, like.concat(unlike)),
+    ])
+    const args = contentIds.flatMap((id, i) => {
+      const loaded = states.get(id)
+      if (!loaded) return [id, '']
+      const [likedAt, unlikedAt] = [scores?.[i] ?? 0, scores?.[contentIds.length + i] ?? 0]
+      const changedAt = Math.max(likedAt, unlikedAt)
+      if (changedAt <= loaded.changedAt) return [id, written(loaded)]
+      return [id, written({ isLiked: likedAt > unlikedAt, changedAt, stateSince: null })] // the source lacks it yet
+    })
+    await redis.eval(FILL_STATES, [key], [marker, ...args])
+  }
+
   return {
     /**
-     * The counts under `keys`, in their order. `load` answers those that Redis lacks, from the source of truth; they
-     * are set after the answer unless a write came first.
+     * The counts `counters` of each of `contentIds`, in their order. `load` is asked for contents of which Redis lacks
+     * a count, unless the caller has just read them: `known`. Redis is filled after the answer.
      */
-    async read(keys: string[], load: (missing: string[]) => Promise<Map<string, number>>): Promise<number[]> {
-      if (keys.length === 0) return []
-      let held: (number | null)[] | undefined
-      try {
-        held = await redis.mget<(number | null)[]>(...keys)
-      } catch {
-        // Redis is gone: the source knows the counts well enough to show.
-      }
-      const missing = keys.filter((_, i) => typeof held?.[i] !== 'number')
-      const loaded = missing.length > 0 ? await load(missing) : new Map<string, number>()
-      if (held && missing.length > 0) {
-        const fill = redis.pipeline()
-        for (const key of missing) {
-          const count = loaded.get(key) // unknown to the source of truth: nothing to count
-          if (count !== undefined) fill.set(key, count, { nx: true, px: ttlMs })
+    async read(
+      counters: Counter[],
+      contentIds: string[],
+      load: LoadCounts,
+      known?: Map<string, KnownCounts>,
+    ): Promise<number[][]> {
+      if (contentIds.length === 0) return []
+      const wanted = contentIds.flatMap((contentId) => counters.map((counter) => ({ counter, contentId })))
+      // The tallies cost no further command, and still have counts that were evicted.
+      const held = await redis.mget<unknown[]>(...wanted.map(countKey), ...wanted.map(tallyKey)).catch(() => undefined)
+      const counts = wanted.map((_, i) => (typeof held?.[i] === 'number' ? held[i] : undefined))
+      const missing = wanted.filter((_, i) => counts[i] === undefined)
+      if (missing.length > 0) {
+        const loaded = known ?? (await load(contentsOf(missing)))
+        for (const [i, { counter, contentId }] of wanted.entries()) {
+          // Of a content that the source does not know, there is nothing to count.
+          counts[i] ??= countIn(held?.[wanted.length + i]) ?? loaded.get(contentId)?.[counter] ?? 0
         }
-        if (fill.length() > 0) defer(() => fill.exec().catch(() => {})) // the next reader loads them again
+        const existing = held ? missing.filter(({ contentId }) => loaded.has(contentId)) : []
+        if (existing.length > 0) defer(() => fillCounts(existing, load).catch(() => {})) // the next reader fills them
       }
-      return keys.map((key, i) => {
-        const count = held?.[i]
-        return typeof count === 'number' ? count : (loaded.get(key) ?? 0)
-      })
-    },
-
-    /** What the member of `statesKey` thinks of each of `ids`; `load` answers those that Redis lacks and that exist. */
-    async states(
-      statesKey: string,
-      ids: string[],
-      load: (missing: string[]) => Promise<Map<string, LikeState>>,
-    ): Promise<LikeState[]> {
-      if (ids.length === 0) return []
-      let held: Record<string, string | null> | null | undefined
-      try {
-        held = await redis.hmget<Record<string, string | null>>(statesKey, ...ids)
-      } catch {
-        held = undefined
-      }
-      const missing = ids.filter((id) => typeof held?.[id] !== 'string')
-      const loaded = missing.length > 0 ? await load(missing) : new Map<string, LikeState>()
-      const stateOf = (id: string) => loaded.get(id) ?? { isLiked: false, changedAt: 0, since: null }
-      if (held !== undefined && missing.length > 0) {
-        const fill = redis.pipeline()
-        for (const [id, state] of loaded) fill.hsetnx(statesKey, id, written(state)) // of what exists, no more
-        fill.pexpire(statesKey, ttlMs)
-        if (loaded.size > 0) defer(() => fill.exec().catch(() => {}))
-      }
-      return ids.map((id) => {
-        const text = held?.[id]
-        return typeof text === 'string' ? read(text) : stateOf(id)
-      })
-    },
-
-    /** Every like state that Redis holds under each of `statesKeys`, by content id. One round trip. */
-    async held(statesKeys: string[]): Promise<[contentId: string, state: LikeState][][]> {
-      const pipeline = redis.pipeline()
-      for (const key of statesKeys) pipeline.hgetall(key)
-      const replies = await pipeline.exec<(Record<string, string> | null)[]>()
-      return replies.map((states) => Object.entries(states ?? {}).map(([id, state]) => [id, read(state)]))
+      return contentIds.map((_, i) => counts.slice(i * counters.length, (i + 1) * counters.length).map((n) => n ?? 0))
     },
 
     /**
-     * Sets whether a member likes `contentId`, counted once however often it is asked. `load` is asked when Redis
-     * lacks the state or the count; null from it (no such content) is answered as null.
+     * The states of a user for each of `contentIds`, in their order. `load` answers those of contents that exist; it is
+     * asked for what Redis lacks. Redis is filled after the answer.
      */
-    async like(
-      keys: LikeKeys,
-      contentId: string,
-      isLiked: boolean,
-      load: () => Promise<LoadedLike | null>,
-      now = Date.now(),
-    ): Promise<{ count: number; changedAt: number; since: number } | null> {
-      const attempt = (state: string, count: string) =>
-        redis.eval<string[], [number, number, number] | []>(
-          LIKE,
-          [keys.states, keys.count, keys.meta],
-          [contentId, isLiked ? '1' : '0', String(now), String(ttlMs), state, count],
-        )
-      let reply = await attempt('', '')
-      if (reply.length === 0) {
-        const loaded = await load()
-        if (!loaded) return null
-        reply = await attempt(written(loaded.state), String(loaded.count))
+    async states(userId: string, contentIds: string[], load: LoadStates): Promise<LikeState[]> {
+      if (contentIds.length === 0) return []
+      const held = await redis
+        .hmget<Record<string, unknown>>(keys.likedBy(userId), ...contentIds)
+        .then((states) => states ?? {})
+        .catch(() => undefined)
+      const missing = contentIds.filter((id) => readState(held?.[id]) === undefined)
+      let loaded = new Map<string, LikeState>()
+      if (missing.length > 0) {
+        loaded = await load(missing)
+        const existing = missing.filter((id) => loaded.has(id))
+        if (held && existing.length > 0) defer(() => fillStates(userId, existing, load).catch(() => {}))
       }
-      const [count = 0, changedAt = 0, since = 0] = reply
-      return { count, changedAt, since }
+      return contentIds.map(
+        (id) => readState(held?.[id]) ?? loaded.get(id) ?? { isLiked: false, changedAt: 0, stateSince: null },
+      )
     },
 
-    /** Brings counts and states here to what the source has, where nothing newer is under way. One round trip. */
-    async settle(
-      counts: Settlement[],
-      states: { key: string; contentId: string; state: LikeState }[] = [],
-    ): Promise<void> {
-      if (counts.length + states.length === 0) return
-      const pipeline = redis.pipeline()
-      for (const { count, meta, field, value, revision, changedAt } of counts) {
-        const args = [field, value, revision, changedAt, ttlMs].map(String)
-        pipeline.eval(SETTLE, [count, meta], args)
+    /**
+     * Sets whether a user likes a content, counted once however often it is called. `load` is asked when Redis lacks the
+     * count or the state; null from it (no such content) is returned as null.
+     * Recorded, then completed: in the same script the like becomes one of `unwrittenLikes`, so a like whose reply is
+     * lost still reaches the source.
+     */
+    async like(
+      contentId: string,
+      userId: string,
+      isLiked: boolean,
+      load: () => Promise<LoadedLike | null>,
+    ): Promise<{ count: number; changedAt: number; stateSince: number } | null> {
+      const tally = keys.tally('likes', contentId)
+      const places = [keys.likedBy(userId), tally, keys.count('likes', contentId), keys.likesUnwritten]
+      let loaded = ['', '', '', '', '']
+      for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
+        const asked = [contentId, userId, isLiked ? '1' : '0', String(ttlMs), newMarker()]
+        const reply = await redis.eval<string[], (string | number)[]>(LIKE, places, [...asked, ...loaded])
+        if (reply.length > 1) {
+          const [count = 0, changedAt = 0, stateSince = 0] = reply.map(Number)
+          return { count, changedAt, stateSince }
+        }
+        const marker = String(reply[0])
+        const source = await load()
+        if (!source) {
+          if (marker !== '') defer(() => redis.eval(RELEASE, [tally], [marker]).catch(() => {})) // it expires
+          return null
+        }
+        loaded = [marker, written(source.state), ...[source.count, source.changedAt, source.revision].map(String)]
       }
-      for (const { key, contentId, state } of states) {
-        pipeline.eval(CORRECT, [key], [contentId, written(state), String(state.changedAt)])
+      throw new Error(`The likes of ${contentId} changed during ${MAX_ATTEMPTS} loads`)
+    },
+
+    /** Up to `most` likes that the source has not confirmed, the oldest first. One command. */
+    async unwrittenLikes(most: number): Promise<UnwrittenLike[]> {
+      const flat = await redis.zrange<(string | number)[]>(keys.likesUnwritten, 0, most - 1, { withScores: true })
+      return Array.from({ length: flat.length / 2 }, (_, i) => {
+        const [contentId = '', userId = '', isLiked] = String(flat[i * 2]).split(':')
+        return { contentId, userId, isLiked: isLiked === '1', changedAt: Number(flat[i * 2 + 1]) }
+      })
+    },
+
+    /**
+     * Brings counts and states to what the source has, unless Redis has newer ones; `likes` are written there. Creates
+     * no key. Safe to repeat, and in any order. One round trip.
+     */
+    async settle(settlements: Settlement[], likes: WrittenLike[] = []): Promise<void> {
+      if (settlements.length + likes.length === 0) return
+      const pipeline = redis.pipeline()
+      for (const { counter, contentId, count, revision, changedAt } of settlements) {
+        const places = [keys.tally(counter, contentId), keys.count(counter, contentId)]
+        pipeline.eval(SETTLE, places, [count, revision, changedAt, ttlMs].map(String))
+      }
+      if (likes.length > 0) {
+        pipeline.eval(
+          CONFIRM_LIKES,
+          [keys.likesUnwritten, ...likes.map(({ userId }) => keys.likedBy(userId))],
+          likes.flatMap((like) => [
+            like.contentId,
+            memberOf(like),
+            String(like.changedAt),
+            like.state ? written(like.state) : '',
+          ]),
+        )
       }
       await pipeline.exec()
     },
 
-    /** Notes that `viewer` saw a post: the number of its viewers, within 1 % (HyperLogLog). Null: no such post. */
-    async see(
-      keys: { viewers: string; count: string; base: string; dirty: string },
-      postId: string,
-      viewer: string,
-      load: () => Promise<number | null>,
-    ): Promise<number | null> {
-      const attempt = (loaded: string) =>
-        redis.eval<string[], number>(
-          SEE,
-          [keys.viewers, keys.count, keys.base, keys.dirty],
-          [viewer, postId, String(ttlMs), String(VIEWERS_TTL_MS), loaded],
-        )
-      const count = await attempt('')
-      if (count >= 0) return count
-      const loaded = await load()
-      return loaded === null ? null : attempt(String(loaded))
+    /** Those of `settlements` that Redis contradicts. One command. */
+    async differing(settlements: Settlement[]): Promise<Settlement[]> {
+      if (settlements.length === 0) return []
+      const held = await redis.mget<unknown[]>(...settlements.map(countKey), ...settlements.map(tallyKey))
+      return settlements.filter(({ count }, i) => {
+        const [published, tally] = [held[i] ?? count, held[settlements.length + i]]
+        return published !== count || (countIn(tally) ?? count) !== count
+      })
     },
 
-    /** Takes up to `most` ids from a set of what is to be written to the source, and the counts under `keyOf`. */
-    async takeDirty(dirtyKey: string, most: number, keyOf: (id: string) => string): Promise<Map<string, number>> {
-      const ids = (await redis.spop<string[]>(dirtyKey, most)) ?? []
-      if (ids.length === 0) return new Map()
-      const counts = await redis.mget<(number | null)[]>(...ids.map(keyOf))
-      return new Map(ids.flatMap((id, i) => (typeof counts[i] === 'number' ? [[id, counts[i]]] : [])))
+    /**
+     * Adds `viewer` to the viewers of a content; returns how many there are, within 1 % (HyperLogLog). Null: `load` knows
+     * no such content. Safe to repeat.
+     */
+    async view(contentId: string, viewer: string, load: () => Promise<number | null>): Promise<number | null> {
+      const count = keys.count('views', contentId)
+      const places = [keys.viewers(contentId), count, keys.tally('views', contentId), keys.viewsUnwritten]
+      let loaded = ['', '']
+      for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
+        const asked = [viewer, contentId, String(ttlMs), String(VIEWERS_TTL_MS), newMarker()]
+        const reply = await redis.eval<string[], string | number>(VIEW, places, [...asked, ...loaded])
+        if (typeof reply === 'number') return reply
+        const source = await load()
+        if (source === null) {
+          defer(() => redis.eval(RELEASE, [count], [reply]).catch(() => {})) // it expires
+          return null
+        }
+        loaded = [String(source), reply]
+      }
+      throw new Error(`The views of ${contentId} changed during ${MAX_ATTEMPTS} loads`)
     },
 
-    /** Puts back what could not be written. */
-    async markDirty(dirtyKey: string, ids: string[]): Promise<void> {
-      const [first, ...rest] = ids
-      if (first !== undefined) await redis.sadd(dirtyKey, first, ...rest)
+    /** Up to `most` counts of views that the source has not confirmed, by content. One command. */
+    async unwrittenViews(most: number): Promise<Map<string, number>> {
+      const flat = await redis.zrange<(string | number)[]>(keys.viewsUnwritten, 0, most - 1, { withScores: true })
+      return new Map(Array.from({ length: flat.length / 2 }, (_, i) => [String(flat[i * 2]), Number(flat[i * 2 + 1])]))
     },
 
-    /** Forgets counts for good: what they counted is gone. */
-    async forget(keys: string[]): Promise<void> {
-      if (keys.length > 0) await redis.del(...keys)
+    /** The source has these counts of views; returns how many of them did not rise since. Safe to repeat. */
+    async confirmViews(views: Map<string, number>): Promise<number> {
+      if (views.size === 0) return 0
+      return redis.eval<string[], number>(CONFIRM_VIEWS, [keys.viewsUnwritten], [...views].flat().map(String))
+    },
+
+    /** Removes the counts `counters` of contents that are gone, and ends every load of them. One command. */
+    async evict(counters: Counter[], contentIds: string[]): Promise<void> {
+      const evicted = contentIds.flatMap((contentId) =>
+        counters.flatMap((counter) => [
+          keys.count(counter, contentId),
+          keys.tally(counter, contentId),
+          ...(counter === 'views' ? [keys.viewers(contentId)] : []),
+        ]),
+      )
+      if (evicted.length > 0) await redis.del(...evicted)
     },
   }
 }

@@ -3,70 +3,86 @@ import type { Redis } from '@upstash/redis/cloudflare'
 /** Who may see whether a user is online. */
 export type Visibility = 'everyone' | 'followers' | 'nobody'
 
-/** A user and when last seen (Unix ms). */
+/** A user and when they were last seen (Unix ms). */
 export interface Seen {
   userId: string
   at: number
 }
 
-/** A user who went offline. Until `confirm`ed, it is handed out again once the claim on it has lapsed. */
-export interface Gone extends Seen {
+/** An arrival or departure. Until it is confirmed, `takeChanges` returns it again once its claim has lapsed. */
+export interface Change extends Seen {
+  isOnline: boolean
   shard: number
+  /** An arrival of a user about whom Redis remembers nothing: after a flush, say. */
+  isFirst?: boolean
 }
 
 /** One sign of life. */
 export interface Beat {
   userId: string
   deviceId: string
-  /** Unique to this beat: tells a repetition (of a lost reply) from another beat. */
+  /** Unique to this beat: distinguishes a repetition from another beat. */
   beatId: string
 }
 
 /**
- * What a beat met: `joined` they were offline until now · `online` they were online already · `hidden` nobody may see
- * them, and nothing was written · `unknown` Redis does not know who may see them, and nothing was written.
+ * What a beat found: a change, the user was offline until now · `online` the user was online already · `hidden` nobody
+ * may see them, and nothing was written · `unknown` Redis does not know who may see them, and nothing was written.
  */
-export type BeatOutcome = 'joined' | 'online' | 'hidden' | 'unknown'
+export type BeatOutcome = Change | 'online' | 'hidden' | 'unknown'
 
 export interface OnlinePolicy {
   /** A user is online until this long after the last beat. */
   windowMs: number
   shards: number
-  /** What one key holds at most: one more, and whoever was silent for longest is taken offline. */
+  /** Users per shard. One more takes the user who was silent for longest offline. */
   shardUsers: number
-  /** At most so many devices of one user are told apart; the longest silent is forgotten first. */
+  /** Devices per user. One more forgets the device that was silent for longest. */
   maxDevices: number
 }
 
 export interface OnlineKeys {
   presence: (shard: number) => string
-  presenceLeaving: (shard: number) => string
+  presenceChanges: (shard: number) => string
   presenceDevices: (userId: string) => string
   presenceVisibility: (userId: string) => string
-  presenceJoin: (userId: string) => string
+  presenceLoss: string
+  presenceLast: (userId: string) => string
 }
 
-/** How long a reply may be lost and its command repeated. */
+/** How long a command may be repeated after a lost reply. */
 const REPEAT_MS = 60_000
-/** How long whoever took departures has for telling about them, before others may take them. */
-export const CLAIM_MS = 60_000
+/** How long the caller that took changes has to announce them before others may take them. */
+export const CLAIM_MS = 5_000
 const VISIBLE_MS = 86_400_000
-/** A shard that is no longer swept (there are fewer of them now) goes by itself. */
+/** A shard that is no longer swept, because there are fewer of them now, expires. */
 const SHARD_MS = 86_400_000
 
+/** Redis' own time as `at`, where the caller does not give one: the clocks of isolates differ. */
+const CLOCK = `
+local function clock(given)
+  if given ~= '' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+local function text(ms) return string.format('%.0f', ms) end`
+
 /**
- * KEYS: shard, leaving, devices, visibility, join.
- * ARGV: user, device, beat id, now, TTL of devices, devices at most, users at most, visibility if known, its TTL.
- * Most beats end at the first command: it raises the score of who is there and does nothing for who is not.
+ * KEYS: shard, changes, devices, visibility, last.
+ * ARGV: user, device, beat id, now, time or '' for that of Redis, TTL of devices, maximum devices, maximum users,
+ * visibility if known, its TTL.
+ * Most beats end at the first command: it raises the score of a user who is online and does nothing for others.
+ * An arrival is later than the last departure, and its time becomes the score: so a departure is never before it.
  */
 const BEAT = `#!lua flags=allow-key-locking
 -- usually calls 3
+${CLOCK}
 local user, device, beat, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local function note()
   if redis.call('ZADD', KEYS[3], 'GT', now, device) == 1 then
-    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - ARGV[6])
+    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - ARGV[7])
   end
-  redis.call('PEXPIRE', KEYS[3], ARGV[5])
+  redis.call('PEXPIRE', KEYS[3], ARGV[6])
 end
 if redis.call('ZADD', KEYS[1], 'XX', 'GT', 'CH', now, user) == 1 then
   note()
@@ -74,138 +90,205 @@ if redis.call('ZADD', KEYS[1], 'XX', 'GT', 'CH', now, user) == 1 then
 end
 local visibility = redis.call('GET', KEYS[4])
 if not visibility then
-  if ARGV[8] == '' then return 'unknown' end
-  visibility = ARGV[8]
-  redis.call('SET', KEYS[4], visibility, 'PX', ARGV[9])
+  if ARGV[9] == '' then return 'unknown' end
+  visibility = ARGV[9]
+  redis.call('SET', KEYS[4], visibility, 'PX', ARGV[10])
 end
 if visibility == 'nobody' then return 'hidden' end
 note()
-if redis.call('ZADD', KEYS[1], 'NX', now, user) == 0 then
-  return redis.call('GET', KEYS[5]) == beat and 'joined' or 'online'
+local last = redis.call('GET', KEYS[5])
+local lastAt = last and string.match(last, '^%d+')
+local at = math.max(clock(ARGV[5]), lastAt and tonumber(lastAt) + 1 or 0)
+if redis.call('ZADD', KEYS[1], 'NX', text(at), user) == 0 then
+  if lastAt and last == lastAt .. ':' .. beat then return { lastAt, 0 } end
+  return 'online'
 end
-redis.call('SET', KEYS[5], beat, 'PX', ${REPEAT_MS})
-if redis.call('ZCARD', KEYS[1]) > tonumber(ARGV[7]) then
+redis.call('ZADD', KEYS[2], 0, '+' .. text(at) .. ':' .. user)
+redis.call('SET', KEYS[5], text(at) .. ':' .. beat, 'PX', ARGV[6])
+if redis.call('ZCARD', KEYS[1]) > tonumber(ARGV[8]) then
   local displaced = redis.call('ZPOPMIN', KEYS[1])
-  redis.call('ZADD', KEYS[2], 0, displaced[2] .. ':' .. displaced[1])
-  redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[7])
+  redis.call('ZADD', KEYS[2], 0, '-' .. displaced[2] .. ':' .. displaced[1])
 end
-return 'joined'`
+redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[8])
+return { text(at), last and 0 or 1 }`
 
 /**
- * KEYS: shard, leaving, devices, visibility. ARGV: user, device or '' for all, now, silent at, claim until, hide.
- * Answers when they were last seen, if with this the user went offline.
+ * KEYS: shard, changes, devices, visibility, last.
+ * ARGV: user, device or '' for all, time or '', silent at, claim for, hide, TTL of that, TTL of last.
+ * Answers when the user was last seen, if this took the user offline.
  */
 const LEAVE = `#!lua flags=allow-key-locking
-local user, device, now = ARGV[1], ARGV[2], ARGV[3]
+-- usually calls 7
+${CLOCK}
+local user, device = ARGV[1], ARGV[2]
 if ARGV[6] == '1' then redis.call('SET', KEYS[4], 'nobody', 'PX', ARGV[7]) end
 if device ~= '' then
   redis.call('ZREM', KEYS[3], device)
   if redis.call('ZCOUNT', KEYS[3], '(' .. ARGV[4], '+inf') > 0 then return false end
 end
 redis.call('DEL', KEYS[3])
-if redis.call('ZREM', KEYS[1], user) == 0 then return false end
-redis.call('ZADD', KEYS[2], ARGV[5], now .. ':' .. user)
-return tonumber(now)`
+local seen = redis.call('ZSCORE', KEYS[1], user)
+if not seen then return false end
+redis.call('ZREM', KEYS[1], user)
+local at = math.max(clock(ARGV[3]), tonumber(seen))
+redis.call('ZADD', KEYS[2], text(at + ARGV[5]), '-' .. text(at) .. ':' .. user)
+redis.call('SET', KEYS[5], text(at) .. ':', 'PX', ARGV[8])
+return text(at)`
 
 /**
- * KEYS: shard, leaving. ARGV: now, silent at, how many, claim until.
- * Takes departures whose claim has lapsed, then moves the silent from the shard to the departures.
+ * KEYS: shard, changes, visibility. ARGV: user, visibility, its TTL, time or '', silent at.
+ * Answers since when the user is online, if so. That is announced again: the audience may have changed.
  */
-const TAKE_SILENT = `#!lua flags=allow-key-locking
+const SHOW = `#!lua flags=allow-key-locking
+-- usually calls 2
+${CLOCK}
+redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+local seen = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not seen or tonumber(seen) <= tonumber(ARGV[5]) then return false end
+local at = math.max(clock(ARGV[4]), tonumber(seen))
+redis.call('ZADD', KEYS[1], text(at), ARGV[1])
+redis.call('ZADD', KEYS[2], 0, '+' .. text(at) .. ':' .. ARGV[1])
+return text(at)`
+
+/**
+ * KEYS: shard, changes. ARGV: now, silent at, how many, claim until.
+ * Takes changes whose claim has lapsed, then moves silent users from the shard to the changes.
+ */
+const TAKE_CHANGES = `#!lua flags=allow-key-locking
+-- usually calls 4
 local taken = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
 local room = tonumber(ARGV[3]) - #taken
 local silent = room > 0 and redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'WITHSCORES', 'LIMIT', 0, room) or {}
 for i = 1, #silent, 2 do
   redis.call('ZREM', KEYS[1], silent[i])
-  taken[#taken + 1] = silent[i + 1] .. ':' .. silent[i]
+  taken[#taken + 1] = '-' .. silent[i + 1] .. ':' .. silent[i]
 end
 for i = 1, #taken do redis.call('ZADD', KEYS[2], ARGV[4], taken[i]) end
 redis.call('PEXPIRE', KEYS[1], ${SHARD_MS})
 redis.call('PEXPIRE', KEYS[2], ${SHARD_MS})
 return taken`
 
+/** KEYS: loss. ARGV: now, window. Answers since when presence is lost, if that is at least a window ago. */
+const FIND_LOSS = `#!lua flags=allow-key-locking
+-- usually calls 2
+local at = redis.call('GET', KEYS[1])
+if not at then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ${SHARD_MS})
+  return false
+end
+redis.call('PEXPIRE', KEYS[1], ${SHARD_MS})
+if at == 'none' or tonumber(at) + ARGV[2] > tonumber(ARGV[1]) then return false end
+return at`
+
 export type Online = ReturnType<typeof createOnline>
 
 /**
- * Who is online, on several devices, known to have come and gone exactly once.
+ * Who is online, on several devices, and which arrivals and departures are still to be announced.
  *
- * Redis types. `presence`: a sorted set per shard, member = user, score = last seen; whoever is in it has been told
- * about as online. `presenceLeaving`: a sorted set per shard, member = `<last seen>:<user>`, score = claimed until:
- * departures still to be told about. `presenceDevices`: a sorted set per user, expiring soon after the window.
- * `presenceVisibility` and `presenceJoin`: strings per user, expiring. A user's shard is a hash of the id; a shard
- * holds at most `shardUsers`, and so do its departures: no key grows without bound.
+ * Redis types. `presence`: a sorted set per shard, member = user, score = last seen. `presenceChanges`: a sorted set per
+ * shard, member = `+<at>:<user>` for an arrival or `-<at>:<user>` for a departure, score = claimed until.
+ * `presenceDevices`: a sorted set per user, expiring soon after the window. `presenceVisibility` and `presenceLast`:
+ * strings per user, expiring. `presenceLoss`: a string that is absent after a flush. A user's shard is a hash of the id; a shard holds at most `shardUsers`, and so do its
+ * changes: no key grows without bound.
  *
- * One round trip each. A steady beat is 3 commands inside one script, a join 9, or 12 when the shard is full.
+ * One round trip each. A steady beat is 3 commands inside one script, an arrival 12, or 14 when the shard is full.
  *
- * Coming: of any number of beats at once exactly one is told `joined`, and told so again if its reply was lost and
- * the beat is repeated within a minute. Going: exactly one caller of `leave`, `hide` or `takeSilent` is handed a
- * departure, and has `CLAIM_MS` to tell about it and `confirm`; if it dies before, or its reply was lost, a later
- * `takeSilent` hands it out again. So a departure is never lost, and is told twice only if its teller stalled or died
- * between telling and confirming. Who falls silent and is back before the sweep has never been told to be gone.
+ * Every change is recorded in the script that makes it, and stays until it is confirmed. If its reply is lost or its
+ * caller dies, `takeChanges` returns it again. So a change is never lost, and may be announced twice: the announcement
+ * must be safe to repeat. `at` is Redis' time and orders the changes of a user: an arrival is later than the departure
+ * before it, a departure not earlier than the arrival before it. A user who falls silent and returns before the sweep has
+ * not changed.
  *
- * Every command is safe twice. Redis errors are thrown. `now` (Unix ms) is a parameter: tests own the clock.
+ * Every command is safe to repeat. Redis errors are thrown. `now` (Unix ms) replaces Redis' time: tests own the clock.
  */
 export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolicy) {
   const { windowMs, shards } = policy
   const shardOf = (userId: string) => hash(userId) % shards
   const allShards = Array.from({ length: shards }, (_, shard) => shard)
-  const memberOf = ({ userId, at }: Seen) => `${at}:${userId}`
+  /** As the scripts write it. */
+  const memberOf = ({ userId, at, isOnline }: Change) => `${isOnline ? '+' : '-'}${at}:${userId}`
+  const timeOf = (now: number | undefined) => (now === undefined ? '' : String(now))
+  /** Older devices are ignored anyway; the slack is for clocks that differ. */
+  const userMs = windowMs + REPEAT_MS
 
-  /** Visible is remembered for long, `nobody` briefly: taking it back must not depend on one delivery. */
+  /** A visible user is remembered for long, `nobody` briefly: showing again must not depend on one delivery. */
   const visibilityMs = (visibility: Visibility | undefined) => (visibility === 'nobody' ? windowMs : VISIBLE_MS)
 
-  async function depart(userId: string, deviceId: string, isHiding: boolean, now: number): Promise<Gone | undefined> {
+  async function depart(
+    userId: string,
+    deviceId: string,
+    isHiding: boolean,
+    now?: number,
+  ): Promise<Change | undefined> {
     const shard = shardOf(userId)
     const at = await redis.eval<string[], number | null>(
       LEAVE,
       [
         keys.presence(shard),
-        keys.presenceLeaving(shard),
+        keys.presenceChanges(shard),
         keys.presenceDevices(userId),
         keys.presenceVisibility(userId),
+        keys.presenceLast(userId),
       ],
-      [userId, deviceId, now, now - windowMs, now + CLAIM_MS, isHiding ? 1 : 0, visibilityMs('nobody')].map(String),
+      [
+        userId,
+        deviceId,
+        timeOf(now),
+        ...[(now ?? Date.now()) - windowMs, CLAIM_MS, isHiding ? 1 : 0, visibilityMs('nobody'), userMs].map(String),
+      ],
     )
-    return at === null ? undefined : { userId, at, shard }
+    return at === null ? undefined : { userId, at, isOnline: false, shard }
   }
 
   return {
-    /** Notes a sign of life. `visibility` is what the source of truth says, after an `unknown`. */
-    beat({ userId, deviceId, beatId }: Beat, now: number, visibility?: Visibility): Promise<BeatOutcome> {
+    shardOf,
+
+    /** Records a sign of life. `visibility` is what the source of truth says, after an `unknown`. */
+    async beat({ userId, deviceId, beatId }: Beat, now?: number, visibility?: Visibility): Promise<BeatOutcome> {
       const shard = shardOf(userId)
-      return redis.eval<string[], BeatOutcome>(
+      const outcome = await redis.eval<string[], Exclude<BeatOutcome, Change> | [at: number, isFirst: number]>(
         BEAT,
         [
           keys.presence(shard),
-          keys.presenceLeaving(shard),
+          keys.presenceChanges(shard),
           keys.presenceDevices(userId),
           keys.presenceVisibility(userId),
-          keys.presenceJoin(userId),
+          keys.presenceLast(userId),
         ],
         [
           userId,
           deviceId,
           beatId,
-          // Older ones are not counted anyway; the slack is for clocks that differ.
-          ...[now, windowMs + REPEAT_MS, policy.maxDevices, policy.shardUsers].map(String),
+          String(now ?? Date.now()),
+          timeOf(now),
+          ...[userMs, policy.maxDevices, policy.shardUsers].map(String),
           visibility ?? '',
           String(visibilityMs(visibility)),
         ],
       )
+      if (typeof outcome === 'string') return outcome
+      const [at, isFirst] = outcome
+      return { userId, at, isOnline: true, shard, isFirst: isFirst === 1 }
     },
 
     /** One device leaves; the user goes offline with the last one. */
-    leave: (userId: string, deviceId: string, now: number) => depart(userId, deviceId, false, now),
+    leave: (userId: string, deviceId: string, now?: number) => depart(userId, deviceId, false, now),
 
     /** Takes a user offline on all devices, and refuses their beats. */
-    hide: (userId: string, now: number) => depart(userId, '', true, now),
+    hide: (userId: string, now?: number) => depart(userId, '', true, now),
 
-    /** Lets beats of a user in again, or changes who sees them. */
-    async show(userId: string, visibility: Exclude<Visibility, 'nobody'>): Promise<void> {
-      await redis.set(keys.presenceVisibility(userId), visibility, { px: visibilityMs(visibility) })
+    /** Admits beats of a user again, or changes who sees them. Answers an arrival if the user is online. */
+    async show(userId: string, visibility: Exclude<Visibility, 'nobody'>, now?: number): Promise<Change | undefined> {
+      const shard = shardOf(userId)
+      const at = await redis.eval<string[], number | null>(
+        SHOW,
+        [keys.presence(shard), keys.presenceChanges(shard), keys.presenceVisibility(userId)],
+        [userId, visibility, String(visibilityMs(visibility)), timeOf(now), String((now ?? Date.now()) - windowMs)],
+      )
+      return at === null ? undefined : { userId, at, isOnline: true, shard }
     },
 
-    /** When each of `userIds` was last seen, in their order; null for whom Redis does not know. Offline may be among them. */
+    /** When each of `userIds` was last seen, in their order; null for users Redis does not know. Some may be offline. */
     async lastSeen(userIds: string[]): Promise<(number | null)[]> {
       const byShard = Map.groupBy(new Set(userIds), shardOf)
       if (byShard.size === 0) return []
@@ -219,7 +302,7 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       return userIds.map((userId) => seen.get(userId) ?? null)
     },
 
-    /** Those online, latest first: at most `count`, seen no later than `until`. */
+    /** The users online, latest first: at most `count`, seen no later than `until`. */
     async latest(count: number, now: number, until = Infinity): Promise<Seen[]> {
       const pipeline = redis.pipeline()
       const max = until === Infinity ? '+inf' : until
@@ -239,7 +322,7 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
         .slice(0, count)
     },
 
-    /** How many are online. */
+    /** How many users are online. */
     async count(now: number): Promise<number> {
       const pipeline = redis.pipeline()
       for (const shard of allShards) pipeline.zcount(keys.presence(shard), `(${now - windowMs}`, '+inf')
@@ -250,38 +333,55 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
     isOnline: (at: number | null, now: number): at is number => at !== null && at > now - windowMs,
 
     /**
-     * Takes those who fell silent out of presence, about `count` at most, an equal share of each shard; and departures
-     * whose taker never confirmed. `hasMore` when there may be others.
+     * Takes silent users offline, about `count` at most, an equal share of each shard, and returns them with the changes
+     * that nobody has confirmed. The caller has `CLAIM_MS` to confirm them. `hasMore`: there may be others.
      */
-    async takeSilent(count: number, now: number): Promise<{ gone: Gone[]; hasMore: boolean }> {
+    async takeChanges(count: number, now: number): Promise<{ changes: Change[]; hasMore: boolean }> {
       const perShard = Math.ceil(count / shards)
       const pipeline = redis.pipeline()
       const args = [now, now - windowMs, perShard, now + CLAIM_MS].map(String)
       for (const shard of allShards) {
-        pipeline.eval(TAKE_SILENT, [keys.presence(shard), keys.presenceLeaving(shard)], args)
+        pipeline.eval(TAKE_CHANGES, [keys.presence(shard), keys.presenceChanges(shard)], args)
       }
       const perShardTaken = await pipeline.exec<string[][]>()
-      const gone = perShardTaken.flatMap((members, shard) =>
+      const changes = perShardTaken.flatMap((members, shard) =>
         members.map((member) => {
           const colon = member.indexOf(':')
-          return { userId: member.slice(colon + 1), at: Number(member.slice(0, colon)), shard }
+          const at = Number(member.slice(1, colon))
+          return { userId: member.slice(colon + 1), at, isOnline: member.startsWith('+'), shard }
         }),
       )
-      return { gone, hasMore: perShardTaken.some((members) => members.length === perShard) }
+      return { changes, hasMore: perShardTaken.some((members) => members.length === perShard) }
     },
 
-    /** Departures have been told about: they are not handed out again. */
-    async confirm(gone: Gone[]): Promise<void> {
-      if (gone.length === 0) return
+    /** Removes changes that are announced. */
+    async confirm(changes: Change[]): Promise<void> {
+      if (changes.length === 0) return
       const pipeline = redis.pipeline()
-      for (const [shard, those] of Map.groupBy(gone, ({ shard }) => shard)) {
-        pipeline.zrem(keys.presenceLeaving(shard), ...those.map(memberOf))
+      for (const [shard, those] of Map.groupBy(changes, ({ shard }) => shard)) {
+        pipeline.zrem(keys.presenceChanges(shard), ...those.map(memberOf))
       }
       await pipeline.exec()
     },
 
-    /** Whether a departure is of a user who lives on in another shard, their number having changed. */
-    isMisplaced: ({ userId, shard }: Gone) => shardOf(userId) !== shard,
+    /**
+     * When Redis lost presence in a flush, once users had a window to come back; undefined: it has not, or that is
+     * recovered.
+     */
+    async findLoss(now: number): Promise<number | undefined> {
+      return (
+        (await redis.eval<string[], number | null>(FIND_LOSS, [keys.presenceLoss], [now, windowMs].map(String))) ??
+        undefined
+      )
+    },
+
+    /** Ends a loss: whoever did not come back is announced. */
+    async endLoss(): Promise<void> {
+      await redis.set(keys.presenceLoss, 'none', { px: SHARD_MS })
+    },
+
+    /** Whether a change is recorded in a shard that is not the user's any more: the number of shards has changed. */
+    isMisplaced: ({ userId, shard }: Change) => shardOf(userId) !== shard,
   }
 }
 

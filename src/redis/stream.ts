@@ -1,71 +1,95 @@
 import type { Redis } from '@upstash/redis/cloudflare'
 import type { Subscribe } from './subscription.ts'
 
-/** What was appended, under the id that Redis gave it: `<ms>-<number>`. */
+/** A value on the log. */
 export interface Entry<T> {
+  /** `<ms>-<number>`, given by Redis. */
   id: string
   value: T
 }
 
-/** What is published of an append: the entries, and the id of the one before them. */
-interface Told<T> {
+/** An entry, and the position it continues. */
+interface Link<T> extends Entry<T> {
+  previous: string
+}
+
+/** A published message: new entries, and the position that the first of them continues. */
+interface Message<T> {
   after: string
   entries: Entry<T>[]
 }
 
 /** Where a reader begins. */
 export interface Start<T> {
-  /** The last entry there was, or that the reader has. `0-0`: there was none. */
   position: string
-  /** The first that it missed. */
-  missed: Entry<T>[]
-  /** False: it missed some that are not kept any more, and begins anew. */
+  /** The first entries that the reader missed. */
+  missed: Link<T>[]
+  /** False: the log cannot continue the reader's position. The reader starts at the end of the log. */
   isComplete: boolean
+}
+
+/** What a follower receives next. */
+export interface Batch<T> {
+  entries: Entry<T>[]
+  /** True: read from the log, and possibly old. False: published a moment ago. */
+  isReplay: boolean
+  /** True: entries before these are lost. */
+  hasGap: boolean
 }
 
 export interface StreamDependencies {
   redis: Redis
-  /** The same, more patient: for what is appended. */
+  /** The same Redis with a longer timeout, for appending. */
   writes: Redis
   subscribe: Subscribe
 }
 
 export interface StreamKeys {
   streamLog: string
-  streamTold: string
+  streamNames: string
+  streamOrigin: string
   streamChannel: string
 }
 
 export interface StreamPolicy {
-  /** How many entries are kept. */
   maxEntries: number
-  /** How long after the last. */
+  /** How long the log is kept after its last entry. */
   ttlMs: number
 }
 
-/** Before every entry. */
-const BEGINNING = '0-0'
-/** How many entries are read at once. */
+/** The position before the first entry of a log that nobody read while it was empty. No reader has it. */
+const UNREAD = '-'
+/** Entries per read. */
 const PAGE = 100
-/** About how many UTF-16 units go to Redis in one request, which takes 1 MB on every plan. */
+/** UTF-16 units per request, roughly. Redis accepts 1 MB on every plan. */
 const MAX_REQUEST = 256_000
 
 /**
- * KEYS: log, told. ARGV: now, entries at most, TTL (ms), then name and value of each. Answers the id of the last entry
- * before, then of each its id, or '' for what is known already. Redis does not run two at once: they are neighbours.
+ * KEYS: log, names, origin. ARGV: now, maximum entries, TTL (ms), then name and value of each item.
+ * Answers the position that the first new entry continues, then an id per item, '' for an item that is on the log
+ * already. Entry fields: `e` the value, `p` the position it continues.
  */
 const APPEND = `#!lua flags=allow-key-locking
+-- usually calls 8
 local names = {}
 for i = 4, #ARGV, 2 do names[#names + 1] = ARGV[i] end
 local known = redis.call('ZMSCORE', KEYS[2], unpack(names))
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local answer = { last and last[1] or '${BEGINNING}' }
+local position
+if last then
+  position = last[1]
+else
+  position = redis.call('GET', KEYS[3]) or '${UNREAD}'
+  redis.call('DEL', KEYS[3])
+end
+local answer = { position }
 local added = {}
 for i, name in ipairs(names) do
   if known[i] then
     answer[i + 1] = ''
   else
-    answer[i + 1] = redis.call('XADD', KEYS[1], '*', 'e', ARGV[3 + 2 * i])
+    position = redis.call('XADD', KEYS[1], '*', 'p', position, 'e', ARGV[3 + 2 * i])
+    answer[i + 1] = position
     added[#added + 1] = ARGV[1]
     added[#added + 1] = name
   end
@@ -78,118 +102,127 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return answer`
 
+/** KEYS: log, origin. ARGV: a new position, TTL (ms). Answers the end of the log, which `origin` names while it is empty. */
+const END = `#!lua flags=allow-key-locking
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last then return last[1] end
+redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+return redis.call('GET', KEYS[2])`
+
 export type Stream<T> = ReturnType<typeof createStream<T>>
 
 /**
- * A log that is kept for a while and can be followed: what is appended reaches every follower once, in the same order,
- * without a gap.
+ * A log that followers read live and resume: every entry reaches every follower once, in order, without a gap.
  *
- * Redis types: a Stream, capped; a sorted set of the names of what is in it, so that a name is appended once; a pub/sub
- * channel. What is published says which entry came before it: a follower that has not seen that one, because messages
- * overtook each other or were lost, reads what lies between.
+ * Redis types: a stream, capped; a sorted set of the names on it, so that a name is appended once; a string, the origin:
+ * the random position of an empty log, which its first entry consumes; a pub/sub channel.
  *
- * Appending: two round trips, n + 9 commands for n entries (those of the script included), however many follow. Following: nothing, but for gaps and a
- * look now and then. Redis errors are thrown; `follow` ends with the subscription.
+ * Each entry names the position it continues. So a reader's position is valid only if the next entry continues it, or if
+ * it is the end of the log. A position that was trimmed, evicted or flushed, or that belongs to another log, is not. A
+ * follower that receives entries that do not continue its position reads those in between from the log.
+ *
+ * Appending: two round trips, n + 9 commands for n entries with those inside the script, however many followers. It is
+ * safe to repeat: a repetition adds nothing and publishes again, so that a lost reply delays no follower. Following:
+ * no commands, except to fill gaps and for the periodic check. Redis errors are thrown; `follow` ends with the
+ * subscription.
  */
 export function createStream<T>(
   { redis, writes, subscribe }: StreamDependencies,
-  { streamLog, streamTold, streamChannel }: StreamKeys,
+  { streamLog, streamNames, streamOrigin, streamChannel }: StreamKeys,
   { maxEntries, ttlMs }: StreamPolicy,
 ) {
-  async function range(from: string, to: string, count: number): Promise<Entry<T>[]> {
-    const found = await redis.xrange<{ e: T }>(streamLog, from, to, count)
-    return Object.entries(found).map(([id, { e }]) => ({ id, value: e }))
+  async function after(position: string): Promise<Link<T>[]> {
+    const found = await redis.xrange<{ e: T; p: string }>(streamLog, `(${position}`, '+', PAGE)
+    return Object.entries(found).map(([id, { e, p }]) => ({ id, value: e, previous: p }))
   }
 
-  const after = (id: string, to = '+') => range(`(${id}`, to, PAGE)
-
   async function appendPart(items: Item<T>[], now: number): Promise<void> {
-    const [previous = BEGINNING, ...ids] = await writes.eval<string[], string[]>(
+    const [position = UNREAD, ...ids] = await writes.eval<string[], string[]>(
       APPEND,
-      [streamLog, streamTold],
+      [streamLog, streamNames, streamOrigin],
       [now, maxEntries, ttlMs].map(String).concat(items.flatMap(({ name, json }) => [name, json])),
     )
     const entries = items.flatMap(({ value }, i) => (ids[i] ? [{ id: ids[i], value }] : []))
-    if (entries.length === 0) return
-    const told: Told<T> = { after: previous, entries }
-    await writes.publish(streamChannel, JSON.stringify(told)) // of a script's own nobody on the emulator would hear
+    // Also without new entries: an earlier attempt may have added them and died. Followers that lack them read them.
+    const message: Message<T> = { after: position, entries }
+    await writes.publish(streamChannel, JSON.stringify(message)) // inside the script nobody on the emulator hears it
   }
 
   return {
-    /** Appends each of `items` that is not there yet by its name, in order, and tells those who follow. Safe twice. */
+    /**
+     * Appends those of `items` whose name is not on the log, in order, and publishes them. Safe to repeat until it
+     * succeeds: a failure may leave a part appended and unpublished.
+     */
     async append(items: { name: string; value: T }[], now = Date.now()): Promise<void> {
       const sized = items.map((item) => ({ ...item, json: JSON.stringify(item.value) }))
       for (const part of partsOf(sized, ({ json }) => json.length)) await appendPart(part, now)
     },
 
-    /** Listens, from now on. What is published waits until `follow` takes it. */
+    /** Listens from now on. Messages wait until `follow` takes them. */
     subscribe: (signal: AbortSignal) => subscribe(streamChannel, signal),
 
     /**
-     * Where a follower begins who has seen `seen` last, or nothing yet. To be asked once it listens. One round trip, of
-     * one command, or three or four.
+     * Where a follower begins whose position is `seen`, or a new one. Call it once subscribed. One round trip of one or
+     * two commands; another while the log is empty. It writes only the origin; safe to repeat.
      */
     async read(seen: string | undefined): Promise<Start<T>> {
-      const [latest, oldest, missed, length] = await Promise.all([
+      const [latest, missed] = await Promise.all([
         redis.xrevrange(streamLog, '+', '-', 1),
-        seen === undefined ? [] : range('-', '+', 1),
         seen === undefined ? [] : after(seen),
-        seen === BEGINNING ? redis.xlen(streamLog) : 0,
       ])
-      const position = Object.keys(latest)[0] ?? BEGINNING
+      const [lastId] = Object.keys(latest)
+      const origin = [`0-${1 + Math.floor(Math.random() * 9_999_999_998)}`, String(ttlMs)]
+      const position = lastId ?? (await redis.eval<string[], string>(END, [streamLog, streamOrigin], origin))
       if (seen === undefined) return { position, missed: [], isComplete: true }
-      const [first] = oldest
-      const isComplete =
-        seen === BEGINNING
-          ? length < maxEntries // nothing was trimmed
-          : first !== undefined && !isAfter(first.id, seen) && !isAfter(seen, position)
+      const isComplete = missed[0] ? missed[0].previous === seen : seen === position
       return isComplete ? { position: seen, missed, isComplete } : { position, missed: [], isComplete }
     },
 
     /**
-     * What comes after `start`, in order, until `told` is over. Every `everyMs` it looks for what it was not told of: one
-     * command; `alongside` is asked in the same round trip, and ends it by answering false.
+     * Yields the entries after `start`, in order, until `messages` end. Every `everyMs` it reads the log for entries
+     * whose message was lost (one command) and calls `alongside` in the same round trip; false ends it.
      */
     async *follow(
       start: Start<T>,
-      told: AsyncIterator<string, void>,
+      messages: AsyncIterator<string, void>,
       { everyMs, alongside }: { everyMs: number; alongside: () => Promise<boolean> },
-    ): AsyncGenerator<Entry<T>[], void> {
+    ): AsyncGenerator<Batch<T>, void> {
       let { position } = start
-      /** Takes those of `page` that are new. */
-      function take(page: Entry<T>[]): Entry<T>[] {
-        const fresh = page.filter(({ id }) => isAfter(id, position))
-        position = fresh.at(-1)?.id ?? position
-        return fresh
+      /** Moves the position to the end of `links`. */
+      function take(links: Link<T>[], isReplay: boolean): Batch<T> {
+        const hasGap = links[0] !== undefined && links[0].previous !== position
+        position = links.at(-1)?.id ?? position
+        return { entries: links, isReplay, hasGap }
       }
-      /** What there is after the position, after `page` of it, which was read already. */
-      async function* missed(page: Entry<T>[], until = '+') {
-        for (let next = page; next.length > 0; next = next.length < PAGE ? [] : await after(position, until)) {
-          yield take(next)
+      /** Everything on the log after the position, beginning with `page`, which was read already. */
+      async function* replay(page: Link<T>[]) {
+        for (let next = page; next.length > 0; next = next.length < PAGE ? [] : await after(position)) {
+          yield take(next, true)
         }
       }
 
-      yield* missed(start.missed)
-      let lookAt = Date.now() + everyMs
-      let next = told.next()
+      yield* replay(start.missed)
+      let checkAt = Date.now() + everyMs
+      let next = messages.next()
       for (;;) {
-        const isDue = Date.now() >= lookAt // also when there is always a message
-        const message = isDue ? undefined : await within(next, lookAt - Date.now())
+        const isDue = Date.now() >= checkAt // also while messages never pause
+        const message = isDue ? undefined : await within(next, checkAt - Date.now())
         if (message === undefined) {
-          lookAt = Date.now() + everyMs
+          checkAt = Date.now() + everyMs
           const [page, isWanted] = await Promise.all([
-            after(position).catch(() => []), // it is only a look: the next does as well
+            after(position).catch(() => []), // the next check repeats it
             alongside(),
           ])
           if (!isWanted) return
-          yield* missed(page)
+          yield* replay(page)
           continue
         }
         if (message.done) return
-        next = told.next()
-        const { after: previous, entries } = JSON.parse(message.value) as Told<T> // we published it
-        if (isAfter(previous, position)) yield* missed(await after(position, previous), previous)
-        yield take(entries)
+        next = messages.next()
+        const published = JSON.parse(message.value) as Message<T> // we published it
+        const fresh = linksOf(published).filter(({ id }) => isAfter(id, position))
+        if (fresh[0]?.previous === position) yield take(fresh, false)
+        else if (fresh.length > 0 || isAfter(published.after, position)) yield* replay(await after(position))
       }
     },
   }
@@ -200,6 +233,10 @@ interface Item<T> {
   value: T
   json: string
 }
+
+/** Each entry of a message with the position it continues. */
+const linksOf = <T>({ after, entries }: Message<T>): Link<T>[] =>
+  entries.map((entry, i) => ({ ...entry, previous: entries[i - 1]?.id ?? after }))
 
 /** Cuts `items` into parts of about `MAX_REQUEST` and at most `PAGE` items. */
 function* partsOf<I>(items: I[], sizeOf: (item: I) => number): Generator<I[]> {
@@ -224,14 +261,14 @@ function isAfter(id: string, other: string): boolean {
   return ms > otherMs || (ms === otherMs && number > otherNumber)
 }
 
-/** What `promise` becomes within `ms`, or undefined. */
+/** The result of `promise`, or undefined after `ms`. */
 async function within<R>(promise: Promise<R>, ms: number): Promise<R | undefined> {
   let timer
-  const over = new Promise<undefined>((resolve) => {
+  const timeout = new Promise<undefined>((resolve) => {
     timer = setTimeout(() => resolve(undefined), Math.max(0, ms))
   })
   try {
-    return await Promise.race([promise, over])
+    return await Promise.race([promise, timeout])
   } finally {
     clearTimeout(timer)
   }

@@ -1,19 +1,19 @@
 import { EventSourceParserStream } from 'eventsource-parser/stream'
 import { type Breaker, type Meter, RedisUnavailable, type Sent } from './client.ts'
 
-/** Listens to a channel until `signal` says so; each message is what was published, as text. */
+/** Subscribes to a channel until `signal` aborts. Each message is the published text. */
 export type Subscribe = (channel: string, signal: AbortSignal) => Promise<AsyncIterator<string, void>>
 
-/** A message is at most this long (UTF-16 units): above it something is wrong with who publishes. */
-const MAX_MESSAGE = 4_000_000
+/** A longer message (UTF-16 units) is a fault of the publisher. */
+const MAX_MESSAGE_LENGTH = 4_000_000
 
 /**
- * Pub/sub of Upstash: `SUBSCRIBE` over HTTP, answered by Server-Sent Events without end. One command and one round trip
- * until Redis confirms, within `timeoutMs`; then messages come by themselves, and wait in the connection until they are
- * taken. The iteration is over when `signal` says so or the connection is: it does not throw, and misses what was
- * published since. Throws `RedisUnavailable` when there is no confirmation.
+ * Pub/sub of Upstash: `SUBSCRIBE` over HTTP, answered by a stream of Server-Sent Events. One command and one round trip
+ * until Redis confirms, within `timeoutMs`. Messages wait in the connection until they are read. The iteration ends when
+ * `signal` aborts or the connection ends. It does not throw then, and misses what is published afterwards. Throws
+ * `RedisUnavailable` without a confirmation. Safe to repeat.
  *
- * Ours, because the SDK's subscriber keeps to itself that a connection is over, and buffers for who does not keep up.
+ * Not the SDK's subscriber: it does not report the end of a connection, and it buffers without bound for slow readers.
  */
 export function createSubscribe(
   server: { url: string; token: string },
@@ -23,7 +23,8 @@ export function createSubscribe(
   onSent: (sent: Sent) => void = () => {},
 ): Subscribe {
   return async (channel, signal) => {
-    if (!breaker.admits(Date.now())) throw new RedisUnavailable('Redis is not asked: the circuit is open')
+    const ticket = breaker.admit(Date.now())
+    if (ticket === undefined) throw new RedisUnavailable('Redis was not asked: the circuit is open')
     const startedAt = performance.now()
     const late = new AbortController()
     const timer = setTimeout(() => late.abort(new Error(`Redis took over ${timeoutMs} ms`)), timeoutMs)
@@ -43,23 +44,23 @@ export function createSubscribe(
         isRefused = response.status >= 400 && response.status < 500
         throw new Error(`Redis answered ${response.status} to SUBSCRIBE`)
       }
-      const told = response.body
+      const events = response.body
         .pipeThrough(new TextDecoderStream())
-        .pipeThrough(new EventSourceParserStream({ maxBufferSize: MAX_MESSAGE }))
+        .pipeThrough(new EventSourceParserStream({ maxBufferSize: MAX_MESSAGE_LENGTH }))
         .getReader()
-      const confirmation = await told.read()
+      const confirmation = await events.read()
       if (!confirmation.value?.data.startsWith('subscribe,')) throw new Error('Redis did not confirm SUBSCRIBE')
       isAnswered = true
-      breaker.succeeded()
-      return messages(told, `message,${channel},`)
+      breaker.succeed()
+      return messages(events, `message,${channel},`)
     } catch (cause) {
       if (!signal.aborted) {
         meter.failures += 1
-        // Too many connections, say: it answers, and whoever else asks it need not be kept away.
-        if (isRefused) breaker.succeeded()
-        else breaker.failed(Date.now())
+        // For example too many connections: Redis answers, so other requests may go on.
+        if (isRefused) breaker.succeed()
+        else breaker.fail(ticket, Date.now())
       }
-      throw new RedisUnavailable('Redis did not take a subscription', { cause })
+      throw new RedisUnavailable('Redis did not accept the subscription', { cause })
     } finally {
       clearTimeout(timer)
       const ms = performance.now() - startedAt
@@ -70,11 +71,11 @@ export function createSubscribe(
 }
 
 async function* messages(
-  told: ReadableStreamDefaultReader<{ data: string }>,
+  events: ReadableStreamDefaultReader<{ data: string }>,
   prefix: string,
 ): AsyncGenerator<string, void> {
   for (;;) {
-    const { done, value } = await told.read().catch(() => ({ done: true, value: undefined }) as const)
+    const { done, value } = await events.read().catch(() => ({ done: true, value: undefined }) as const)
     if (done) return
     if (value.data.startsWith(prefix)) yield value.data.slice(prefix.length)
   }

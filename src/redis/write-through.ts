@@ -1,22 +1,24 @@
 export type WriteThrough = ReturnType<typeof createWriteThrough>
 
 /**
- * Brings a change that the source of truth already has to the caches, and never throws: a write does not fail because
- * Redis is gone.
+ * Brings a change that the source of truth already has to the caches. It never throws: a write does not fail because
+ * Redis does.
  *
- * `tell` is one round trip: what it begins in one turn travels together. Where that fails, `forget` runs after the
- * answer (an invalidation also empties this isolate's memory at once) and, if Redis is still gone, a last time
- * `retryMs` to twice that later, when the breaker may have closed. If that fails too, the old value may be answered
- * for as long as Redis keeps it fresh.
+ * `refresh` is one round trip: the commands that it starts in one turn share it. If it fails, `invalidate` runs after
+ * the answer and, if it fails too, a last time `retryMs` to twice that later, when the breaker may have closed. Both
+ * must be safe to repeat.
+ *
+ * If Redis fails each time, other isolates may return the old value for as long as Redis keeps it fresh. This isolate
+ * does not: its memory knows of the change (`Memory`), and its next read loads the value and stores it in Redis.
  */
 export function createWriteThrough(defer: (work: () => Promise<unknown>) => void, retryMs: number) {
-  return async (tell: () => Promise<unknown>[], forget: () => Promise<unknown>[]): Promise<void> => {
-    const [told] = await Promise.allSettled([Promise.all(tell())])
-    if (told.status === 'fulfilled') return
+  return async (refresh: () => Promise<unknown>[], invalidate: () => Promise<unknown>[]): Promise<void> => {
+    const results = await Promise.allSettled(refresh())
+    if (results.every(({ status }) => status === 'fulfilled')) return
     defer(() =>
-      Promise.all(forget()).catch(async () => {
+      Promise.all(invalidate()).catch(async () => {
         await new Promise((resolve) => setTimeout(resolve, retryMs * (1 + Math.random())))
-        await Promise.all(forget())
+        await Promise.all(invalidate())
       }),
     )
   }

@@ -14,8 +14,8 @@ export const search = new Hono<AppEnv>().get(
     tag: 'Search',
     summary: 'Search posts or users',
     description:
-      'Finds texts that contain all words of `q`. The last word may be a prefix. Case, accents and punctuation do not ' +
-      'matter. Chinese, Japanese, Korean and Thai text matches any sequence of characters. The most relevant results come ' +
+      'Finds texts that contain all words of `q`. The last word may be a prefix. Case, accents, invisible characters and ' +
+      'punctuation do not matter; `d` matches `đ`. Chinese, Japanese, Korean and Thai text matches any sequence of characters. The most relevant results come ' +
       'first; newer posts and users with more followers rank higher. Of more than 1 000 matches, only the newest are ' +
       'ranked. A new post is found after some seconds. Works without Redis. Then counts may be slightly old.',
     answer: Results,

@@ -2,6 +2,7 @@ import * as v from 'valibot'
 import { limitOf, pageSchema } from '../http/input.ts'
 import { Post } from '../posts/schema.ts'
 import { User } from '../users/schema.ts'
+import { parseCursor } from './cursor.ts'
 import { parseQuery } from './words.ts'
 
 const MAX_CHARACTERS = 200
@@ -16,13 +17,12 @@ const Terms = v.pipe(
   v.metadata({ type: 'string', minLength: 1, maxLength: MAX_CHARACTERS, items: undefined }),
 )
 
-/** `until-offset`, as `nextCursor` gives it. */
 const Cursor = v.pipe(
   v.string(),
-  v.regex(/^\d{1,15}-\d{1,3}$/, 'must be the nextCursor of a page'),
-  v.transform((cursor) => {
-    const [until = 0, offset = 0] = cursor.split('-').map(Number)
-    return { until, offset }
+  v.rawTransform(({ dataset, addIssue, NEVER }) => {
+    const position = parseCursor(dataset.value)
+    if (position === null) addIssue({ message: 'must be the nextCursor of a page' })
+    return position ?? NEVER
   }),
 )
 

@@ -1,92 +1,269 @@
-/** A word as search compares it, and where it is in its text (UTF-16 units). */
+/** A word in the form that search compares, and its place in the text (UTF-16 units). */
 export interface Word {
   term: string
   start: number
   end: number
-  /** One character of a script that is written without spaces between words. */
+  /** Whether it is one character of a script that is written without spaces between words. */
   isUnspaced: boolean
+  /** Whether it and the word before are such characters with nothing between them. */
+  isAdjacent: boolean
+  /** The words between its apostrophes. Empty if it has no apostrophe. */
+  parts: Word[]
 }
 
-/** One thing to find: a word, or characters in a row of a script without spaces. */
+/** One thing to find: a word, or a row of characters of a script without spaces. */
 export interface Term {
   terms: string[]
   isUnspaced: boolean
-  /** Whether a word that only begins so will do. */
+  /** Whether a longer word that begins with it also matches. */
   isPrefix: boolean
 }
 
-/** A stretch of text, and whether it is what was searched for. */
+/** A part of a text, and whether the query matches it. */
 export interface Part {
   text: string
   isMatch: boolean
 }
 
-/** Korean has spaces, but its particles cling to words: who looks for a noun would not find it as a word. */
+/** Korean has spaces, but its particles attach to words: a search for a noun would not find it as a word. */
 const UNSPACED = ['Han', 'Hiragana', 'Katakana', 'Hangul', 'Thai', 'Lao', 'Khmer', 'Myanmar']
   .map((script) => `\\p{scx=${script}}`)
   .join('')
 const LETTER = '[\\p{L}\\p{N}]'
+const SPACED_LETTER = `(?![${UNSPACED}])${LETTER}`
+const SPACED_WORD = `${SPACED_LETTER}(?:${SPACED_LETTER}|\\p{M})*`
 
-/** A Korean syllable in the two or three letters it is composed of. */
-const SYLLABLE = '[\\u1100-\\u115f][\\u1160-\\u11a7][\\u11a8-\\u11ff]?'
+/** In folded text: a character of a script without spaces, or a word, which may have apostrophes. */
+const WORD = new RegExp(`((?=${LETTER})[${UNSPACED}]\\p{M}*)|${SPACED_WORD}(?:'${SPACED_WORD})*`, 'gu')
 
-/** A character of those scripts with its marks (the last two make a half-width kana voiced), or else a word. */
-const WORD = new RegExp(
-  `(${SYLLABLE}|(?=${LETTER})[${UNSPACED}][\\p{M}\\uff9e\\uff9f]*)|(?![${UNSPACED}])${LETTER}(?:(?![${UNSPACED}])${LETTER}|\\p{M})*`,
-  'gu',
+/** What no reader sees inside a word: joiners, soft hyphens, variation selectors, and the Arabic stretch. */
+const IGNORED = '\\p{Default_Ignorable_Code_Point}\\u0640'
+
+const IGNORED_CHARACTER = new RegExp(`[${IGNORED}]`, 'gu')
+
+/** What belongs to the character before it. The last two make a half-width kana voiced. */
+const ATTACHED = `[\\p{M}${IGNORED}\\uff9e\\uff9f]`
+
+/** Korean syllables in the letters that compose them, also in the letters for compatibility and half width. */
+const JAMO = [
+  '[\\u1100-\\u115f\\u3131-\\u314e\\uffa1-\\uffbe]',
+  '[\\u1160-\\u11a7\\u314f-\\u3163\\uffc2-\\uffdc](?:',
+  '[\\u11a8-\\u11ff])?|[\\uac00-\\ud7a3]',
+  '[\\u11a8-\\u11ff]',
+].join(`[${IGNORED}]*`)
+
+/**
+ * Stretches that fold alone as they fold in their text: ASCII, or one character with what is attached to it. Bounded,
+ * because normalization takes quadratic time on marks.
+ */
+const CHUNK = new RegExp(`[\\0-\\x7f]+(?!${ATTACHED})|(?:${JAMO}|[^])${ATTACHED}{0,30}`, 'gu')
+const ASCII = /^[\0-\x7f]+$/
+
+/** Apostrophes, what people type for them, and other marks inside of words: `Hawaiʻi`, `l’été`, `col·lecció`, `צה״ל`. */
+const APOSTROPHE = /[`·ʹ\u0374ʻʼʽʾʿˈ՚׳״ߴߵ‘’‛′‧Ꞌꞌ＇]/g
+
+/** Apostrophes that NFKC would make a space with a mark. */
+const SPACING_APOSTROPHE = /[´᾽᾿]/g
+
+/** In these scripts people leave out marks: accents, breathings, vowel points. In others marks tell words apart. */
+const ACCENTED = /([\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}\p{sc=Arabic}\p{sc=Hebrew}\p{N}])\p{M}+/gu
+
+/** Marks for any script. */
+const DIACRITICS = /[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+/g
+
+/**
+ * Letters that Unicode does not decompose, by what people type instead. Latin is CLDR's Latin-ASCII, but for `ə`; Arabic
+ * and Persian are Lucene's normalizers; the rest are strokes, descenders and final forms.
+ */
+const PLAIN = {
+  a: 'ⱥɐɑ',
+  ae: 'æ',
+  b: 'ƀƃɓ',
+  c: 'ȼƈɕ',
+  d: 'đðɖɗƌȡ',
+  e: 'ɇǝəɛɘ',
+  f: 'ƒ',
+  g: 'ǥɠɡ',
+  h: 'ħɦⱨ',
+  i: 'ıɨɩ',
+  j: 'ɉȷʝ',
+  k: 'ƙⱪ',
+  l: 'łƚɫɬɭȴⱡ',
+  m: 'ɱ',
+  n: 'ŋƞɲɳȵ',
+  o: 'øɵɔ',
+  oe: 'œɶ',
+  p: 'ƥᵽ',
+  q: 'ɋʠĸ',
+  r: 'ɍɽɼɾ',
+  s: 'ȿʂ',
+  ss: 'ß',
+  t: 'ŧƭʈȶⱦ',
+  th: 'þ',
+  u: 'ʉʊ',
+  v: 'ʋⱱ',
+  w: 'ⱳƿ',
+  y: 'ƴɏ',
+  z: 'ƶȥʐʑⱬɀ',
+  σ: 'ς',
+  а: 'ә',
+  г: 'ґғӷ',
+  ж: 'җ',
+  з: 'ҙ',
+  к: 'қҝҟҡ',
+  н: 'ңҥӈ',
+  о: 'ө',
+  с: 'ҫ',
+  т: 'ҭ',
+  у: 'үұ',
+  х: 'ҳһ',
+  ч: 'ҷҹ',
+  כ: 'ך',
+  מ: 'ם',
+  נ: 'ן',
+  פ: 'ף',
+  צ: 'ץ',
+  וו: 'װ',
+  וי: 'ױ',
+  יי: 'ײ',
+  ا: 'ٱ',
+  ك: 'ک',
+  ه: 'ةەہھۃ',
+  ي: 'ىی',
+}
+const plainOf = new Map(
+  Object.entries(PLAIN).flatMap(([plain, letters]) => Array.from(letters, (letter) => [letter, plain] as const)),
 )
+const NOT_PLAIN = new RegExp(`[${[...plainOf.keys()].join('')}]`, 'g')
 
-/** In these scripts people leave marks out: accents, breathings, vowel points. In others they tell words apart. */
-const ACCENTED = /([\p{sc=Latin}\p{sc=Greek}\p{sc=Cyrillic}\p{sc=Arabic}\p{sc=Hebrew}])\p{M}+/gu
+const OTHER_DIGIT = /(?![0-9])\p{Nd}/gu
 
-/** Words that differ in case, width or accents alone become the same. Upper case first: of `ß` that makes `ss`. */
-const fold = (word: string) =>
-  word
-    .normalize('NFKC')
-    .toUpperCase()
-    .toLowerCase()
-    .replaceAll('ς', 'σ')
-    .normalize('NFD')
-    .replaceAll(ACCENTED, '$1')
-    .normalize('NFC')
+/** Marks without a letter, which letters for display alone leave behind. */
+const LEADING_MARKS = /^\p{M}+/u
 
-function wordsOf(text: string): Word[] {
-  return Array.from(text.matchAll(WORD), (found) => ({
-    term: fold(found[0]),
-    start: found.index,
-    end: found.index + found[0].length,
-    isUnspaced: found[1] !== undefined,
-  }))
+const isDigit = (code: number) => /\p{Nd}/u.test(String.fromCodePoint(code))
+
+/** A decimal digit of any script as one of ASCII. Unicode has the digits of a script in a row, from 0 to 9. */
+function digitOf(digit: string): string {
+  const code = digit.codePointAt(0) ?? 0
+  let first = code
+  while (isDigit(first - 1)) first -= 1
+  return String((code - first) % 10)
 }
 
-const isNext = (word: Word | undefined, before: Word | undefined): word is Word =>
-  word !== undefined && before !== undefined && word.isUnspaced && before.isUnspaced && word.start === before.end
+/** Strings that differ only in case, accents, width, digits, ligatures or invisible characters fold to the same string. */
+const fold = (text: string) =>
+  text
+    .replaceAll(SPACING_APOSTROPHE, "'")
+    .normalize('NFKC')
+    .replaceAll(IGNORED_CHARACTER, '')
+    .replaceAll(APOSTROPHE, "'")
+    .toUpperCase() // first: of `ß` it makes `ss`
+    .toLowerCase()
+    .normalize('NFD')
+    .replaceAll(ACCENTED, '$1')
+    .replaceAll(DIACRITICS, '')
+    .normalize('NFC')
+    .replaceAll(NOT_PLAIN, (letter) => plainOf.get(letter) ?? '')
+    .replaceAll(OTHER_DIGIT, digitOf)
+    .replace(LEADING_MARKS, '')
 
-/** What is indexed of one text. Far more than any post of 500 characters takes; the rest could not be found. */
+const NO_WORD = /[^\p{L}\p{N}\p{M}']/u
+const OF_SPACED_WORD = new RegExp(SPACED_LETTER, 'u')
+
+/** Whether a character means several words or a word of its own: `ﷺ`, `½`, `™`. It does not continue the word before it. */
+const isApart = (chunk: string, folded: string) =>
+  folded.length > 1 && (NO_WORD.test(folded) || (/^\p{S}/u.test(chunk) && OF_SPACED_WORD.test(folded)))
+
+/** `text` folded, and where each unit of the result is from. */
+function foldText(text: string): { folded: string; starts: number[]; ends: number[] } {
+  const known = new Map<string, string>()
+  const foldOnce = (chunk: string) => {
+    let folded = known.get(chunk)
+    if (folded === undefined) {
+      folded = fold(chunk)
+      if (isApart(chunk, folded)) folded = ` ${folded} `
+      known.set(chunk, folded)
+    }
+    return folded
+  }
+  let folded = ''
+  const [starts, ends]: [number[], number[]] = [[], []]
+  for (const { 0: chunk, index } of text.matchAll(CHUNK)) {
+    const isAscii = ASCII.test(chunk)
+    const stretch = isAscii ? chunk.toLowerCase().replaceAll('`', "'") : foldOnce(chunk)
+    for (let i = 0; i < stretch.length; i += 1) {
+      starts.push(isAscii ? index + i : index)
+      ends.push(isAscii ? index + i + 1 : index + chunk.length)
+    }
+    folded += stretch
+  }
+  return { folded, starts, ends }
+}
+
+/** Folds `text`, then cuts it into words. Linear time. */
+function wordsOf(text: string): Word[] {
+  const { folded, starts, ends } = foldText(text)
+  const wordAt = (found: string, at: number, rest: Omit<Word, 'term' | 'start' | 'end'>): Word => ({
+    term: found.replaceAll("'", ''),
+    start: starts[at] ?? 0,
+    end: ends[at + found.length - 1] ?? 0,
+    ...rest,
+  })
+  const words: Word[] = []
+  let unspacedUntil = -1 // the end of the last character of a script without spaces
+  for (const { 0: found, 1: unspaced, index } of folded.matchAll(WORD)) {
+    const isUnspaced = unspaced !== undefined
+    const isAdjacent = isUnspaced && unspacedUntil === index
+    if (isUnspaced) unspacedUntil = index + found.length
+    const parts: Word[] = []
+    if (found.includes("'")) {
+      let at = index
+      for (const part of found.split("'")) {
+        parts.push(wordAt(part, at, { isUnspaced, isAdjacent, parts: [] }))
+        at += part.length + 1
+      }
+    }
+    words.push(wordAt(found, index, { isUnspaced, isAdjacent, parts }))
+  }
+  return words
+}
+
+/** The words without apostrophes. */
+const partsOf = (words: Word[]) => words.flatMap((word) => (word.parts.length > 0 ? word.parts : [word]))
+
+/** The longest index text (UTF-16 units). Posts of 500 characters take far less; search does not find the rest. */
 const MAX_INDEXED = 5_000
 
 /**
- * The words of `text` for an index that takes whatever is between spaces for a word (FTS5 with the tokenizer `ascii`).
- * Characters without spaces between them go in as pairs, each with its next, so that a phrase of pairs finds any two
- * or more in a row, and the beginning of a pair finds one.
+ * The words of `text` for an index that splits at spaces alone (FTS5 with the tokenizer `ascii`).
+ * A character of a script without spaces is indexed as a pair with its next: a phrase of pairs finds two or more
+ * characters in a row, and the beginning of a pair finds one.
  */
 export function indexed(text: string): string {
-  const words = wordsOf(text)
+  const words = partsOf(wordsOf(text))
   const pairs = words.map((word, i) => {
     const next = words[i + 1]
-    return isNext(next, word) ? word.term + next.term : word.term
+    return next?.isAdjacent ? word.term + next.term : word.term
   })
   return pairs.join(' ').slice(0, MAX_INDEXED).toWellFormed()
 }
 
-/** What somebody typed, as what must all be found. The last word may be one they are still typing. */
+/** The words of `text` that have apostrophes, without them, for the same index: `Hawaiʻi` is found as `hawaii`. */
+export const indexedJoined = (text: string): string =>
+  wordsOf(text)
+    .flatMap((word) => (word.parts.length > 0 ? [word.term] : []))
+    .join(' ')
+    .slice(0, MAX_INDEXED)
+    .toWellFormed()
+
+/** The terms of a search, all of which must be found. The last word may be incomplete. */
 export function parseQuery(typed: string): Term[] {
   const query: Term[] = []
-  const words = wordsOf(typed)
-  for (const [i, word] of words.entries()) {
+  for (const { term, isUnspaced, isAdjacent } of wordsOf(typed)) {
     const last = query.at(-1)
-    if (last && isNext(word, words[i - 1])) last.terms.push(word.term)
-    else query.push({ terms: [word.term], isUnspaced: word.isUnspaced, isPrefix: false })
+    if (last && isAdjacent) last.terms.push(term)
+    else query.push({ terms: [term], isUnspaced, isPrefix: false })
   }
   const last = query.at(-1)
   // One letter begins half of all words.
@@ -94,7 +271,7 @@ export function parseQuery(typed: string): Term[] {
   return query
 }
 
-/** `query` in the language of FTS5. Every word is quoted, and none has a quote in it: nothing typed is an operator. */
+/** `query` in the language of FTS5. It quotes every word, and words have no quotes: typed text is never an operator. */
 export function toMatch(query: Term[]): string {
   const quoted = query.map(({ terms, isUnspaced, isPrefix }) => {
     if (!isUnspaced) return `"${terms.join('')}"${isPrefix ? '*' : ''}`
@@ -104,34 +281,69 @@ export function toMatch(query: Term[]): string {
   return quoted.join(' ')
 }
 
-/** Which of `words` are what `query` looks for. */
-function matchesOf(words: Word[], query: Term[]): Set<Word> {
-  const matches = new Set<Word>()
-  for (const { terms, isUnspaced, isPrefix } of query) {
-    const [first = ''] = terms
-    for (const [i, word] of words.entries()) {
-      if (word.isUnspaced !== isUnspaced) continue
-      const row = words.slice(i, i + terms.length)
-      const isFound = isPrefix
-        ? word.term.startsWith(first)
-        : row.length === terms.length && row.every((w, k) => w.term === terms[k] && (k === 0 || isNext(w, row[k - 1])))
-      if (isFound) for (const found of row) matches.add(found)
-    }
-  }
-  return matches
+interface Range {
+  start: number
+  end: number
 }
 
-/** Which part of a snippet stands before the first match. */
+/** For each of `terms`, how many of the terms before and with it are also the first of all (Knuth, Morris, Pratt). */
+function bordersOf(terms: string[]): number[] {
+  const borders = [0]
+  let matched = 0
+  for (const term of terms.slice(1)) {
+    while (matched > 0 && terms[matched] !== term) matched = borders[matched - 1] ?? 0
+    if (terms[matched] === term) matched += 1
+    borders.push(matched)
+  }
+  return borders
+}
+
+/** Where `words` have the characters `terms` in a row. Linear time, however often the row begins again within itself. */
+function rowsOf(words: Word[], terms: string[]): Range[] {
+  const borders = bordersOf(terms)
+  const ranges: Range[] = []
+  let matched = 0
+  for (const [i, word] of words.entries()) {
+    if (!word.isAdjacent) matched = 0
+    if (!word.isUnspaced) continue
+    while (matched > 0 && terms[matched] !== word.term) matched = borders[matched - 1] ?? 0
+    if (terms[matched] === word.term) matched += 1
+    const first = words[i - terms.length + 1]
+    if (matched === terms.length && first) ranges.push({ start: first.start, end: word.end })
+  }
+  return ranges
+}
+
+/** What `query` finds in `words`, in order and without overlaps. */
+function matchesOf(words: Word[], query: Term[]): Range[] {
+  const spaced = query.flatMap(({ terms: [term = ''], isUnspaced, isPrefix }) => (isUnspaced ? [] : { term, isPrefix }))
+  const exact = new Set(spaced.map(({ term }) => term))
+  const prefix = spaced.find(({ isPrefix }) => isPrefix)?.term
+  const found: Range[] = words
+    .flatMap((word) => (word.isUnspaced ? [] : [word, ...word.parts]))
+    .filter(({ term }) => exact.has(term) || (prefix !== undefined && term.startsWith(prefix)))
+  for (const { terms, isUnspaced } of query) if (isUnspaced) found.push(...rowsOf(words, terms))
+  const ranges: Range[] = []
+  for (const { start, end } of found.sort((a, b) => a.start - b.start)) {
+    const last = ranges.at(-1)
+    if (last && start <= last.end) last.end = Math.max(last.end, end)
+    else ranges.push({ start, end })
+  }
+  return ranges
+}
+
+/** Which part of a snippet is before the first match. */
 const LEAD = 0.3
 
 /**
- * `text` in parts, those that `query` found marked. Of one longer than `maxLength` (UTF-16 units) only what is around
- * the first match, cut between words, with `…` for the rest.
+ * `text` in parts, with those that `query` matches marked. Of a text longer than `maxLength` (UTF-16 units), a snippet
+ * around the first match, cut between words, with `…` for what is left out.
  */
 export function highlight(text: string, query: Term[], maxLength: number): Part[] {
-  const words = wordsOf(text)
-  const matches = matchesOf(words, query)
-  const first = words.find((word) => matches.has(word)) ?? words[0] ?? { start: 0, end: 0 }
+  const found = wordsOf(text)
+  const words = partsOf(found)
+  const matches = matchesOf(found, query)
+  const first = words.find(({ end }) => end > (matches[0]?.start ?? 0)) ?? { start: 0, end: 0 }
   let [from, to] = [0, text.length]
   if (text.length > maxLength) {
     const wanted = Math.min(first.start - LEAD * maxLength, text.length - maxLength)
@@ -142,19 +354,20 @@ export function highlight(text: string, query: Term[], maxLength: number): Part[
   }
 
   const parts: Part[] = []
-  const add = (stretch: string, isMatch: boolean) => {
+  const add = (part: string, isMatch: boolean) => {
     const last = parts.at(-1)
-    if (stretch === '') return
-    if (last?.isMatch === isMatch) last.text += stretch
-    else parts.push({ text: stretch, isMatch })
+    if (part === '') return
+    if (last?.isMatch === isMatch) last.text += part
+    else parts.push({ text: part, isMatch })
   }
   if (from > 0) add('…', false)
   let done = from
-  for (const word of words) {
-    if (!matches.has(word) || word.start < from || word.end > to) continue
-    add(text.slice(done, word.start), false)
-    add(text.slice(word.start, word.end), true)
-    done = word.end
+  for (const match of matches) {
+    const [start, end] = [Math.max(match.start, from), Math.min(match.end, to)]
+    if (start >= end) continue
+    add(text.slice(done, start), false)
+    add(text.slice(start, end), true)
+    done = end
   }
   add(text.slice(done, to), false)
   if (to < text.length) add('…', false)

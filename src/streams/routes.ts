@@ -3,6 +3,7 @@ import * as v from 'valibot'
 import { invalidField } from '../errors.ts'
 import { admit } from '../http/admit.ts'
 import type { AppEnv, RequestContext } from '../http/context.ts'
+import { addressSubject } from '../http/limit.ts'
 import { doc, valid } from '../http/openapi.ts'
 import { isService } from '../http/service-token.ts'
 import { Position, StreamQuery } from './schema.ts'
@@ -33,10 +34,11 @@ export const streams = new Hono<AppEnv>().get(
       'session, or when the client is too slow. Then browsers reconnect with `Last-Event-ID` (or `?lastEventId=`) and ' +
       'miss nothing. If the position is too old, the stream sends an event `reset`: load your data again, then continue. ' +
       'An event may arrive twice under the same CloudEvent `id`. Without Redis: 503, and open streams end. Events of an ' +
-      'outage arrive a minute or two after it, after newer events; `sequence` gives the order.',
+      'outage arrive a minute or two after it, after newer events; `sequence` gives the order. A caller may have 50 open ' +
+      'streams (429), and a deployment 10 000 (503).',
     textType: 'text/event-stream',
     headers: ['Last-Event-ID'],
-    problems: ['invalid-request', 'unavailable'],
+    problems: ['invalid-request', 'not-signed-in', 'unavailable'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }), // checked in the round trip that opens the stream
   valid('query', StreamQuery),
@@ -48,6 +50,7 @@ export const streams = new Hono<AppEnv>().get(
     const { body, ended } = await use(streamsService).open({
       channels: new Set(channels),
       viewer: isService(c) ? { isService: true } : { isService: false, userId: caller.claims?.userId },
+      caller: isService(c) ? 'service' : (caller.claims?.userId ?? addressSubject(c)),
       isLive: caller.isLive,
       seen,
       signal: c.req.raw.signal,

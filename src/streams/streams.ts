@@ -1,85 +1,108 @@
+import { createHash } from 'node:crypto'
 import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
-import { events, follows } from '../db/schema.ts'
+import { events, follows, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
-import { service } from '../service.ts'
-import { type Audience, type CloudEvent, type StoredEvent, toCloudEvent } from '../events/catalog.ts'
+import { type CloudEvent, type StoredAudience, type StoredEvent, toCloudEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
+import type { Concurrency } from '../redis/concurrency.ts'
+import { service } from '../service.ts'
 import type { Entry, Start, Stream } from '../redis/stream.ts'
 
 /** An event on the log. */
 export interface Streamed {
   event: CloudEvent
-  audience: Audience
+  audience: StoredAudience
+  /** Its sequence for strangers; 0: it has none. */
+  publicSequence: number
 }
 
-/** Who reads: a service sees everything; a user what everyone, their followers, or they may; anyone what everyone may. */
+/** Who reads. A service sees everything but `others`; a user what everyone, followers or that user may see. */
 export type Viewer = { isService: true } | { isService: false; userId: string | undefined }
 
-/** All in ms, but for the bytes. */
+/** Times in ms. */
 export interface StreamsPolicy {
   heartbeatMs: number
-  /** How often the session is checked, what was not told is looked for, and who is followed is read again. */
+  /** How often a stream checks its session, looks for entries whose message was lost and keeps its place. */
   checkMs: number
-  /** A stream ends after about this long; the client opens another. */
+  /** A stream ends after about this long, and the client opens another. */
   lifeMs: number
-  /** When clients do so, at the earliest. */
+  /** How long clients wait before they reconnect, at least. */
   retryMs: number
-  /** What waits for a reader to take it. */
+  /** Data waiting for a slow reader. */
   maxQueuedBytes: number
-  /** Who takes nothing for this long, while that many bytes wait, is dropped. */
+  /** A reader that takes nothing for this long, while that much data waits, is dropped. */
   stallMs: number
-  /** What the log missed longer ago than this is not brought there any more: nothing of then is left to continue. */
+  /** Events that missed the log longer ago than this are not appended any more. */
   keptMs: number
+  maxPerIsolate: number
+}
+
+export interface StreamsDependencies {
+  db: DrizzleD1Database
+  log: Stream<Streamed>
+  places: Concurrency
+  /** The isolate's count of open streams. */
+  open: { count: number }
+  /** The CloudEvents `source`. */
+  source: string
+  policy: StreamsPolicy
+  defer: (work: () => Promise<unknown>) => void
+  onFailure: (of: string, error: unknown) => void
 }
 
 export interface Opening {
   channels: ReadonlySet<string>
   viewer: Viewer
-  /** Whether the session of the viewer is live; for who has none it is not asked. */
+  /** Whose streams are bounded: a user id, a network address, or a service. */
+  caller: string
+  /** Whether the session of the viewer is live. Called only for a viewer with a user id. */
   isLive: () => Promise<boolean>
-  /** The id of the last event the client has seen. */
+  /** The id of the last event the client has received. */
   seen: string | undefined
-  /** The client is gone. */
+  /** Aborts when the client disconnects. */
   signal: AbortSignal
 }
 
-/** Of who follows more, the latest count. Ids of 28 characters. */
+/** Of a user who follows more, only the latest follows count. Ids have 28 characters. */
 const MAX_FOLLOWED = 10_000
-
-/** How many events that the log missed are brought there at once. */
+/** Missed events appended at once. */
 const PAGE = 100
+/** An event about presence that is published this long after it happened is checked like a replayed one. */
+const LATE_MS = 60_000
+/** How long a client waits after a refusal. */
+const RETRY_AFTER_SECONDS = 5
 
 export type Streams = ReturnType<typeof createStreams>
+/** How many streams this isolate has open. */
+export const openStreams = service<{ count: number }>('open streams')
 export const streamsService = service<Streams>('streams')
 
 /**
  * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.
  *
- * A listener puts every event on a log in Redis; a stream follows it, and passes on what is on its channels and what its
- * viewer may see. Who that is stands with the event; whom a viewer follows is read from D1 when first needed, again when
- * they follow or unfollow somebody, and every `checkMs`.
+ * A listener appends every event to a log in Redis. A stream follows the log and sends the events on its channels that
+ * its viewer may see. The audience is stored with the event. Whom a viewer follows is loaded from D1 when first needed,
+ * again after a follow or unfollow, and every `checkMs`.
  *
- * Opening: `SUBSCRIBE`, then one round trip, both before the answer. Open: one round trip every `checkMs`, however much
- * happens. A stream that ends, for whatever reason, is continued where it was by the next.
+ * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden since.
+ * Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under the same
+ * sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted apart.
  *
- * Without Redis opening is refused as `unavailable`, and open streams end. What happens meanwhile misses the log, not the
- * other listeners: `onFailure` is told, D1 notes which events those are (one statement a batch), and `catchUp` brings
- * them to the log once Redis is back. There they come after what happened since, and so reach whoever resumes or is
- * there by then; `sequence` tells their place. An event that is appended twice (a reply was lost, a step died) is on the
- * log once, as the log knows the names of its `maxEntries` latest: only one that has left it since may come again.
+ * Opening: `SUBSCRIBE`, then one round trip, both before the answer. Open: one round trip every `checkMs`, whatever
+ * happens. Closing: one round trip. A later stream continues where this one ended.
+ *
+ * Without Redis, opening is refused as `unavailable` and open streams end. Events then miss the log, not the other
+ * listeners: D1 records which they are (one statement per batch), and `catchUp` appends them once Redis is back, after
+ * newer events; `sequence` gives their order. The log knows the names of its `maxEntries` latest events and appends none
+ * of them twice.
  */
-export function createStreams(
-  db: DrizzleD1Database,
-  log: Stream<Streamed>,
-  source: string,
-  policy: StreamsPolicy,
-  onFailure: (of: string, error: unknown) => void,
-) {
+export function createStreams({ db, log, places, open, source, policy, defer, onFailure }: StreamsDependencies) {
   const listener: Listener = {
     name: 'streams',
     wants: () => true,
+    /** Safe to repeat. A failure is recorded in D1 and completed by the cron. */
     async handle(happened) {
       try {
         await append(happened)
@@ -97,13 +120,28 @@ export function createStreams(
     log.append(
       happened.map((event) => ({
         name: event.id,
-        value: { event: toCloudEvent(event, source), audience: event.audience },
+        value: {
+          event: toCloudEvent(event, source),
+          audience: event.audience,
+          publicSequence: event.publicSequence ?? 0,
+        },
       })),
     )
 
   const among = (happened: StoredEvent[]) => inArray(events.id, listOf(happened.map((event) => event.id)))
 
-  /** Whether a viewer may see an event; `note` hears of every event, whatever its channel. */
+  /** Who may see the presence of the subjects of `entries` now. One query, or none where no entry is about presence. */
+  async function visibilitiesOf(entries: Entry<Streamed>[]) {
+    const subjects = entries.flatMap(({ value: { event } }) => (isPresence(event) ? [event.subject] : []))
+    if (subjects.length === 0) return new Map<string, never>()
+    const rows = await db
+      .select({ id: users.id, visibility: users.presenceVisibility })
+      .from(users)
+      .where(inArray(users.id, listOf([...new Set(subjects)])))
+    return new Map(rows.map((row) => [row.id, row.visibility]))
+  }
+
+  /** What one viewer may see. */
   function createSight(viewer: Viewer) {
     let followed: { ids: Set<string>; readAt: number } | undefined
 
@@ -122,17 +160,35 @@ export function createStreams(
     }
 
     return {
-      note({ type, data }: CloudEvent): void {
+      /** Must be called with every event, whatever its channel. */
+      note({ type, channel, data }: CloudEvent): void {
         if (viewer.isService || viewer.userId === undefined || data['followerId'] !== viewer.userId) return
-        if (type === 'user_followed' || type === 'user_unfollowed') followed = undefined
+        if (channel === 'user_events' && (type === 'user_followed' || type === 'user_unfollowed')) followed = undefined
       },
 
-      async maySee({ event, audience }: Streamed): Promise<boolean> {
-        if (viewer.isService || audience === 'everyone') return true
+      /**
+       * An event as the viewer may see it; undefined: not at all. `visibilities`, of a replayed event, say who may see
+       * presence now.
+       */
+      async view(
+        { event, audience, publicSequence }: Streamed,
+        visibilities: Map<string, 'everyone' | 'followers' | 'nobody'> | undefined,
+      ): Promise<{ event: CloudEvent; isRedacted: boolean } | undefined> {
+        const isCheckedNow = visibilities !== undefined && isPresence(event)
+        if (viewer.isService) return audience === 'others' ? undefined : { event, isRedacted: false }
         const { userId } = viewer
-        if (audience === 'services' || userId === undefined) return false
-        if (audience !== 'followers') return audience.includes(userId)
-        return event.subject === userId || isFollowing(userId, event.subject)
+        if (audience === 'services') return undefined
+        if (Array.isArray(audience)) {
+          return userId !== undefined && audience.includes(userId) ? { event, isRedacted: false } : undefined
+        }
+        const isSame = audience === 'everyone' && publicSequence === event.sequence && !isCheckedNow
+        const isStranger =
+          isSame || userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
+        if (audience === (isStranger ? 'followers' : 'others')) return undefined
+        const seen = isStranger ? { ...event, sequence: publicSequence || event.sequence } : event
+        const visibility = visibilities?.get(event.subject)
+        const mayKnow = visibility === 'everyone' || (visibility === 'followers' && !isStranger)
+        return isCheckedNow && !mayKnow ? { event: redact(seen), isRedacted: true } : { event: seen, isRedacted: false }
       },
     }
   }
@@ -141,9 +197,9 @@ export function createStreams(
     listener,
 
     /**
-     * Brings at most `most` events that the log missed there, in the order in which they missed it; answers how many.
-     * Stops between steps when `signal` aborts. For the cron: one D1 query when nothing was missed; else two and two
-     * round trips per `PAGE`. Safe twice; what fails is left for the next time.
+     * Appends at most `most` events that missed the log, in the order in which they missed it; answers how many. Stops
+     * between steps when `signal` aborts. For the cron: one D1 query when nothing was missed; else two queries and two
+     * round trips per `PAGE`. Safe to repeat: the next run continues after a failure.
      */
     async catchUp(most: number, now: number, signal: AbortSignal): Promise<number> {
       for (let caughtUp = 0; ;) {
@@ -162,51 +218,89 @@ export function createStreams(
     },
 
     /**
-     * Begins a stream; `ended` when it is over. `viewer` sees nothing but what everyone may if their session is not live.
-     * It ends when the client goes, the session or the subscription is over, after `lifeMs`, or when the client stalls.
+     * Opens a stream; `ended` resolves when it is over. It ends when the client disconnects, the session or the
+     * subscription ends, after `lifeMs`, or when the client stalls.
+     *
+     * Throws `not-signed-in` when the session of the viewer is over, `rate-limited` when the caller has too many streams
+     * open, and `unavailable` when there are too many in total or Redis fails. It writes only the place, which is
+     * released when the stream ends or is refused, and expires when the isolate dies.
      */
-    async open({ channels, viewer: claimed, isLive, seen, signal }: Opening) {
+    async open({ channels, viewer, caller, isLive, seen, signal }: Opening) {
+      if (open.count >= policy.maxPerIsolate) refuse('Too many streams are open on this server')
+      open.count += 1
+      const id = crypto.randomUUID()
       const over = new AbortController()
-      const hasSession = !claimed.isService && claimed.userId !== undefined
       const listening = AbortSignal.any([signal, over.signal])
-      let told: AsyncIterator<string, void>
+      const hasSession = !viewer.isService && viewer.userId !== undefined
+      function close(): void {
+        open.count -= 1
+        over.abort()
+        defer(() => places.release(caller, id).catch(() => {})) // it expires
+      }
+
+      let messages: AsyncIterator<string, void>
       let start: Start<Streamed>
       let isSignedIn: boolean
+      let place: Awaited<ReturnType<Concurrency['take']>>
       try {
-        told = await log.subscribe(listening)
-        ;[start, isSignedIn] = await Promise.all([log.read(seen), hasSession && isLive()])
+        messages = await log.subscribe(listening)
+        ;[start, place, isSignedIn] = await Promise.all([
+          log.read(seen),
+          places.take(caller, id, Date.now()),
+          hasSession && isLive(),
+        ])
       } catch (cause) {
-        over.abort()
-        throw new Problem('unavailable', 'Streams cannot be opened right now', { retryAfter: 5 }, { cause })
+        close()
+        refuse('Streams cannot be opened right now', cause)
       }
-      const viewer: Viewer = hasSession && !isSignedIn ? { isService: false, userId: undefined } : claimed
+      if (place !== 'taken' || (hasSession && !isSignedIn)) {
+        close()
+        if (hasSession && !isSignedIn) throw new Problem('not-signed-in', 'This session is over')
+        if (place === 'all-full') refuse('Too many streams are open')
+        throw new Problem('rate-limited', 'You have too many streams open: close one', {
+          retryAfter: RETRY_AFTER_SECONDS,
+        })
+      }
+
       const sight = createSight(viewer)
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
-      async function pass({ id, value }: Entry<Streamed>): Promise<void> {
-        const { event } = value
-        sight.note(event)
-        if (channels.has(event.channel) && (await sight.maySee(value))) {
-          await outlet.send(`id: ${id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
+      async function send({ id, value }: Entry<Streamed>, visibilities?: Awaited<ReturnType<typeof visibilitiesOf>>) {
+        sight.note(value.event)
+        const view = channels.has(value.event.channel) ? await sight.view(value, visibilities) : undefined
+        if (view) {
+          const { event, isRedacted } = view
+          const line = isRedacted ? '' : `id: ${id}\n` // an id tells the time
+          await outlet.send(`${line}event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
         }
         position = id
       }
-      /** A comment, and how far this is: who resumes there is not given again what it may not see. */
+      /** A comment with the position, so that a resuming client does not read again what it may not see. */
       const mark = (comment: string) => `: ${comment}\nid: ${position}\n\n`
+      const sendReset = () => outlet.send(`event: reset\ndata: ${JSON.stringify({ seen: seen ?? position })}\n\n`)
 
       async function run(): Promise<void> {
-        // Spread, so that those that end together do not come back together.
-        const retryMs = Math.round(policy.retryMs * (1 + Math.random()))
+        const retryMs = Math.round(policy.retryMs * (1 + Math.random())) // streams that end together return apart
         const life = setTimeout(() => over.abort(), policy.lifeMs * (0.9 + 0.1 * Math.random()))
         const heartbeat = setInterval(() => outlet.sendIfRoom(mark('still here')), policy.heartbeatMs)
+        async function check(): Promise<boolean> {
+          const [isStillLive] = await Promise.all([
+            !hasSession || isLive(),
+            places.keep(caller, id, Date.now()).catch(() => {}), // the next check repeats it
+          ])
+          return isStillLive
+        }
         try {
           await outlet.send(`retry: ${retryMs}\n${mark('open')}`)
-          if (!start.isComplete) await outlet.send(`event: reset\ndata: ${JSON.stringify({ seen })}\n\n`)
-          const look = { everyMs: policy.checkMs, alongside: async () => !isSignedIn || isLive() }
-          for await (const entries of log.follow(start, told, look)) {
+          if (!start.isComplete) await sendReset()
+          const batches = log.follow(start, messages, { everyMs: policy.checkMs, alongside: check })
+          for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
-            for (const entry of entries) await pass(entry)
+            if (hasGap) await sendReset()
+            const isOld = isReplay || entries.some(({ value }) => isPresence(value.event) && isLate(value.event))
+            const visibilities = isOld ? await visibilitiesOf(entries) : undefined
+            for (const entry of entries) await send(entry, visibilities)
           }
           outlet.sendIfRoom(mark('over'))
           outlet.close()
@@ -216,7 +310,7 @@ export function createStreams(
         } finally {
           clearTimeout(life)
           clearInterval(heartbeat)
-          over.abort()
+          close()
         }
       }
       return { body: outlet.body, ended: run() }
@@ -224,12 +318,29 @@ export function createStreams(
   }
 }
 
+function refuse(detail: string, cause?: unknown): never {
+  throw new Problem('unavailable', detail, { retryAfter: RETRY_AFTER_SECONDS }, cause === undefined ? {} : { cause })
+}
+
+const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
+
+const isPresence = ({ channel, type }: CloudEvent) => channel === 'user_events' && type === 'user_status_change'
+
+/** A status change that the viewer may not see any more: "offline", and nothing that tells when. */
+function redact(event: CloudEvent): CloudEvent {
+  const at = new Date().toISOString()
+  const id = `ev_${createHash('sha256').update(event.id).digest('hex').slice(0, 26)}` // ids contain times
+  const redacted: CloudEvent = { ...event, id, time: at, data: { userId: event.subject, status: 'offline', at } }
+  delete redacted.traceparent
+  return redacted
+}
+
 /** A reader took nothing for too long. */
 class Stalled extends Error {
   override readonly name = 'Stalled'
 }
 
-/** The way out to one reader: at most `maxQueuedBytes` and what is being sent wait for it, and not for ever. */
+/** The way to one reader, which buffers at most `maxQueuedBytes` and the event being sent. */
 function createOutlet({ maxQueuedBytes, stallMs }: StreamsPolicy, onCancel: () => void) {
   const encoder = new TextEncoder()
   let controller: ReadableStreamDefaultController<Uint8Array> | undefined
@@ -249,7 +360,7 @@ function createOutlet({ maxQueuedBytes, stallMs }: StreamsPolicy, onCancel: () =
   )
   const hasRoom = () => (controller?.desiredSize ?? 0) > 0
 
-  /** Until the reader has taken something. */
+  /** Waits until the reader has taken something. */
   function room(): Promise<void> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => reject(new Stalled(`The reader took nothing for ${stallMs} ms`)), stallMs)
@@ -262,7 +373,7 @@ function createOutlet({ maxQueuedBytes, stallMs }: StreamsPolicy, onCancel: () =
 
   return {
     body,
-    /** Sends when there is room; nothing once the reader is gone. Throws `Stalled`. */
+    /** Sends once there is room, and nothing after the reader is gone. Throws `Stalled`. */
     async send(text: string): Promise<void> {
       if (isOpen && !hasRoom()) await room()
       if (isOpen) controller?.enqueue(encoder.encode(text))
@@ -274,7 +385,7 @@ function createOutlet({ maxQueuedBytes, stallMs }: StreamsPolicy, onCancel: () =
       if (isOpen) controller?.close()
       isOpen = false
     },
-    /** Ends it as broken, and lets go of what waits. */
+    /** Ends the body with an error and drops what waits. */
     fail(error: unknown): void {
       if (isOpen) controller?.error(error)
       isOpen = false

@@ -1,5 +1,6 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { lazily } from '../service.ts'
 import { createFollows, followsService } from './follows.ts'
 import { users as routes } from './routes.ts'
 import { type CachedUser, createUsers, usersService } from './users.ts'
@@ -8,20 +9,20 @@ import { type CachedUser, createUsers, usersService } from './users.ts'
 export const users: Feature = {
   name: 'users',
   provides: [
-    provide(usersService, ({ db, cache, outbox, writeThrough, config }) =>
-      createUsers(
-        db,
-        cache<CachedUser>({
-          ...config.caches.users,
-          name: 'user',
-          key: keys.user,
-          versionOf: (user) => user.revision,
+    provide(usersService, (platform) => {
+      const { users: policy } = platform.config.caches
+      return createUsers(
+        lazily({
+          db: () => platform.db,
+          byId: () =>
+            platform.cache<CachedUser>({ ...policy, name: 'user', key: keys.user, versionOf: (user) => user.revision }),
+          idsByUsername: () =>
+            platform.cache<string>({ ...policy, name: 'username', key: keys.username, versionOf: () => 0 }),
+          outbox: () => platform.outbox,
+          writeThrough: () => platform.writeThrough,
         }),
-        cache<string>({ ...config.caches.users, name: 'username', key: keys.username, versionOf: () => 0 }),
-        outbox,
-        writeThrough,
-      ),
-    ),
+      )
+    }),
     provide(followsService, ({ db, use, outbox, writeThrough }) =>
       createFollows(db, use(usersService), outbox, writeThrough),
     ),

@@ -14,14 +14,14 @@ export type Follows = ReturnType<typeof createFollows>
 export const followsService = service<Follows>('follows')
 
 /**
- * Who follows whom. D1 alone: pages differ by viewer and cursor too much to be worth caching. The row of a pair is
- * there or not, and its triggers count: repeated and concurrent changes of one pair cannot miscount.
- * Without Redis follows work the same; the counts in cached profiles follow later.
+ * Who follows whom, from D1 only: pages differ too much by user and cursor to be worth caching. A pair has one row or
+ * none, and triggers maintain the counts, so repeated and concurrent changes of a pair count once. Without Redis follows
+ * work the same; the counts in cached profiles change later.
  */
 export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Outbox, writeThrough: WriteThrough) {
   const { followerId, followedId, id: position } = follows
 
-  /** A page of the users at one end of the follows whose other end is `userId`, latest first. */
+  /** A page of the users in column `listed` of the follows whose column `at` is `userId`, latest first. */
   async function page(
     at: typeof followerId | typeof followedId,
     listed: typeof followerId | typeof followedId,
@@ -44,7 +44,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     )
   }
 
-  /** The answer to a change, once both profiles are written through. One round trip. */
+  /** Writes both profiles through and returns the result of a change. One round trip. */
   async function changed(isFollowing: boolean, followed: string, rows: CachedUser[]): Promise<Following> {
     const user = rows.find((row) => row.id === followed)
     if (!user) throw new Problem('not-found', `There is no user ${followed}`)
@@ -57,15 +57,15 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
 
   const pair = (follower: string, followed: string) => and(eq(followerId, follower), eq(followedId, followed))
 
-  function refuseOneself(follower: string, followed: string): void {
+  function refuseSelf(follower: string, followed: string): void {
     if (follower !== followed) return
     throw invalidField('path', 'id', 'must be another user')
   }
 
   return {
-    /** Makes `follower` follow `followed`, if not yet. One D1 round trip, then one for the cache. */
+    /** Makes `follower` follow `followed`. One D1 round trip, then one for the cache. Safe to repeat. */
     async follow(follower: string, followed: string, now = Date.now()): Promise<Following> {
-      refuseOneself(follower, followed)
+      refuseSelf(follower, followed)
       const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${followed})
         AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`
       const transaction = outbox.transaction()
@@ -82,7 +82,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
                 createdAt: sql<number>`${now}`.as('followed_at'),
               })
               .from(users)
-              .where(eq(users.id, followed)), // nobody: nothing is inserted
+              .where(eq(users.id, followed)), // inserts nothing for an unknown user
           )
           .onConflictDoNothing(),
         profiles.select(follower, followed),
@@ -91,9 +91,9 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
       return changed(true, followed, rows)
     },
 
-    /** Makes `follower` not follow `followed` any more, if they do. One D1 round trip, then one for the cache. */
+    /** Makes `follower` unfollow `followed`. One D1 round trip, then one for the cache. Safe to repeat. */
     async unfollow(follower: string, followed: string): Promise<Following> {
-      refuseOneself(follower, followed)
+      refuseSelf(follower, followed)
       const transaction = outbox.transaction()
       const [, , rows] = await db.batch([
         transaction.record(
@@ -107,9 +107,9 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
       return changed(false, followed, rows)
     },
 
-    /** Those who follow `userId`. */
+    /** A page of the users who follow `userId`. */
     followers: (userId: string, limit: number, cursor?: string) => page(followedId, followerId, userId, limit, cursor),
-    /** Those whom `userId` follows. */
+    /** A page of the users whom `userId` follows. */
     followings: (userId: string, limit: number, cursor?: string) => page(followerId, followedId, userId, limit, cursor),
   }
 }

@@ -116,7 +116,7 @@ export const users = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Change my profile',
-      description: 'Works without Redis. Then readers may see the old profile for some minutes.',
+      description: 'Works without Redis. Then readers on other isolates may see the old profile for some minutes.',
       answer: OwnUser,
       headers: ['If-Match'],
       problems: [

@@ -1,5 +1,6 @@
 import * as v from 'valibot'
 import { Count, id, Time, written } from '../http/input.ts'
+import { notReserved } from './reserved.ts'
 
 /** A profile as everyone sees it. */
 export const User = v.pipe(
@@ -29,6 +30,7 @@ export const NewAccount = v.object({
     v.string(),
     v.regex(/^\w{3,30}$/, 'must be 3 to 30 letters, digits or underscores'),
     v.toLowerCase(),
+    notReserved,
   ),
   email: v.pipe(v.string(), v.trim(), v.email(), v.maxLength(254)),
   password: v.pipe(v.string(), v.minLength(8), v.maxLength(200)),

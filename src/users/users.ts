@@ -1,6 +1,7 @@
 import { and, eq, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import type { SQLiteColumn } from 'drizzle-orm/sqlite-core'
+import { listOf } from '../db/list.ts'
 import { users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -9,7 +10,7 @@ import type { Cache } from '../redis/cache.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 import type { OwnUser, ProfileChanges, User } from './schema.ts'
 
-/** A profile as the cache holds it: nothing in it is private. */
+/** A profile in the cache. It contains nothing private. */
 export interface CachedUser extends Omit<User, 'createdAt'> {
   /** Unix ms. */
   createdAt: number
@@ -17,7 +18,7 @@ export interface CachedUser extends Omit<User, 'createdAt'> {
   revision: number
 }
 
-/** The columns of a profile. */
+/** The columns of a `CachedUser`. */
 export const profile = {
   id: users.id,
   username: users.username,
@@ -40,70 +41,77 @@ export function toUser(user: CachedUser): User {
 export type Users = ReturnType<typeof createUsers>
 export const usersService = service<Users>('users')
 
-/** Profiles, cache-aside. Without Redis every read is answered from memory or D1, and writes reach the cache later. */
-export function createUsers(
-  db: DrizzleD1Database,
-  byId: Cache<CachedUser>,
-  idsByUsername: Cache<string>,
-  outbox: Outbox,
-  writeThrough: WriteThrough,
-) {
+/** What profiles need. Each part may be built at its first use: a cached read uses one cache and nothing else. */
+export interface UsersDependencies {
+  db: DrizzleD1Database
+  byId: Cache<CachedUser>
+  idsByUsername: Cache<string>
+  outbox: Outbox
+  writeThrough: WriteThrough
+}
+
+/** Profiles, cache-aside. Without Redis, reads use memory or D1, and writes reach the cache later. */
+export function createUsers(needs: UsersDependencies) {
   async function load(ids: string[]): Promise<(CachedUser | null)[]> {
-    const rows = await db.select(profile).from(users).where(inArray(users.id, ids))
-    const found = new Map(rows.map((row) => [row.id, row]))
-    return ids.map((id) => found.get(id) ?? null)
+    const rows = await needs.db
+      .select(profile)
+      .from(users)
+      .where(inArray(users.id, listOf(ids)))
+    const rowsById = new Map(rows.map((row) => [row.id, row]))
+    return ids.map((id) => rowsById.get(id) ?? null)
   }
 
   async function get(id: string): Promise<User> {
-    const [user] = await byId.getMany([id], load)
+    const [user] = await needs.byId.getMany([id], load)
     if (!user) throw new Problem('not-found', `There is no user ${id}`)
     return toUser(user)
   }
 
-  const refreshCache = (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row))
-
   return {
-    /** One profile. One round trip from Redis, none from memory. */
+    /** Returns one profile. One round trip from Redis, none from memory. */
     get,
 
-    /** One profile with what only its owner sees, which no cache holds: D1, beside the round trip. */
+    /** Returns one profile with its private fields. These are not cached: D1, in parallel with the round trip. */
     async getOwn(id: string): Promise<OwnUser> {
       const [user, [row]] = await Promise.all([
         get(id),
-        db.select({ email: users.email }).from(users).where(eq(users.id, id)),
+        needs.db.select({ email: users.email }).from(users).where(eq(users.id, id)),
       ])
       return { ...user, email: row?.email ?? '' }
     },
 
-    /** A username is taken now: it is no longer known as nobody's. One round trip. */
+    /** Invalidates the cached id of a username, for example after sign-up. One round trip. Safe to repeat. */
     async invalidateUsername(username: string): Promise<void> {
-      const forget = () => [idsByUsername.invalidate([username.toLowerCase()])]
-      await writeThrough(forget, forget)
+      const invalidate = () => [needs.idsByUsername.invalidate([username.toLowerCase()])]
+      await needs.writeThrough(invalidate, invalidate)
     },
 
-    /** Those of `ids` that exist, in that order. One `MGET`. At most 100: what D1 can bind. */
+    /** Returns the users of `ids` that exist, in that order. One `MGET`. */
     async getMany(ids: string[]): Promise<User[]> {
-      const found = await byId.getMany(ids, load)
-      return found.filter((user) => user !== null).map(toUser)
+      const rows = await needs.byId.getMany(ids, load)
+      return rows.filter((user) => user !== null).map(toUser)
     },
 
-    /** A profile by its username, in any case. One round trip more than by id, for the id. */
+    /** Returns a profile by its username, in any case. Looking up the id takes one more round trip. */
     async getByUsername(username: string): Promise<User> {
       const name = username.toLowerCase()
-      const id = await idsByUsername.get(name, async () => {
-        const [row] = await db.select({ id: users.id }).from(users).where(eq(users.username, name))
+      const id = await needs.idsByUsername.get(name, async () => {
+        const [row] = await needs.db.select({ id: users.id }).from(users).where(eq(users.username, name))
         return row?.id ?? null
       })
       if (id === null) throw new Problem('not-found', `There is no user named ${name}`)
       return get(id)
     },
 
-    /** Changes a profile, if it is at one of `versions`. D1, then one round trip for the cache. */
+    /**
+     * Changes a profile if it has one of `versions`. D1, then one round trip for the cache. Without `versions` a repeated
+     * change is applied again, with the same fields and a higher version.
+     */
     async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
-      const isMeant = and(eq(users.id, id), versions && inArray(users.version, versions))
+      const isExpected = and(eq(users.id, id), versions && inArray(users.version, listOf(versions)))
       const current = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${users} WHERE ${users.id} = ${id})`
-      const transaction = outbox.transaction()
-      const [, [row], [found]] = await db.batch([
+      const transaction = needs.outbox.transaction()
+      const [, [row], [latest]] = await needs.db.batch([
         transaction.record(
           {
             type: 'user_updated',
@@ -115,10 +123,10 @@ export function createUsers(
               version: sql`${current(users.version)} + 1`,
             },
           },
-          sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isMeant})`,
+          sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isExpected})`,
           now,
         ),
-        db
+        needs.db
           .update(users)
           .set({
             ...changes,
@@ -126,35 +134,45 @@ export function createUsers(
             version: sql`${users.version} + 1`,
             revision: sql`${users.revision} + 1`,
           })
-          .where(isMeant)
+          .where(isExpected)
           .returning({ ...profile, email: users.email }),
-        db.select({ version: users.version }).from(users).where(eq(users.id, id)),
+        needs.db.select({ version: users.version }).from(users).where(eq(users.id, id)),
       ])
       transaction.enqueue()
-      if (!found) throw new Problem('not-found', `There is no user ${id}`)
-      if (!row) throw new Problem('version-changed', `The profile is at version ${found.version}`)
+      if (!latest) throw new Problem('not-found', `There is no user ${id}`)
+      if (!row) throw new Problem('version-changed', `The profile is at version ${latest.version}`)
       const { email, ...user } = row
-      await writeThrough(
-        () => refreshCache([user]),
-        () => [byId.invalidate([id])],
+      await needs.writeThrough(
+        () => [needs.byId.put(id, user)],
+        () => [needs.byId.invalidate([id])],
       )
       return { ...toUser(user), email }
     },
 
-    /** Forgets profiles that somebody else wrote in D1, and whose their names are. D1, then one round trip. */
+    /** Invalidates profiles that another program changed in D1, and their usernames. D1, then one round trip. Safe to repeat. */
     async invalidate(ids: string[]): Promise<void> {
       if (ids.length === 0) return
-      const rows = await db.select({ username: users.username }).from(users).where(inArray(users.id, ids))
-      await Promise.all([byId.invalidate(ids), idsByUsername.invalidate(rows.map(({ username }) => username))])
+      const rows = await needs.db
+        .select({ username: users.username })
+        .from(users)
+        .where(inArray(users.id, listOf(ids)))
+      await Promise.all([
+        needs.byId.invalidate(ids),
+        needs.idsByUsername.invalidate(rows.map(({ username }) => username)),
+      ])
     },
 
-    /** For the end of a batch that changes the counts of `ids`: their profiles, for `tell`. */
-    select: (...ids: string[]) => db.select(profile).from(users).where(inArray(users.id, ids)),
+    /** Selects profiles for `refreshCache`, at the end of a batch that changes their counts. */
+    select: (...ids: string[]) =>
+      needs.db
+        .select(profile)
+        .from(users)
+        .where(inArray(users.id, listOf(ids))),
 
-    /** Write-through of what `select` read. One round trip. */
-    refreshCache,
+    /** Writes profiles from `select` through to the cache. One round trip. Safe to repeat. */
+    refreshCache: (rows: CachedUser[]) => rows.map((row) => needs.byId.put(row.id, row)),
 
-    /** The second try of `tell`. One round trip. */
-    invalidateCache: (ids: string[]) => byId.invalidate(ids),
+    /** Invalidates profiles, where `refreshCache` failed. One round trip. Safe to repeat. */
+    invalidateCache: (ids: string[]) => needs.byId.invalidate(ids),
   }
 }

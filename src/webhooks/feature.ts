@@ -1,9 +1,10 @@
 import { consumer, type Feature, provide, provideForIsolate } from '../feature.ts'
 import { createAttempts } from './attempts.ts'
 import { createDeliveries, deliveriesService } from './deliveries.ts'
-import { DeliveryMessage, type Posted, wakeMessage } from './messages.ts'
+import { DeliveryMessage, type Outgoing, wakeMessage } from './messages.ts'
 import { deliveries as deliveryRoutes, webhooks as routes } from './routes.ts'
 import { createSender, endpointsInFlight } from './sender.ts'
+import { createVault, vaultService } from './vault.ts'
 import { createWebhooks, webhooksService } from './webhooks.ts'
 
 /** Delivers events to the endpoints of back ends. */
@@ -11,32 +12,34 @@ export const webhooks: Feature = {
   name: 'webhooks',
   provides: [
     provideForIsolate(endpointsInFlight, () => new Map()),
-    provide(webhooksService, ({ db, outbox, config, enqueue, defer }) =>
+    provideForIsolate(vaultService, (config) => createVault(config.webhooks.keys)),
+    provide(webhooksService, ({ db, outbox, config, enqueue, use, defer }) =>
       createWebhooks({
         db,
         outbox,
-        send: createSender(config.webhooks),
+        send: createSender(config.webhooks, use(vaultService)),
+        vault: use(vaultService),
         wakeSoon: (webhookId) => defer(() => enqueue('DELIVERIES', [wakeMessage(webhookId)])),
         policy: config.webhooks,
         source: config.events.source,
       }),
     ),
     provide(deliveriesService, ({ db, outbox, config, enqueue, use, recorder, defer, onFailure }) => {
-      const post = (messages: Posted[]) => enqueue('DELIVERIES', messages)
+      const enqueueAll = (messages: Outgoing[]) => enqueue('DELIVERIES', messages)
       const attempts = createAttempts({
         db,
         outbox,
-        send: createSender(config.webhooks),
-        post,
+        send: createSender(config.webhooks, use(vaultService)),
+        enqueue: enqueueAll,
         probe: (webhook) => use(webhooksService).probe(webhook),
         policy: config.webhooks,
         source: config.events.source,
         onAttempt: recorder.delivered,
-        awaited: use(endpointsInFlight),
+        inFlight: use(endpointsInFlight),
         defer,
         onFailure,
       })
-      return createDeliveries({ db, attempts, post, onFailure })
+      return createDeliveries({ db, attempts, enqueue: enqueueAll, onFailure })
     }),
   ],
   routes: [
@@ -52,6 +55,7 @@ export const webhooks: Feature = {
       isExclusive: false,
       run: ({ use }, { now }) => use(deliveriesService).resend(1_000, now),
     },
+    { name: 'encrypt webhook secrets', isExclusive: false, run: ({ use }) => use(webhooksService).reseal(100) },
   ],
   listener: ({ use }) => use(deliveriesService).listener,
   purges: {

@@ -2,42 +2,46 @@ import * as v from 'valibot'
 
 /** A message of the queue `deliveries`. */
 export const DeliveryMessage = v.variant('kind', [
-  /** This delivery is to be attempted, if it is still at this turn. */
+  /** Attempt this delivery, if it is still at this turn. */
   v.object({ kind: v.literal('delivery'), id: v.string(), turn: v.number() }),
-  /** This endpoint has parked deliveries, or is to be probed. */
+  /** Send the parked deliveries of this endpoint, or test whether it answers again. */
   v.object({ kind: v.literal('wake'), webhookId: v.string() }),
-  /** The next step of replaying events to an endpoint. */
+  /** Take the next step of a replay to this endpoint. */
   v.object({
     kind: v.literal('replay'),
     webhookId: v.string(),
-    /** The last event of the step before: its time (Unix ms) and row. */
+    /** The last event of the previous step: its time (Unix ms) and its rowid. */
     after: v.tuple([v.number(), v.number()]),
+    /** When the replay was requested (Unix ms): later events are not part of it. */
     until: v.number(),
+    /** Whether delivered events are sent again too. */
     isAll: v.boolean(),
   }),
 ])
 export type DeliveryMessage = v.InferOutput<typeof DeliveryMessage>
 
-/** A message, and when it is to arrive. */
-export interface Posted {
+/** A message to enqueue, with its delay. */
+export interface Outgoing {
   body: DeliveryMessage
   delaySeconds?: number
 }
 
-/** How long the queue has to bring a message before the cron sends it again. */
+/** How long the queue has to deliver a message before the cron enqueues it again. */
 export const PATIENCE_MS = 120_000
-/** The longest delay of a queue; what is due later, the cron sends. */
+/** The longest delay of a queue. Deliveries due later are enqueued by the cron. */
 export const MAX_DELAY_MS = 43_200_000
 
-/** In whole seconds, as the queue wants it; what is overdue, at once. */
+/** Whole seconds, as the queue requires; 0 if overdue. */
 const delayOf = (delayMs: number) => Math.ceil(Math.min(Math.max(delayMs, 0), MAX_DELAY_MS) / 1_000)
-/** Has an endpoint seen to, after a delay. */
-export const wakeMessage = (webhookId: string, delayMs = 0): Posted => ({
+
+/** The message that wakes an endpoint after a delay. */
+export const wakeMessage = (webhookId: string, delayMs = 0): Outgoing => ({
   body: { kind: 'wake', webhookId },
   delaySeconds: delayOf(delayMs),
 })
-/** Has a delivery attempted, after a delay. */
-export const messageOf = ({ id, turn }: { id: string; turn: number }, delayMs = 0): Posted => ({
+
+/** The message that attempts a delivery after a delay. */
+export const deliveryMessage = ({ id, turn }: { id: string; turn: number }, delayMs = 0): Outgoing => ({
   body: { kind: 'delivery', id, turn },
   delaySeconds: delayOf(delayMs),
 })

@@ -28,7 +28,7 @@ const PROBLEMS = ['invalid-request', 'service-token-required', 'not-found'] as c
 const BODY_PROBLEMS = ['malformed-json', 'unsupported-media-type'] as const
 
 /** The host of the request. No endpoint may have it. */
-const hostOf = (url: string) => new URL(url).hostname
+const hostOf = (url: string) => new URL(url).host
 
 export const webhooks = new Hono<AppEnv>()
   .post(

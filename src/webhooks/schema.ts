@@ -1,7 +1,57 @@
 import * as v from 'valibot'
 import { catalog, Channel, isKnown, TypeName } from '../events/catalog.ts'
-import { Count, id, limitOf, Time, written } from '../http/input.ts'
-import { Filter } from './filter.ts'
+import { Count, id, JsonObject, limitOf, record, Time, written } from '../http/input.ts'
+
+const MAX_CONDITIONS = 10
+const MAX_VALUES = 50
+
+const Scalar = v.union(
+  [v.pipe(v.string(), v.maxLength(200)), v.number(), v.boolean(), v.null()],
+  'must be a string of at most 200 characters, a number, true, false or null',
+)
+const Bound = v.optional(v.number())
+
+/** The value at a path must equal this, be one of these, or be within these bounds. */
+const Condition = v.union(
+  [
+    Scalar,
+    v.pipe(v.array(Scalar), v.minLength(1), v.maxLength(MAX_VALUES)),
+    v.pipe(
+      v.strictObject({
+        gt: Bound,
+        gte: Bound,
+        lt: Bound,
+        lte: Bound,
+        exists: v.optional(v.boolean()),
+        not: v.optional(Scalar),
+      }),
+      v.check((bounds) => Object.keys(bounds).length > 0),
+    ),
+  ],
+  `must be a value, a list of 1 to ${MAX_VALUES} values, or an object of gt, gte, lt, lte (numbers), not (a value), exists (true or false)`,
+)
+
+/**
+ * The events an endpoint accepts, by their fields: `{ "data.authorId": "u_1", "data.value": { "gte": 100 } }`. All
+ * conditions must hold. A path names a field of the envelope or, up to five levels deep, of the data.
+ */
+export const Filter = v.pipe(
+  record(
+    v.pipe(
+      v.string(),
+      v.regex(
+        /^(subject|type|channel|data(\.[\w-]{1,64}){1,5})$/,
+        'must be subject, type, channel, or data. and up to five names',
+      ),
+    ),
+    Condition,
+  ),
+  v.check(
+    (conditions) => Object.keys(conditions).length <= MAX_CONDITIONS,
+    `must have at most ${MAX_CONDITIONS} conditions`,
+  ),
+)
+export type Filter = v.InferOutput<typeof Filter>
 
 const MAX_HEADERS = 10
 /** Headers that we, the connection or the platform set. */
@@ -9,7 +59,7 @@ const RESERVED_HEADERS =
   /^(webhook-.*|trace(parent|state)|content-.*|host|connection|keep-alive|transfer-encoding|te|trailer|upgrade|expect|date|via|forwarded|x-forwarded-.*|x-real-ip|cf-.*|cdn-loop|proxy-.*|cookie|accept-encoding)$/i
 
 const Headers = v.pipe(
-  v.record(
+  record(
     v.pipe(
       v.string(),
       v.regex(/^[\w!#$%&'*+.^`|~-]{1,64}$/, 'must be the name of a header'),
@@ -116,7 +166,7 @@ export const WebhookChanges = v.pipe(
 )
 
 /** One attempt of a delivery. */
-export const Attempt = v.pipe(
+const Attempt = v.pipe(
   v.object({
     at: Time,
     durationMs: Count,
@@ -132,7 +182,7 @@ const fieldsOfWebhook = {
   url: v.string(),
   channels: v.array(v.string()),
   types: v.nullable(v.array(v.string())),
-  filter: v.nullable(v.record(v.string(), v.unknown())),
+  filter: v.nullable(JsonObject),
   description: v.string(),
   headerNames: v.array(v.string()),
   status: v.picklist(['unverified', 'enabled', 'paused', 'disabled']),
@@ -158,6 +208,7 @@ export const Delivery = v.pipe(
   }),
   v.metadata({ ref: 'Delivery' }),
 )
+export type ShownDelivery = v.InferOutput<typeof Delivery>
 
 export const CreatedWebhook = v.object({ ...fieldsOfWebhook, secret, challenge: Attempt })
 export const ChangedWebhook = v.object({ ...fieldsOfWebhook, challenge: v.optional(Attempt) })
@@ -165,7 +216,7 @@ export const RotatedWebhook = v.object({ ...fieldsOfWebhook, secret })
 export const TestResult = v.object({
   ...Attempt.entries,
   isDelivered: v.boolean(),
-  sample: v.record(v.string(), v.unknown()),
+  sample: JsonObject,
 })
 
 const SinceTime = v.pipe(

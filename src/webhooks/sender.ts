@@ -3,51 +3,54 @@ import type { webhooks } from '../db/schema.ts'
 import { service } from '../service.ts'
 import { joinTrace, traceparentOf } from '../trace.ts'
 import { type GuardPolicy, objectionTo } from './guard.ts'
+import { UnreadableError, type Vault } from './vault.ts'
 
 export type WebhookRow = typeof webhooks.$inferSelect
 
-/** What is sent, under an id that stays the same however often it is. */
+/** A request to an endpoint. Its id stays the same when it is sent again. */
 export interface Sendable {
   id: string
   contentType: 'application/json' | 'application/cloudevents+json'
   body: string
-  /** Of what it tells of: each attempt is a step of its own in that trace. */
+  /** Of the event: each attempt is a span in that trace. */
   traceparent?: string | null
+  /** Whether to wait for the body of the answer until the deadline, not only for `BODY_MS`. */
+  isAnswerNeeded?: boolean
 }
 
-/** What came of one attempt. */
+/** One attempt to send a request. */
 export interface Attempt {
   /** When it began (Unix ms). */
   at: number
   durationMs: number
   /** HTTP status; null: there was no answer. */
   status: number | null
-  /** Why there was none. */
+  /** Why there was no answer. */
   error: string | null
   /** The first KB of the answer. */
   answer: string | null
-  /** How long the endpoint asks to be left alone. */
+  /** How long the endpoint asks to wait. */
   retryAfterMs: number | null
 }
 
-/** What is read of an answer. */
 const MAX_ANSWER_BYTES = 1_024
-/** However long an endpoint asks to be left alone. */
+/** How long to wait for the body once the status is known: it is only logged, and must not block a connection. */
+const BODY_MS = 1_000
 const MAX_RETRY_AFTER_MS = 86_400_000
 
 export const isSuccess = ({ status }: Attempt) => status !== null && status >= 200 && status < 300
 
-/** The endpoints that this isolate waits for, and since when (Unix ms). */
+/** When this isolate started the request in flight to each endpoint (Unix ms). */
 export const endpointsInFlight = service<Map<string, number>>('endpoints in flight')
 
 export type Sender = ReturnType<typeof createSender>
 
 /**
- * Sends to endpoints, signed as Standard Webhooks says (https://www.standardwebhooks.com): with the secret, and for a
- * day after a rotation with the one before it too; in the trace of what it tells of (https://www.w3.org/TR/trace-context/).
- * Redirects are not followed. One request of at most `timeoutMs`, never an exception.
+ * Sends requests to endpoints, signed as Standard Webhooks requires (https://www.standardwebhooks.com) with the secret
+ * and, for a day after a rotation, the previous ones. Continues the trace of the event (W3C Trace Context). Redirects are
+ * not followed. One request; headers and body of the answer together take at most `timeoutMs`. Never throws.
  */
-export function createSender(policy: GuardPolicy & { timeoutMs: number }) {
+export function createSender(policy: GuardPolicy & { timeoutMs: number }, vault: Vault) {
   return async (webhook: WebhookRow, sendable: Sendable, now = Date.now()): Promise<Attempt> => {
     const startedAt = performance.now()
     const outcome = (rest: Partial<Attempt>): Attempt => ({
@@ -59,7 +62,7 @@ export function createSender(policy: GuardPolicy & { timeoutMs: number }) {
       retryAfterMs: null,
       ...rest,
     })
-    const objection = objectionTo(webhook.url, policy) // what was fine when it was given may not be any more
+    const objection = objectionTo(webhook.url, policy) // the policy may have changed since the URL was stored
     if (objection !== undefined) return outcome({ error: `not sent: its URL ${objection}` })
     try {
       const response = await fetch(webhook.url, {
@@ -67,54 +70,75 @@ export function createSender(policy: GuardPolicy & { timeoutMs: number }) {
         body: sendable.body,
         redirect: 'manual',
         signal: AbortSignal.timeout(policy.timeoutMs),
-        headers: headersOf(webhook, sendable, now),
+        headers: headersOf(webhook, sendable, vault, now),
       })
       const retryAfterMs = readRetryAfter(response.headers.get('Retry-After'), now)
-      // An answer that breaks off has been given all the same: its status is what counts.
-      const answer = await readStart(response).catch(() => null)
+      const leftMs = Math.max(0, policy.timeoutMs - (performance.now() - startedAt))
+      const answer = await readStart(response, sendable.isAnswerNeeded ? leftMs : Math.min(leftMs, BODY_MS))
       return outcome({ status: response.status, answer, retryAfterMs })
     } catch (error) {
-      const isTimeout = error instanceof Error && error.name === 'TimeoutError'
-      return outcome({ error: isTimeout ? `no answer within ${policy.timeoutMs / 1_000} s` : 'could not be reached' })
+      return outcome({ error: describe(error, policy.timeoutMs) })
     }
   }
 }
 
-/** Its own headers, and ours, which win. */
-function headersOf(webhook: WebhookRow, { id, contentType, body, traceparent }: Sendable, now: number): Headers {
+function describe(error: unknown, timeoutMs: number): string {
+  if (error instanceof UnreadableError) return `not sent: ${error.message}`
+  const isTimeout = error instanceof Error && error.name === 'TimeoutError'
+  return isTimeout ? `no answer within ${timeoutMs / 1_000} s` : 'could not be reached'
+}
+
+/** The headers of the endpoint, then ours, which take precedence. */
+function headersOf(webhook: WebhookRow, sendable: Sendable, vault: Vault, now: number): Headers {
+  const { id, contentType, body, traceparent } = sendable
   const headers = new Headers({ 'User-Agent': 'threads-edge-webhooks' })
-  for (const [name, value] of Object.entries(webhook.headers)) headers.set(name, value)
-  const signatures = secretsOf(webhook, now).map((secret) => new Webhook(secret).sign(id, new Date(now), body))
+  for (const [name, value] of Object.entries(webhook.headers)) headers.set(name, vault.open(value, webhook.id))
+  const secrets = signingSecrets(webhook, now).map((secret) => vault.open(secret, webhook.id))
   headers.set('Content-Type', contentType)
   headers.set('webhook-id', id)
   headers.set('webhook-timestamp', String(Math.floor(now / 1_000)))
-  headers.set('webhook-signature', signatures.join(' '))
+  headers.set('webhook-signature', secrets.map((secret) => new Webhook(secret).sign(id, new Date(now), body)).join(' '))
   if (traceparent) headers.set('traceparent', traceparentOf(joinTrace(traceparent)))
   return headers
 }
 
-const secretsOf = ({ secret, previousSecret, previousSecretUntil }: WebhookRow, now: number) =>
-  previousSecret !== null && now < (previousSecretUntil ?? 0) ? [secret, ...previousSecret.split(' ')] : [secret]
+/** The encrypted secrets that sign at `now`, the latest first. */
+export const signingSecrets = (
+  {
+    secret,
+    previousSecret,
+    previousSecretUntil,
+  }: Pick<WebhookRow, 'secret' | 'previousSecret' | 'previousSecretUntil'>,
+  now: number,
+) => (previousSecret !== null && now < (previousSecretUntil ?? 0) ? [secret, ...previousSecret.split(' ')] : [secret])
 
-/** The first KB, as text; the rest is not waited for. */
-async function readStart(response: Response): Promise<string> {
+/** The first KB of the body, as text: what arrives within `withinMs`. The rest is cancelled. */
+async function readStart(response: Response, withinMs: number): Promise<string> {
+  const reader = response.body?.getReader()
+  if (!reader) return ''
+  const stop = () => reader.cancel().catch(() => {})
+  const timer = setTimeout(() => void stop(), withinMs)
   const decoder = new TextDecoder()
   let text = ''
   let left = MAX_ANSWER_BYTES
-  if (!response.body) return text
-  const reader = response.body.getReader()
-  while (left > 0) {
-    const { done, value } = await reader.read()
-    if (done) return text
-    const piece = value.subarray(0, left)
-    left -= piece.length
-    text += decoder.decode(piece, { stream: left > 0 })
+  try {
+    while (left > 0) {
+      const { done, value } = await reader.read()
+      if (done) break
+      const piece = value.subarray(0, left)
+      left -= piece.length
+      text += decoder.decode(piece, { stream: left > 0 })
+    }
+  } catch {
+    // The answer broke off, or its time was over. The status counts all the same.
+  } finally {
+    clearTimeout(timer)
+    await stop()
   }
-  await reader.cancel().catch(() => {})
   return text
 }
 
-/** Seconds or an HTTP date (RFC 9110 §10.2.3), in ms from `now`; null where it says neither. */
+/** `Retry-After` (RFC 9110 §10.2.3) in ms from `now`, at most a day; null if absent or not valid. */
 export function readRetryAfter(value: string | null, now: number): number | null {
   if (value === null) return null
   const ms = /^\d+$/.test(value.trim()) ? Number(value) * 1_000 : Date.parse(value) - now

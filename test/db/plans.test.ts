@@ -160,7 +160,7 @@ test('every query a read sends goes by an index and sorts nothing', async () => 
 test('what one is told of is found by them and by time, not in what all are told of', async () => {
   const query = queries.find(({ sql }) => /FROM "notifications"/.test(sql))
   expect(await planOf(query ?? expect.fail('nobody asked'))).toContain(
-    'SEARCH told USING INDEX notifications_user (user_id=? AND id>? AND id<?)',
+    'SEARCH stored USING INDEX notifications_user (user_id=? AND id>? AND id<?)',
   )
 })
 

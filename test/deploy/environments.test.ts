@@ -61,7 +61,7 @@ test('an environment may add variables and a domain, but must lack nothing', asy
     ['UPSTASH_REDIS_REST_URL', 'ANOTHER'],
     ['required = ["UPSTASH_REDIS_REST_TOKEN", "SERVICE_TOKEN"]', 'required = ["SERVICE_TOKEN"]'],
     ['binding = "EVENTS"', 'binding = "OTHERS"'],
-    ['max_retries = 5', 'max_retries = 4'],
+    ['max_retries = 100', 'max_retries = 99'],
     ['[env.production.vars]', '[env.production.triggers]\ncrons = []\n[env.production.vars]'],
     ['[env.production.vars]', '[env.production]\ncompatibility_flags = []\n[env.production.vars]'],
   ]

@@ -102,6 +102,8 @@ async function newData() {
     webhookId,
     asAuthor: await newEdge().signIn(author),
     asFan: await newEdge().signIn(fan),
+    /** A session that is over. */
+    asFormerFan: await newEdge().signIn({ ...fan, sessionEpoch: fan.sessionEpoch - 1 }),
   }
 }
 
@@ -181,7 +183,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
     429: [limited('/v1/presence')],
   }),
-  'GET /v1/events/stream': ({ asFan }) => {
+  'GET /v1/events/stream': ({ asFan, asFormerFan }) => {
     const path = '/v1/events/stream?channels=post_events,custom_a'
     const bindings = { STREAM_LIFE_SECONDS: '0.5' } // its body is read to the end
     return {
@@ -195,6 +197,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
         { path: `${path}&lastEventId=x` },
         { path, headers: { 'Last-Event-ID': 'x' } },
       ],
+      401: [{ path, headers: asFormerFan }],
       429: [limited(path)],
       503: [{ path, before: redisGone }, misconfigured(path)],
     }

@@ -250,6 +250,9 @@ test('publishing needs the service token, a known channel, and for its types the
     ],
     ['subject', { channel: 'custom_x', type: 'x', subject: 'a\ud800' }],
     ['surprise', { surprise: 1 }],
+    ...['open', 'error', 'message', 'close', 'reset', 'endpoint.challenge', 'user_status_change', 'post_deleted'].map(
+      (type) => ['type', { channel: 'custom_x', type }] as const,
+    ),
   ] as const) {
     await expectRefused(publish(edge, { ...good, ...change }), 'body', field)
   }

@@ -337,6 +337,7 @@ test.each(NEEDED)('a Worker that lacks %s alone names it to every event, and to 
 
 test.each([
   ['UPSTASH_REDIS_REST_URL', 'not a url', 'expected a URL'],
+  ['UPSTASH_REDIS_REST_URL', 'rediss://redis.example.com:6379', 'expected an http or https URL'],
   ['UPSTASH_REDIS_REST_TOKEN', '', 'expected not empty'],
   ['SERVICE_TOKEN', 'short', 'expected at least 16 characters'],
   ['LIMIT_READS', 'many', 'expected a number'],

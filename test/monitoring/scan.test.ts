@@ -17,7 +17,7 @@ async function newData() {
   pipeline.hset('liked:u_fan', Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`p_${i}`, '1:1'])))
   for (let i = 0; i < 200; i += 1) pipeline.zadd('presence:0', { score: i, member: `u_${i}` })
   pipeline.pexpire('presence:0', 90_000)
-  pipeline.sadd('views-dirty', 'p_1', 'p_2')
+  pipeline.sadd('views-unwritten', 'p_1', 'p_2')
   pipeline.rpush('user:list', 'a', 'b', 'c')
   pipeline.xadd('post:stream', '*', { a: 'b' })
   pipeline.set('limit:reads:ip:203.0.113.7:1', '5')

@@ -391,11 +391,11 @@ test('an isolate remembers a bounded number of keys, those asked for most', () =
 test.each([
   [['GET', 'user:u_ada'], 'GET user:*'],
   [['mget', 'post:p_1', 'post:p_2', 'count:likes:p_1'], 'MGET post:* count:likes:*'],
-  [['EVAL', 'return secret', 2, 'liked:u_ada', 'counts:p_1', 'an argument'], 'EVAL liked:* counts:*'],
+  [['EVAL', 'return secret', 2, 'liked:u_ada', 'tally:likes:p_1', 'an argument'], 'EVAL liked:* tally:likes:*'],
   [['EVALSHA', 'abc', '1', 'limit:reads:ip:203.0.113.7:1', '5'], 'EVALSHA limit:*'],
   [['SET', 'session:s_1', '{"hash":"secret"}'], 'SET session:*'],
   [['SET', 'user:u_ada:lease', 'nonce', 'NX'], 'SET user:*:lease'],
-  [['GET', 'presence:3:leaving'], 'GET presence:*:leaving'],
+  [['GET', 'presence:3:changes'], 'GET presence:*:changes'],
   [['INCR', 'generation:hot'], 'INCR generation:hot'],
   [['GET', 'username:ada@example.test'], 'GET username:*'],
   [['GET', 'django:cache:ada@example.test'], 'GET *'],

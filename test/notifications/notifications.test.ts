@@ -3,9 +3,10 @@ import { and, eq } from 'drizzle-orm'
 import { ulid } from 'ulid'
 import { beforeAll, expect, test, vi } from 'vitest'
 import { notifications } from '../../src/db/schema.ts'
+import type { LikeMessage } from '../../src/likes/schema.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser, db } from '../rows.ts'
-import { type Listed, newWorld } from './world.ts'
+import { type Listed, newLossyD1, newWorld } from './world.ts'
 
 beforeAll(migrate)
 
@@ -167,6 +168,145 @@ test('what is read stays so, up to where it was read; what comes later is unread
   const items = [{ commentId: last, isRead: false }, { type: 'follow', isRead: false }, {}, {}, {}, {}]
   expect(await ada.list()).toMatchObject({ unreadCount: 2, items })
   expect(await ada.read((await ada.list()).items[1]?.id)).toEqual({ unreadCount: 1 })
+})
+
+test('marking an older notification as read leaves a newer one unread, wherever it arrived meanwhile', async () => {
+  const { newMember, deliver, likes, edge } = newWorld()
+  const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
+  const postId = await ada.post()
+  await eve.follow(ada.id)
+  const early = await bob.comment(postId)
+  await deliver()
+  await bob.like(postId)
+  const late = likes.splice(0) // still in the queue
+  await eve.comment(postId)
+  await deliver()
+  const [newest, older, oldest] = (await ada.list()).items
+  expect(older).toMatchObject({ commentId: early })
+  expect(await ada.read(newest?.id)).toEqual({ unreadCount: 0 })
+
+  await edge.deliver(late) // a like between the two comments
+  const readOf = async () => (await ada.list()).items.map(({ type, isRead }) => `${type} ${isRead ? 'read' : 'unread'}`)
+  const between = ['comment read', 'like unread', 'comment read', 'follow read']
+  expect(await readOf()).toEqual(between)
+  for (const until of [older?.id, oldest?.id, 'n_0', older?.id]) {
+    expect(await ada.read(until)).toEqual({ unreadCount: 1 })
+    expect(await readOf()).toEqual(between)
+  }
+  // What arrived below a later mark is read with it, and stays so.
+  const like = (await ada.list()).items[1]
+  expect(await ada.read(like?.id)).toEqual({ unreadCount: 0 })
+  expect(await ada.read(oldest?.id)).toEqual({ unreadCount: 0 })
+  expect(await readOf()).toEqual(['comment read', 'like read', 'comment read', 'follow read'])
+})
+
+test('read is what some mark covers: placed up to it, and there when it was made, in any order of marks', async () => {
+  const { newMember, deliver, likes, edge } = newWorld()
+  const [ada, bob] = [await newMember(), await newMember()]
+  const posts: string[] = []
+  for (let i = 0; i < 8; i += 1) posts.push(await ada.post())
+  const messages: LikeMessage[] = []
+  for (const post of posts) {
+    await bob.like(post)
+    messages.push(...likes.splice(0))
+    await new Promise((resolve) => setTimeout(resolve, 2)) // places differ
+  }
+  const placeOf = new Map<string | undefined, number>()
+  const covered = new Set<number>()
+  const arrived = new Set<number>()
+  const check = async () => {
+    const { items } = await ada.list()
+    for (const { postId, isRead } of items) {
+      const place = posts.indexOf(postId ?? '')
+      expect([place, isRead]).toEqual([place, covered.has(place)])
+    }
+  }
+  const deliverLike = async (place: number) => {
+    await edge.deliver(messages.slice(place, place + 1))
+    arrived.add(place)
+    await new Promise((resolve) => setTimeout(resolve, 2))
+    for (const { id, postId } of (await ada.list()).items) placeOf.set(id, posts.indexOf(postId ?? ''))
+    await check()
+  }
+  const readUntil = async (place: number) => {
+    const [id] = Array.from(placeOf).find(([, at]) => at === place) ?? expect.fail('it has not arrived')
+    await ada.read(id)
+    await new Promise((resolve) => setTimeout(resolve, 2))
+    for (const at of arrived) if (at <= place) covered.add(at)
+    await check()
+  }
+  await deliver()
+  for (const place of [7, 3, 0]) await deliverLike(place)
+  await readUntil(7)
+  for (const place of [5, 1]) await deliverLike(place)
+  await readUntil(3) // 1 is read, 5 is not
+  for (const place of [2, 4]) await deliverLike(place)
+  await readUntil(1) // neither 2, 4 nor 5
+  await readUntil(2)
+  await deliverLike(6)
+  await readUntil(4)
+  await readUntil(7)
+  expect(covered.size).toBe(8)
+})
+
+test('a post that reaches D1 after all was marked as read is unread, though it is older than the mark', async () => {
+  const { newMember, edge, deliver } = newWorld()
+  const [ada, author] = [await newMember(), await newMember()]
+  await ada.follow(author.id)
+  await author.post()
+  await deliver()
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  const createdAt = Date.now() // it is on its way
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  expect(await ada.read()).toEqual({ unreadCount: 0 })
+  const { id } = await addPost({ authorId: author.id, createdAt })
+  await edge.settle()
+  expect((await ada.list()).items).toMatchObject([{ postId: id, isRead: false }, { isRead: true }])
+})
+
+test.each([
+  ['a like', /insert into "notifications"/i],
+  ['a comment', /insert into "notifications"/i],
+  ['an unlike', /delete from "notifications"/i],
+  ['a deleted comment', /delete from "notifications"/i],
+  ['a deleted post', /delete from "notifications"/i],
+])('though D1 loses its reply, %s is in an inbox that Redis holds after the retry', async (what, statement) => {
+  const { DB, lose } = newLossyD1(env.DB)
+  const { newMember, likes, edge } = newWorld({ DB })
+  const [ada, bob] = [await newMember(), await newMember()]
+  const postId = await ada.post()
+  const commentId = await bob.comment(postId)
+  await bob.like(postId)
+  const deliverAll = async () => {
+    await edge.settle()
+    let due: unknown[] = [...likes.splice(0), ...edge.events.take()]
+    const isLost = lose.next !== null
+    for (let attempt = 0; due.length > 0 && attempt < 5; attempt += 1) {
+      const batch = due
+      const { retried } = await edge.deliver(batch)
+      if (isLost && attempt === 0) expect(retried).not.toEqual([])
+      due = retried.map((i) => batch[i])
+    }
+    await edge.settle()
+  }
+  await deliverAll()
+  const before = await ada.list()
+  expect(before.items).toHaveLength(2)
+  await edge.settle() // Redis holds it
+
+  using log = vi.spyOn(console, 'error').mockImplementation(() => {})
+  if (what === 'a like') await (await newMember()).like(postId)
+  if (what === 'a comment') await bob.comment(postId)
+  if (what === 'an unlike') await bob.like(postId, 'DELETE')
+  if (what === 'a deleted comment') await bob.remove(commentId)
+  if (what === 'a deleted post') await ada.remove(postId)
+  lose.next = statement
+  await deliverAll()
+  expect(lose.next).toBeNull()
+  expect(log.mock.calls.length).toBeLessThan(10)
+  const held = await ada.list()
+  expect(held).toEqual(await (await newEdge().fetch('/v1/notifications', { headers: ada.headers })).json())
+  expect(held.items).not.toEqual(before.items)
 })
 
 test('a like that is said again is no news, whoever says it, however it arrives, and whatever Redis forgot', async () => {

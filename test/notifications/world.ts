@@ -57,3 +57,44 @@ export function newWorld(bindings: Record<string, unknown> = {}) {
     },
   }
 }
+
+/** A D1 that loses one reply, when `lose.next` is set: of the next statement that matches it, after it has run. */
+export function newLossyD1(database: D1Database) {
+  const lose: { next: RegExp | null } = { next: null }
+  const sqlOf = new WeakMap<object, string>()
+  const originalOf = new WeakMap<object, D1PreparedStatement>()
+  async function run<T>(sql: string, work: Promise<T>): Promise<T> {
+    const result = await work
+    if (!lose.next?.test(sql)) return result
+    lose.next = null
+    throw new Error('D1 did it, but its reply was lost')
+  }
+  const wrap = (statement: D1PreparedStatement, sql: string): D1PreparedStatement => {
+    const wrapped = new Proxy(statement, {
+      get(target, name) {
+        if (name === 'bind') return (...values: unknown[]) => wrap(target.bind(...values), sql)
+        const member: unknown = Reflect.get(target, name)
+        if (typeof member !== 'function') return member
+        return (...given: unknown[]) => run(sql, Reflect.apply(member, target, given) as Promise<unknown>)
+      },
+    })
+    sqlOf.set(wrapped, sql)
+    originalOf.set(wrapped, statement)
+    return wrapped
+  }
+  const DB = new Proxy(database, {
+    get(target, name) {
+      if (name === 'prepare') return (sql: string) => wrap(target.prepare(sql), sql)
+      if (name === 'batch') {
+        return (statements: D1PreparedStatement[]) =>
+          run(
+            statements.map((statement) => sqlOf.get(statement)).join(';'),
+            target.batch(statements.map((statement) => originalOf.get(statement) ?? statement)),
+          )
+      }
+      const member: unknown = Reflect.get(target, name)
+      return typeof member === 'function' ? member.bind(target) : member
+    },
+  })
+  return { DB, lose }
+}

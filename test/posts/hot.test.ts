@@ -104,6 +104,19 @@ test('the feed has 20 posts, or as many as asked up to 100, and those are the be
   expect((await readHot(edge, '?limit=100')).ids).toEqual(ids.slice(0, 100))
 })
 
+test('one who is signed in reads a hundred at once, as anyone does', async () => {
+  const author = await addUser()
+  await db.delete(schema.posts)
+  for (let i = 0; i < 100; i += 1) await addPost({ authorId: author.id, likesCount: i })
+  const edge = newEdge()
+  const headers = await edge.signIn(author)
+  const hot = await edge.fetch('/v1/posts/hot?limit=100', { headers })
+  const { items } = await hot.json<{ items: { id: string }[] }>()
+  expect([hot.status, items.length]).toEqual([200, 100])
+  const byIds = await newEdge().fetch(`/v1/posts?ids=${items.map((post) => post.id).join()}`, { headers })
+  expect([byIds.status, (await byIds.json<{ items: unknown[] }>()).items.length]).toEqual([200, 100])
+})
+
 test('a feed without posts is empty', async () => {
   await newAuthor()
   const edge = newEdge()

@@ -1,6 +1,7 @@
 import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { posts } from '../../src/db/schema.ts'
+import { interruptedDatabase } from '../database.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'
 import { keysOf } from '../redis/setup.ts'
@@ -40,7 +41,7 @@ test('a view is one round trip, and its limit is counted afterwards', async () =
 })
 
 test('1 000 viewers are counted within 3 %, and written to D1 by the cron', async () => {
-  const edge = newEdge()
+  const edge = newEdge({ REDIS_WRITE_TIMEOUT_MS: '10000' })
   const post = await addPost({ authorId: (await addUser()).id })
   for (let i = 0; i < 1_000; i += 50) {
     await Promise.all(
@@ -89,4 +90,67 @@ test('a view of no post is a problem and leaves nothing in Redis; without Redis 
   expect((await view(edge, 'x')).status).toBe(400)
   await edge.redis.fault({ kind: 'refuse' })
   expect((await view(edge, 'p_unknown')).status).toBe(503)
+})
+
+test.each(['cut', 'delay-after'] as const)(
+  'views that the cron read reach D1 though replies are lost (%s)',
+  async (kind) => {
+    const edge = newEdge()
+    const post = await addPost({ authorId: (await addUser()).id })
+    await view(edge, post.id)
+    // What reads the unwritten views, whatever it is called, loses its reply, and its retry too.
+    const hasty = newEdge({ REDIS_WRITE_TIMEOUT_MS: '150', REDIS_READ_TIMEOUT_MS: '150' }, edge.token)
+    for (const match of ['ZRANGE', 'SPOP']) await edge.redis.fault({ kind, match, times: 2, delayMs: 600 })
+    await hasty.cron().catch(() => {})
+    await edge.redis.clearFaults()
+    expect(await viewsInD1(post.id)).toBe(0)
+    await edge.cron()
+    expect(await viewsInD1(post.id)).toBe(1)
+    expect(await edge.sdk.zcard('views-unwritten')).toBe(0)
+  },
+)
+
+test('six viewers, an evicted HyperLogLog and one more viewer are seven', async () => {
+  const edge = newEdge()
+  const post = await addPost({ authorId: (await addUser()).id })
+  for (let i = 1; i <= 6; i += 1) await view(edge, post.id, { 'CF-Connecting-IP': `192.0.2.${i}` })
+  await edge.sdk.del(`viewers:${post.id}`)
+  expect(await viewsOf(await view(edge, post.id, { 'CF-Connecting-IP': '192.0.2.7' }))).toBe(7)
+  await edge.cron()
+  expect(await viewsInD1(post.id)).toBe(7)
+})
+
+test('each loss of everything counts an earlier viewer once more at most, and never goes below D1', async () => {
+  const edge = newEdge()
+  const post = await addPost({ authorId: (await addUser()).id })
+  const viewAll = async () => {
+    let views = 0
+    for (let i = 1; i <= 6; i += 1)
+      views = await viewsOf(await view(edge, post.id, { 'CF-Connecting-IP': `192.0.2.${i}` }))
+    return views
+  }
+  for (let losses = 0; losses < 3; losses += 1) {
+    expect(await viewAll()).toBe(6 * (losses + 1))
+    expect(await viewAll()).toBe(6 * (losses + 1))
+    await edge.cron()
+    expect(await viewsInD1(post.id)).toBe(6 * (losses + 1))
+    await edge.sdk.flushdb()
+  }
+})
+
+test('a view in flight while its post is deleted is of no post, and leaves nothing in Redis', async () => {
+  const [edge, author] = [newEdge(), await addUser()]
+  const headers = await edge.signIn(author)
+  const post = await addPost({ authorId: author.id })
+  const DB = interruptedDatabase(/select "views_count"/, 1, async () => {
+    expect((await edge.fetch(`/v1/posts/${post.id}`, { method: 'DELETE', headers })).status).toBe(204)
+  })
+  const slow = newEdge({ DB }, edge.token)
+  expect((await view(slow, post.id)).status).toBe(404)
+  await slow.settle()
+  expect((await view(edge, post.id)).status).toBe(404)
+  await edge.settle()
+  await edge.cron()
+  const left = (await keysOf(edge.sdk, `*${post.id}*`)).filter((key) => !key.startsWith('post:'))
+  expect(left).toEqual([])
 })

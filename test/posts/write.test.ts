@@ -227,9 +227,9 @@ test('a deleted post takes its likes, comments, counts and places in caches and 
   const counts = [
     ...counters.map((counter) => keys.count(counter, id)),
     keys.count('likes', comment.id),
-    keys.countsMeta(id),
+    keys.tally('likes', id),
     keys.viewers(id),
-    keys.viewsBase(id),
+    keys.tally('views', id),
   ]
   expect(await edge.sdk.exists(...counts)).toBe(counts.length)
   const generation = Number(await edge.sdk.get(keys.hotGeneration))

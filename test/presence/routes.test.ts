@@ -1,9 +1,14 @@
-import { beforeAll, expect, test } from 'vitest'
+import { env } from 'cloudflare:workers'
+import { beforeAll, beforeEach, expect, test } from 'vitest'
+import { users } from '../../src/db/schema.ts'
+import { CLAIM_MS } from '../../src/redis/presence.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
-import { addFollow, addUser } from '../rows.ts'
+import { addFollow, addUser, db } from '../rows.ts'
 import { keysOf } from '../redis/setup.ts'
 
 beforeAll(migrate)
+// Each test has a Redis of its own, and D1 is one: to the Redis of the next, the users of this one are lost.
+beforeEach(() => db.update(users).set({ presenceShownTo: 'nobody' }))
 
 type Headers = Record<string, string>
 interface Answer {
@@ -39,7 +44,7 @@ async function read(edge: Edge, query: string, headers: Headers = {}) {
   return (await response.json<Answer>()).items
 }
 
-test('who beats is online, and offline after leaving', async () => {
+test('a user is online after a beat, and offline after leaving', async () => {
   const edge = newEdge()
   const [ada, bob] = [await newMember(edge), await newMember(edge)]
   expect((await beat(edge, ada.headers)).status).toBe(204)
@@ -120,7 +125,7 @@ test('above the configured size presence is spread over several keys', async () 
   expect(problem).toMatchObject({ status: 503, variables: { PRESENCE_SHARD_USERS: 'expected at least 10000' } })
 })
 
-test('presence is seen by whom its owner lets see it', async () => {
+test('presence is visible as its owner chose', async () => {
   const edge = newEdge()
   const [ada, fan, stranger] = [await newMember(edge), await newMember(edge), await newMember(edge)]
   await addFollow(fan.id, ada.id)
@@ -188,7 +193,7 @@ test('a visibility that does not exist is refused, naming the field', async () =
   await edge.settle()
 })
 
-test('who is not signed in beats for nobody, and one user never for another', async () => {
+test('a beat needs a session, and never counts for another user', async () => {
   const edge = newEdge()
   const [ada, bob] = [await newMember(edge), await newMember(edge)]
   await beat(edge, ada.headers, '?deviceId=tab-1')
@@ -228,7 +233,47 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)('what holds when Redis d
   await edge.settle()
 })
 
-test('the cron takes offline who went silent, also when it runs twice, unless another is at it', async () => {
+test('an arrival, a departure and a change of visibility whose replies are lost are completed by the cron, once', async () => {
+  const edge = newEdge({ REDIS_WRITE_TIMEOUT_MS: '5000', REDIS_BREAKER_FAILURES: '1000' })
+  const ada = await newMember(edge)
+  await beat(edge, ada.headers)
+  await leave(edge, ada.headers)
+  await edge.settle()
+  const statuses = async () => {
+    await edge.settle()
+    const { results } = await env.DB.prepare(
+      `SELECT data ->> 'status' AS status FROM events WHERE subject = ? AND type = 'user_status_change' ORDER BY sequence`,
+    )
+      .bind(ada.id)
+      .all<{ status: string }>()
+    return results.map(({ status }) => status)
+  }
+  const loseReplies = () => edge.redis.fault({ kind: 'cut', times: 2, match: 'EVAL' }) // executed, and repeated once
+  const expected = ['online', 'offline']
+  expect(await statuses()).toEqual(expected)
+
+  await loseReplies()
+  expect((await beat(edge, ada.headers)).status).toBe(503)
+  expect((await beat(edge, ada.headers)).status).toBe(204)
+  for (let run = 0; run < 3; run += 1) await edge.cron()
+  expect(await statuses()).toEqual([...expected, 'online'])
+
+  await loseReplies()
+  expect((await leave(edge, ada.headers)).status).toBe(503)
+  expect((await leave(edge, ada.headers)).status).toBe(204)
+  for (let run = 0; run < 3; run += 1) await edge.cron(Date.now() + CLAIM_MS)
+  expect(await statuses()).toEqual([...expected, 'online', 'offline'])
+
+  await beat(edge, ada.headers)
+  await loseReplies()
+  expect((await choose(edge, ada.headers, { visibility: 'nobody' })).status).toBe(200)
+  await edge.settle()
+  for (let run = 0; run < 3; run += 1) await edge.cron(Date.now() + CLAIM_MS)
+  expect(await statuses()).toEqual([...expected, 'online', 'offline', 'online', 'offline'])
+  expect(await edge.sdk.exists('presence:0', 'presence:0:changes')).toBe(0)
+})
+
+test('the cron takes silent users offline, also when it runs twice, unless another cron is running', async () => {
   const edge = newEdge()
   const ada = await newMember(edge)
   await beat(edge, ada.headers)
@@ -241,7 +286,7 @@ test('the cron takes offline who went silent, also when it runs twice, unless an
   await edge.sdk.del('lock:cron')
 
   await Promise.all([edge.cron(later), newEdge({}, edge.token).cron(later)])
-  expect(await edge.sdk.exists('presence:0', 'presence:0:leaving', 'lock:cron')).toBe(0)
+  expect(await edge.sdk.exists('presence:0', 'presence:0:changes', 'lock:cron')).toBe(0)
   await edge.sdk.flushdb()
   expect(await read(edge, `?ids=${ada.id}`)).toEqual([{ userId: ada.id, isOnline: false, lastSeenAt: seenAt }])
   await edge.settle()

@@ -15,7 +15,7 @@ interface Listed {
   nextCursor: string | null
 }
 
-/** An edge over no posts but those the test adds, and an author for them. */
+/** An edge without posts, and an author for those that the test adds. */
 async function newWorld() {
   await db.delete(schema.posts)
   await db.delete(schema.counterChanges)
@@ -42,8 +42,8 @@ async function rebuild(edge: Edge) {
   expect(await edge.dispatch()).toBe(0)
 }
 
-/** Lets all counts that changed be told of, and the listeners hear of it. */
-async function tellCounts(edge: Edge) {
+/** Publishes all changed counts, and notifies the listeners. */
+async function publishCounts(edge: Edge) {
   await edge.settle()
   await db.update(schema.counterChanges).set({ changedAt: 0 })
   await edge.cron()
@@ -52,7 +52,7 @@ async function tellCounts(edge: Edge) {
 
 const scores = () => db.select().from(schema.postScores).orderBy(schema.postScores.postId)
 
-test('what many like, comment on and see comes first, and twice the weight is worth eight hours', async () => {
+test('posts with many likes, comments and views come first, and twice the weight is worth eight hours', async () => {
   const { edge, authorId } = await newWorld()
   const ada = await newMember(edge)
   const now = Date.now()
@@ -74,7 +74,7 @@ test('what many like, comment on and see comes first, and twice the weight is wo
   expect((await scores()).map(({ postId }) => postId)).toContain(own.id)
 })
 
-test('what those like who like what I like comes first; who only shares my hate of it does not count', async () => {
+test('posts that my neighbours like come first; users who withdrew their like are not neighbours', async () => {
   const { edge, authorId } = await newWorld()
   const [ada, bob, eve, mallory] = [
     await newMember(edge),
@@ -101,7 +101,7 @@ test('what those like who like what I like comes first; who only shares my hate 
   expect(await ada.ids()).toEqual([niche, popular, elsewhere])
 })
 
-test('of posts that neighbours like, those of closer neighbours come first, and what everybody likes says less', async () => {
+test('posts of closer neighbours come first, and posts that everybody likes count less', async () => {
   const { edge, authorId } = await newWorld()
   const ada = await newMember(edge)
   const add = async (daysAgo: number, likesCount = 0) =>
@@ -120,7 +120,7 @@ test('of posts that neighbours like, those of closer neighbours come first, and 
   expect(await ada.ids()).toEqual([close, everybody, far, ...others])
 })
 
-test('however many of the best I like already, there is what I do not', async () => {
+test('posts that I do not like are found behind any number of those that I like', async () => {
   const { edge, authorId } = await newWorld()
   const ada = await newMember(edge)
   const dull = await addPost({ authorId, createdAt: 1_600_000_000_000 })
@@ -135,7 +135,7 @@ test('however many of the best I like already, there is what I do not', async ()
   expect(await ada.ids()).toEqual([dull.id])
 })
 
-test('what I like, write and what is deleted after the list was made is left out, and the page is full all the same', async () => {
+test('posts that I like later and deleted posts are left out, and the page is still full', async () => {
   const { edge, authorId } = await newWorld()
   const ada = await newMember(edge)
   const ids: string[] = []
@@ -156,7 +156,7 @@ test('what I like, write and what is deleted after the list was made is left out
   expect((await ada.ids('?limit=50', other)).length).toBe(24)
 })
 
-test('who likes nothing yet gets the hot feed, scores or no scores; where nothing was written there is nothing', async () => {
+test('a user without likes gets the hot feed, with or without scores; without posts the list is empty', async () => {
   const { edge, authorId } = await newWorld()
   expect(await (await newMember(edge)).ids()).toEqual([])
   const now = Date.now()
@@ -165,7 +165,7 @@ test('who likes nothing yet gets the hot feed, scores or no scores; where nothin
     hot.push((await addPost({ authorId, likesCount, createdAt: now - (6 - 2 * i) * DAY_MS })).id)
   }
   const old = await addPost({ authorId, likesCount: 99, createdAt: now - 30 * DAY_MS })
-  const fresh = newEdge() // the other knows an empty hot feed
+  const fresh = newEdge() // the first has an empty hot feed in memory
   const [ada, bob] = [await newMember(fresh), await newMember(fresh)]
   const own = await addPost({ authorId: ada.id, likesCount: 25 })
   expect(await ada.ids()).toEqual(hot)
@@ -174,7 +174,7 @@ test('who likes nothing yet gets the hot feed, scores or no scores; where nothin
   expect(await (await newMember(fresh)).ids()).toEqual([hot[0], own.id, hot[1], hot[2], old.id])
 })
 
-test('scores follow likes, comments and posts as they are told, twice is once, and a rebuild changes nothing', async () => {
+test('scores follow events of likes, comments and posts; repeated events and a rebuild change nothing', async () => {
   const { edge } = await newWorld()
   const [ada, bob] = [await newMember(edge), await newMember(edge)]
   const headers = { ...ada.headers, 'Content-Type': 'application/json' }
@@ -183,19 +183,19 @@ test('scores follow likes, comments and posts as they are told, twice is once, a
     return (await written.json<{ id: string }>()).id
   }
   const [first, second] = [await write(), await write()]
-  await tellCounts(edge)
+  await publishCounts(edge)
   const before = await scores()
   expect(before.map(({ postId }) => postId)).toEqual([first, second].sort())
 
   await addLike(bob.id, first)
   await edge.fetch(`/v1/posts/${first}/comments`, { method: 'POST', headers, body: '{"text":"Well"}' })
-  await tellCounts(edge)
+  await publishCounts(edge)
   const live = await scores()
   const scoreOf = (rows: typeof live, id: string) => rows.find(({ postId }) => postId === id)?.score ?? 0
   expect(scoreOf(live, first) - scoreOf(before, first)).toBeCloseTo(Math.log2(5), 6)
   expect(scoreOf(live, second)).toBe(scoreOf(before, second))
 
-  await db.update(schema.events).set({ dueAt: 0 }) // all of it once more
+  await db.update(schema.events).set({ dueAt: 0 }) // all events once more
   await edge.cron()
   await edge.dispatch()
   expect(await scores()).toEqual(live)
@@ -207,11 +207,11 @@ test('scores follow likes, comments and posts as they are told, twice is once, a
 
   expect((await edge.fetch(`/v1/posts/${first}`, { method: 'DELETE', headers })).status).toBe(204)
   expect((await scores()).map(({ postId }) => postId)).toEqual([second])
-  await tellCounts(edge)
+  await publishCounts(edge)
   expect((await scores()).map(({ postId }) => postId)).toEqual([second])
 })
 
-test('a rebuild goes on from step to step until every post has its score', async () => {
+test('a rebuild continues step by step until every post has its score', async () => {
   const { edge, authorId } = await newWorld()
   const rows = Array.from({ length: 1_001 }, (_, i) => `p_${String(i).padStart(6, '0')}`)
   await env.DB.prepare(
@@ -223,7 +223,7 @@ test('a rebuild goes on from step to step until every post has its score', async
   expect((await scores()).map(({ postId }) => postId)).toEqual(rows)
 })
 
-test('while memory has the list it is one round trip, session included; from Redis it is two', async () => {
+test('a list in memory takes one round trip, with the session; a list in Redis takes two', async () => {
   const { edge, authorId } = await newWorld()
   const ada = await newMember(edge)
   for (let i = 0; i < 60; i += 1) await addPost({ authorId })
@@ -245,7 +245,18 @@ test('while memory has the list it is one round trip, session included; from Red
   }
 })
 
-test('recommendations are for who is signed in, and asked for as documented', async () => {
+test('a cold page does not wait for its own leases: what it reads twice is loaded once', async () => {
+  const { edge, authorId } = await newWorld()
+  const ada = await newMember(edge)
+  for (let i = 0; i < 30; i += 1) await addPost({ authorId })
+  const response = await ada.ask()
+  expect((await response.json<Listed>()).items).toHaveLength(20)
+  // The list, the hot feed and its posts: a look and a claim each; the counts and likes of the page, with the session.
+  expect(roundTrips(response)).toBe(7)
+  await edge.settle()
+})
+
+test('recommendations need a session and valid parameters', async () => {
   const { edge } = await newWorld()
   const ada = await newMember(edge)
   expect((await edge.fetch('/v1/recommendations')).status).toBe(401)

@@ -1,13 +1,19 @@
 import { expect, test } from 'vitest'
 import { createBoundedMap } from '../../src/redis/bounded-map.ts'
 
-test('what was used least recently is forgotten first, until the sizes fit', () => {
-  const map = createBoundedMap<string>(10, (value) => value.length)
+test('the least recently used values are evicted until the sizes fit', () => {
+  const evicted: string[] = []
+  const map = createBoundedMap<string>(
+    10,
+    (value) => value.length,
+    (value) => evicted.push(value),
+  )
   map.set('a', 'aaaa')
   map.set('b', 'bbbb')
   map.get('a')
   map.set('c', 'cccc')
   expect([...map.keys()]).toEqual(['a', 'c'])
+  expect(evicted).toEqual(['bbbb'])
   map.set('a', 'a') // replaced, and smaller
   map.set('d', 'dddd')
   expect([...map.keys()]).toEqual(['c', 'a', 'd'])
@@ -15,11 +21,18 @@ test('what was used least recently is forgotten first, until the sizes fit', () 
   map.delete('c')
   map.delete('unknown')
   expect(map.size()).toBe(5)
+  expect(evicted).toEqual(['bbbb']) // replaced and deleted values are not evicted
 })
 
-test('a value larger than the bound is not kept, nor what it replaces', () => {
-  const map = createBoundedMap<string>(3, (value) => value.length)
+test('a value larger than the bound is not kept, and the value it replaces is removed', () => {
+  const evicted: string[] = []
+  const map = createBoundedMap<string>(
+    3,
+    (value) => value.length,
+    (value) => evicted.push(value),
+  )
   map.set('a', 'aa')
   map.set('a', 'aaaa')
   expect([map.get('a'), map.size()]).toEqual([undefined, 0])
+  expect(evicted).toEqual(['aaaa'])
 })

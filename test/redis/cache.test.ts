@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
-import { type Cache, type CacheEvent, type CacheKind, createCache, createMemory } from '../../src/redis/cache.ts'
-import { newDeferral, newKeyspace } from './setup.ts'
+import { type Cache, type CacheEvent, type CacheKind, createCache } from '../../src/redis/cache.ts'
+import { createMemory } from '../../src/redis/memory.ts'
+import { newDeferral, newKeyspace, newWithholdingRedis } from './setup.ts'
 
 interface Thing {
   name: string
@@ -22,7 +23,7 @@ const kind: CacheKind<Thing> = {
   maxValueBytes: 1_000,
 }
 
-/** Caches over one keyspace, each with a memory of its own, as in isolates of their own; they share a clock. */
+/** Caches over one keyspace, each with its own memory, as in different isolates. They share a clock. */
 function newWorld() {
   const keyspace = newKeyspace()
   const deferral = newDeferral()
@@ -56,7 +57,7 @@ function newWorld() {
 
 const ada: Thing = { name: 'Ada', version: 1 }
 const adaNow: Thing = { name: 'Ada L.', version: 2 }
-/** Starts a read whose load has begun, and ends when `loaded` is called. */
+/** Begins a read. Its load has begun, and ends when `loaded` is called. */
 async function beginRead(cache: Cache<Thing>, id: string) {
   const loading = Promise.withResolvers<Thing>()
   const began = Promise.withResolvers<void>()
@@ -71,8 +72,9 @@ async function beginRead(cache: Cache<Thing>, id: string) {
 const never = async () => {
   throw new Error('the loader must not run')
 }
+const fail = () => Promise.reject(new Error('D1 is down'))
 
-test('a value is loaded once, then answered by memory, and by Redis to others', async () => {
+test('a value is loaded once; then memory answers in this isolate, and Redis in others', async () => {
   const world = newWorld()
   const cache = world.newCache()
 
@@ -103,7 +105,7 @@ test('memory asks Redis again after memoryMs', async () => {
   expect(await cache.get('a', never)).toEqual(adaNow)
 })
 
-test('1 000 concurrent cold readers with caches of their own run one load', async () => {
+test('1 000 concurrent cold readers, each in its own isolate, run one load', async () => {
   const world = newWorld()
   let loads = 0
   const load = async () => {
@@ -119,12 +121,12 @@ test('1 000 concurrent cold readers with caches of their own run one load', asyn
   expect(loads).toBe(1)
 }, 60_000)
 
-test.each(['invalidate', 'drop'] as const)('after %s during a load the old value is never stored', async (forget) => {
+test.each(['invalidate', 'drop'] as const)('after "%s" during a load the old value is never stored', async (change) => {
   const world = newWorld()
   const slow = world.newCache()
   const { reading, loaded } = await beginRead(slow, 'a')
 
-  await world.newCache()[forget](['a'])
+  await world.newCache()[change](['a'])
   loaded(ada) // read before the change
   await reading
   await world.settle()
@@ -134,7 +136,7 @@ test.each(['invalidate', 'drop'] as const)('after %s during a load the old value
   expect(await world.newCache().get('a', async () => adaNow)).toEqual(adaNow)
 })
 
-test('a thousand are dropped by one command, whether they are held or not, memory included', async () => {
+test('one command drops a thousand entries, cached or not, and memory forgets them', async () => {
   const world = newWorld()
   const cache = world.newCache()
   await cache.get('7', async () => ada)
@@ -180,7 +182,7 @@ test('a late write-through does not undo an invalidation', async () => {
   expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
 })
 
-test('a late write-through ends the load that began before it, though it is not stored itself', async () => {
+test('a late write-through ends the load that began before it, even if it is not stored', async () => {
   const world = newWorld()
   await world.newCache().invalidate(['a'])
   const { reading, loaded } = await beginRead(world.newCache(), 'a')
@@ -192,7 +194,7 @@ test('a late write-through ends the load that began before it, though it is not 
   expect(await world.newCache().get('a', async () => adaNow)).toEqual(adaNow)
 })
 
-test('an error of the loader reaches its caller, is not cached, and gives the lease back', async () => {
+test('an error of the loader is thrown, is not cached, and releases the lease', async () => {
   const world = newWorld()
   const cache = world.newCache({ waitMs: 0 })
   await expect(cache.get('a', () => Promise.reject(new Error('D1 is down')))).rejects.toThrow('D1 is down')
@@ -203,7 +205,7 @@ test('an error of the loader reaches its caller, is not cached, and gives the le
   expect(world.outcomes()).toContain('redis store') // so the lease was free
 })
 
-test('null is cached, for less long', async () => {
+test('null is cached for a shorter time', async () => {
   const world = newWorld()
   const cache = world.newCache({ memoryMs: 0, negativeMs: 500 })
   expect(await cache.get('a', async () => null)).toBeNull()
@@ -216,20 +218,23 @@ test('null is cached, for less long', async () => {
   expect(await cache.get('a', async () => ada)).toEqual(ada)
 })
 
-test('a stale value is served, and refreshed once however many readers there are', async () => {
+test('a stale value is served to all readers and refreshed once', async () => {
   const world = newWorld()
   await world.newCache().get('a', async () => ada)
   await world.settle()
   world.clock.now += 10_000
 
   let loads = 0
+  const answered = Promise.withResolvers<void>()
   const load = async () => {
     loads += 1
+    await answered.promise // a refresh that is done earlier serves the others a fresh value
     return adaNow
   }
   const readers = Array.from({ length: 50 }, () => world.newCache())
   const values = await Promise.all(readers.map((reader) => reader.get('a', load)))
   expect(values.every((value) => value?.version === 1)).toBe(true)
+  answered.resolve()
   await world.settle()
 
   expect(loads).toBe(1)
@@ -247,7 +252,6 @@ test('a value past its stale time is loaded again before the answer', async () =
 
 test('a value past its stale time is served when the loader fails, until staleIfErrorMs', async () => {
   const world = newWorld()
-  const fail = () => Promise.reject(new Error('D1 is down'))
   await world.newCache().get('a', async () => ada)
   await world.settle()
 
@@ -258,7 +262,7 @@ test('a value past its stale time is served when the loader fails, until staleIf
   await expect(world.newCache().get('a', fail)).rejects.toThrow('D1 is down')
 })
 
-test('a batch is one MGET when all is cached, and one load for what is not', async () => {
+test('a batch takes one MGET, and one load for what is not cached', async () => {
   const world = newWorld()
   const asked: string[][] = []
   const load = async (ids: string[]) => {
@@ -289,7 +293,7 @@ test('a batch misses in at most three round trips, the fill among them', async (
   expect((await world.control.counts()).requests).toBe(3)
 })
 
-test('what is left of a generation that is over can be removed, in one script; what is current stays', async () => {
+test('one script purges the entries of earlier generations and keeps the current ones', async () => {
   const world = newWorld()
   const cache = world.newCache({ generationKey: 'generation:thing', memoryMs: 0 })
   const read = async (ids: string[]) => {
@@ -305,10 +309,10 @@ test('what is left of a generation that is over can be removed, in one script; w
   expect(await world.control.counts()).toMatchObject({ requests: 1, commands: 1 })
   const redis = world.connect()
   expect(await redis.mget('thing:a', 'thing:b', 'thing:nobody')).toEqual([null, expect.any(Object), null])
-  expect(await world.newCache().purge(['b'])).toBe(0) // a kind without generations has none that is over
+  expect(await world.newCache().purge(['b'])).toBe(0) // a kind without generations has no earlier one
 })
 
-test('raising the generation expires every entry of the kind, and a load under way', async () => {
+test('raising the generation expires every entry of the kind, and a load in flight', async () => {
   const world = newWorld()
   const generations = { generationKey: 'generation:thing' }
   const other = world.newCache(generations)
@@ -326,10 +330,10 @@ test('raising the generation expires every entry of the kind, and a load under w
 
   const now = await world.newCache(generations).getMany(['a', 'b', 'c'], async (ids) => ids.map(() => adaNow))
   expect(now).toEqual([adaNow, adaNow, adaNow])
-  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow) // nor does its own memory keep them
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow) // its own memory does not keep them either
 })
 
-test('fresh times are spread by a tenth either way', async () => {
+test('fresh times vary by ten percent', async () => {
   const world = newWorld()
   const ttls = []
   for (const random of [0, 0.5, 1]) {
@@ -342,7 +346,7 @@ test('fresh times are spread by a tenth either way', async () => {
   expect(ttls).toEqual([9_000, 10_000, 11_000])
 })
 
-test('a value over the size limit is answered but not stored, and its lease given back', async () => {
+test('a value over the size limit is returned but not stored, and its lease is released', async () => {
   const world = newWorld()
   const cache = world.newCache({ waitMs: 0 })
   const large = { name: 'é'.repeat(600), version: 1 }
@@ -355,14 +359,14 @@ test('a value over the size limit is answered but not stored, and its lease give
   expect(world.outcomes()).toContain('redis store')
 })
 
-test('without Redis values come from the loader, and from memory while it is servable', async () => {
+test('without Redis values come from the loader, and from memory while they are fresh or stale', async () => {
   const world = newWorld()
   const cache = world.newCache()
   await world.control.fault({ kind: 'refuse' })
   expect(await cache.get('a', async () => ada)).toEqual(ada)
   expect(await cache.get('a', never)).toEqual(ada)
 
-  world.clock.now += 14_999 // memory would ask Redis; the value is stale, and good enough
+  world.clock.now += 14_999 // memory would ask Redis; without it, a stale value is served
   expect(await cache.get('a', never)).toEqual(ada)
   world.clock.now += 1
   expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
@@ -380,7 +384,7 @@ test.each(['hang', 'cut', 'status', 'delay'] as const)(
   },
 )
 
-test('a servable value in memory is not kept waiting by a slow Redis', async () => {
+test('a fresh or stale value in memory does not wait for a slow Redis', async () => {
   const world = newWorld()
   const cache = world.newCache({ softTimeoutMs: 50 })
   await cache.get('a', async () => ada)
@@ -390,28 +394,28 @@ test('a servable value in memory is not kept waiting by a slow Redis', async () 
   await world.control.fault({ kind: 'delay', delayMs: 500, times: 1 })
 
   expect(await cache.get('a', never)).toEqual(ada)
-  await world.settle() // the slow answer came, and was kept
+  await world.settle() // the late reply is remembered
   expect(await cache.get('a', never)).toEqual(adaNow)
 })
 
-test('a reply cut off during the fill loses nothing but the fill', async () => {
+test('a fill whose reply is lost is stored all the same', async () => {
   const world = newWorld()
   const cache = world.newCache({}, world.connect({ isSafeTwice: false }))
   await world.control.fault({ kind: 'cut', match: 'EVAL', times: 1 })
   expect(await cache.get('a', async () => ada)).toEqual(ada)
   await world.settle()
 
-  expect(await world.newCache().get('a', never)).toEqual(ada) // it had been executed
+  expect(await world.newCache().get('a', never)).toEqual(ada) // Redis had executed it
 })
 
-test('a reader who waits takes what another of its isolate has loaded meanwhile', async () => {
+test('a waiting reader takes what another reader of its isolate has loaded', async () => {
   const world = newWorld()
   const memory = createMemory(1_000_000)
   const ofIsolate = (waitMs: number) => world.newCache({ waitMs }, undefined, undefined, memory)
   const elsewhere = await beginRead(world.newCache({ leaseMs: 60_000 }), 'a')
 
   const waiting = ofIsolate(60_000).get('a', never)
-  expect(await ofIsolate(0).get('a', async () => ada)).toEqual(ada) // waits for nobody
+  expect(await ofIsolate(0).get('a', async () => ada)).toEqual(ada) // does not wait
   expect(await waiting).toEqual(ada)
 
   elsewhere.loaded(ada)
@@ -419,7 +423,7 @@ test('a reader who waits takes what another of its isolate has loaded meanwhile'
   await world.settle()
 })
 
-test('a filler that dies keeps others waiting no longer than its lease', async () => {
+test('after a reader dies during its load, others wait no longer than its lease', async () => {
   const world = newWorld()
   const dead = world.newCache({ leaseMs: 200 })
   const began = Promise.withResolvers<void>()
@@ -434,7 +438,7 @@ test('a filler that dies keeps others waiting no longer than its lease', async (
   expect(await world.newCache().get('a', never)).toEqual(adaNow) // the second one held a lease
 })
 
-test('memory forgets the least recently used when it is full', async () => {
+test('memory evicts the least recently used entry when it is full', async () => {
   const world = newWorld()
   const memory = createMemory(2_000)
   const dependencies = { redis: world.connect(), memory, defer: world.defer, onEvent: () => {} }
@@ -446,4 +450,377 @@ test('memory forgets the least recently used when it is full', async () => {
   expect(memory.size()).toBeLessThanOrEqual(2_000)
   expect(memory.get('thing:id19')).toBeDefined()
   expect(memory.get('thing:id0')).toBeUndefined()
+})
+
+// Old values do not return
+
+test.each([
+  ['put', ada],
+  ['invalidate', ada],
+  ['drop', ada],
+  ['invalidate', null],
+] as const)('a late reply does not undo "%s" in the same isolate (it says %j)', async (change, old) => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const slow = newWithholdingRedis(world.server)
+  await world.newCache({ negativeMs: 60_000 }).get('a', async () => old)
+  await world.settle()
+
+  const { withheld, release } = slow.withholdNext('reply')
+  const reading = world.newCache({}, slow.redis, undefined, memory).get('a', never)
+  await withheld
+  const cache = world.newCache({}, undefined, undefined, memory)
+  await (change === 'put' ? cache.put('a', adaNow) : cache[change](['a']))
+  release()
+  await reading // it began before the change: both values are right
+
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+  world.clock.now += 2_000
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+})
+
+test('a late reply does not undo the end of a generation in the same isolate', async () => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const slow = newWithholdingRedis(world.server)
+  const generations = { generationKey: 'generation:thing' }
+  await world.newCache(generations).get('a', async () => ada)
+  await world.settle()
+
+  const { withheld, release } = slow.withholdNext('reply')
+  const reading = world.newCache(generations, slow.redis, undefined, memory).get('a', never)
+  await withheld
+  const cache = world.newCache(generations, undefined, undefined, memory)
+  await cache.expireAll()
+  release()
+  expect(await reading).toEqual(ada)
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+})
+
+test('a late reply does not replace what the same isolate has read since, with a version or without', async () => {
+  for (const versionOf of [(thing: Thing) => thing.version, () => 0]) {
+    const world = newWorld()
+    const memory = createMemory(1_000_000)
+    const slow = newWithholdingRedis(world.server)
+    const elsewhere = world.newCache({ versionOf })
+    await elsewhere.get('a', async () => ada)
+    await world.settle()
+
+    const { withheld, release } = slow.withholdNext('reply')
+    const reading = world.newCache({ versionOf }, slow.redis, undefined, memory).get('a', never)
+    await withheld
+    world.clock.now += 1
+    await elsewhere.invalidate(['a'])
+    await elsewhere.get('a', async () => adaNow)
+    await world.settle()
+    const cache = world.newCache({ versionOf }, undefined, undefined, memory)
+    expect(await cache.get('a', never)).toEqual(adaNow)
+    release()
+    await reading
+    expect(await cache.get('a', never)).toEqual(adaNow)
+  }
+})
+
+test.each(['invalidate', 'drop', 'expireAll'] as const)(
+  'what is read while "%s" is on its way to Redis is not remembered after it',
+  async (change) => {
+    const world = newWorld()
+    const memory = createMemory(1_000_000)
+    const slow = newWithholdingRedis(world.server)
+    const kind = change === 'expireAll' ? { generationKey: 'generation:thing' } : {}
+    await world.newCache(kind).get('a', async () => ada)
+    await world.settle()
+    const { withheld, release } = slow.withholdNext('request')
+    const slowCache = world.newCache(kind, slow.redis, undefined, memory)
+    const changing = change === 'expireAll' ? slowCache.expireAll() : slowCache[change](['a'])
+    await withheld
+    const cache = world.newCache(kind, undefined, undefined, memory)
+    expect(await cache.get('a', never)).toEqual(ada)
+    release()
+    await changing
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+  },
+)
+
+test('a write-through whose reply comes after a later invalidation is not remembered', async () => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const slow = newWithholdingRedis(world.server)
+  const { withheld, release } = slow.withholdNext('reply')
+  const putting = world.newCache({}, slow.redis, undefined, memory).put('a', ada)
+  await withheld
+  const cache = world.newCache({}, undefined, undefined, memory)
+  await cache.invalidate(['a'])
+  release()
+  await putting
+  expect(await cache.get('a', async () => null)).toBeNull()
+})
+
+test.each(['put', 'invalidate', 'drop'] as const)(
+  'without Redis a load that began before "%s" is not remembered after it',
+  async (change) => {
+    const world = newWorld()
+    const memory = createMemory(1_000_000)
+    const ofIsolate = () => world.newCache({}, undefined, undefined, memory)
+    await world.control.fault({ kind: 'refuse' })
+    const { reading, loaded } = await beginRead(ofIsolate(), 'a')
+    const cache = ofIsolate()
+    await expect(change === 'put' ? cache.put('a', adaNow) : cache[change](['a'])).rejects.toThrow('did not answer')
+    loaded(ada)
+    await reading
+
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+  },
+)
+
+test.each(['put', 'invalidate', 'drop', 'expireAll'] as const)(
+  'the isolate whose "%s" did not reach Redis does not accept the old value from there, and repairs it',
+  async (change) => {
+    const world = newWorld()
+    const kind = change === 'expireAll' ? { generationKey: 'generation:thing' } : {}
+    const cache = world.newCache(kind)
+    await cache.get('a', async () => ada)
+    await world.settle()
+    world.clock.now += 1
+    await world.control.fault({ kind: 'refuse', times: 2 }) // and its retry
+    const changing =
+      change === 'put' ? cache.put('a', adaNow) : change === 'expireAll' ? cache.expireAll() : cache[change](['a'])
+    await expect(changing).rejects.toThrow('did not answer')
+
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+    await world.settle()
+    expect(await world.newCache(kind).get('a', never)).toEqual(adaNow)
+  },
+)
+
+test('what was loaded before a write elsewhere is remembered for memoryMs from the start of its load', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await world.control.fault({ kind: 'refuse', times: 2 })
+  const { reading, loaded } = await beginRead(cache, 'a')
+  world.clock.now += 1_500 // a slow load
+  await world.newCache().put('a', adaNow)
+  loaded(ada)
+  expect(await reading).toEqual(ada)
+  world.clock.now += 500
+  expect(await cache.get('a', never)).toEqual(adaNow)
+})
+
+test('a write-through that comes after a later deletion does not bring the value back', async () => {
+  const world = newWorld()
+  await world.newCache().invalidate(['a']) // the deletion …
+  expect(await world.newCache().get('a', async () => null)).toBeNull() // … which a reader has seen
+  await world.settle()
+  world.outcomes()
+  await world.newCache().put('a', ada) // written before the deletion
+
+  expect(world.outcomes()).toEqual(['redis lost'])
+  expect(await world.newCache().get('a', async () => null)).toBeNull()
+  expect(world.outcomes()).toContain('loader load')
+})
+
+test('a write-through of a value without a version is an invalidation', async () => {
+  const world = newWorld()
+  const cache = world.newCache({ versionOf: () => 0 })
+  await cache.put('a', ada)
+  expect(await cache.get('a', async () => adaNow)).toEqual(adaNow)
+})
+
+// An invalidation ends stale-if-error
+
+test.each(['invalidate', 'drop'] as const)(
+  'after %s no isolate serves the value when the loader fails',
+  async (change) => {
+    const world = newWorld()
+    const here = world.newCache()
+    const elsewhere = world.newCache()
+    await here.get('a', async () => ada)
+    await world.settle()
+    await elsewhere.get('a', never)
+    await here[change](['a'])
+
+    await expect(here.get('a', fail)).rejects.toThrow('D1 is down')
+    world.clock.now += 2_000
+    await expect(elsewhere.get('a', fail)).rejects.toThrow('D1 is down')
+    await world.control.fault({ kind: 'refuse' })
+    await expect(elsewhere.get('a', fail)).rejects.toThrow('D1 is down') // nor from memory alone
+    await expect(here.get('a', fail)).rejects.toThrow('D1 is down')
+  },
+)
+
+test('an invalidation during a load that fails ends stale-if-error too', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await cache.get('a', async () => ada)
+  await world.settle()
+  world.clock.now += 20_000 // past stale
+  const loading = Promise.withResolvers<Thing>()
+  const began = Promise.withResolvers<void>()
+  const reading = cache.get('a', () => {
+    began.resolve()
+    return loading.promise
+  })
+  await began.promise
+  await cache.invalidate(['a'])
+  loading.reject(new Error('D1 is down'))
+  await expect(reading).rejects.toThrow('D1 is down')
+})
+
+// No reader waits for itself
+
+/** A cache of one invocation: what it defers runs when `answered` is called. */
+function newInvocation(
+  world: ReturnType<typeof newWorld>,
+  overrides: Partial<CacheKind<Thing>>,
+  memory = createMemory(1_000_000),
+) {
+  const deferred: (() => Promise<unknown>)[] = []
+  const cache = createCache<Thing>(
+    {
+      redis: world.connect(),
+      memory,
+      defer: (work) => void deferred.push(work),
+      onEvent: (event) => world.events.push(event),
+      now: () => world.clock.now,
+      random: () => 0.5,
+    },
+    { ...kind, ...overrides },
+  )
+  return {
+    cache,
+    answered: async () => {
+      while (deferred.length > 0) await Promise.all(deferred.splice(0).map((work) => work()))
+    },
+  }
+}
+
+test.each([
+  ['a value in memory', {}, 1_000_000],
+  ['a value that memory does not keep', {}, 0],
+  ['a value too large to store', { maxValueBytes: 1 }, 1_000_000],
+] as const)(
+  'a second read in one invocation has what the first loaded, before Redis has: %s',
+  async (_, overrides, bytes) => {
+    const world = newWorld()
+    const { cache, answered } = newInvocation(world, overrides, createMemory(bytes))
+    expect(await cache.get('a', async () => ada)).toEqual(ada)
+    await world.control.reset()
+    expect(await cache.get('a', never)).toEqual(ada)
+    expect((await world.control.counts()).requests).toBe(0)
+
+    await cache.invalidate(['a'])
+    expect(await cache.get('a', async () => adaNow)).toEqual(adaNow) // not what was loaded before
+    await answered()
+    expect(await newInvocation(world, overrides).cache.get('a', async () => adaNow)).toEqual(adaNow)
+  },
+)
+
+test('an invocation that may remember nothing loads twice, and does not wait for its own lease', async () => {
+  const world = newWorld()
+  const { cache, answered } = newInvocation(world, { memoryMs: 0 })
+  for (let i = 0; i < 3; i += 1) {
+    await world.control.reset()
+    expect(await cache.get('a', async () => ada)).toEqual(ada)
+    expect((await world.control.counts()).requests).toBe(2)
+  }
+  await answered()
+})
+
+test('another invocation of the isolate has what was loaded, before Redis has', async () => {
+  const world = newWorld()
+  const memory = createMemory(1_000_000)
+  const first = newInvocation(world, {}, memory)
+  await first.cache.get('a', async () => ada)
+  await world.control.reset()
+  expect(await newInvocation(world, {}, memory).cache.get('a', never)).toEqual(ada)
+  expect((await world.control.counts()).requests).toBe(0)
+
+  await world.newCache().put('a', adaNow) // another isolate
+  await first.answered()
+  expect(await newInvocation(world, {}, memory).cache.get('a', never)).toEqual(adaNow) // the fill was lost
+})
+
+test('two reads at once in one invocation share one load', async () => {
+  const world = newWorld()
+  const { cache, answered } = newInvocation(world, {})
+  let loads = 0
+  const load = async () => {
+    loads += 1
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    return ada
+  }
+  await world.control.reset()
+  expect(await Promise.all([cache.get('a', load), cache.get('a', load)])).toEqual([ada, ada])
+  expect(loads).toBe(1)
+  expect((await world.control.counts()).requests).toBe(2)
+  await answered()
+})
+
+test('a reader that repeated its claim, because the reply was lost, has the lease', async () => {
+  const world = newWorld()
+  await world.control.fault({ kind: 'cut', match: 'set', times: 1 })
+  expect(await world.newCache().get('a', async () => ada)).toEqual(ada)
+  await world.settle()
+  expect(await world.control.counts()).toMatchObject({ requests: 4, byCommand: { set: 2, eval: 1 } })
+  expect(world.outcomes()).toContain('redis store')
+})
+
+test('a reader whose claim failed releases the lease: Redis may have executed the claim', async () => {
+  const world = newWorld()
+  await world.control.fault({ kind: 'cut', match: 'set', times: 2 })
+  expect(await world.newCache().get('a', async () => ada)).toEqual(ada)
+  await world.settle()
+  world.outcomes()
+  expect(await world.newCache({ waitMs: 0 }).get('a', async () => ada)).toEqual(ada)
+  await world.settle()
+  expect(world.outcomes()).toContain('redis store')
+})
+
+// A clock that is set back
+
+const HOUR = 3_600_000
+
+test('memory does not answer for longer when the clock is set back', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await cache.get('a', async () => ada)
+  await world.settle()
+  await world.newCache().put('a', adaNow)
+  world.clock.now -= HOUR
+  expect(await cache.get('a', never)).toEqual(adaNow)
+})
+
+test('an entry loaded before the clock was set back is served stale and refreshed; null is loaded again', async () => {
+  const world = newWorld()
+  await world.newCache().getMany(['a', 'nobody'], async (ids) => ids.map((id) => (id === 'a' ? ada : null)))
+  await world.settle()
+  world.clock.now -= HOUR
+  expect(await world.newCache().get('a', async () => adaNow)).toEqual(ada)
+  expect(await world.newCache().get('nobody', async () => ada)).toEqual(ada)
+  await world.settle()
+  expect(await world.newCache().get('a', never)).toEqual(adaNow)
+})
+
+test('an invalidation before the clock was set back does not keep newer values out of memory', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  await cache.invalidate(['a'])
+  world.clock.now -= HOUR
+  await world.newCache().get('a', async () => ada)
+  await world.settle()
+  expect(await cache.get('a', never)).toEqual(ada)
+  expect(await cache.get('a', never)).toEqual(ada)
+  expect(world.outcomes().slice(-1)).toEqual(['memory hit'])
+})
+
+test('a reader stops waiting for the load of another when the clock is set back', async () => {
+  const world = newWorld()
+  const elsewhere = await beginRead(world.newCache({ leaseMs: 60_000 }), 'a')
+  const waiting = world.newCache({ waitMs: 10_000 }).get('a', async () => adaNow)
+  await expect.poll(async () => (await world.control.counts()).requests).toBeGreaterThan(3)
+  world.clock.now -= HOUR
+  expect(await waiting).toEqual(adaNow)
+  elsewhere.loaded(ada)
+  await elsewhere.reading
+  await world.settle()
 })

@@ -9,7 +9,7 @@ import {
 } from '../../src/redis/client.ts'
 import { newKeyspace } from './setup.ts'
 
-test('commands of one turn travel in one request, whichever clients they come from', async () => {
+test('commands of one turn share one request, whichever clients they come from', async () => {
   const { server, control } = newKeyspace()
   const meter = newMeter()
   const connect = createConnection(server, createBreaker(5, 1_000), meter)
@@ -29,10 +29,10 @@ test('commands of one turn travel in one request, whichever clients they come fr
   expect(meter).toMatchObject({ commands: 5, roundTrips: 1, failures: 0 })
 })
 
-test('each request is told of when it has ended: what was sent, for how long, and whether there was an answer', async () => {
+test('onSent receives each request that ended: its commands, its duration, and whether it was answered', async () => {
   const { server, control } = newKeyspace()
-  const told: Sent[] = []
-  const connect = createConnection(server, createBreaker(5, 1_000), newMeter(), (sent) => void told.push(sent))
+  const received: Sent[] = []
+  const connect = createConnection(server, createBreaker(5, 1_000), newMeter(), (sent) => void received.push(sent))
   const redis = connect({ timeoutMs: 5_000, isSafeTwice: true })
   await Promise.all([redis.set('text', 'abc'), redis.get('text')])
   await redis.incr('text').catch(() => {}) // an error is an answer
@@ -40,7 +40,7 @@ test('each request is told of when it has ended: what was sent, for how long, an
   await control.fault({ kind: 'cut', times: 1 })
   await redis.ping()
   const ms = expect.any(Number)
-  expect(told).toEqual([
+  expect(received).toEqual([
     {
       commands: [
         ['set', 'text', 'abc'],
@@ -56,7 +56,7 @@ test('each request is told of when it has ended: what was sent, for how long, an
   ])
 })
 
-test('an error of one command is its own, not that of its companions', async () => {
+test('an error of one command does not affect the others of its request', async () => {
   const { connect } = newKeyspace()
   const redis = connect()
   await redis.set('text', 'abc')
@@ -66,7 +66,7 @@ test('an error of one command is its own, not that of its companions', async () 
   expect(read).toEqual({ status: 'fulfilled', value: 'abc' })
 })
 
-test('multi() stays a transaction of its own', async () => {
+test('multi() is sent alone', async () => {
   const { connect, control } = newKeyspace()
   const redis = connect()
   const [answers, read] = await Promise.all([redis.multi().set('a', 1).incr('a').exec(), redis.get('b')])
@@ -75,7 +75,7 @@ test('multi() stays a transaction of its own', async () => {
   expect((await control.counts()).requests).toBe(2)
 })
 
-test('a lost reply is asked for again only where every command is safe twice', async () => {
+test('a request without a reply is sent again only if every command is safe twice', async () => {
   const { connect, control } = newKeyspace()
   await control.fault({ kind: 'cut', times: 1 })
   expect(await connect({ isSafeTwice: true }).set('a', 1)).toBe('OK')
@@ -83,10 +83,10 @@ test('a lost reply is asked for again only where every command is safe twice', a
 
   await control.fault({ kind: 'cut', times: 1 })
   await expect(connect({ isSafeTwice: false }).incr('a')).rejects.toThrow(RedisUnavailable)
-  expect(await connect().get('a')).toBe(2) // once, though nobody was told
+  expect(await connect().get('a')).toBe(2) // it ran once
 })
 
-test('one unsafe command keeps its whole request from being sent again', async () => {
+test('a request with one unsafe command is not sent again', async () => {
   const { server, control } = newKeyspace()
   const connect = createConnection(server, createBreaker(5, 1_000), newMeter())
   const safe = connect({ timeoutMs: 5_000, isSafeTwice: true })
@@ -98,7 +98,7 @@ test('one unsafe command keeps its whole request from being sent again', async (
   expect(await safe.get('n')).toBe(1)
 })
 
-test('a request is given up after its timeout, and not repeated', async () => {
+test('a request fails after its timeout and is not repeated', async () => {
   const { connect, control } = newKeyspace()
   await control.fault({ kind: 'hang' })
   const failure = connect({ timeoutMs: 50 }).get('a')
@@ -109,12 +109,12 @@ test('a request is given up after its timeout, and not repeated', async () => {
 
 test('the breaker opens after failures in a row, lets one probe through, and closes when it succeeds', async () => {
   const { connect, control } = newKeyspace()
-  const clock = { aheadMs: 0 } // the test owns it: this machine may be busy for longer than any cool-down
+  const clock = { aheadMs: 0 } // the test owns it: a busy machine may take longer than any cool-down
   const real = createBreaker(3, 60_000)
   const breaker: Breaker = {
     ...real,
-    admits: (now) => real.admits(now + clock.aheadMs),
-    failed: (now) => real.failed(now + clock.aheadMs),
+    admit: (now) => real.admit(now + clock.aheadMs),
+    fail: (ticket, now) => real.fail(ticket, now + clock.aheadMs),
   }
   const ask = () => connect({ isSafeTwice: false }, breaker).get('a')
   await control.fault({ kind: 'refuse', times: 4 })
@@ -146,4 +146,54 @@ test('an error that Redis answers does not open the breaker, a 5xx does', async 
   await control.fault({ kind: 'status', status: 502, message: 'Bad gateway' })
   for (let i = 0; i < 2; i += 1) await expect(redis.get('text')).rejects.toThrow(RedisUnavailable)
   expect(breaker.state(Date.now())).toBe('open')
+})
+
+test('requests that fail together are one incident: a short blip does not open the breaker', async () => {
+  const { server, control } = newKeyspace()
+  const breaker = createBreaker(3, 60_000)
+  /** A client of one more invocation. */
+  const ask = (isSafeTwice: boolean) =>
+    createConnection(server, breaker, newMeter())({ timeoutMs: 100, isSafeTwice }).get('a')
+  for (const [kind, isSafeTwice] of [
+    ['hang', true],
+    ['refuse', false],
+    ['refuse', true], // with their retries
+  ] as const) {
+    await control.fault({ kind })
+    const asked = await Promise.allSettled(Array.from({ length: 6 }, () => ask(isSafeTwice)))
+    expect(new Set(asked.map(({ status }) => status))).toEqual(new Set(['rejected']))
+    await control.clearFaults()
+    expect(breaker.state(Date.now())).toBe('closed')
+    expect(await createConnection(server, breaker, newMeter())({ timeoutMs: 20_000, isSafeTwice }).get('a')).toBeNull()
+  }
+
+  await control.fault({ kind: 'refuse' })
+  for (let incident = 0; incident < 3; incident += 1) {
+    expect(breaker.state(Date.now())).toBe('closed')
+    await Promise.allSettled(Array.from({ length: 6 }, () => ask(true)))
+  }
+  expect(breaker.state(Date.now())).toBe('open')
+})
+
+test('a failure of a request that began before the breaker opened does not keep it open for longer', () => {
+  const breaker = createBreaker(1, 1_000)
+  const [first = -1, second = -1] = [breaker.admit(0), breaker.admit(0)]
+  breaker.fail(first, 100)
+  breaker.fail(second, 900)
+  expect(breaker.state(1_099)).toBe('open')
+  expect(breaker.state(1_100)).toBe('half-open')
+})
+
+test('a clock that is set back does not keep the breaker open', () => {
+  const HOUR = 3_600_000
+  const breaker = createBreaker(1, 1_000)
+  breaker.fail(breaker.admit(HOUR) ?? -1, HOUR)
+  expect(breaker.admit(HOUR + 999)).toBeUndefined()
+  expect(breaker.state(0)).toBe('half-open')
+  const probe = breaker.admit(0)
+  expect(probe).toBeDefined()
+  expect(breaker.admit(0)).toBeUndefined() // one probe here too
+  breaker.fail(probe ?? -1, 0)
+  expect(breaker.state(999)).toBe('open')
+  expect(breaker.state(1_000)).toBe('half-open')
 })

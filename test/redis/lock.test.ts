@@ -45,7 +45,7 @@ const journalOf = async (name: string) =>
   (await db.select().from(journal).where(eq(journal.lock, name)).orderBy(asc(journal.id))).map(({ fence }) => fence)
 
 const write = (name: string, fence: number) =>
-  fences.batch(name, fence, [db.insert(journal).values({ lock: name, fence })])
+  fences.batch({ name, fence }, [db.insert(journal).values({ lock: name, fence })])
 
 test('one holds a lock, until it is released', async () => {
   const keyspace = newKeyspace()
@@ -269,13 +269,13 @@ test('D1 takes nothing from a holder before the one that has written, and all fr
   await write(crypto.randomUUID(), 1) // another lock
 
   // What fails for another reason says so, and does not raise the fence.
-  const broken = fences.batch(name, 10, [db.insert(nowhere).values({ id: 1 })])
+  const broken = fences.batch({ name, fence: 10 }, [db.insert(nowhere).values({ id: 1 })])
   await expect(broken).rejects.not.toMatchObject({ type: 'lock-lost' })
   await write(name, 9)
 })
 
 test('a fenced batch answers what its statements do', async () => {
-  const [first, second] = await fences.batch(crypto.randomUUID(), 1, [
+  const [first, second] = await fences.batch({ name: crypto.randomUUID(), fence: 1 }, [
     db.insert(journal).values({ lock: 'a', fence: 1 }).returning({ lock: journal.lock }),
     db.insert(journal).values({ lock: 'b', fence: 1 }).returning({ fence: journal.fence }),
   ])

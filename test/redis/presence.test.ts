@@ -1,7 +1,14 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { keys } from '../../src/keys.ts'
-import { CLAIM_MS, createOnline, type Gone, type OnlinePolicy } from '../../src/redis/presence.ts'
+import {
+  type Beat,
+  type Change,
+  CLAIM_MS,
+  createOnline,
+  type OnlinePolicy,
+  type Visibility,
+} from '../../src/redis/presence.ts'
 import { keysOf, newKeyspace } from './setup.ts'
 
 const T = 1_800_000_000_000
@@ -10,13 +17,24 @@ const POLICY: OnlinePolicy = { windowMs: 1_000, shards: 4, shardUsers: 1_000, ma
 function newOnline(policy: Partial<OnlinePolicy> = {}, keyspace = newKeyspace()) {
   const redis = keyspace.connect()
   const online = createOnline(redis, keys, { ...POLICY, ...policy })
+  /** A beat whose arrival is announced at once. */
+  async function beat(beat: Beat, now: number | undefined, visibility?: Visibility) {
+    const outcome = await online.beat(beat, now, visibility)
+    if (typeof outcome === 'string') return outcome
+    await online.confirm([outcome])
+    return 'joined'
+  }
   return {
     ...online,
     keyspace,
     redis,
+    beat,
+    /** A beat of which nobody announces what it changed. */
+    unannounced: (userId: string, now: number) =>
+      online.beat({ userId, deviceId: 'phone', beatId: crypto.randomUUID() }, now, 'everyone'),
     /** A beat of a user whom everyone may see. */
     seen: (userId: string, now: number, deviceId = 'phone') =>
-      online.beat({ userId, deviceId, beatId: crypto.randomUUID() }, now, 'everyone'),
+      beat({ userId, deviceId, beatId: crypto.randomUUID() }, now, 'everyone'),
   }
 }
 
@@ -58,7 +76,7 @@ test('of many beats at once exactly one joins', async () => {
   expect(outcomes.filter((outcome) => outcome === 'joined')).toHaveLength(1)
 })
 
-test('a join whose reply is lost is told again to the same beat, and to no other', async () => {
+test('an arrival whose reply is lost is answered again to the same beat, and to no other', async () => {
   const online = newOnline()
   await online.keyspace.control.fault({ kind: 'cut', times: 1, match: 'EVAL' }) // executed; the client repeats it
   expect(await online.seen('u_ada', T)).toBe('joined')
@@ -67,7 +85,7 @@ test('a join whose reply is lost is told again to the same beat, and to no other
   expect(await online.seen('u_ada', T + 1)).toBe('online') // a repeated beat that is no join
 })
 
-test('nobody is written while it is not known who may see them, nor when nobody may', async () => {
+test('a user is not written while their visibility is unknown, nor when nobody may see them', async () => {
   const online = newOnline()
   const ada = { userId: 'u_ada', deviceId: 'phone', beatId: 'b' }
   expect(await online.beat(ada, T)).toBe('unknown')
@@ -134,35 +152,35 @@ test('a beat, a departure, the list, a sweep and 500 users are one round trip ea
   }
   const many = Array.from({ length: 500 }, (_, i) => `u_${i}`)
   expect(await cost(() => online.seen('u_ada', T + 1))).toBe(1)
-  expect(await cost(() => online.seen('u_new', T + 1))).toBe(1)
+  expect(await cost(() => online.unannounced('u_new', T + 1))).toBe(1)
   expect(await cost(() => online.lastSeen(many))).toBe(1)
   expect((await control.counts()).commands).toBe(4) // one of each shard
   expect(await cost(() => online.latest(100, T + 1))).toBe(1)
   expect(await cost(() => online.leave('u_ada', 'phone', T + 2))).toBe(1)
-  const { gone } = await online.takeSilent(100, T + 10_000)
-  expect(await cost(() => online.takeSilent(100, T + 10_000))).toBe(1)
+  const { changes: gone } = await online.takeChanges(100, T + 10_000)
+  expect(await cost(() => online.takeChanges(100, T + 10_000))).toBe(1)
   expect(await cost(() => online.confirm(gone))).toBe(1)
   expect(await cost(() => online.lastSeen([]))).toBe(0)
 })
 
-test('a shard never holds more than its bound; who is displaced is handed to the sweep', async () => {
+test('a shard never holds more than its bound; displaced users are handed to the sweep', async () => {
   const online = newOnline({ shards: 1, shardUsers: 5 })
   for (let i = 0; i < 8; i += 1) await online.seen(`u_${i}`, T + i)
   expect(await online.redis.zcard(keys.presence(0))).toBe(5)
   expect(ids(await online.latest(10, T + 8))).toEqual(['u_3', 'u_4', 'u_5', 'u_6', 'u_7'])
-  const { gone } = await online.takeSilent(10, T + 9)
-  expect(gone).toEqual([0, 1, 2].map((i) => ({ userId: `u_${i}`, at: T + i, shard: 0 })))
+  const { changes: gone } = await online.takeChanges(10, T + 9)
+  expect(gone).toEqual([0, 1, 2].map((i) => ({ userId: `u_${i}`, at: T + i, isOnline: false, shard: 0 })))
 
   for (let i = 8; i < 30; i += 1) await online.seen(`u_${i}`, T + i) // and nobody sweeps
-  expect(await online.redis.zcard(keys.presenceLeaving(0))).toBe(5)
+  expect(await online.redis.zcard(keys.presenceChanges(0))).toBe(5)
 })
 
 test('a sweep takes the silent and leaves the others', async () => {
   const online = newOnline()
   await online.seen('u_silent', T)
   await online.seen('u_ada', T + 1)
-  expect((await online.takeSilent(10, T + 999)).gone).toEqual([])
-  expect((await online.takeSilent(10, T + 1_000)).gone).toMatchObject([{ userId: 'u_silent', at: T }])
+  expect((await online.takeChanges(10, T + 999)).changes).toEqual([])
+  expect((await online.takeChanges(10, T + 1_000)).changes).toMatchObject([{ userId: 'u_silent', at: T }])
   expect(ids(await online.latest(10, T + 1_000))).toEqual(['u_ada'])
 })
 
@@ -173,11 +191,11 @@ test('concurrent sweeps in small batches hand out each departure exactly once', 
   await Promise.all(everyone.map((userId, i) => online.seen(userId, T + (i % 7)))) // many in the same millisecond
   const sweep = async () => {
     const online = newOnline({}, keyspace)
-    const all: Gone[] = []
+    const all: Change[] = []
     for (let hasMore = true; hasMore;) {
-      const taken = await online.takeSilent(10, T + 5_000)
-      all.push(...taken.gone)
-      await online.confirm(taken.gone)
+      const taken = await online.takeChanges(10, T + 5_000)
+      all.push(...taken.changes)
+      await online.confirm(taken.changes)
       hasMore = taken.hasMore
     }
     return all
@@ -192,16 +210,66 @@ test('a departure that nobody confirmed is handed out again once its claim has l
   await online.seen('u_ada', T)
   await online.seen('u_bob', T)
   await online.leave('u_bob', 'phone', T + 1) // and its caller dies
-  const first = await online.takeSilent(10, T + 2_000)
-  expect(ids(first.gone)).toEqual(['u_ada'])
+  const first = await online.takeChanges(10, T + 2_000)
+  expect(ids(first.changes)).toEqual(['u_ada'])
 
-  const second = await online.takeSilent(10, T + 1 + CLAIM_MS)
-  expect(second.gone).toMatchObject([{ userId: 'u_bob', at: T + 1 }])
-  await online.confirm(second.gone)
-  const third = await online.takeSilent(10, T + 2_000 + CLAIM_MS)
-  expect(third.gone).toEqual(first.gone)
-  await online.confirm(third.gone)
-  expect((await online.takeSilent(10, T + 10 * CLAIM_MS)).gone).toEqual([])
+  const second = await online.takeChanges(10, T + 1 + CLAIM_MS)
+  expect(second.changes).toMatchObject([{ userId: 'u_bob', at: T + 1 }])
+  await online.confirm(second.changes)
+  const third = await online.takeChanges(10, T + 2_000 + CLAIM_MS)
+  expect(third.changes).toEqual(first.changes)
+  await online.confirm(third.changes)
+  expect((await online.takeChanges(10, T + 10 * CLAIM_MS)).changes).toEqual([])
+})
+
+test('an arrival that nobody confirmed is returned at once, and again once its claim has lapsed', async () => {
+  const online = newOnline({ shards: 1 })
+  await online.keyspace.control.fault({ kind: 'cut', times: 2 }) // executed; the client gives up
+  await expect(online.unannounced('u_ada', T)).rejects.toThrow('did not answer')
+  expect(await online.seen('u_ada', T + 1)).toBe('online')
+  const arrival = { userId: 'u_ada', at: T, isOnline: true, shard: 0 }
+  expect((await online.takeChanges(10, T + 2)).changes).toEqual([arrival])
+  expect((await online.takeChanges(10, T + 3)).changes).toEqual([])
+  const again = await online.takeChanges(10, T + 2 + CLAIM_MS)
+  expect(again.changes.filter(({ isOnline }) => isOnline)).toEqual([arrival])
+  await online.confirm(again.changes)
+  expect((await online.takeChanges(10, T + 9 * CLAIM_MS)).changes).toEqual([])
+})
+
+test('the changes of a user are ordered by Redis, whatever the clocks of the isolates', async () => {
+  const keyspace = newKeyspace()
+  const [slow, fast] = [newOnline({ windowMs: 300_000 }, keyspace), newOnline({ windowMs: 300_000 }, keyspace)]
+  const beat = async (online: typeof slow) =>
+    online.beat({ userId: 'u_ada', deviceId: 'phone', beatId: crypto.randomUUID() }, undefined, 'everyone')
+  const before = Date.now()
+  for (let round = 0; round < 20; round += 1) {
+    await beat(round % 2 === 0 ? slow : fast)
+    await (round % 3 === 0 ? fast : slow).leave('u_ada', 'phone')
+  }
+  const members = await keyspace.connect().zrange<string[]>(keys.presenceChanges(slow.shardOf('u_ada')), 0, -1)
+  expect(members).toHaveLength(20) // the arrivals are confirmed
+  const departures = members.map((member) => Number(/^-(\d+):/.exec(member)?.[1])).sort((a, b) => a - b)
+  expect(new Set(departures).size).toBe(20)
+  expect(departures[0]).toBeGreaterThanOrEqual(before - 1_000)
+  expect(departures.at(-1)).toBeLessThanOrEqual(Date.now() + 1_000)
+
+  await slow.show('u_ada', 'everyone', T)
+  const arrival = await slow.unannounced('u_ada', T)
+  const departure = await slow.leave('u_ada', 'phone', T - 3_000) // an isolate whose clock is behind
+  const next = await slow.unannounced('u_ada', T - 5_000)
+  expect([arrival, departure, next]).toMatchObject([
+    { at: T, isOnline: true },
+    { at: T, isOnline: false },
+    { at: T + 1, isOnline: true },
+  ])
+})
+
+test('a user who is online when their visibility changes is announced again', async () => {
+  const online = newOnline()
+  expect(await online.show('u_ada', 'followers', T)).toBeUndefined()
+  await online.seen('u_ada', T)
+  expect(await online.show('u_ada', 'everyone', T + 10)).toMatchObject({ userId: 'u_ada', at: T + 10, isOnline: true })
+  expect(await online.show('u_ada', 'everyone', T + 5_000)).toBeUndefined() // silent for longer than the window
 })
 
 test('a departure whose reply is lost is not lost: of leave, and of a sweep', async () => {
@@ -211,12 +279,12 @@ test('a departure whose reply is lost is not lost: of leave, and of a sweep', as
   await online.keyspace.control.fault({ kind: 'cut', times: 1 })
   await online.leave('u_ada', 'phone', T + 1)
   await online.keyspace.control.fault({ kind: 'cut', times: 1 })
-  const repeated = await online.takeSilent(10, T + 2_000)
-  const later = await online.takeSilent(10, T + 3_000 + CLAIM_MS)
-  expect(ids([...repeated.gone, ...later.gone])).toEqual(['u_ada', 'u_bob'])
+  const repeated = await online.takeChanges(10, T + 2_000)
+  const later = await online.takeChanges(10, T + 3_000 + CLAIM_MS)
+  expect(ids([...repeated.changes, ...later.changes])).toEqual(['u_ada', 'u_bob'])
 })
 
-test('with another number of shards, who is alive in one is not gone from another', async () => {
+test('with another number of shards, a user who is alive in one is not gone from another', async () => {
   const keyspace = newKeyspace()
   const before = newOnline({ shards: 2 }, keyspace)
   const after = newOnline({ shards: 3 }, keyspace)
@@ -227,7 +295,7 @@ test('with another number of shards, who is alive in one is not gone from anothe
   expect(ids(listed)).toEqual([...everyone].sort()) // each once
   expect(listed.every(({ at }) => at === T + 900)).toBe(true)
 
-  const { gone } = await after.takeSilent(100, T + 1_500)
+  const { changes: gone } = await after.takeChanges(100, T + 1_500)
   expect(gone.length).toBeGreaterThan(0)
   expect(gone.every((who) => after.isMisplaced(who))).toBe(true)
   expect(await after.lastSeen(ids(gone))).toEqual(gone.map(() => T + 900))
@@ -237,7 +305,7 @@ test('every key of presence expires once it is swept', async () => {
   const online = newOnline()
   await online.seen('u_ada', T)
   await online.seen('u_bob', T + 10_000)
-  await online.takeSilent(10, T + 10_000)
+  await online.takeChanges(10, T + 10_000)
   for (const key of await keysOf(online.redis)) expect([key, (await online.redis.pttl(key)) > 0]).toEqual([key, true])
 })
 
@@ -251,9 +319,9 @@ test('whatever devices do, comings and goings alternate and agree with a model',
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 25 }), async (steps) => {
       const online = newOnline({ shards: 2 })
-      const told: string[] = []
+      const announced: string[] = []
       const expected: string[] = []
-      const devicesOf = new Map<string, Map<string, number>>() // of those told to be online
+      const devicesOf = new Map<string, Map<string, number>>() // of the users announced as online
       const lastBeat = new Map<string, number>()
       let now = T
       const isSilent = (at: number) => at <= now - POLICY.windowMs
@@ -261,21 +329,21 @@ test('whatever devices do, comings and goings alternate and agree with a model',
         now += after
         const devices = devicesOf.get(user)
         if (act === 'beat') {
-          if ((await online.seen(user, now, device)) === 'joined') told.push(`${user} on`)
+          if ((await online.seen(user, now, device)) === 'joined') announced.push(`${user} on`)
           if (!devices) expected.push(`${user} on`)
           devicesOf.set(user, (devices ?? new Map<string, number>()).set(device, now))
           lastBeat.set(user, now)
         } else if (act === 'leave') {
-          if (await online.leave(user, device, now)) told.push(`${user} off`)
+          if (await online.leave(user, device, now)) announced.push(`${user} off`)
           devices?.delete(device)
           if (devices && [...devices.values()].every(isSilent)) {
             devicesOf.delete(user)
             expected.push(`${user} off`)
           }
         } else {
-          const { gone } = await online.takeSilent(10, now)
+          const { changes: gone } = await online.takeChanges(10, now)
           await online.confirm(gone)
-          told.push(...ids(gone).map((userId) => `${userId} off`))
+          announced.push(...ids(gone).map((userId) => `${userId} off`))
           for (const userId of [...devicesOf.keys()].sort()) {
             if (!isSilent(lastBeat.get(userId) ?? 0)) continue
             devicesOf.delete(userId)
@@ -283,7 +351,7 @@ test('whatever devices do, comings and goings alternate and agree with a model',
           }
         }
       }
-      expect(told).toEqual(expected)
+      expect(announced).toEqual(expected)
     }),
     { numRuns: 40 },
   )

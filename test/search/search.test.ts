@@ -2,6 +2,7 @@ import { env } from 'cloudflare:workers'
 import { eq, like, sql } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
+import { parseCursor } from '../../src/search/cursor.ts'
 import { createSearch } from '../../src/search/search.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'
@@ -250,24 +251,119 @@ test('people are found by their names before their bios, the followed before oth
   ).toEqual([[`[${word}]`], [`[${word}]`], [`[${word}]`], [`Fan of [${word}]`]])
 })
 
+/** Reads all pages, and calls `between` after each that has a next. */
+async function readPages(edge: Edge, q: string, more: string, between: (page: number) => Promise<unknown>) {
+  const seen: string[] = []
+  let cursor: string | null = ''
+  for (let page = 1; cursor !== null; page += 1) {
+    const found: Found = await find(edge, q, `${more}${cursor === '' ? '' : `&cursor=${cursor}`}`)
+    seen.push(...found.items.map(({ post, user }) => (post ?? user).id))
+    cursor = found.nextCursor
+    if (cursor !== null) await between(page)
+  }
+  return seen
+}
+
 test('pages have everything once, however much is indexed between them, and end after a thousand', async () => {
   const edge = newEdge()
   const word = newWord()
   const ids = await addPosts(edge, ...Array.from({ length: 25 }, () => word))
-  const seen: string[] = []
-  let more = ''
-  do {
-    const page = await find(edge, word, `&limit=7${more}`)
-    seen.push(...page.items.map(({ post }) => post.id))
-    more = page.nextCursor === null ? '' : `&cursor=${page.nextCursor}`
-    await addPosts(edge, `${word} again`)
-  } while (more !== '')
-  expect(seen).toEqual(ids.toReversed())
+  expect(await readPages(edge, word, '&limit=7', () => addPosts(edge, `${word} again`))).toEqual(ids.toReversed())
 
   const all = await addPosts(edge, ...Array.from({ length: 1_001 }, () => `${word} more`))
-  const [until] = (await find(edge, `${word} more`)).nextCursor?.split('-') ?? []
-  const last = await find(edge, `${word} more`, `&limit=10&cursor=${until}-990`)
-  expect([last.items.map(({ post }) => post.id), last.nextCursor]).toEqual([all.slice(1, 11).toReversed(), null])
+  expect(await readPages(edge, `${word} more`, '&limit=100', async () => {})).toEqual(all.slice(1).toReversed())
+})
+
+test('pages of posts skip and repeat nothing when posts are deleted, edited, written and liked between them', async () => {
+  const edge = newEdge()
+  const word = newWord()
+  // The relevance of those with other words depends on how long texts are on average.
+  const texts = Array.from({ length: 40 }, (_, i) => `${word} ${'and more '.repeat(i % 7)}`)
+  const ids = await addPosts(edge, ...texts)
+  const gone = new Set<string>()
+  const remove = async (id: string) => {
+    gone.add(id)
+    await db.delete(schema.posts).where(eq(schema.posts.id, id))
+    await createSearch(db).listener.handle([{ ...HAPPENED, subject: id, type: 'post_deleted' }])
+  }
+  const seen: string[] = await readPages(edge, word, '&limit=4', async (page) => {
+    const [first = '', ...others] = (await find(edge, word, '&limit=4')).items.map(({ post }) => post.id)
+    await remove(first) // an earlier page loses a row, so all later ones move up
+    const [edited = ''] = others
+    const version = page + 1
+    await db
+      .update(schema.posts)
+      .set({ text: `${word} ${'many other words '.repeat(20)}`, version })
+      .where(eq(schema.posts.id, edited)) // and one falls behind the rest
+    await db
+      .update(schema.posts)
+      .set({ likesCount: page * 10 })
+      .where(eq(schema.posts.id, edited))
+    await createSearch(db).listener.handle([{ ...HAPPENED, subject: edited, type: 'post_updated' }])
+    await addPosts(edge, word, `${word} ${word} ${word}`, 'unrelated '.repeat(50))
+  })
+  expect(seen.length).toBe(new Set(seen).size)
+  expect(ids.filter((id) => !gone.has(id) && !seen.includes(id))).toEqual([])
+  expect(seen.every((id) => ids.includes(id))).toBe(true)
+})
+
+test('pages of users skip and repeat nothing when they gain followers or leave between them', async () => {
+  const edge = newEdge()
+  const word = newWord().slice(0, 20)
+  const ids: string[] = []
+  for (let i = 0; i < 21; i += 1) ids.push((await addUser({ displayName: word, followersCount: i * 100 })).id)
+  await createSearch(db).listener.handle(ids.map((subject) => ({ ...HAPPENED, channel: 'user_events', subject })))
+  const gone: string[] = []
+  const seen: string[] = await readPages(edge, word, '&type=users&limit=4', async (page) => {
+    const ranked = await findUsers(edge, word)
+    await db
+      .update(schema.users)
+      .set({ followersCount: 1_000_000 * page })
+      .where(eq(schema.users.id, String(ranked.at(-1)))) // the last rises to the top
+    await db
+      .update(schema.users)
+      .set({ followersCount: 0 })
+      .where(eq(schema.users.id, String(ranked[0]))) // the first falls to the end
+    gone.push(String(ranked[2]))
+    await db.delete(schema.users).where(eq(schema.users.id, String(ranked[2])))
+  })
+  expect(seen.length).toBe(new Set(seen).size)
+  expect(ids.filter((id) => !gone.includes(id) && !seen.includes(id))).toEqual([])
+})
+
+test('a cursor is the position it was made of, and anything else is none', async () => {
+  const edge = newEdge()
+  const word = newWord()
+  await addPosts(edge, ...Array.from({ length: 5 }, () => word))
+  const { nextCursor } = await find(edge, word, '&limit=3')
+  const position = parseCursor(String(nextCursor))
+  expect(position?.seen).toHaveLength(3)
+  expect(position?.seen.every((place) => place <= position.until)).toBe(true)
+  expect(parseCursor('zz-0.1')).toEqual({ until: 1_295, seen: [1_295, 1_294] })
+  expect(parseCursor(`zzz-${Array(999).fill('1').join('.')}`)?.seen).toHaveLength(999)
+  const tooMany = `zzz-${Array(1_000).fill('1').join('.')}`
+  const unsafe = ['zzzzzzzzzz-1.zzzzzzzzzzzzzzzzzzz', 'zzzzzzzzzzzz-1', `9-${'.'.repeat(100_000)}`]
+  const malformed = ' - 9 9- -1 9-1. 9-.1 9-1.0 9-9 9-4.5 9-A A-1 9-1-1 9--1'.split(' ')
+  for (const cursor of [...malformed, ...unsafe, tooMany]) {
+    expect([cursor.slice(0, 50), parseCursor(cursor)]).toEqual([cursor.slice(0, 50), null])
+  }
+})
+
+test.each([
+  ['Đà Nẵng', ['da nang', 'Đà Nẵng', 'ĐÀ NẴNG', 'đa nẵng'], ['da na g', 'a nang']],
+  ['Hawaiʻi', ['hawaii', "hawai'i", 'hawai’i', 'Hawaiʼi', 'hawai'], ['hawaiii', 'awai i']],
+  ["L'été d’Artagnan", ['ete', "l'ete", 'lʼété', 'artagnan', 'dartagnan'], ['eted']],
+  ['co\u00adoper\u200date', ['cooperate', 'coop\u00aderate'], ['operate']],
+  ['محمدﷺ', ['محمد', 'محمد صلى', 'ﷺ', 'الله'], ['محمدصلى']],
+  ['Łódź Ærøskøbing', ['lodz', 'LODZ aeroskobing'], ['odz']],
+])('%j is found by what people type for it', async (text, found, missed) => {
+  const edge = newEdge()
+  const word = newWord()
+  const [id] = await addPosts(edge, `${text} ${word}`, word)
+  for (const q of found) expect([q, await findPosts(edge, `${q} ${word}`)]).toEqual([q, [id]])
+  for (const q of missed) expect([q, await findPosts(edge, `${q} ${word}`)]).toEqual([q, []])
+  const { items } = await find(edge, `${found[0]} ${word}`)
+  expect(joined(items[0]?.snippets['text']).replaceAll(/\[|\]/g, '')).toBe(`${text} ${word}`)
 })
 
 test('after a rebuild from D1 alone, answers are as they were', async () => {

@@ -4,6 +4,7 @@ import { beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { events } from '../../src/db/schema.ts'
 import { readConfig } from '../../src/config.ts'
 import { keys } from '../../src/keys.ts'
+import { createConcurrency } from '../../src/redis/concurrency.ts'
 import { createStream } from '../../src/redis/stream.ts'
 import { createStreams, type Streamed } from '../../src/streams/streams.ts'
 import { type Edge, migrate, newEdge } from '../edge.ts'
@@ -41,7 +42,7 @@ async function publishUnheard(edge: Edge, ...types: string[]): Promise<void> {
   await edge.redis.clearFaults()
 }
 
-/** Publishes an event, and answers with which id somebody resumes who has seen it. */
+/** Publishes an event; answers the position of a client that has received it. */
 async function publishSeen(edge: Edge): Promise<string> {
   const stream = await open(edge)
   await publish(edge, custom('seen', { subject: 'room:1' }))
@@ -50,7 +51,7 @@ async function publishSeen(edge: Edge): Promise<string> {
   return stream.lastEventId()
 }
 
-/** The types of the events that are given to whoever has seen `seen`, and those until another is published. */
+/** Resumes after `seen`; answers the types of the events received until the call of the answer. */
 async function resume(edge: Edge, seen: string) {
   const stream = await open(edge, { 'Last-Event-ID': seen })
   return async () => {
@@ -84,7 +85,7 @@ test('what happened while Redis was away reaches the streams when it is back: in
   await publishUnheard(edge, 'one', 'two', 'three')
   expect(await missedTypes()).toEqual(['one', 'two', 'three'])
   const undelivered = await db.select().from(events).where(isNotNull(events.dueAt))
-  expect(undelivered).toEqual([]) // the other listeners have heard of them: they are not told again
+  expect(undelivered).toEqual([]) // the other listeners have handled them: they do not receive them again
 
   await edge.redis.fault({ kind: 'refuse' })
   await expect(edge.cron()).rejects.toThrow('jobs failed') // it is not back yet
@@ -189,7 +190,7 @@ test('when the queue brings again what was missed, or two crons come at once, it
   await edge.settle()
 })
 
-test('of more than the log keeps, who is there gets all, and who resumes after is told that some are not kept', async () => {
+test('of more events than the log keeps, an open stream gets all, and a later one is reset', async () => {
   const edge = newPersistent({ STREAM_EVENTS: '100' })
   const seen = await publishSeen(edge)
   const names = Array.from({ length: 250 }, (_, i) => `n${i}`)
@@ -204,7 +205,7 @@ test('of more than the log keeps, who is there gets all, and who resumes after i
   await edge.settle()
 }, 60_000)
 
-test('when Redis comes back with nothing, who resumes is told so, then gets what it missed as it comes', async () => {
+test('when Redis comes back empty, a resumed stream is reset, then gets what the log missed', async () => {
   const edge = newPersistent()
   const seen = await publishSeen(edge)
   await publishUnheard(edge, 'one', 'two')
@@ -232,17 +233,21 @@ test('it is done in bounded steps, the oldest first, and no further than it may'
   const edge = newPersistent()
   await publishUnheard(edge, 'one', 'two', 'three')
   const { redis } = edge
-  const streams = createStreams(
+  const policy = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: edge.token }).streams
+  const streams = createStreams({
     db,
-    createStream<Streamed>(
+    log: createStream<Streamed>(
       { redis: edge.sdk, writes: edge.sdk, subscribe: () => Promise.reject(new Error('nobody follows')) },
       keys,
       { maxEntries: 100, ttlMs: 60_000 },
     ),
-    '/test',
-    { ...readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: edge.token }).streams, keptMs: 60_000 },
-    () => {},
-  )
+    places: createConcurrency(edge.sdk, keys, { ...policy, ttlMs: 60_000 }),
+    open: { count: 0 },
+    source: '/test',
+    policy: { ...policy, keptMs: 60_000 },
+    defer: (work) => void work(),
+    onFailure: () => {},
+  })
   await redis.reset()
   await expect(streams.catchUp(2, Date.now(), AbortSignal.abort())).rejects.toThrow('aborted')
   expect((await redis.counts()).requests).toBe(0)

@@ -61,7 +61,7 @@ test('opening is SUBSCRIBE and one round trip; appending a batch is two, and an 
   const edge = newEdge()
   const as = await edge.signIn(await addUser())
   await edge.fetch('/v1/users/u_a', { headers: as })
-  await edge.sdk.set('warm', 1)
+  await publish(edge, custom('warm'))
   await edge.settle()
 
   const first = await open(edge, as) // its session is not known to Redis yet: D1 has it
@@ -70,9 +70,9 @@ test('opening is SUBSCRIBE and one round trip; appending a batch is two, and an 
   await edge.redis.reset()
   const stream = await open(edge, as)
   expect(roundTrips(stream.response)).toBe(2)
-  expect(stream.response.headers.get('Server-Timing')).toContain('3 commands, 2 round trips')
+  expect(stream.response.headers.get('Server-Timing')).toContain('4 commands, 2 round trips')
   let counts = await edge.redis.counts()
-  expect(counts.byCommand).toMatchObject({ mget: 1, xrevrange: 1 })
+  expect(counts.byCommand).toMatchObject({ mget: 1, xrevrange: 1, eval: 1 })
   expect(counts.byCommand['xrange']).toBeUndefined()
 
   for (const type of ['one', 'two', 'three']) {
@@ -90,7 +90,7 @@ test('opening is SUBSCRIBE and one round trip; appending a batch is two, and an 
   await edge.redis.reset()
   const resumed = await open(edge, { ...as, 'Last-Event-ID': seen })
   expect(resumed.response.headers.get('Server-Timing')).toContain('5 commands, 2 round trips')
-  expect((await edge.redis.counts()).byCommand).toMatchObject({ mget: 1, xrevrange: 1, xrange: 2 })
+  expect((await edge.redis.counts()).byCommand).toMatchObject({ mget: 1, xrevrange: 1, xrange: 1, eval: 1 })
   await resumed.close()
   await edge.settle()
 })
@@ -187,7 +187,144 @@ test('an unfollow of which no event came is noticed all the same', async () => {
   await edge.settle()
 })
 
-test('a stream ends with its session, and whoever comes back with that sees what everyone may', async () => {
+test('hiding completes what each audience knows, without gaps, and a client that resumes learns nothing of before', async () => {
+  const edge = newEdge()
+  const [ada, fan, stranger] = [await addUser(), await addUser(), await addUser()]
+  await addFollow(fan.id, ada.id)
+  const [asAda, asFan] = [await edge.signIn(ada), await edge.signIn(fan)]
+  const headersOf = { nobody: {}, stranger: await edge.signIn(stranger), fan: asFan, ada: asAda, service: SERVICE }
+  type Name = keyof typeof headersOf
+  const names = Object.keys(headersOf) as Name[]
+  const query = 'channels=user_events'
+  const about = (status: string) => ({ userId: ada.id, status, at: expect.stringMatching(/Z$/) })
+
+  /** Does something that Ada does, and delivers what is recorded of it. */
+  async function act(method: string, path: string, body?: object) {
+    const response = await edge.fetch(`/v1/presence${path}`, {
+      method,
+      headers: { ...asAda, ...(body ? { 'Content-Type': 'application/json' } : {}) },
+      ...(body ? { body: JSON.stringify(body) } : {}),
+    })
+    expect(response.ok).toBe(true)
+    await edge.cron() // after the answer, or by the cron
+    await until(async () => (await edge.sdk.zcard(keys.presenceChanges(0))) === 0)
+    await edge.dispatch()
+  }
+  const see = (visibility: string) => act('PATCH', '', { visibility })
+  const profile = { username: 'ada', displayName: 'Ada', bio: '', version: 2 }
+  const publishFact = () =>
+    publish(edge, { channel: 'user_events', type: 'user_updated', data: { userId: ada.id, ...profile } })
+
+  await publishFact()
+  const positions = {} as Record<Name, string>
+  const streams = {} as Record<Name, Awaited<ReturnType<typeof open>>>
+  const read = async (name: Name, stream = streams[name]) => {
+    const { type, data, ...event } = await stream.event()
+    const { id, sequence, time } = event as unknown as { id: string; sequence: number; time: string }
+    return { id, sequence, time, said: type === 'user_updated' ? 'fact' : String(data['status']), data }
+  }
+  for (const name of names) {
+    const stream = await open(edge, headersOf[name], query)
+    await publishFact()
+    expect((await stream.event()).type).toBe('user_updated')
+    positions[name] = stream.lastEventId()
+    streams[name] = stream
+    for (const other of names.slice(0, names.indexOf(name))) await streams[other].event()
+  }
+
+  await act('POST', '/heartbeat') // everyone: online
+  await see('followers') // others: offline
+  await act('DELETE', '') // followers: offline
+  await act('POST', '/heartbeat') // followers: online
+  await see('everyone') // others: online
+  await see('nobody') // everyone: offline
+  await publishFact()
+  const expected = {
+    outside: ['online', 'offline', 'online', 'offline', 'fact'],
+    inside: ['online', 'offline', 'online', 'offline', 'fact'],
+  }
+  const isOutside = (name: Name) => name === 'nobody' || name === 'stranger'
+  const seen = {} as Record<Name, Awaited<ReturnType<typeof read>>[]>
+  for (const name of names) {
+    seen[name] = []
+    for (let i = 0; i < 5; i += 1) seen[name].push(await read(name))
+    expect([name, seen[name].map(({ said }) => said)]).toEqual([name, expected[isOutside(name) ? 'outside' : 'inside']])
+    const first = seen[name][0]?.sequence ?? 0
+    expect([name, seen[name].map(({ sequence }) => sequence - first)]).toEqual([name, [0, 1, 2, 3, 4]])
+    await streams[name].close()
+  }
+  expect(seen.nobody[1]?.id).not.toBe(seen.fan[1]?.id) // the others learned of another change
+
+  // Ada is hidden: a client that resumes from before learns nothing about her. A service sees everything.
+  for (const name of names) {
+    const resumed = await open(edge, { ...headersOf[name], 'Last-Event-ID': positions[name] }, query)
+    const later = names.slice(names.indexOf(name) + 1).length
+    for (let i = 0; i < later; i += 1) await read(name, resumed) // facts
+    const again = []
+    for (let i = 0; i < 5; i += 1) again.push(await read(name, resumed))
+    expect([name, again.map(({ sequence }) => sequence)]).toEqual([name, seen[name].map(({ sequence }) => sequence)])
+    if (name === 'service') expect(again).toEqual(seen[name])
+    else {
+      expect([name, again.map(({ said }) => said)]).toEqual([
+        name,
+        ['offline', 'offline', 'offline', 'offline', 'fact'],
+      ])
+      for (const [i, { id, time, data }] of again.slice(0, 4).entries()) {
+        expect(data).toEqual(about('offline'))
+        expect(seen[name].map((event) => event.id)).not.toContain(id)
+        expect(time > (seen[name][4]?.time ?? '')).toBe(true)
+        expect(String(data['at']) > String(seen[name][i]?.data['at'])).toBe(true)
+      }
+    }
+    await resumed.close()
+  }
+
+  await see('followers')
+  const [fanAgain, strangerAgain] = [
+    await open(edge, { ...asFan, 'Last-Event-ID': positions.service }, query),
+    await open(edge, { ...headersOf.stranger, 'Last-Event-ID': positions.service }, query),
+  ]
+  expect((await read('fan', fanAgain)).said).toBe('online') // they may know again
+  expect((await read('stranger', strangerAgain)).said).toBe('offline')
+  await fanAgain.close()
+  await strangerAgain.close()
+  await edge.settle()
+}, 60_000)
+
+test('a status change that reaches the log late tells an open stream nothing that is hidden by then', async () => {
+  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
+  const ada = await addUser()
+  const asAda = await edge.signIn(ada)
+  expect((await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers: asAda })).status).toBe(204)
+  await until(() => edge.events.sent.length > 0)
+  await edge.redis.fault({ kind: 'refuse' })
+  expect(await edge.dispatch()).toBe(0)
+  await edge.redis.clearFaults()
+  const [stream, service] = [
+    await open(edge, {}, 'channels=user_events'),
+    await open(edge, SERVICE, 'channels=user_events'),
+  ]
+  const hidden = await edge.fetch('/v1/presence', {
+    method: 'PATCH',
+    headers: { ...asAda, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ visibility: 'nobody' }),
+  })
+  expect(hidden.status).toBe(200)
+  await until(() => edge.events.sent.length > 0)
+  await edge.dispatch()
+  expect((await stream.event()).data['status']).toBe('offline')
+  expect((await service.event()).data['status']).toBe('offline')
+  await env.DB.prepare('UPDATE events SET created_at = created_at - 120000 WHERE missed_at IS NOT NULL').run()
+  await edge.cron()
+  const [late, seen] = [await stream.event(), await service.event()]
+  expect([late.data['status'], seen.data['status']]).toEqual(['offline', 'online'])
+  expect(late.id).not.toBe(seen.id)
+  await stream.close()
+  await service.close()
+  await edge.settle()
+})
+
+test('a stream ends with its session, and that session opens no other', async () => {
   const edge = newEdge({ STREAM_CHECK_SECONDS: '0.1' })
   const ada = await addUser()
   const as = await edge.signIn(ada)
@@ -197,13 +334,15 @@ test('a stream ends with its session, and whoever comes back with that sees what
   expect((await edge.fetch('/v1/sessions', { method: 'DELETE', headers: as })).status).toBe(204)
   expect(await stream.next()).toBeUndefined()
 
-  const again = await open(edge, { ...as, 'Last-Event-ID': stream.lastEventId() })
+  const headers = { ...as, 'Last-Event-ID': stream.lastEventId() }
+  const refused = await edge.fetch('/v1/events/stream?channels=custom_test', { headers })
+  expect(refused.status).toBe(401)
+  expect(await refused.json()).toMatchObject({ type: 'https://edge.test/problems/not-signed-in' })
+  await until(async () => (await listening(edge)) === 1)
   await publish(edge, custom('after', { audience: [ada.id] }))
   await publish(edge, custom('mark'))
-  for (const open of [again, anybody]) {
-    expect((await open.event()).type).toBe('mark')
-    await open.close()
-  }
+  expect((await anybody.event()).type).toBe('mark')
+  await anybody.close()
   await edge.settle()
 })
 
@@ -236,12 +375,12 @@ test('a stream that ended before anything happened is resumed too', async () => 
   const nothing = { 'Last-Event-ID': stream.lastEventId() }
   await publish(edge, custom('one'))
   expect((await (await open(edge, nothing)).event()).type).toBe('one')
-  for (let i = 0; i < 99; i += 1) {
+  for (let i = 0; i < 100; i += 1) {
     await edge.fetch('/v1/events', { method: 'POST', headers: SERVICE, body: JSON.stringify(custom('more')) })
   }
-  await until(() => edge.events.sent.length === 99)
+  await until(() => edge.events.sent.length === 100)
   await edge.dispatch()
-  expect((await (await open(edge, nothing)).next())?.event).toBe('reset') // there may have been others
+  expect((await (await open(edge, nothing)).next())?.event).toBe('reset') // `one` is not kept
   await edge.settle()
 })
 
@@ -269,8 +408,8 @@ test('what is no longer kept, or was lost with Redis, is said to be missed: `res
   await until(() => edge.events.sent.length === 101)
   await edge.dispatch()
   expect(await edge.sdk.xlen(keys.streamLog)).toBe(100)
-  expect(await edge.sdk.zcard(keys.streamTold)).toBe(100)
-  for (const key of [keys.streamLog, keys.streamTold]) expect(await edge.sdk.ttl(key)).toBeGreaterThan(86_000)
+  expect(await edge.sdk.zcard(keys.streamNames)).toBe(100)
+  for (const key of [keys.streamLog, keys.streamNames]) expect(await edge.sdk.ttl(key)).toBeGreaterThan(86_000)
 
   for (const loss of ['trimmed', 'flushed']) {
     if (loss === 'flushed') await edge.sdk.flushdb()
@@ -284,15 +423,15 @@ test('what is no longer kept, or was lost with Redis, is said to be missed: `res
   await edge.settle()
 })
 
-test('what was appended and not told is found: before what comes next, or by a look now and then', async () => {
+test('an event whose message was lost is found: before the next event, or by the periodic check', async () => {
   const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
   const [patient, looking] = [await open(edge), await open(newEdge({ STREAM_CHECK_SECONDS: '0.1' }, edge.token))]
   await edge.redis.fault({ kind: 'status', match: 'PUBLISH', times: 1 })
-  await publish(edge, custom('untold'))
-  expect((await looking.event()).type).toBe('untold')
-  await publish(edge, custom('told'))
-  for (const type of ['untold', 'told']) expect((await patient.event()).type).toBe(type)
-  expect((await looking.event()).type).toBe('told')
+  await publish(edge, custom('unpublished'))
+  expect((await looking.event()).type).toBe('unpublished')
+  await publish(edge, custom('published'))
+  for (const type of ['unpublished', 'published']) expect((await patient.event()).type).toBe(type)
+  expect((await looking.event()).type).toBe('published')
   await patient.close()
   await looking.close()
 })
@@ -335,6 +474,139 @@ test('large events go in parts that Redis takes', async () => {
   await edge.dispatch()
   for (let i = 0; i < 20; i += 1) expect((await stream.event()).type).toBe(`n${i}`)
   expect((await edge.redis.counts()).byCommand['publish']).toBe(3)
+  await stream.close()
+  await edge.settle()
+})
+
+test('a position on the empty log is not continued after a flush', async () => {
+  const brief = newEdge({ STREAM_LIFE_SECONDS: '0.5' })
+  const edge = newEdge({}, brief.token)
+  const stream = await open(brief)
+  expect(await stream.next()).toBeUndefined()
+  expect(stream.lastEventId()).toMatch(/^0-[1-9]/)
+  await edge.sdk.flushdb()
+  for (const headers of [{ 'Last-Event-ID': stream.lastEventId() }, { 'Last-Event-ID': '0-0' }]) {
+    const resumed = await open(edge, headers)
+    expect((await resumed.next())?.event).toBe('reset')
+    await resumed.close()
+  }
+  await publish(edge, custom('missed'))
+  const resumed = await open(edge, { 'Last-Event-ID': stream.lastEventId() })
+  expect((await resumed.next())?.event).toBe('reset')
+  await resumed.close()
+  await edge.settle()
+})
+
+test('an append whose reply is lost reaches open streams with the retry, not with the next check', async () => {
+  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' }) // the check is a minute away
+  const stream = await open(edge)
+  await edge.redis.fault({ kind: 'cut', match: 'EVAL', times: 1 })
+  await publish(edge, custom('one'))
+  expect((await stream.event()).type).toBe('one')
+  await edge.redis.fault({ kind: 'cut', match: 'EVAL', times: 2 })
+  await publish(edge, custom('two')) // appended, unknown to the listener: recorded as missed
+  await edge.cron()
+  expect((await stream.event()).type).toBe('two')
+  await stream.close()
+  await edge.settle()
+})
+
+const PATH = '/v1/events/stream?channels=custom_test'
+
+test('a caller has a bounded number of open streams over all isolates, and closing one makes room', async () => {
+  const settings = { STREAM_MAX_PER_CALLER: '3' }
+  const edge = newEdge(settings)
+  const edges = [edge, newEdge(settings, edge.token)]
+  const [ada, bob] = [await addUser(), await addUser()]
+  const from = (address: string) => ({ 'CF-Connecting-IP': address })
+  const callers: [string, Record<string, string>[]][] = [
+    [ada.id, [await edge.signIn(ada), { ...(await edge.signIn(ada)), ...from('192.0.2.9') }]],
+    [bob.id, [await edge.signIn(bob)]],
+    ['ip:192.0.2.9', [from('192.0.2.9')]],
+    ['ip:2001:db8:0:0::/64', [from('2001:db8::1'), from('2001:db8::2')]],
+    ['service', [SERVICE]],
+  ]
+  const open = (n: number, headers: Record<string, string>[]) =>
+    edges[n % 2]?.fetch(PATH, { headers: headers[n % headers.length] ?? {} })
+  const opened: (Response | undefined)[] = []
+  for (const [caller, headers] of callers) {
+    const held = () => edge.sdk.zcard(keys.openStreams(caller))
+    const responses = []
+    for (let n = 0; n < 5; n += 1) responses.push(await open(n, headers))
+    expect([caller, responses.map((response) => response?.status)]).toEqual([caller, [200, 200, 200, 429, 429]])
+    expect(responses[3]?.headers.get('Retry-After')).toBe('5')
+    expect(await responses[3]?.json()).toMatchObject({ type: 'https://edge.test/problems/rate-limited' })
+    await responses[4]?.body?.cancel()
+    expect([caller, await held()]).toEqual([caller, 3])
+    await responses[0]?.body?.cancel()
+    await until(async () => (await held()) === 2)
+    const again = await open(0, headers)
+    expect([caller, again?.status]).toEqual([caller, 200])
+    opened.push(responses[1], responses[2], again)
+  }
+  expect(await listening(edge)).toBe(opened.length)
+  for (const key of [keys.allOpenStreams, keys.openStreams(ada.id)])
+    expect(await edge.sdk.ttl(key)).toBeGreaterThan(900)
+  for (const response of opened) await response?.body?.cancel()
+  for (const each of edges) await each.settle()
+  expect(await edge.sdk.exists(keys.allOpenStreams, keys.openStreams(ada.id))).toBe(0)
+})
+
+test('a dead isolate frees its places, an open stream keeps its own, also after a flush', async () => {
+  const edge = newEdge({ STREAM_MAX_PER_CALLER: '2', STREAM_CHECK_SECONDS: '0.2' })
+  const key = keys.openStreams('ip:unknown')
+  const now = Date.now()
+  await edge.sdk.zadd(key, { score: now + 300, member: 'of the dead' }, { score: now + 60_000, member: 'another' })
+  const refused = await edge.fetch(PATH)
+  expect(refused.status).toBe(429)
+  await refused.body?.cancel()
+  await scheduler.wait(350)
+  const stream = await open(edge)
+  const [member] = await edge.sdk.zrange<string[]>(key, 0, 0)
+  const scoreOf = async () => (await edge.sdk.zscore(key, member ?? '')) ?? 0
+  const before = await scoreOf()
+  await until(async () => (await scoreOf()) > before)
+  await edge.sdk.flushdb()
+  await until(async () => (await scoreOf()) > before)
+  await stream.close()
+  await edge.settle()
+})
+
+test.each([
+  ['in total', { STREAM_MAX_TOTAL: '2' }],
+  ['in one isolate', { STREAM_MAX_PER_ISOLATE: '2' }],
+])('the number of open streams is bounded %s: 503, until one closes', async (_, settings) => {
+  const edge = newEdge(settings)
+  const opening = async (n: number) => edge.fetch(PATH, { headers: { 'CF-Connecting-IP': `192.0.2.${n}` } })
+  const [first, second, third] = [await opening(1), await opening(2), await opening(3)]
+  expect([first.status, second.status, third.status]).toEqual([200, 200, 503])
+  expect(third.headers.get('Retry-After')).toBe('5')
+  expect(await third.json()).toMatchObject({ type: 'https://edge.test/problems/unavailable' })
+  await first.body?.cancel()
+  let again: Response | undefined
+  await until(async () => {
+    again = await opening(3)
+    if (again.status !== 200) await again.body?.cancel()
+    return again.status === 200
+  })
+  await second.body?.cancel()
+  await again?.body?.cancel()
+  await edge.settle()
+})
+
+test('a session that is over opens no stream, and takes no place of its user', async () => {
+  const edge = newEdge({ STREAM_MAX_PER_CALLER: '2' })
+  const ada = await addUser()
+  const [over, live] = [await edge.signIn(ada), await edge.signIn(ada)]
+  expect((await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: over })).status).toBe(204)
+  for (let i = 0; i < 5; i += 1) {
+    const response = await edge.fetch(PATH, { headers: over })
+    expect(response.status).toBe(401)
+    await response.body?.cancel()
+  }
+  await edge.settle()
+  const stream = await open(edge, live)
+  expect(await edge.sdk.zcard(keys.openStreams(ada.id))).toBe(1)
   await stream.close()
   await edge.settle()
 })

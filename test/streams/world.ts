@@ -5,7 +5,7 @@ import { newReader } from './reader.ts'
 
 export const SERVICE = { Authorization: `Bearer ${env.SERVICE_TOKEN}`, 'Content-Type': 'application/json' }
 
-/** Publishes an event, and delivers it to those who listen. */
+/** Publishes an event, and dispatches it to the listeners. */
 export async function publish(edge: Edge, event: object): Promise<string> {
   const response = await edge.fetch('/v1/events', { method: 'POST', headers: SERVICE, body: JSON.stringify(event) })
   expect(response.status).toBe(202)

@@ -19,7 +19,7 @@ async function newMember(edge: Edge) {
 const profileOf = async (edge: Edge, id: string) =>
   (await edge.fetch(`/v1/users/${id}`)).json<{ followersCount: number; followingsCount: number }>()
 
-test('a follow counts once, however often it is asked for, and so does its end', async () => {
+test('repeated follows count once, and so do repeated unfollows', async () => {
   const edge = newEdge()
   const [ada, bob] = [await newMember(edge), await newMember(edge)]
   for (const id of [ada.id, bob.id]) await profileOf(edge, id)
@@ -43,7 +43,7 @@ test('a follow counts once, however often it is asked for, and so does its end',
   expect(await profileOf(newEdge({}, edge.token), bob.id)).toMatchObject({ followersCount: 0 })
 })
 
-test('one follows somebody, not oneself and not nobody', async () => {
+test('a user cannot follow themselves or an unknown user', async () => {
   const edge = newEdge()
   const ada = await newMember(edge)
   for (const response of [await ada.follow(ada.id), await ada.unfollow(ada.id), await ada.follow('p_1')]) {
@@ -57,7 +57,7 @@ test('one follows somebody, not oneself and not nobody', async () => {
   }
 })
 
-test('counts stay right when one pair is followed and unfollowed fifty times at once', async () => {
+test('counts stay right when a user follows and unfollows another fifty times at once', async () => {
   const edges = [newEdge()]
   const [edge] = edges as [Edge]
   edges.push(newEdge({}, edge.token), newEdge({}, edge.token))
@@ -76,13 +76,13 @@ test('counts stay right when one pair is followed and unfollowed fifty times at 
   const [row] = await db.select().from(users).where(eq(users.id, bob.id))
   const [mine] = await db.select().from(users).where(eq(users.id, ada.id))
   expect([row?.followersCount, mine?.followingsCount]).toEqual([rows.length, rows.length])
-  // Redis has the last state too: write-throughs that came late were refused.
+  // Redis has the last state too: it refused the late write-throughs.
   const reader = newEdge({}, edge.token)
   expect(await profileOf(reader, bob.id)).toMatchObject({ followersCount: rows.length })
   expect(await profileOf(reader, ada.id)).toMatchObject({ followingsCount: rows.length })
 })
 
-test('a write-through that comes late does not bring an old count back', async () => {
+test('a late write-through does not bring an old count back', async () => {
   const edge = newEdge()
   const [ada, bob, star] = [await newMember(edge), await newMember(edge), await addUser()]
   await ada.unfollow(star.id)
@@ -101,7 +101,7 @@ test('a write-through that comes late does not bring an old count back', async (
   }
 })
 
-test('the followers of one are counted right when they come all at once', async () => {
+test('followers who come all at once are all counted', async () => {
   const edge = newEdge()
   const star = await addUser()
   const fans = await Promise.all(Array.from({ length: 20 }, () => newMember(edge)))
@@ -110,7 +110,7 @@ test('the followers of one are counted right when they come all at once', async 
   expect(await profileOf(newEdge({}, edge.token), star.id)).toMatchObject({ followersCount: 20 })
 })
 
-test.each(['refuse', 'hang', 'cut', 'status'] as const)('one follows when Redis does "%s"', async (kind) => {
+test.each(['refuse', 'hang', 'cut', 'status'] as const)('a user follows another when Redis does "%s"', async (kind) => {
   const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250', REDIS_BREAKER_SECONDS: '0.05' })
   const [ada, bob] = [await newMember(edge), await newMember(edge)]
   await profileOf(edge, bob.id)

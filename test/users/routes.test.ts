@@ -4,7 +4,7 @@ import { addFollow, addUser } from '../rows.ts'
 
 beforeAll(migrate)
 
-test('a user is read by id, with nothing private in the answer', async () => {
+test('a user is read by id, without private fields', async () => {
   const edge = newEdge()
   const user = await addUser({ username: 'ada', displayName: 'Ada', bio: 'First', followersCount: 7 })
   const response = await edge.fetch(`/v1/users/${user.id}`)
@@ -23,7 +23,7 @@ test('a user is read by id, with nothing private in the answer', async () => {
   })
 })
 
-test('a user read is 0 round trips from memory, 1 from Redis, and at most 3 on a miss with its fill', async () => {
+test('reading a user takes 0 round trips from memory, 1 from Redis, and at most 3 on a miss with its fill', async () => {
   const user = await addUser()
   const first = newEdge()
   const path = `/v1/users/${user.id}`
@@ -33,7 +33,7 @@ test('a user read is 0 round trips from memory, 1 from Redis, and at most 3 on a
   await first.redis.reset()
   const miss = await first.fetch(path)
   await first.settle()
-  expect((await first.redis.counts()).requests).toBe(3) // the third: the fill, and the limit counted beside it
+  expect((await first.redis.counts()).requests).toBe(3) // the third: the fill, with the count of the limit
   expect(miss.headers.get('Cache-Status')).toBe('redis; fwd=uri-miss, memory; fwd=uri-miss')
   expect(roundTrips(miss)).toBe(2)
   await first.redis.reset()
@@ -53,7 +53,7 @@ test('a user read is 0 round trips from memory, 1 from Redis, and at most 3 on a
   expect(await second.redis.counts()).toMatchObject({ requests: 2, byCommand: { mget: 1, evalsha: 1 } })
 })
 
-test('users are read by ids in the order asked, in one round trip, without the unknown', async () => {
+test('users are read by ids in the given order, in one round trip, without unknown ids', async () => {
   const [ada, bob] = [await addUser(), await addUser()]
   const warm = newEdge()
   const path = `/v1/users?ids=${bob.id},u_unknown,${ada.id},${bob.id}`
@@ -72,7 +72,7 @@ test('a user is found by username in any case', async () => {
   expect(await response.json()).toMatchObject({ id: user.id })
 })
 
-test('an unknown user is a problem, and known as unknown to the cache', async () => {
+test('an unknown user is a problem, and the cache remembers it', async () => {
   const edge = newEdge()
   for (const path of ['/v1/users/u_nobody', '/v1/users/by-username/nobody', '/v1/users/u_nobody/posts']) {
     const response = await edge.fetch(path)
@@ -106,7 +106,7 @@ test.each([
   await expectRefused(newEdge().fetch(path), where, field)
 })
 
-test('followers and followings are pages, latest first, each follow once, however many come meanwhile', async () => {
+test('followers and followings are pages, latest first; each follow appears once, even if others come meanwhile', async () => {
   const edge = newEdge()
   const star = await addUser()
   const fans = []
@@ -130,7 +130,7 @@ test('followers and followings are pages, latest first, each follow once, howeve
   expect(await followings.json()).toMatchObject({ items: [{ id: star.id }], nextCursor: null })
 })
 
-test('an unchanged user is 304 to who has its ETag', async () => {
+test('an unchanged user is 304 for a client with its ETag', async () => {
   const edge = newEdge()
   const user = await addUser()
   const path = `/v1/users/${user.id}`

@@ -23,7 +23,7 @@ beforeAll(migrate)
 
 const rowOf = async (id: string) => (await db.select().from(webhooks).where(eq(webhooks.id, id)))[0]
 const eventsOn = (channel: string) => db.select().from(events).where(eq(events.channel, channel))
-const toldOf = async (id: string) =>
+const eventsAbout = async (id: string) =>
   (await db.select().from(events).where(eq(events.subject, id)).orderBy(events.sequence)).map(({ type, data }) => [
     type,
     data,
@@ -65,12 +65,12 @@ test('an event arrives once, as a CloudEvent that the verifier of Standard Webho
   ])
 })
 
-test('each attempt goes on with the trace of its event, whatever headers the endpoint has; what has none is sent without', async () => {
+test('each attempt continues the trace of its event, whatever headers the endpoint has; an event without a trace is sent without', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel, secret } = await addWebhook(edge, to)
   const taken = { Traceparent: 'theirs', 'Webhook-Id': 'theirs', 'webhook-signature': 'theirs', 'X-Tenant': 'seven' }
-  await db.update(webhooks).set({ headers: taken }).where(eq(webhooks.id, id)) // no route takes such
+  await db.update(webhooks).set({ headers: taken }).where(eq(webhooks.id, id)) // no route accepts these
   await to.plan({ status: 500 }, {})
   const [traceId, parentId] = ['0af7651916cd43dd8448eb211c80319c', 'b7ad6b7169203331']
   const response = await edge.fetch('/v1/events', {
@@ -88,7 +88,7 @@ test('each attempt goes on with the trace of its event, whatever headers the end
   const [event] = await eventsOn(channel)
   const parentIds = sent.map(({ headers, body }) => {
     expect(headers).toMatchObject({ 'webhook-id': eventId, 'x-tenant': 'seven' })
-    expect(new Verifier(secret).verify(body, headers)).toMatchObject({ traceparent: event?.traceparent }) // as it happened
+    expect(new Verifier(secret).verify(body, headers)).toMatchObject({ traceparent: event?.traceparent }) // that of the event
     expect(headers['traceparent']).toMatch(new RegExp(`^00-${traceId}-[0-9a-f]{16}-01$`))
     return headers['traceparent']?.split('-')[2]
   })
@@ -100,6 +100,28 @@ test('each attempt goes on with the trace of its event, whatever headers the end
   await db.update(events).set({ traceparent: null }).where(eq(events.channel, untraced.channel))
   await deliverAll(edge)
   expect((await to.events()).slice(2).map(({ headers }) => headers['traceparent'])).toEqual([undefined])
+})
+
+test('published data arrives exactly as it was given, whatever its keys are called', async () => {
+  const edge = newDevEdge()
+  const to = receiver()
+  const { channel } = await addWebhook(edge, to, {
+    filter: { 'data.constructor': 'acme' },
+    headers: JSON.parse('{"constructor":"header","__proto__":"too"}'),
+  })
+  const data = '{"constructor":"acme","prototype":{"constructor":1},"__proto__":{"a":1},"toString":null,"plain":true}'
+  const body = `{"channel":"${channel}","type":"thing.happened","id":"ev:${channel}","data":${data}}`
+  for (let time = 0; time < 2; time += 1) {
+    const response = await edge.fetch('/v1/events', { method: 'POST', headers: SERVICE, body })
+    expect(response.status).toBe(202) // also when it is repeated
+    await edge.settle()
+  }
+  await edge.dispatch()
+  await deliverAll(edge)
+  const [sent, ...more] = await to.events()
+  expect(more).toEqual([])
+  expect(sent?.body).toContain(`"data":${data}`)
+  expect(Object.entries(sent?.headers ?? {})).toContainEqual(['constructor', 'header'])
 })
 
 test('an endpoint gets the channels, types and fields it subscribed to, and nothing else', async () => {
@@ -127,7 +149,7 @@ test('an endpoint gets the channels, types and fields it subscribed to, and noth
   expect(got).toEqual([1, 4])
 })
 
-test('what happens on the write side reaches an endpoint of its channel', async () => {
+test('a sign-up reaches an endpoint that subscribes to its channel', async () => {
   const edge = newDevEdge()
   const to = receiver()
   await addWebhook(edge, to, { channels: ['user_events'], types: ['user_created'] })
@@ -155,7 +177,7 @@ test('events of one batch reach an endpoint in the order they happened, whatever
   expect((await to.events()).map(({ headers }) => headers['webhook-id'])).toEqual(ids)
 })
 
-test('a failure is retried by the schedule, with jitter, and then given up; replayed, it arrives under the same id', async () => {
+test('a failed delivery is retried by the schedule, with jitter, then dead; when it is replayed, it arrives under the same id', async () => {
   const edge = newDevEdge({ WEBHOOK_CIRCUIT_FAILURES: '1000' })
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -200,12 +222,12 @@ test.each([
   await deliverOnce(edge)
   expect(await readDeliveries(edge, id)).toMatchObject([{ status: 'pending', attempts: [attempt] }])
   await to.plan({})
-  await db.update(webhooks).set({ openUntil: null }).where(eq(webhooks.id, id)) // silence has it rest at once
+  await db.update(webhooks).set({ openUntil: null }).where(eq(webhooks.id, id)) // a timeout opens the circuit at once
   await deliverOnce(edge)
   expect(await readDeliveries(edge, id)).toMatchObject([{ status: 'delivered', attempts: [attempt, { status: 200 }] }])
 })
 
-test('of an answer without end one KB is read', async () => {
+test('one KB of an endless answer is read', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -216,7 +238,7 @@ test('of an answer without end one KB is read', async () => {
   expect(delivery).toMatchObject({ status: 'delivered', attempts: [{ status: 200, answer: 'x'.repeat(1_024) }] })
 })
 
-test('Retry-After in seconds or as a date is honoured, and bounded', () => {
+test('Retry-After is read in seconds or as a date, and bounded', () => {
   const now = Date.parse('2026-11-25T12:00:00Z')
   expect(readRetryAfter('120', now)).toBe(120_000)
   expect(readRetryAfter('Wed, 25 Nov 2026 12:10:00 GMT', now)).toBe(600_000)
@@ -226,7 +248,7 @@ test('Retry-After in seconds or as a date is honoured, and bounded', () => {
   expect(readRetryAfter(null, now)).toBeNull()
 })
 
-test('an endpoint that asks to be left alone is, by all its deliveries, until then', async () => {
+test('Retry-After with 429 stops all deliveries of the endpoint until then', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -240,7 +262,7 @@ test('an endpoint that asks to be left alone is, by all its deliveries, until th
   await deliverAll(edge)
   expect(await to.events()).toHaveLength(1)
 
-  // When it is time: one tries, then the rest.
+  // After that time one delivery tests it, then the rest is sent.
   const now = Date.now()
   await db
     .update(webhooks)
@@ -251,13 +273,13 @@ test('an endpoint that asks to be left alone is, by all its deliveries, until th
   await deliverOnce(edge) // wakes it
   expect(edge.deliveries.sent).toHaveLength(1)
   await deliverAll(edge)
-  await edge.cron(now + 800_000) // and what was refused, whose message was taken away above
+  await edge.cron(now + 800_000) // enqueues the refused one, whose message was removed above
   await deliverAll(edge)
   expect((await readDeliveries(edge, id)).map(({ status }) => status)).toEqual(Array(4).fill('delivered'))
   expect(await rowOf(id)).toMatchObject({ failures: 0, openUntil: null, wakeAt: null, failingSince: null })
 })
 
-test('a wait longer than the queue can hold is kept by D1, and ended by the cron', async () => {
+test('a wait longer than the delay of a queue is kept in D1 and ended by the cron', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -276,7 +298,7 @@ test('a wait longer than the queue can hold is kept by D1, and ended by the cron
   expect(await readDeliveries(edge, id)).toMatchObject([{ status: 'delivered' }])
 })
 
-test('after five failures in a row an endpoint rests: nothing is sent, then one tries, then everything arrives in order', async () => {
+test('five failures in a row open the circuit: nothing is sent, then one delivery tests it, then all arrive in order', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -304,7 +326,7 @@ test('after five failures in a row an endpoint rests: nothing is sent, then one 
   await rest()
   await edge.cron()
   await deliverAll(edge)
-  expect(await to.events()).toHaveLength(6) // one tried, and failed: it rests twice as long
+  expect(await to.events()).toHaveLength(6) // the test failed: the circuit stays open twice as long
   const longer = await rest()
   expect(longer).toBeGreaterThan(50_000)
   expect(longer).toBeLessThanOrEqual(60_000)
@@ -316,16 +338,16 @@ test('after five failures in a row an endpoint rests: nothing is sent, then one 
   const arrived = (await to.events()).slice(6).map(({ headers }) => headers['webhook-id'])
   expect(new Set(arrived).size).toBe(arrived.length)
   expect(arrived).toEqual(ids.filter((eventId) => arrived.includes(eventId)))
-  await edge.cron(Date.now() + 1_000_000) // the one that tried first waits by its own schedule; its message was taken above
+  await edge.cron(Date.now() + 1_000_000) // the delivery of the failed test has a schedule of its own; its message was removed above
   await deliverAll(edge)
   expect((await readDeliveries(edge, id)).map(({ status }) => status)).toEqual(Array(9).fill('delivered'))
 })
 
-test('what happens while an endpoint is paused is stored, and sent in order when it is enabled', async () => {
+test('events for a paused endpoint are stored, and sent in order when it is enabled', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
-  const ids = [await publish(edge, channel)] // its message is on its way
+  const ids = [await publish(edge, channel)] // its message is in the queue
   expect((await ask(edge, 'POST', `/v1/webhooks/${id}/pause`)).status).toBe(200)
   await deliverAll(edge)
   for (let i = 0; i < 120; i += 1) {
@@ -347,7 +369,7 @@ test('what happens while an endpoint is paused is stored, and sent in order when
   expect((await rowOf(id))?.wakeAt).toBeNull()
 })
 
-test('410 disables at once, an event says so, and no probe brings it back; its owner does, and what waited is sent', async () => {
+test('410 disables at once and records an event; no probe enables it again, its owner does, and parked deliveries are sent', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -358,15 +380,15 @@ test('410 disables at once, an event says so, and no probe brings it back; its o
   expect(await to.events()).toHaveLength(1)
   expect(await readWebhook(edge, id)).toMatchObject({ status: 'disabled', disabledReason: 'gone' })
   const data = { webhookId: id, url: new URL(to.url).origin, reason: 'it answered 410' }
-  expect(await toldOf(id)).toEqual([['webhook_disabled', data]])
-  await publish(edge, channel) // stored for nobody
+  expect(await eventsAbout(id)).toEqual([['webhook_disabled', data]])
+  await publish(edge, channel) // no delivery is stored
   await edge.cron(Date.now() + 6 * 86_400_000)
   await deliverAll(edge)
   expect(await to.all()).toHaveLength(2)
 
   await to.plan({})
   expect((await ask(edge, 'POST', `/v1/webhooks/${id}/enable`)).status).toBe(200)
-  expect(await toldOf(id)).toEqual([
+  expect(await eventsAbout(id)).toEqual([
     ['webhook_disabled', data],
     ['webhook_enabled', { ...data, reason: 'enabled by request' }],
   ])
@@ -379,7 +401,7 @@ test('410 disables at once, an event says so, and no probe brings it back; its o
   expect(await to.events()).toHaveLength(4)
 })
 
-test('failing for long disables, an event says so, and a probe that is answered brings it back', async () => {
+test('failing for days disables and records an event; a probe that is answered enables it again', async () => {
   const edge = newDevEdge({ WEBHOOK_PROBE_SECONDS: '600' })
   const watcher = receiver()
   const to = receiver()
@@ -415,12 +437,12 @@ test('failing for long disables, an event says so, and a probe that is answered 
   await to.plan({})
   await probe()
   expect(await readWebhook(edge, id)).toMatchObject({ status: 'enabled', disabledReason: null, failingSince: null })
-  expect((await toldOf(id)).map(([type]) => type)).toEqual(['webhook_disabled', 'webhook_enabled'])
+  expect((await eventsAbout(id)).map(([type]) => type)).toEqual(['webhook_disabled', 'webhook_enabled'])
   await edge.cron(Date.now() + 61_000)
   await edge.dispatch()
   await deliverAll(edge)
-  const told = (await watcher.events()).map(({ body }) => JSON.parse(body) as { subject: string; type: string })
-  expect(told.filter(({ subject }) => subject === id).map(({ type }) => type)).toEqual([
+  const received = (await watcher.events()).map(({ body }) => JSON.parse(body) as { subject: string; type: string })
+  expect(received.filter(({ subject }) => subject === id).map(({ type }) => type)).toEqual([
     'webhook_disabled',
     'webhook_enabled',
   ])
@@ -429,7 +451,7 @@ test('failing for long disables, an event says so, and a probe that is answered 
   expect((await readDeliveries(edge, id)).map(({ status }) => status)).toEqual(['delivered'])
 })
 
-test('a replay since a time sends what was given up or never stored; with includeDelivered everything; again, nothing', async () => {
+test('a replay since a time sends dead and never stored deliveries, with includeDelivered all, and when repeated none', async () => {
   const edge = newDevEdge({ WEBHOOK_RETRY_SECONDS: '0.5' })
   const to = receiver()
   const early = await addWebhook(edge, to)
@@ -461,14 +483,14 @@ test('a replay since a time sends what was given up or never stored; with includ
   expect(all).toHaveLength(111)
   expect(new Set(all).size).toBe(111)
 
-  // One that came later gets what happened before it.
+  // A later endpoint gets earlier events.
   const late = receiver()
   const { id } = await addWebhook(edge, late, { channels: [early.channel] })
   await replay(id, { since: before })
   expect(await late.events()).toHaveLength(111)
 })
 
-test('what has no event any more is not replayed, and not sent', async () => {
+test('a delivery whose event was purged is neither sent nor replayed', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -486,7 +508,7 @@ test('what has no event any more is not replayed, and not sent', async () => {
   ])
 })
 
-test('an address that is not allowed any more is not sent to', async () => {
+test('an address that is no longer allowed gets nothing', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -502,7 +524,7 @@ test('an address that is not allowed any more is not sent to', async () => {
   ])
 })
 
-test('old deliveries are purged with their attempts, those on their way are not, and figures say how it goes', async () => {
+test('old deliveries are purged with their attempts, pending ones are not, and the figures count them', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -539,7 +561,7 @@ test('old deliveries are purged with their attempts, those on their way are not,
   expect(left).toHaveLength(1)
 })
 
-test('a slow endpoint holds up nobody: a batch is done, the others have theirs, and it gets its own all the same', async () => {
+test('a slow endpoint delays no other, and gets its own deliveries', async () => {
   const edge = newDevEdge()
   const [slow, ...others] = [receiver(), receiver(), receiver(), receiver(), receiver(), receiver(), receiver()]
   const channel = `custom_${crypto.randomUUID().replaceAll('-', '')}`

@@ -13,13 +13,13 @@ declare global {
 
 export const SERVICE = { Authorization: `Bearer ${env.SERVICE_TOKEN}`, 'Content-Type': 'application/json' }
 
-/** An edge whose endpoints may be on loopback. */
+/** An edge that allows endpoints on loopback. */
 export const newDevEdge = (bindings: Record<string, unknown> = {}) =>
   newEdge({ ALLOW_PRIVATE_WEBHOOKS: 'true', ...bindings })
 
 export const receiver = () => newReceiver(env.RECEIVER_URL)
 
-/** Asks a service route. */
+/** Sends a request to a service route. */
 export async function ask(edge: Edge, method: string, path: string, body?: unknown) {
   const response = await edge.fetch(path, {
     method,
@@ -38,10 +38,10 @@ export interface Webhook {
   failingSince: string | null
   secret: string
   headerNames: string[]
-  challenge: { status: number | null; error: string | null; answer: string | null }
+  challenge: { status: number | null; error: string | null; answer: string | null; durationMs: number }
 }
 
-/** Adds an endpoint that takes what is published on `custom_<its own name>`, unless said otherwise. */
+/** Adds an endpoint that subscribes to a new `custom_` channel, unless `more` has channels. */
 export async function addWebhook(edge: Edge, to: Receiver, more: Record<string, unknown> = {}) {
   const channel = `custom_${crypto.randomUUID().replaceAll('-', '')}`
   const response = await ask(edge, 'POST', '/v1/webhooks', { url: to.url, channels: [channel], ...more })
@@ -52,7 +52,7 @@ export async function addWebhook(edge: Edge, to: Receiver, more: Record<string, 
 export const readWebhook = async (edge: Edge, id: string) =>
   (await ask(edge, 'GET', `/v1/webhooks/${id}`)).json<Webhook>()
 
-/** Publishes an event and tells the listeners: what is to be delivered is in the queue then. */
+/** Publishes an event and notifies the listeners: its deliveries are in the queue then. */
 export async function publish(edge: Edge, channel: string, data: Record<string, unknown> = {}) {
   const response = await ask(edge, 'POST', '/v1/events', { channel, type: 'thing.happened', subject: 'thing', data })
   expect(response.status).toBe(202)
@@ -74,8 +74,8 @@ export async function readDeliveries(edge: Edge, id: string, query = ''): Promis
 }
 
 /**
- * Delivers what is in the queue `deliveries`, delayed or not; answers the delays in seconds. What that brings stays in the
- * queue.
+ * Delivers the messages of the queue `deliveries`, delayed or not, and returns their delays in seconds. The messages that
+ * this enqueues stay in the queue.
  */
 export async function deliverOnce(edge: Edge): Promise<number[]> {
   const due = edge.deliveries.sent.splice(0)
@@ -86,7 +86,7 @@ export async function deliverOnce(edge: Edge): Promise<number[]> {
   return due.map(({ delaySeconds }) => delaySeconds)
 }
 
-/** Delivers until the queue is empty, or what is left has to wait. */
+/** Delivers until the queue is empty, or all that is left is delayed. */
 export async function deliverAll(edge: Edge): Promise<void> {
   for (;;) {
     const later = edge.deliveries.sent.filter(({ delaySeconds }) => delaySeconds > 1)

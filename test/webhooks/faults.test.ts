@@ -1,17 +1,17 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { migrate, newQueue } from '../edge.ts'
+import { guardedD1 } from './guarded-d1.ts'
 import { addWebhook, ask, deliverAll, newDevEdge, publish, readDeliveries, receiver } from './endpoints.ts'
 
 beforeAll(migrate)
 
 const MINUTE = 60_000
 
-/** D1, of which the `nth` call (a statement, or a batch) that `isMeant` fails, before or after it was done. */
+/** D1 that dies at the first call that `isMeant`, before or after it was executed: later calls fail too. */
 function dying(isMeant: (sql: string) => boolean, when: 'before' | 'after') {
   let isDead = false
-  const sqlOf = new WeakMap<object, string>()
-  const guard = async <T>(sql: string, work: () => Promise<T>): Promise<T> => {
+  const DB = guardedD1(async (sql, work) => {
     const isFatal = !isDead && isMeant(sql)
     if (isDead || (isFatal && when === 'before')) {
       isDead = true
@@ -23,45 +23,18 @@ function dying(isMeant: (sql: string) => boolean, when: 'before' | 'after') {
       throw new Error('the Worker died')
     }
     return result
-  }
-  const wrap = (statement: D1PreparedStatement, sql: string): D1PreparedStatement => {
-    sqlOf.set(statement, sql)
-    return new Proxy(statement, {
-      get(target, name) {
-        if (name === 'bind') return (...values: unknown[]) => wrap(target.bind(...values), sql)
-        if (name === ORIGINAL) return target
-        const member: unknown = Reflect.get(target, name)
-        if (typeof member !== 'function') return member
-        return (...given: unknown[]) => guard(sql, () => Reflect.apply(member, target, given) as Promise<unknown>)
-      },
-    })
-  }
-  const DB = new Proxy(env.DB, {
-    get(target, name) {
-      if (name === 'prepare') return (sql: string) => wrap(target.prepare(sql), sql)
-      if (name === 'batch') {
-        return (statements: D1PreparedStatement[]) => {
-          const originals = statements.map((statement) => Reflect.get(statement, ORIGINAL) as D1PreparedStatement)
-          const sql = originals.map((original) => sqlOf.get(original) ?? '').join(';\n')
-          return guard(sql, () => target.batch(originals))
-        }
-      }
-      const member: unknown = Reflect.get(target, name)
-      return typeof member === 'function' ? member.bind(target) : member
-    },
   })
   return { DB, hasDied: () => isDead }
 }
-const ORIGINAL = Symbol('the statement itself')
 
-/** A queue that takes nothing. */
+/** A queue that refuses every message. */
 const refusing = () => ({
   ...newQueue(),
   send: () => Promise.reject(new Error('the queue is down')),
   sendBatch: () => Promise.reject(new Error('the queue is down')),
 })
 
-/** The crons of the next minutes, with all that the queues bring: what is left undone by then is lost. */
+/** Runs the crons of the next minutes and all messages they enqueue. What is not done by then is lost. */
 async function recover(edge: ReturnType<typeof newDevEdge>) {
   for (const minute of [2, 5, 13, 26]) {
     await edge.cron(Date.now() + minute * MINUTE)
@@ -78,7 +51,7 @@ beforeEach(() => {
   vi.spyOn(console, 'error').mockImplementation(() => {}) // every fault is logged
 })
 
-/** What goes wrong, in the invocation of which step. */
+/** What fails, by the step whose invocation it happens in. */
 const gaps: Record<string, { request?: object; dispatch?: () => object; deliver?: () => object; mayRepeat?: boolean }> =
   {
     'the event is stored, and the queue of events refuses': { request: { EVENTS: refusing() } },
@@ -98,11 +71,13 @@ const gaps: Record<string, { request?: object; dispatch?: () => object; deliver?
     'the Worker dies after a delivery is claimed, before it is sent': {
       deliver: () => dying(isUpdateOf('deliveries', /ticket/), 'after'),
     },
-    'the Worker dies after the answer, before it is noted': {
-      deliver: () => dying(isUpdateOf('deliveries', /fate/), 'before'),
+    'the Worker dies after the answer, before it is recorded': {
+      deliver: () => dying(isUpdateOf('deliveries', /outcome/), 'before'),
       mayRepeat: true,
     },
-    'the Worker dies after the answer is noted': { deliver: () => dying(isUpdateOf('deliveries', /fate/), 'after') },
+    'the Worker dies after the answer is recorded': {
+      deliver: () => dying(isUpdateOf('deliveries', /outcome/), 'after'),
+    },
   }
 
 test.each(Object.entries(gaps))(
@@ -127,7 +102,7 @@ test.each(Object.entries(gaps))(
         .catch(() => undefined)
       expect(result?.acked ?? []).toEqual([])
       if ('hasDied' in fault) expect((fault.hasDied as () => boolean)()).toBe(true)
-      // The platform would bring the message again: here it is lost too, and only D1 knows.
+      // The platform would deliver the message again. Here it is lost too: only D1 knows the event.
     } else await edge.dispatch()
     if (deliver) {
       const fault = deliver()
@@ -157,7 +132,7 @@ test('nothing is lost when the queue refuses a retry', async () => {
   expect(await readDeliveries(edge, id)).toMatchObject([{ status: 'delivered', attempts: [{ status: 500 }, {}] }])
 })
 
-test('messages that come twice, at once, late or for a turn that is over send nothing twice', async () => {
+test('messages that arrive twice, concurrently, late or for an earlier turn send nothing twice', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -176,7 +151,7 @@ test('messages that come twice, at once, late or for a turn that is over send no
   expect(await readDeliveries(edge, id)).toMatchObject([{ status: 'delivered', attempts: [{}] }])
 })
 
-test('an event that is told twice is stored once', async () => {
+test('an event that is dispatched twice has one delivery', async () => {
   const edge = newDevEdge()
   const to = receiver()
   const { id, channel } = await addWebhook(edge, to)
@@ -188,7 +163,7 @@ test('an event that is told twice is stored once', async () => {
   expect(await readDeliveries(edge, id)).toHaveLength(1)
 })
 
-test('a message that is none of ours is retried alone', async () => {
+test('an unknown message is retried alone', async () => {
   const edge = newDevEdge()
   const result = await edge.deliver([{ kind: 'delivery' }, { kind: 'wake', webhookId: 'wh_none' }], 'deliveries')
   expect(result).toEqual({ acked: [1], retried: [0] })

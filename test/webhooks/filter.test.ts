@@ -1,6 +1,7 @@
 import * as v from 'valibot'
 import { expect, test } from 'vitest'
-import { Filter, meets } from '../../src/webhooks/filter.ts'
+import { meets } from '../../src/webhooks/filter.ts'
+import { Filter } from '../../src/webhooks/schema.ts'
 
 const event = {
   subject: 'p_1',
@@ -43,6 +44,10 @@ test.each([
 
 test.each([
   [{ id: 'ev_1' }, 'id'],
+  [{ constructor: 1 }, 'constructor'],
+  [JSON.parse('{"__proto__":{}}'), '__proto__'],
+  [{ prototype: 1 }, 'prototype'],
+  [[], undefined],
   [{ data: 1 }, 'data'],
   [{ 'data.': 1 }, 'data.'],
   [{ 'data.a.b.c.d.e.f': 1 }, 'data.a.b.c.d.e.f'],

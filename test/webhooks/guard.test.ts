@@ -164,3 +164,53 @@ test('in development http on loopback is allowed, and nothing else that is priva
     expect([url, objectionTo(url, open)]).toEqual([url, expect.stringMatching(/^must /)])
   }
 })
+
+test.each([
+  [
+    '8.8.8.8',
+    [
+      'https://8.8.8.8/',
+      'https://8.8.8.8:8443/',
+      'https://134744072/',
+      'https://0x08080808/',
+      'https://010.8.8.8/',
+      'https://8.8.8.8./',
+      'https://８.8.8.8/',
+      'https://[::ffff:8.8.8.8]/',
+      'https://[::ffff:808:808]/',
+    ],
+  ],
+  ['0x08.8.8.8:8787', ['https://8.8.8.8/']],
+  ['::ffff:8.8.8.8', ['https://8.8.8.8/']],
+  ['2606:4700:4700:0000::1111', ['https://[2606:4700:4700::1111]/', 'https://[2606:4700:4700:0:0:0:0:1111]:8443/']],
+  ['[2606:4700:4700::1111]:443', ['https://[2606:4700:4700::1111]/', 'https://[2606:4700:4700:0::1111]/']],
+  ['EDGE.Example.com.:8443', ['https://edge.example.com/', 'https://Edge.Example.COM:443/']],
+  ['https://edge.example.com/', ['https://edge.example.com/hook']],
+  ['bücher.example.com', ['https://xn--bcher-kva.example.com/', 'https://BÜCHER.example.com/']],
+  ['xn--bcher-kva.example.com', ['https://bücher.example.com/']],
+])('with the own host %s, %j are refused, and other hosts are not', (own, urls) => {
+  const strict = { isPrivateAllowed: false, ownHosts: [own] }
+  for (const url of urls) expect([url, objectionTo(url, strict)]).toEqual([url, 'must not be this service itself'])
+  for (const url of ['https://8.8.4.4/', 'https://[2606:4700:4700::1112]/', 'https://other.example.com/']) {
+    expect([url, objectionTo(url, strict)]).toEqual([url, undefined])
+  }
+})
+
+test('in development an endpoint may be on our host, but not on our port', () => {
+  const open = { isPrivateAllowed: true, ownHosts: ['127.0.0.1:8787', '[::1]:8787', 'localhost:8787'] }
+  for (const url of [
+    'http://127.0.0.1:8787/',
+    'http://2130706433:8787/',
+    'http://[0::1]:8787/',
+    'http://LOCALHOST:8787/',
+  ]) {
+    expect([url, objectionTo(url, open)]).toEqual([url, 'must not be this service itself'])
+  }
+  expect(objectionTo('http://127.0.0.1:9000/', open)).toBeUndefined()
+})
+
+test('an own host that is no host is ignored', () => {
+  expect(
+    objectionTo('https://example.com/', { isPrivateAllowed: false, ownHosts: ['', 'no host', '%'] }),
+  ).toBeUndefined()
+})

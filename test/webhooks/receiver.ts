@@ -1,4 +1,4 @@
-/** What an endpoint does with a request. */
+/** How an endpoint answers a request. */
 export interface Plan {
   /** 200 unless given. */
   status?: number
@@ -10,31 +10,33 @@ export interface Plan {
   isHanging?: boolean
   /** It closes the connection. */
   isDropping?: boolean
-  /** Its body has no end. */
+  /** It sends the body as fast as it can, without end. */
   isEndless?: boolean
+  /** It sends the headers at once, then one byte of the body per second, without end. */
+  isDripping?: boolean
 }
 
 export interface Received {
   /** Unix ms. */
   at: number
   method: string
-  /** By their names in lower case. */
+  /** Names are in lower case. */
   headers: Record<string, string>
   body: string
 }
 
-/** An endpoint of its own at the server of test/receiver.setup.ts. */
+/** A new endpoint on the server of test/receiver.setup.ts. */
 export function newReceiver(base: string) {
   const path = `/${crypto.randomUUID()}`
   const all = async () => (await fetch(`${base}/_${path}`)).json() as Promise<Received[]>
   return {
     url: `${base}${path}`,
-    /** What the next requests are answered, the last for ever. */
+    /** Sets how the next requests are answered. The last plan stays in effect. */
     plan: async (...plans: Plan[]) =>
       void (await (await fetch(`${base}/_${path}`, { method: 'PUT', body: JSON.stringify(plans) })).text()),
-    /** Everything it was sent. */
+    /** Every request it received. */
     all,
-    /** What it was sent, but challenges. */
+    /** Every request it received, except challenges. */
     events: async () => (await all()).filter(({ body }) => !body.includes('endpoint.challenge')),
   }
 }

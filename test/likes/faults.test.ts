@@ -1,0 +1,200 @@
+import { env } from 'cloudflare:workers'
+import { eq } from 'drizzle-orm'
+import { afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { postLikes, posts, users } from '../../src/db/schema.ts'
+import type { LikeMessage } from '../../src/likes/schema.ts'
+import { interruptedDatabase, readOnlyDatabase } from '../database.ts'
+import { migrate, newEdge } from '../edge.ts'
+import { addPost, addUser, db } from '../rows.ts'
+
+beforeAll(migrate)
+afterEach(() => void vi.restoreAllMocks())
+
+/** An edge whose queue of likes is delivered by the test, and a post that a user may like. */
+async function newWorld(bindings: Record<string, unknown> = {}) {
+  const sent: LikeMessage[] = []
+  let isQueueUp = true
+  const LIKES = {
+    async send(message: LikeMessage) {
+      if (!isQueueUp) throw new Error('the queue is down')
+      sent.push(message)
+    },
+  }
+  const edge = newEdge({ LIKES, ...bindings })
+  const ada = await addUser()
+  const post = await addPost({ authorId: ada.id })
+  const headers = await edge.signIn(ada)
+  return {
+    edge,
+    sent,
+    post,
+    headers,
+    queueIs: (up: boolean) => void (isQueueUp = up),
+    like: async (isLiked = true) => {
+      const response = await edge.fetch(`/v1/posts/${post.id}/like`, { method: isLiked ? 'PUT' : 'DELETE', headers })
+      return { status: response.status, ...(await response.json<{ likes?: number }>()) }
+    },
+    deliver: () => edge.deliver(sent.splice(0).toReversed()),
+    /** What the API says, as a new isolate reads it. */
+    read: async () => {
+      const reader = newEdge({}, edge.token)
+      const response = await reader.fetch(`/v1/posts/${post.id}`, { headers })
+      await reader.settle()
+      const { likesCount, likedByMe } = await response.json<{ likesCount: number; likedByMe: boolean }>()
+      return { likesCount, likedByMe }
+    },
+    readD1: async () => {
+      const [row] = await db.select().from(posts).where(eq(posts.id, post.id))
+      const likes = await db.select().from(postLikes).where(eq(postLikes.postId, post.id))
+      return { likesCount: row?.likesCount, likedByMe: likes.some((like) => like.isLiked) }
+    },
+  }
+}
+
+const LIKED = { likesCount: 1, likedByMe: true }
+const NOT_LIKED = { likesCount: 0, likedByMe: false }
+
+test.each([
+  ['is late', { kind: 'delay-after', delayMs: 600, match: 'EVAL', times: 1 }],
+  ['is cut twice', { kind: 'cut', match: 'EVAL', times: 2 }],
+] as const)('a like whose reply %s is refused, and completed by the cron', async (_, fault) => {
+  const { edge, like, read, readD1, sent, post, headers } = await newWorld()
+  await like()
+  await like(false)
+  await edge.deliver(sent.splice(0))
+  const hasty = newEdge(
+    { REDIS_WRITE_TIMEOUT_MS: '150', LIKES: { send: () => expect.fail('nothing is queued') } },
+    edge.token,
+  )
+  await edge.redis.fault(fault)
+  const refused = await hasty.fetch(`/v1/posts/${post.id}/like`, { method: 'PUT', headers })
+  expect(refused.status).toBe(503)
+  await expect.poll(() => edge.sdk.zcard('likes-unwritten'), { timeout: 10_000 }).toBe(1) // the late one executes
+  await edge.cron()
+  expect([await readD1(), await read()]).toEqual([LIKED, LIKED])
+})
+
+test('a like that the queue refuses is completed by the cron, and so is an unlike', async () => {
+  const { edge, like, read, readD1, queueIs } = await newWorld()
+  queueIs(false)
+  expect((await like()).status).toBe(503)
+  await edge.cron()
+  expect([await readD1(), await read()]).toEqual([LIKED, LIKED])
+  expect((await like(false)).status).toBe(503)
+  await edge.cron()
+  expect([await readD1(), await read()]).toEqual([NOT_LIKED, NOT_LIKED])
+})
+
+test('a like that the cron completed keeps its beginning, and its message changes nothing', async () => {
+  const { edge, like, readD1, sent, post } = await newWorld()
+  await like()
+  await edge.deliver(sent.splice(0))
+  const stateSince = async () => {
+    const [row] = await db.select().from(postLikes).where(eq(postLikes.postId, post.id))
+    return row?.since ?? row?.changedAt
+  }
+  const first = await stateSince()
+  await like() // said again
+  await edge.cron()
+  await edge.deliver(sent.splice(0))
+  expect(await stateSince()).toBe(first)
+  expect(await readD1()).toEqual(LIKED)
+})
+
+test('while D1 cannot be written, likes wait in Redis and in the queue, and arrive when it is back', async () => {
+  const { DB, recover } = readOnlyDatabase()
+  const { edge, like, read, readD1, sent } = await newWorld({ DB })
+  expect((await like()).status).toBe(200)
+  const { acked, retried } = await edge.deliver(sent.splice(0)) // retried until it is a dead letter, say
+  expect([acked, retried]).toEqual([[], [0]])
+  await expect(edge.cron()).rejects.toThrow('jobs failed')
+  expect(await read()).toEqual({ ...LIKED })
+  recover()
+  await edge.cron(Date.now() + 3 * 3_600_000)
+  expect([await readD1(), await read()]).toEqual([LIKED, LIKED])
+})
+
+test('after a flush, a like of an isolate whose clock is ahead does not undo a later unlike', async () => {
+  const { edge, like, deliver, read, readD1 } = await newWorld()
+  const now = Date.now()
+  const clock = vi.spyOn(Date, 'now').mockReturnValue(now + 3_000)
+  expect((await like()).status).toBe(200)
+  clock.mockRestore()
+  await edge.sdk.flushdb()
+  expect((await like(false)).status).toBe(200)
+  await deliver()
+  expect([await readD1(), await read()]).toEqual([NOT_LIKED, NOT_LIKED])
+})
+
+test('a fill from before a like and a flush does not hide the like', async () => {
+  const { edge, like, deliver, read, post, headers } = await newWorld()
+  // The second query of the likes is that of a fill, where there is one after the answer.
+  for (const nth of [1, 2]) {
+    const late = interruptedDatabase(/left join "post_likes"/, nth, async () => {
+      await like()
+      await deliver()
+      await edge.sdk.flushdb()
+    })
+    const reader = newEdge({ DB: late }, edge.token)
+    await (await reader.fetch(`/v1/posts/${post.id}`, { headers })).text()
+    await reader.settle()
+    expect([nth, await read()]).toEqual([nth, LIKED])
+    await like(false)
+    await deliver()
+    await edge.sdk.flushdb()
+  }
+})
+
+test('a like, an evicted count and an unlike are 0, at once and when the queue is empty', async () => {
+  const { edge, like, deliver, read, readD1, post } = await newWorld()
+  expect(await like()).toMatchObject({ likes: 1 })
+  await edge.sdk.del(`count:likes:${post.id}`)
+  expect(await like(false)).toMatchObject({ likes: 0 })
+  expect(await read()).toEqual(NOT_LIKED)
+  await deliver()
+  expect([await readD1(), await read()]).toEqual([NOT_LIKED, NOT_LIKED])
+})
+
+test('a message of a user who is gone does not leave the count too high', async () => {
+  const { edge, like, deliver, post } = await newWorld()
+  const bob = await addUser()
+  const asBob = await edge.signIn(bob)
+  await like()
+  await edge.fetch(`/v1/posts/${post.id}/like`, { method: 'PUT', headers: asBob })
+  await db.delete(users).where(eq(users.id, bob.id))
+  await deliver()
+  const read = await edge.fetch(`/v1/posts/${post.id}`)
+  expect(await read.json()).toMatchObject({ likesCount: 1 })
+})
+
+test('a message that is applied while Redis is down is retried, until the state in Redis is right too', async () => {
+  const { edge, like, sent } = await newWorld()
+  await like()
+  const messages = sent.splice(0)
+  await edge.redis.fault({ kind: 'refuse' })
+  expect((await edge.deliver(messages)).retried).toEqual([0])
+  await edge.redis.clearFaults()
+  expect((await newEdge({}, edge.token).deliver(messages)).acked).toEqual([0])
+  expect(await edge.sdk.zcard('likes-unwritten')).toBe(0)
+})
+
+test('a like that D1 refuses fails alone; where D1 refuses every like, few are tried', async () => {
+  const { edge, like, sent, readD1, post } = await newWorld()
+  await like()
+  const [message = expect.fail('one like')] = sent.splice(0)
+  const others = await Promise.all(Array.from({ length: 10 }, () => addUser()))
+  const messages = [message, ...others.map(({ id }) => ({ ...message, userId: id }))]
+  const refused = others[4]?.id
+  await env.DB.exec(
+    `CREATE TRIGGER refuse BEFORE INSERT ON post_likes WHEN NEW.user_id = '${refused}' BEGIN SELECT RAISE(ABORT, 'no'); END`,
+  )
+  expect((await edge.deliver(messages)).retried).toEqual([5])
+  await env.DB.exec('DROP TRIGGER refuse')
+  expect(await readD1()).toMatchObject({ likesCount: 10 })
+
+  let tried = 0
+  const { DB } = readOnlyDatabase(() => (tried += 1))
+  await db.delete(postLikes).where(eq(postLikes.postId, post.id))
+  expect((await newEdge({ DB }, edge.token).deliver(messages)).retried).toHaveLength(11)
+  expect(tried).toBe(4)
+})

@@ -1,0 +1,370 @@
+import { describe, expect, test } from 'vitest'
+import { keys } from '../../src/keys.ts'
+import { type Counter, createCounters, type LikeState, type LoadedLike } from '../../src/redis/counter.ts'
+import { newMeter } from '../../src/redis/client.ts'
+import { keysOf, newDeferral, newKeyspace } from './setup.ts'
+
+const TTL_MS = 60_000
+
+/** The source of truth: like states as D1 keeps them, and what is queued for it. */
+function newSource() {
+  const rows = new Map<string, LikeState>()
+  let revision = 0
+  const rowOf = (userId: string) => rows.get(userId) ?? { isLiked: false, changedAt: 0, stateSince: null }
+  const counted = () => ({
+    count: [...rows.values()].filter(({ isLiked }) => isLiked).length,
+    changedAt: Math.max(0, ...[...rows.values()].map((row) => row.changedAt)),
+    revision,
+  })
+  return {
+    rowOf,
+    counted,
+    load: (userId: string) => async (): Promise<LoadedLike | null> => ({ ...counted(), state: rowOf(userId) }),
+    write(userId: string, state: LikeState): void {
+      revision += 1
+      if (state.changedAt > rowOf(userId).changedAt) rows.set(userId, state)
+    },
+  }
+}
+
+function newWorld(keyspace = newKeyspace()) {
+  const redis = keyspace.connect({ timeoutMs: 10_000 }) // workerd keeps at most 10 000 timeouts
+  const deferral = newDeferral()
+  const deferred = () => deferral.settle()
+  const counters = createCounters(redis, keys, TTL_MS, deferral.defer)
+  const source = newSource()
+  const post = `p_${crypto.randomUUID()}`
+  const queue: { userId: string; state: LikeState }[] = []
+  return {
+    keyspace,
+    redis,
+    counters,
+    source,
+    post,
+    queue,
+    deferred,
+    async like(userId: string, isLiked: boolean): Promise<number> {
+      const counted = await counters.like(post, userId, isLiked, source.load(userId))
+      if (!counted) throw new Error('the source knows the post')
+      const { count, changedAt, stateSince } = counted
+      queue.push({ userId, state: { isLiked, changedAt, stateSince } })
+      return count
+    },
+    /** Delivers the queue, the latest first. */
+    async deliver(): Promise<void> {
+      for (const { userId, state } of queue.splice(0).toReversed()) {
+        source.write(userId, state)
+        await counters.settle(
+          [{ counter: 'likes', contentId: post, ...source.counted() }],
+          [{ contentId: post, userId, ...state, state: source.rowOf(userId) }],
+        )
+      }
+    },
+    async read(): Promise<number> {
+      const load = async () => new Map([[post, { likes: source.counted().count, ...source.counted() }]])
+      const [[likes] = []] = await counters.read(['likes'], [post], load)
+      await deferred()
+      return likes ?? NaN
+    },
+    async isLikedBy(userId: string): Promise<boolean> {
+      const [state] = await counters.states(userId, [post], async () => new Map([[post, source.rowOf(userId)]]))
+      await deferred()
+      return state?.isLiked ?? false
+    },
+  }
+}
+
+/** Every subset of `items`. */
+const subsetsOf = <T>(items: readonly T[]): T[][] =>
+  Array.from({ length: 2 ** items.length }, (_, bits) => items.filter((_item, i) => (bits >> i) & 1))
+
+const ADA = 'u_ada'
+const BOB = 'u_bob'
+
+describe('likes, whatever Redis evicts', () => {
+  const places = (post: string) => ({
+    count: keys.count('likes', post),
+    tally: keys.tally('likes', post),
+    ada: keys.likedBy(ADA),
+    bob: keys.likedBy(BOB),
+    unwritten: keys.likesUnwritten,
+  })
+  const names = ['count', 'tally', 'ada', 'bob', 'unwritten'] as const
+  const acts = [ADA, BOB].flatMap((userId) => [true, false].map((isLiked) => ({ userId, isLiked })))
+
+  const last = [
+    { userId: BOB, isLiked: true },
+    { userId: ADA, isLiked: false },
+  ]
+  test.each(acts.flatMap((first, i) => [[first, last[i % 2] ?? first] as const]))(
+    'ada and bob like a post, keys are evicted, then %o and %o',
+    async (...later) => {
+      const keyspace = newKeyspace()
+      for (const evicted of subsetsOf(names)) {
+        for (const isDelivered of [false, true]) {
+          const world = newWorld(keyspace)
+          await world.redis.flushdb()
+          const liked = new Set([ADA, BOB])
+          await world.like(ADA, true)
+          await world.like(BOB, true)
+          if (isDelivered) await world.deliver()
+          const doomed = evicted.map((name) => places(world.post)[name])
+          if (doomed.length > 0) await world.redis.del(...doomed)
+
+          // Exact unless both copies of the count are lost, or both of a state, while the source lacks the likes.
+          const lost = new Set<string>(evicted)
+          const isCountLost = lost.has('count') && lost.has('tally')
+          const isStateLost = lost.has('unwritten') && (lost.has('ada') || lost.has('bob'))
+          const isExact = isDelivered || !(isCountLost || isStateLost)
+          for (const { userId, isLiked } of later) {
+            const count = await world.like(userId, isLiked)
+            liked[isLiked ? 'add' : 'delete'](userId)
+            if (isExact) expect([evicted, isDelivered, count]).toEqual([evicted, isDelivered, liked.size])
+            else expect(count).toBeGreaterThanOrEqual(0)
+            if (isExact) expect([evicted, await world.read()]).toEqual([evicted, liked.size])
+          }
+          await world.deliver()
+          expect([evicted, isDelivered, await world.read()]).toEqual([evicted, isDelivered, liked.size])
+          expect(world.source.counted().count).toBe(liked.size)
+          for (const user of [ADA, BOB]) expect(await world.isLikedBy(user)).toBe(liked.has(user))
+          if (!lost.has('unwritten')) expect(await world.counters.unwrittenLikes(10)).toEqual([])
+        }
+      }
+    },
+    60_000,
+  )
+
+  test('a like, an evicted count and an unlike are 0', async () => {
+    const world = newWorld()
+    expect(await world.like(ADA, true)).toBe(1)
+    await world.redis.del(keys.count('likes', world.post))
+    expect(await world.read()).toBe(1)
+    expect(await world.like(ADA, false)).toBe(0)
+  })
+})
+
+test('a like is one round trip, and one that changes nothing counts once', async () => {
+  const keyspace = newKeyspace()
+  const meter = newMeter()
+  const counters = createCounters(keyspace.connect({}, undefined, meter), keys, TTL_MS, () => {})
+  const load = newSource().load(ADA)
+  await counters.like('p_1', ADA, true, load)
+  const before = { ...meter }
+  for (let i = 0; i < 3; i += 1) expect(await counters.like('p_1', ADA, true, load)).toMatchObject({ count: 1 })
+  expect(meter.roundTrips - before.roundTrips).toBe(3)
+  expect(meter.billed - before.billed).toBe(3 * 9) // the script, and eight commands in it
+})
+
+test('a state that replaces another is newer, whatever the clock of this isolate says', async () => {
+  const world = newWorld()
+  for (const isLiked of [true, false, true, false]) await world.like(ADA, isLiked)
+  const times = world.queue.map(({ state }) => state.changedAt)
+  expect(times).toEqual(times.toSorted((a, b) => a - b))
+  expect(new Set(times).size).toBe(4)
+})
+
+test('a like whose reply was lost is unwritten until the source has it', async () => {
+  const world = newWorld()
+  await world.keyspace.control.fault({ kind: 'cut', match: 'EVAL', times: 2 })
+  await expect(world.like(ADA, true)).rejects.toThrow('Redis did not answer') // it was to be loaded first: nothing is counted
+  expect(await world.counters.unwrittenLikes(10)).toEqual([])
+  await world.like(BOB, true)
+  await world.isLikedBy(ADA)
+  await world.keyspace.control.fault({ kind: 'cut', match: 'EVAL', times: 2 })
+  await expect(world.like(ADA, true)).rejects.toThrow('Redis did not answer') // counted
+  expect(await world.read()).toBe(2)
+  expect(await world.counters.unwrittenLikes(10)).toEqual([
+    { contentId: world.post, userId: BOB, isLiked: true, changedAt: expect.any(Number) },
+    { contentId: world.post, userId: ADA, isLiked: true, changedAt: expect.any(Number) },
+  ])
+})
+
+test('a like that is repeated while the source writes it stays unwritten', async () => {
+  const world = newWorld()
+  await world.like(ADA, true)
+  const [first] = world.queue.splice(0)
+  await world.like(ADA, true)
+  if (first) world.queue.unshift(first)
+  const later = world.queue.pop()
+  await world.deliver()
+  expect(await world.counters.unwrittenLikes(10)).toHaveLength(1)
+  if (later) world.queue.push(later)
+  await world.deliver()
+  expect(await world.counters.unwrittenLikes(10)).toEqual([])
+})
+
+/** What may happen while a value is being loaded: each makes the loaded value old, or unwanted. */
+const interruptions: [string, (world: ReturnType<typeof newWorld>) => Promise<unknown>][] = [
+  ['a like and a flush', async (world) => (await world.like(ADA, true), await world.deliver(), world.redis.flushdb())],
+  [
+    'a like and an eviction',
+    async (world) => {
+      await world.like(ADA, true)
+      await world.deliver()
+      await world.redis.del(keys.count('likes', world.post), keys.tally('likes', world.post), keys.likedBy(ADA))
+    },
+  ],
+  ['a like', async (world) => (await world.like(ADA, true), world.deliver())],
+]
+
+test.each(interruptions)('a fill during which there is %s stores nothing old', async (_, interrupt) => {
+  const world = newWorld()
+  const { counters, post, source } = world
+  let loads = 0
+  // The first load is for the answer, the second for the fill.
+  const interrupted = async () => {
+    loads += 1
+    const loaded = new Map([[post, { likes: source.counted().count, ...source.counted() }]])
+    if (loads === 2) await interrupt(world)
+    return loaded
+  }
+  await counters.read(['likes'], [post], interrupted)
+  await world.deferred()
+  expect(loads).toBe(2)
+  expect(await world.read()).toBe(1)
+
+  const second = newWorld()
+  let stateLoads = 0
+  const interruptedStates = async () => {
+    stateLoads += 1
+    const loaded = new Map([[second.post, second.source.rowOf(ADA)]])
+    if (stateLoads === 2) await interrupt(second)
+    return loaded
+  }
+  await second.counters.states(ADA, [second.post], interruptedStates)
+  await second.deferred()
+  expect(stateLoads).toBe(2)
+  expect(await second.isLikedBy(ADA)).toBe(true)
+})
+
+test('a load that a deletion overtakes leaves nothing in Redis, for a like, a view and a read', async () => {
+  const { counters, redis, post, deferred } = newWorld()
+  const evict = () => counters.evict(['likes', 'comments', 'views'], [post])
+  let isThere = true
+  const loadOnce = <T>(value: T) => {
+    isThere = true
+    return async (): Promise<T | null> => {
+      const loaded = isThere ? value : null
+      isThere = false
+      await evict()
+      return loaded
+    }
+  }
+  const state = { isLiked: false, changedAt: 0, stateSince: null }
+  expect(await counters.like(post, ADA, true, loadOnce({ state, count: 5, changedAt: 1, revision: 1 }))).toBeNull()
+  expect(await counters.view(post, ADA, loadOnce(5))).toBeNull()
+  const loadCounts = async () => {
+    const loaded = new Map([[post, { likes: 5, comments: 4, views: 3, changedAt: 1, revision: 1 }]])
+    await evict()
+    return loaded
+  }
+  expect(await counters.read(['likes', 'comments', 'views'], [post], loadCounts)).toEqual([[5, 4, 3]])
+  await deferred()
+  await counters.settle([{ counter: 'likes', contentId: post, count: 5, revision: 1, changedAt: 1 }])
+  expect(await keysOf(redis)).toEqual([])
+})
+
+test('settlements are taken in the order of their revisions, and never from before a load', async () => {
+  const { counters, post, deferred, redis } = newWorld()
+  const settle = (count: number, revision: number) =>
+    counters.settle([{ counter: 'comments', contentId: post, count, revision, changedAt: 0 }])
+  const read = async (count: number, revision: number) => {
+    const load = async () => new Map([[post, { comments: count, changedAt: 0, revision }]])
+    const [[comments] = []] = await counters.read(['comments'], [post], load)
+    await deferred()
+    return comments
+  }
+  expect(await read(6, 6)).toBe(6)
+  await settle(5, 5)
+  expect(await read(0, 0)).toBe(6)
+  await settle(8, 8)
+  await settle(7, 7)
+  expect(await read(0, 0)).toBe(8)
+  await redis.del(keys.tally('comments', post)) // with it goes what a settlement is compared with
+  await settle(7, 7)
+  expect(await read(9, 9)).toBe(9)
+})
+
+test('only counts that Redis contradicts differ', async () => {
+  const { counters, post, deferred } = newWorld()
+  const settlement = { counter: 'comments', contentId: post, count: 6, revision: 6, changedAt: 0 } as const
+  expect(await counters.differing([settlement])).toEqual([]) // nothing is there to contradict
+  await counters.read(['comments'], [post], async () => new Map([[post, { comments: 5, changedAt: 0, revision: 5 }]]))
+  await deferred()
+  expect(await counters.differing([settlement, { ...settlement, count: 5 }])).toEqual([settlement])
+})
+
+describe('views, whatever Redis evicts', () => {
+  const names = ['count', 'tally', 'viewers', 'unwritten'] as const
+
+  test('six viewers, an eviction and one more viewer are seven, unless all is lost', async () => {
+    const keyspace = newKeyspace()
+    for (const evicted of subsetsOf(names)) {
+      for (const isWritten of [false, true]) {
+        const { counters, redis, post, deferred } = newWorld(keyspace)
+        await redis.flushdb()
+        const places = {
+          count: keys.count('views', post),
+          tally: keys.tally('views', post),
+          viewers: keys.viewers(post),
+          unwritten: keys.viewsUnwritten,
+        }
+        let atSource = 10
+        const load = async () => atSource
+        for (let i = 0; i < 6; i += 1) expect(await counters.view(post, `u_${i}`, load)).toBe(11 + i)
+        const unwritten = await counters.unwrittenViews(10)
+        expect(unwritten).toEqual(new Map([[post, 16]]))
+        if (isWritten) {
+          atSource = 16
+          expect(await counters.confirmViews(unwritten)).toBe(1)
+          expect(await counters.unwrittenViews(10)).toEqual(new Map())
+        }
+        const doomed = evicted.map((name) => places[name])
+        if (doomed.length > 0) await redis.del(...doomed)
+
+        const lost = new Set<string>(evicted)
+        const isLost = !isWritten && lost.has('count') && lost.has('tally') && lost.has('unwritten')
+        const loaded = async () => new Map([[post, { views: atSource, changedAt: 0, revision: 0 }]])
+        const expected = isLost ? 11 : 17
+        expect([evicted, isWritten, await counters.view(post, 'u_new', load)]).toEqual([evicted, isWritten, expected])
+        expect(await counters.read(['views'], [post], loaded)).toEqual([[expected]])
+        await deferred()
+        // One who has viewed it before counts once more where the viewers are lost, and then no more.
+        const again = await counters.view(post, 'u_0', load)
+        expect(again).toBe(lost.has('viewers') ? expected + 1 : expected)
+        expect(await counters.view(post, 'u_0', load)).toBe(again)
+      }
+    }
+  })
+
+  test('a count that rose while it was written stays unwritten', async () => {
+    const { counters, post } = newWorld()
+    const load = async () => 0
+    await counters.view(post, 'u_1', load)
+    const views = await counters.unwrittenViews(10)
+    await counters.view(post, 'u_2', load)
+    expect(await counters.confirmViews(views)).toBe(0)
+    expect(await counters.unwrittenViews(10)).toEqual(new Map([[post, 2]]))
+  })
+
+  test('a view whose reply is lost is counted once', async () => {
+    const { counters, keyspace, post, redis } = newWorld()
+    await counters.view(post, 'u_1', async () => 0)
+    await keyspace.control.fault({ kind: 'cut', match: 'EVAL', times: 1 })
+    expect(await counters.view(post, 'u_2', async () => 0)).toBe(2)
+    expect(await redis.zscore(keys.viewsUnwritten, post)).toBe(2)
+  })
+})
+
+test('without Redis, counts and states are those of the source', async () => {
+  const world = newWorld()
+  await world.keyspace.control.fault({ kind: 'refuse' })
+  const counters: Counter[] = ['likes', 'comments', 'views']
+  const load = async () => new Map([[world.post, { likes: 3, comments: 2, views: 1, changedAt: 0, revision: 0 }]])
+  expect(await world.counters.read(counters, [world.post, 'p_unknown'], load)).toEqual([
+    [3, 2, 1],
+    [0, 0, 0],
+  ])
+  expect(await world.isLikedBy(ADA)).toBe(false)
+  await expect(world.like(ADA, true)).rejects.toThrow('Redis did not answer')
+})
