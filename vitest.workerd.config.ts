@@ -13,6 +13,7 @@ export default defineConfig({
       wrangler: { configPath: './wrangler.toml' },
       verbose: false, // workerd would print a stack trace for each connection that a test cuts
       miniflare: {
+        r2Buckets: ['TEST_BACKUPS'], // no test writes daily backups unless it binds this as BACKUPS
         bindings: {
           UPSTASH_REDIS_REST_URL: inject('emulatorUrl'),
           UPSTASH_REDIS_REST_TOKEN: 'test',

@@ -1,6 +1,7 @@
 /**
  * `npm start` runs this before `wrangler dev`: `node scripts/database.ts STATE_DIR` brings the local D1 up to date and
- * loads demo data into an empty one. It sends `{ isNew }` to the process that spawned it.
+ * loads demo data into an empty one. With DEMO=false it loads none.
+ * It sends `{ isNew }`, whether it loaded demo data, to the process that spawned it.
  */
 import { readdir, readFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -18,10 +19,11 @@ const { env, dispose } = await getPlatformProxy<{ DB: Database }>({
 })
 await migrate(env.DB)
 const isNew = await isEmpty(env.DB)
-if (isNew) await loadDemoData(env.DB)
-else console.log('The database has data. Demo data is loaded only into an empty database')
+const isDemo = isNew && process.env['DEMO'] !== 'false'
+if (isDemo) await loadDemoData(env.DB)
+else if (!isNew) console.log('The database has data. Demo data is loaded only into an empty database')
 await dispose()
-process.send?.({ isNew })
+process.send?.({ isNew: isDemo })
 
 /**
  * Applies the pending migrations, each with its record in one transaction, in the table that wrangler keeps. Within this

@@ -111,6 +111,10 @@ const bindings = {
   LIKES: binding('a queue', 'Like states to write to D1.'),
   EVENTS: binding('a queue', 'Ids of stored events to dispatch to listeners, webhooks and streams.'),
   DELIVERIES: binding('a queue', 'Webhook deliveries to send.'),
+  BACKUPS: v.pipe(
+    v.optional(v.custom<object>((given) => typeof given === 'object' && given !== null, 'an R2 bucket')),
+    declare('binding', 'none', 'an R2 bucket', 'Daily backups. Without it the cron writes none.'),
+  ),
 }
 
 const access = {

@@ -17,6 +17,8 @@ export const problems = {
   'too-many-webhooks': { status: 409, title: 'The maximum number of webhooks exists already' },
   'webhook-not-enabled': { status: 409, title: 'Enable this endpoint first' },
   'event-gone': { status: 409, title: 'The event of this delivery has expired' },
+  'not-empty': { status: 409, title: 'The database is not empty' },
+  'not-restoring': { status: 409, title: 'Begin a restore first' },
   'version-changed': { status: 412, title: 'The resource has changed' },
   'body-too-large': { status: 413, title: 'The body is too large' },
   'unsupported-media-type': { status: 415, title: 'The body must be application/json' },

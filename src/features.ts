@@ -1,3 +1,4 @@
+import { backup } from './backup/feature.ts'
 import { comments } from './comments/feature.ts'
 import { docs } from './docs/feature.ts'
 import { events } from './events/feature.ts'
@@ -40,4 +41,5 @@ export const features: readonly Feature[] = [
   webhooks,
   invalidation,
   idempotency,
+  backup,
 ]

@@ -66,6 +66,8 @@ export interface Platform {
   outbox: Outbox
   /** Sends messages to a queue, a hundred per request. */
   enqueue: (queue: QueueName, messages: MessageSendRequest[]) => Promise<void>
+  /** Where the cron writes backups. Undefined: nowhere. */
+  bucket: R2Bucket | undefined
   /** How much waits in each queue. */
   queueBacklogs: () => Promise<QueueBacklog[]>
   recorder: ReturnType<typeof createRecorder>
@@ -103,7 +105,7 @@ export function createIsolate(config: Config, features: readonly Feature[]) {
 }
 
 /** Bindings of the Worker that the platform uses. */
-export type Bindings = { DB: D1Database } & Record<QueueName, Queue>
+export type Bindings = { DB: D1Database; BACKUPS?: R2Bucket } & Record<QueueName, Queue>
 
 /** An invocation's own part of the platform. */
 export interface Invocation {
@@ -174,6 +176,7 @@ export function createPlatform(isolate: Isolate, bindings: Bindings, invocation:
           kind,
         ),
       enqueue,
+      bucket: bindings.BACKUPS,
       queueBacklogs: () =>
         Promise.all(QUEUES.map(async (name) => toBacklog(name.toLowerCase(), await bindings[name].metrics()))),
       breaker,

@@ -22,6 +22,7 @@ declare global {
   namespace Cloudflare {
     interface Env {
       MIGRATIONS: D1Migration[]
+      TEST_BACKUPS: R2Bucket
     }
   }
 }

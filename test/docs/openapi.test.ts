@@ -1,3 +1,4 @@
+import { reset } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import { keys } from '../../src/keys.ts'
@@ -231,6 +232,27 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     401: [{ path: `/v1/webhooks/${webhookId}/deliveries` }],
     404: [{ path: '/v1/webhooks/wh_none/deliveries', headers: service }],
   }),
+  'GET /v1/backup/{table}': () => ({
+    200: [
+      { path: '/v1/backup/users?limit=1', headers: service },
+      { path: '/v1/backup/redis', headers: service },
+    ],
+    400: [{ path: '/v1/backup/users?after=x', headers: service }],
+    401: [{ path: '/v1/backup/users' }],
+    404: [{ path: '/v1/backup/nothing', headers: service }],
+    503: [{ path: '/v1/backup/redis', headers: service, before: redisGone }, misconfigured('/v1/backup/users')],
+  }),
+  'GET /v1/backup/{date}/{file}': () => {
+    const path = '/v1/backup/2026-01-01/manifest.json'
+    const before = () => env.TEST_BACKUPS.put('2026-01-01/manifest.json', '{}')
+    return {
+      200: [{ path, headers: service, bindings: { BACKUPS: env.TEST_BACKUPS }, before }],
+      400: [{ path: '/v1/backup/today/manifest.json', headers: service }],
+      401: [{ path }],
+      404: [{ path, headers: service }],
+      503: [misconfigured(path)],
+    }
+  },
   'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
 }
 
@@ -447,6 +469,13 @@ test('every write answers exactly what the document says', async () => {
   await send('POST /v1/sessions', '/v1/sessions', credentials, {})
   await send('DELETE /v1/sessions/current', '/v1/sessions/current')
   await send('DELETE /v1/sessions', '/v1/sessions', undefined, await edge.signIn(author))
+  await send('POST /v1/backup', '/v1/backup', undefined, service)
+  await reset() // a restore needs an empty database
+  await migrate()
+  await send('PUT /v1/restore', '/v1/restore', { backup: '2026-01-01' }, service)
+  const rows = { columns: ['name', 'fence'], rows: [['a', 1]] }
+  await send('POST /v1/restore/{table}', '/v1/restore/fences', rows, service)
+  await send('DELETE /v1/restore', '/v1/restore', undefined, service)
 
   expect([...asked].sort()).toEqual([...operations.keys()].filter((name) => !name.startsWith('GET ')).sort())
 })

@@ -1,0 +1,29 @@
+import * as v from 'valibot'
+import { limitOf } from '../http/input.ts'
+
+const Columns = v.array(v.string())
+/** Each row in the order of the columns. */
+const Rows = v.array(v.array(v.union([v.string(), v.number(), v.null()])))
+
+export const TableName = v.object({
+  table: v.pipe(v.string(), v.regex(/^[a-z_]{1,40}$/)),
+})
+
+/** The tables in the order in which to read them. */
+export const Tables = v.object({ tables: v.array(v.string()) })
+
+export const PageQuery = v.object({
+  after: v.exactOptional(v.pipe(v.string(), v.regex(/^\d{1,20}$/))),
+  limit: limitOf(2_000, 5_000),
+})
+export const TablePage = v.object({ columns: Columns, rows: Rows, next: v.nullable(v.string()) })
+
+export const RestoreRequest = v.object({ backup: v.pipe(v.string(), v.minLength(1), v.maxLength(100)) })
+export const RestoreRows = v.object({ columns: v.pipe(Columns, v.minLength(1)), rows: Rows })
+export const Restored = v.object({ inserted: v.number() })
+export const Rebuilding = v.object({ rebuilding: v.array(v.string()) })
+
+export const DailyFile = v.object({
+  date: v.pipe(v.string(), v.regex(/^\d{4}-\d\d-\d\d$/)),
+  file: v.pipe(v.string(), v.regex(/^[a-z_]+(-\d+\.jsonl\.gz|\.json)$/)),
+})
