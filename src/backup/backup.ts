@@ -18,6 +18,8 @@ const tables = new Map<string, SQLiteTable>(
     schema.postLikes,
     schema.commentLikes,
     schema.sessions,
+    schema.revocations,
+    schema.signInSources,
     schema.idempotencyKeys,
     schema.notifications,
     schema.notificationReads,
