@@ -33,6 +33,12 @@ const DECLARED: Record<string, Policy> = {
   'GET /metrics': 'service',
   'GET /v1/stats': 'service',
   'POST /v1/maintenance': 'service',
+  'POST /v1/backup': 'service',
+  'GET /v1/backup/{table}': 'service',
+  'GET /v1/backup/{date}/{file}': 'service',
+  'PUT /v1/restore': 'service',
+  'POST /v1/restore/{table}': 'service',
+  'DELETE /v1/restore': 'service',
   'POST /v1/cache/invalidate': 'service',
   'POST /v1/events': 'service',
   'POST /v1/listeners/{name}/rebuild': 'service',
@@ -168,7 +174,14 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
     service: { Authorization: `Bearer ${env.SERVICE_TOKEN}` },
   }
   const [method = '', pattern = ''] = name.split(' ')
-  const names: Record<string, string> = { username: owner.username, type: 'internal', name: 'notifications' }
+  const names: Record<string, string> = {
+    username: owner.username,
+    type: 'internal',
+    name: 'notifications',
+    table: 'users',
+    date: '2026-01-01',
+    file: 'manifest.json',
+  }
   const path = pattern.replaceAll(/\{(\w+)\}/g, (_, parameter: string) =>
     parameter === 'id' ? (ids[pattern.split('/')[2] ?? ''] ?? '') : (names[parameter] ?? ''),
   )

@@ -72,7 +72,7 @@ test.each([
 test('a creation that fails for good is undone', async () => {
   const to = receiver()
   const faulty = losingEdge(newDevEdge(), /^update "webhooks"/i, 2)
-  expect((await ask(faulty, 'POST', '/v1/webhooks', { url: to.url, channels: ['post_events'] })).status).toBe(500)
+  expect((await ask(faulty, 'POST', '/v1/webhooks', { url: to.url, channels: ['post_events'] })).status).toBe(503)
   expect(await rowsAt(to.url)).toEqual([])
 })
 
@@ -84,7 +84,7 @@ test.each([
   const to = receiver()
   const fault = losing(match, 1_000, when)
   const faulty = newDevEdge({ DB: fault.DB, EVENTS: edge.events, DELIVERIES: edge.deliveries })
-  expect((await ask(faulty, 'POST', '/v1/webhooks', { url: to.url, channels: ['post_events'] })).status).toBe(500)
+  expect((await ask(faulty, 'POST', '/v1/webhooks', { url: to.url, channels: ['post_events'] })).status).toBe(503)
   expect(await rowsAt(to.url)).toMatchObject([{ status: 'unverified' }])
   await edge.cron(Date.now() + 60_000)
   await deliverAll(edge)
@@ -128,7 +128,7 @@ test('a move whose reply is lost is complete; one that fails for good is complet
   expect(await (await move(faulty, next.url)).json()).toMatchObject({ status: 'paused', url: next.url })
   expect(faulty.hasLost()).toBe(true)
 
-  expect((await move(losingEdge(edge, /^update "webhooks"/i, 2), last.url)).status).toBe(500)
+  expect((await move(losingEdge(edge, /^update "webhooks"/i, 2), last.url)).status).toBe(503)
   expect(await (await move(edge, last.url)).json()).toMatchObject({ status: 'paused', url: last.url })
   await publish(edge, channel)
   expect((await ask(edge, 'POST', `/v1/webhooks/${id}/enable`)).status).toBe(200)
@@ -166,7 +166,7 @@ test('three rotations in a row may fail for good: the secret that receivers have
   const { id, secret, channel } = await addWebhook(edge, to)
   for (let time = 0; time < 3; time += 1) {
     const faulty = losingEdge(edge, /^update "webhooks"/i, 2)
-    expect((await ask(faulty, 'POST', `/v1/webhooks/${id}/rotate`)).status).toBe(500)
+    expect((await ask(faulty, 'POST', `/v1/webhooks/${id}/rotate`)).status).toBe(503)
   }
   await publish(edge, channel)
   await deliverAll(edge)
@@ -210,7 +210,7 @@ test('a replay whose reply is lost is sent by the cron', async () => {
   const [dead] = await readDeliveries(edge, id)
   expect(dead).toMatchObject({ status: 'dead' })
   const faulty = losingEdge(edge, /^update "deliveries"/i)
-  expect((await ask(faulty, 'POST', `/v1/deliveries/${dead?.id}/replay`)).status).toBe(500)
+  expect((await ask(faulty, 'POST', `/v1/deliveries/${dead?.id}/replay`)).status).toBe(503)
   expect(edge.deliveries.sent).toEqual([])
   await edge.cron(Date.now() + 130_000)
   await deliverAll(edge)
