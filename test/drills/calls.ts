@@ -194,6 +194,8 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
   'GET /metrics': fixed('/metrics', service),
   'POST /v1/maintenance': fixed('/v1/maintenance', service),
   'GET /v1/rate-limit': fixed('/v1/rate-limit'),
+  'POST /v1/backup': fixed('/v1/backup', service),
+  'GET /v1/backup/{table}': fixed('/v1/backup/fences', service),
 
   async 'POST /v1/users'() {
     const username = unique()

@@ -202,6 +202,7 @@ const drilled = env.DRILL_FAULTS === 'all' ? all : env.DRILL_FAULTS.split(',')
 
 test.each(drilled)('no operation fails or is left half done: %s', { timeout: 600_000 }, async (name) => {
   const { document, operations } = await readOperations()
+  for (const name of NOT_DRILLED) operations.delete(name)
   expect(Object.keys(calls).sort()).toEqual([...operations.keys()].sort())
   const { wrong, statuses } = await drill(
     document,
@@ -211,6 +212,14 @@ test.each(drilled)('no operation fails or is left half done: %s', { timeout: 600
   expect([...new Set(wrong)].sort()).toEqual([])
   if (name === RECORDED) await expect(render(operations, statuses)).toMatchFileSnapshot(DOCUMENTED)
 })
+
+/** They need an empty database or a bucket: `test/backup` interrupts them. */
+const NOT_DRILLED = [
+  'GET /v1/backup/{date}/{file}',
+  'PUT /v1/restore',
+  'POST /v1/restore/{table}',
+  'DELETE /v1/restore',
+]
 
 const DOCUMENTED = '../../docs/without-redis.json'
 
