@@ -270,7 +270,7 @@ test('an API that fails is quoted, and a token that is refused meanwhile asks to
   await page.route('**/v1/stats*', async (route) => {
     await route.continue({ headers: { ...route.request().headers(), authorization: 'Bearer rotated-meanwhile' } })
   })
-  await page.getByText('The token is not accepted any more.').waitFor({ timeout: 60_000 })
+  await page.getByText('The token is no longer valid. Sign in again.').waitFor({ timeout: 60_000 })
   expect(await hasFocus(page, '#token')).toBe(true)
   expect(await page.getByRole('heading', { name: 'Traffic' }).count()).toBe(0)
   expectComplaint(/401/)
@@ -396,13 +396,13 @@ test('a dead delivery can be retried', async () => {
       .getByRole('row', { name: /order_sent/ })
       .getByText(/The API answered 409: .* is disabled/)
       .waitFor()
-    expect(await page.getByRole('status').innerText()).toMatch(/order_sent to .* was not sent again/)
+    expect(await page.getByRole('status').innerText()).toMatch(/order_sent to .* could not be retried/)
     expectComplaint(/409/)
 
     receiver.status = 200
     await service('POST', `/v1/webhooks/${id}/enable`)
     await page.keyboard.press('Enter')
-    await expect.poll(async () => page.getByRole('status').innerText()).toMatch(/order_sent to .* is on its way again/)
+    await expect.poll(async () => page.getByRole('status').innerText()).toMatch(/order_sent to .* is queued again/)
     await expect.poll(async () => retry('order_sent').count()).toBe(0)
     expect(await hasFocus(page, '[aria-label^="Retry order_paid"]')).toBe(true) // not lost with its row
     await page.keyboard.press('Enter')
