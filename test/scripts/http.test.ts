@@ -1,12 +1,12 @@
 import { request } from 'node:http'
 import { performance } from 'node:perf_hooks'
-import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
+import type { Miniflare } from 'miniflare'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { bundle, migrate, platform } from '../../bench/workers.ts'
 import { type Emulator, startEmulator } from '../../emulator/server.ts'
 import { parseBearer, parseVersions } from '../../src/http/headers.ts'
 import { createSessionTokens } from '../../src/sessions/token.ts'
 import { joinTrace } from '../../src/trace.ts'
+import { startWorker } from './worker.ts'
 
 // The Worker in workerd behind its own socket: `fetch` sends no GET request with a body.
 let emulator: Emulator
@@ -15,25 +15,7 @@ let origin = ''
 
 beforeAll(async () => {
   emulator = await startEmulator({ openTokens: true })
-  const { code } = await bundle('ours')
-  workerd = new Miniflare(
-    convertV4MiniflareOptions({
-      modules: true,
-      script: code,
-      ...platform(),
-      bindings: {
-        UPSTASH_REDIS_REST_URL: emulator.url,
-        UPSTASH_REDIS_REST_TOKEN: 'token-of-http',
-        SERVICE_TOKEN: 'a-service-token-for-tests',
-        STATS_FLUSH_SECONDS: '0',
-        LOG_REQUESTS: 'none',
-        REDIS_READ_TIMEOUT_MS: '5000',
-      },
-      unsafeDirectSockets: [{ host: '127.0.0.1', port: 0 }],
-    }),
-  )
-  await migrate(await workerd.getD1Database('DB'))
-  origin = (await workerd.unsafeGetDirectURL()).origin
+  ;({ workerd, origin } = await startWorker(emulator, 'token-of-http'))
 }, 90_000)
 
 afterAll(async () => {

@@ -1,41 +1,23 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
+import type { Miniflare } from 'miniflare'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { bundle, migrate, platform } from '../../bench/workers.ts'
 import { createControl } from '../../emulator/control.ts'
 import { type Emulator, startEmulator } from '../../emulator/server.ts'
 import { newReader } from '../streams/reader.ts'
+import { SERVICE_TOKEN, startWorker } from './worker.ts'
 
 // The deployed Worker in workerd, with a direct socket: the proxy of `wrangler dev` hides that a client disconnected.
 const TOKEN = 'token-of-streams'
-const SERVICE_TOKEN = 'a-service-token-for-tests'
 let emulator: Emulator
 let workerd: Miniflare
 let origin = ''
 
 beforeAll(async () => {
   emulator = await startEmulator({ openTokens: true })
-  const { code } = await bundle('ours')
-  workerd = new Miniflare(
-    convertV4MiniflareOptions({
-      modules: true,
-      script: code,
-      ...platform(),
-      bindings: {
-        UPSTASH_REDIS_REST_URL: emulator.url,
-        UPSTASH_REDIS_REST_TOKEN: TOKEN,
-        SERVICE_TOKEN,
-        STATS_FLUSH_SECONDS: '0',
-        LOG_REQUESTS: 'none',
-        REDIS_READ_TIMEOUT_MS: '5000',
-        REDIS_WRITE_TIMEOUT_MS: '5000',
-        STREAM_HEARTBEAT_SECONDS: '0.2', // a disconnected client is noticed at the next write
-      },
-      unsafeDirectSockets: [{ host: '127.0.0.1', port: 0 }],
-    }),
-  )
-  await migrate(await workerd.getD1Database('DB'))
-  origin = (await workerd.unsafeGetDirectURL()).origin
+  ;({ workerd, origin } = await startWorker(emulator, TOKEN, {
+    REDIS_WRITE_TIMEOUT_MS: '5000',
+    STREAM_HEARTBEAT_SECONDS: '0.2', // a disconnected client is noticed at the next write
+  }))
 }, 90_000)
 
 afterAll(async () => {
