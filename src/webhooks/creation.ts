@@ -1,8 +1,8 @@
 import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { ulid } from 'ulid'
 import { webhooks } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import { newId } from '../ids.ts'
 import type { Challenges } from './challenge.ts'
 import { type GuardPolicy, requireAllowed } from './guard.ts'
 import { PATIENCE_MS } from './messages.ts'
@@ -68,7 +68,7 @@ async function insert(
   most: number,
 ): Promise<WebhookRow> {
   const now = Date.now()
-  const id = `wh_${ulid(now).toLowerCase()}`
+  const id = newId('wh', now)
   const json = (value: object | null) => value && JSON.stringify(value)
   const isAllowed = sql`NOT EXISTS (SELECT 1 FROM ${webhooks} WHERE id > 'wh_' LIMIT 1 OFFSET ${most - 1})
     OR EXISTS (SELECT 1 FROM ${webhooks} WHERE id = ${id})`

@@ -1,8 +1,8 @@
 import { and, desc, eq, inArray, isNull, lt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { ulid } from 'ulid'
 import { listOf } from '../db/list.ts'
 import { deliveries, deliveryAttempts, events, webhooks } from '../db/schema.ts'
+import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import { service } from '../service.ts'
 import type { Attempts } from './attempts.ts'
@@ -117,7 +117,7 @@ async function purge(db: DrizzleD1Database, most: number, before: number): Promi
   const old = db
     .select({ id: deliveries.id })
     .from(deliveries)
-    .where(and(lt(deliveries.id, `dl_${ulid(Math.max(before, 0)).toLowerCase()}`), isNull(deliveries.dueAt)))
+    .where(and(lt(deliveries.id, newId('dl', Math.max(before, 0))), isNull(deliveries.dueAt)))
     .orderBy(deliveries.id)
     .limit(most)
   const purged = await db

@@ -7,6 +7,9 @@ const MAX_ENDPOINTS = 100
 const MAX_COUNTED = 1_000
 const HOUR_MS = 3_600_000
 
+/** The hour of a time (Unix ms), as `webhook_hours` counts it. */
+export const hourOf = (timeMs: number) => Math.floor(timeMs / HOUR_MS)
+
 /** Counts of attempts and deliveries of the newest endpoints, for the dashboard. One D1 round trip. */
 export async function readFigures(db: DrizzleD1Database, now: number) {
   const countOf = (status: string) =>
@@ -26,7 +29,7 @@ export async function readFigures(db: DrizzleD1Database, now: number) {
     db
       .select()
       .from(webhookHours)
-      .where(gte(webhookHours.hour, Math.floor(now / HOUR_MS) - 23)),
+      .where(gte(webhookHours.hour, hourOf(now) - 23)),
   ])
   const byId = Map.groupBy(hours, (hour) => hour.webhookId)
   return rows.map(({ id, url, status, pending, dead }) => {
@@ -43,7 +46,7 @@ export async function purgeFigures(db: DrizzleD1Database, most: number, now: num
   const old = db
     .select({ rowid: sql`rowid` })
     .from(webhookHours)
-    .where(lt(webhookHours.hour, Math.floor(now / HOUR_MS) - 48))
+    .where(lt(webhookHours.hour, hourOf(now) - 48))
     .limit(most)
   const purged = await db
     .delete(webhookHours)

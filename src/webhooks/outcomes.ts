@@ -4,6 +4,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { deliveries, deliveryAttempts, webhookHours, webhooks } from '../db/schema.ts'
 import type { Outbox, Transaction } from '../events/outbox.ts'
 import type { Health } from './circuit.ts'
+import { hourOf } from './figures.ts'
 import { deliveryMessage, MAX_DELAY_MS, type Outgoing, PATIENCE_MS, wakeMessage } from './messages.ts'
 import { type Attempt, isSuccess, type WebhookRow } from './sender.ts'
 import { aboutWebhook } from './view.ts'
@@ -151,7 +152,7 @@ function attemptStatements(
       .onConflictDoNothing(),
     db
       .insert(webhookHours)
-      .values({ hour: Math.floor(now / 3_600_000), webhookId, succeeded, failed: attempts.length - succeeded })
+      .values({ hour: hourOf(now), webhookId, succeeded, failed: attempts.length - succeeded })
       .onConflictDoUpdate({
         target: [webhookHours.hour, webhookHours.webhookId],
         set: { succeeded: sql`succeeded + excluded.succeeded`, failed: sql`failed + excluded.failed` },
