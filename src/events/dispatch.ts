@@ -57,8 +57,10 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
       for (const cursor of cursors) await enqueue({ kind: 'proceed', listener: listener.name, cursor })
       return []
     } catch (error) {
-      if (wanted.length === 1) onFailure(listener.name, error)
-      if (wanted.length === 1) return wanted.map((event) => event.id)
+      if (wanted.length === 1) {
+        onFailure(listener.name, error)
+        return wanted.map((event) => event.id)
+      }
     }
     const failed = []
     for (const event of wanted) failed.push(...(await notify(listener, [event])))

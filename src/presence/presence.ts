@@ -97,10 +97,11 @@ export function createPresence({ db, online, outbox, defer }: PresenceDependenci
   async function announce(changes: Change[]): Promise<void> {
     if (changes.length === 0) return
     const latest = latestOf(changes)
+    const { data, audience } = announcementOf(TARGET)
     const events = latest.map(({ userId, ...given }) => ({
       type: 'user_status_change' as const,
-      ...announcementOf(TARGET),
-      data: { userId, ...announcementOf(TARGET).data },
+      data: { userId, ...data },
+      audience,
       given,
     }))
     const given = JSON.stringify(latest.map(({ userId, ...given }) => ({ userId, given })))
@@ -299,10 +300,10 @@ export function createPresence({ db, online, outbox, defer }: PresenceDependenci
     },
 
     /**
-     * Takes silent users offline, announces what Redis has recorded and nobody has announced, and passes on visibility
-     * changes that Redis missed and losses of Redis; answers how many changes it took. For the cron: per batch two round trips and one D1
-     * batch, and one query for visibility changes. Ends early when `signal` aborts. Safe to repeat and to run twice at
-     * once.
+     * Takes silent users offline, announces what Redis has recorded and nobody has announced, passes on visibility changes
+     * that Redis missed, and recovers what Redis lost; returns how many changes it took. For the cron: per batch two round
+     * trips and one D1 batch, and one query for visibility changes. Ends early when `signal` aborts. Safe to repeat and to
+     * run twice at once.
      */
     async sweep(now = Date.now(), signal?: AbortSignal): Promise<number> {
       const unsynced = await db
