@@ -73,8 +73,8 @@ const SECURITY = {
  * Sessions: `none` costs nothing and adds nothing. By default the check runs before the work: `c.var.userId`, and 401
  * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.var.caller`.
  *
- * A credential that is not accepted: 401 on routes that write or need a session. Other reads treat
- * the caller as anonymous, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
+ * A credential that is not accepted: 401 on routes that write or need a session. Other reads treat the caller as
+ * anonymous, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
  * or from `CORS_ORIGINS`.
  */
 export function admit<R extends SessionRule>(

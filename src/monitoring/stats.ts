@@ -218,8 +218,8 @@ export function createStats(dependencies: {
 
   return {
     /**
-     * Reports the figures of this isolate, `flushMs` from now. Does nothing while another invocation is about to report,
-     * unless that is so late that the platform must have ended it.
+     * Reports the figures of this isolate, `flushMs` from now. Does nothing while another invocation is about to report.
+     * A report that is more than `LATE_MS` late does not count: the platform has ended its invocation.
      */
     reportSoon(now = Date.now()): void {
       if (!isReportDue(recorder, policy.flushMs, now)) return

@@ -215,8 +215,8 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     (generationKey !== undefined && memory.isOutdated(generationKey, entry, now()))
 
   /**
-   * Adds to `values` what loads of this invocation return. Not what they fail to load, and not what is as old as memory
-   * may not be, or out of date.
+   * Adds to `values` what other loads of this invocation return, unless such a load fails, began `memoryMs` ago or
+   * earlier, or is out of date.
    */
   async function join(ids: string[], values: Values<T>): Promise<void> {
     for (const id of ids) {

@@ -188,8 +188,8 @@ export type Online = ReturnType<typeof createOnline>
  * Redis types. `presence`: a sorted set per shard, member = user, score = last seen. `presenceChanges`: a sorted set per
  * shard, member = `+<at>:<user>` for an arrival or `-<at>:<user>` for a departure, score = claimed until.
  * `presenceDevices`: a sorted set per user, expiring soon after the window. `presenceVisibility` and `presenceLast`:
- * strings per user, expiring. `presenceLoss`: a string that is absent after a flush. A user's shard is a hash of the id; a shard holds at most `shardUsers`, and so do its
- * changes: no key grows without bound.
+ * strings per user, expiring. `presenceLoss`: a string that is absent after a flush. A user's shard is a hash of the id;
+ * a shard holds at most `shardUsers`, and so do its changes: no key grows without bound.
  *
  * One round trip each. A steady beat is 3 commands inside one script, an arrival 12, or 14 when the shard is full.
  *

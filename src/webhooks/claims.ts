@@ -21,7 +21,7 @@ export type DeliveryClaims = ReturnType<typeof createDeliveryClaims>
 
 /** What a batch of the queue claims and loads. D1 only, one round trip each. A lost claim ends with its lease. */
 export function createDeliveryClaims(db: DrizzleD1Database) {
-  /** DeliveryClaims the deliveries that are still at the turn of their message (compare-and-set). */
+  /** Claims the deliveries that are still at the turn of their message (compare-and-set). */
   function claim(tickets: { id: string; turn: number }[], now: number): Promise<Claimed[]> {
     const given = JSON.stringify(tickets.map(({ id, turn }) => [id, turn]))
     return db.all<Claimed>(sql`
@@ -32,7 +32,7 @@ export function createDeliveryClaims(db: DrizzleD1Database) {
         RETURNING ${deliveries.id} AS id, event_id AS eventId, webhook_id AS webhookId, attempts, turn`)
   }
 
-  /** DeliveryClaims the one delivery that tests an endpoint with a half-open circuit (compare-and-set). */
+  /** Claims the one delivery that tests an endpoint with a half-open circuit (compare-and-set). */
   async function claimTest({ id, openUntil }: WebhookRow, now: number): Promise<boolean> {
     const until = now + LEASE_MS
     const claimed = await db
