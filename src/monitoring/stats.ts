@@ -4,6 +4,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import type { InferOutput } from 'valibot'
 import { service } from '../service.ts'
 import { keys } from '../keys.ts'
+import { isAfter } from '../redis/entry-id.ts'
 import { cachesOf, routesOf, seriesOf, serverOf, windowOf } from './figures.ts'
 import { emptyFolded, fold, type Folded, recordOnline, prune, type Report, topKeys } from './folded.ts'
 import { type Recorder, stepOf } from './recorder.ts'
@@ -49,13 +50,6 @@ redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[4])
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return 1`
-
-/** Compares ids of a Redis stream: `<ms>-<number>`. */
-function isAfter(id: string, other: string): boolean {
-  const [ms = 0, number = 0] = id.split('-').map(Number)
-  const [otherMs = -1, otherNumber = 0] = other === '' ? [] : other.split('-').map(Number)
-  return ms > otherMs || (ms === otherMs && number > otherNumber)
-}
 
 function following(id: string): string {
   const [ms = '0', number = '0'] = id.split('-')

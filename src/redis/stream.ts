@@ -1,5 +1,7 @@
 import type { Redis } from '@upstash/redis/cloudflare'
+import { isAfter } from './entry-id.ts'
 import type { Subscribe } from './subscription.ts'
+import { within } from './within.ts'
 
 /** A value on the log. */
 export interface Entry<T> {
@@ -252,24 +254,4 @@ function* partsOf<I>(items: I[], sizeOf: (item: I) => number): Generator<I[]> {
     size += sizeOf(item)
   }
   if (part.length > 0) yield part
-}
-
-/** Whether an entry comes after another, by their ids. */
-function isAfter(id: string, other: string): boolean {
-  const [ms = 0, number = 0] = id.split('-').map(Number)
-  const [otherMs = 0, otherNumber = 0] = other.split('-').map(Number)
-  return ms > otherMs || (ms === otherMs && number > otherNumber)
-}
-
-/** The result of `promise`, or undefined after `ms`. */
-async function within<R>(promise: Promise<R>, ms: number): Promise<R | undefined> {
-  let timer
-  const timeout = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), Math.max(0, ms))
-  })
-  try {
-    return await Promise.race([promise, timeout])
-  } finally {
-    clearTimeout(timer)
-  }
 }

@@ -2,6 +2,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { and, eq, sql } from 'drizzle-orm'
 import { webhooks } from '../db/schema.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { within } from '../redis/within.ts'
 import { type DeliveryClaims, createDeliveryClaims } from './claims.ts'
 import { runInLanes } from './lanes.ts'
 import type { Outgoing } from './messages.ts'
@@ -71,7 +72,9 @@ export function createAttempts(dependencies: Dependencies) {
       await Promise.all([runInLanes(tasks), discardOrphans(orphans)])
       await Promise.all(recording)
     }
-    await within(work(), BATCH_MS, defer)
+    const working = work()
+    defer(() => working) // the invocation waits for what takes longer
+    await within(working, BATCH_MS)
   }
 
   /** Tests whether an endpoint that was disabled for failing answers again: once in `probeMs`, by one invocation. */
@@ -81,22 +84,13 @@ export function createAttempts(dependencies: Dependencies) {
       .set({ wakeAt: now + policy.probeMs })
       .where(and(eq(webhooks.id, webhook.id), sql`wake_at IS ${webhook.wakeAt}`))
       .returning({ id: webhooks.id })
-    if (claimed.length > 0) await within(dependencies.probe(webhook), BATCH_MS, defer)
+    if (claimed.length === 0) return
+    const probing = dependencies.probe(webhook)
+    defer(() => probing)
+    await within(probing, BATCH_MS)
   }
 
   return { deliver, probe }
-}
-
-/** Waits for `work` for `ms` at most. The invocation waits for the rest. */
-async function within(
-  work: Promise<unknown>,
-  ms: number,
-  defer: (work: () => Promise<unknown>) => void,
-): Promise<void> {
-  defer(() => work)
-  let timer: ReturnType<typeof setTimeout> | undefined
-  await Promise.race([work, new Promise((resolve) => (timer = setTimeout(resolve, ms)))])
-  clearTimeout(timer)
 }
 
 /** Reads the rows of a batch again, all at once, when they are older than `FRESH_MS`. */

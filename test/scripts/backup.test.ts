@@ -3,7 +3,7 @@ import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { Manifest } from '../../src/backup/archive.ts'
+import { type Manifest, unpack } from '../../src/backup/archive.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
 import { freePort } from '../../scripts/ports.ts'
 import { cloneProject } from './clone.ts'
@@ -77,8 +77,16 @@ async function run(script: string, args: string[], until?: string) {
 const readManifest = async (name: string) =>
   JSON.parse(await readFile(join(folder, name, 'manifest.json'), 'utf8')) as Manifest // what the script wrote
 
-const sumsOf = ({ parts }: Manifest) =>
-  parts.filter(({ table }) => table !== 'redis').map(({ file, rows, sha256 }) => [file, rows, sha256])
+/** The rows of each table of D1. Where its files begin is left out: it depends on when the table grew. */
+async function rowsOf(name: string) {
+  const rows: Record<string, unknown[]> = {}
+  for (const part of (await readManifest(name)).parts) {
+    if (part.table === 'redis') continue
+    const unpacked = await unpack(part, new Uint8Array(await readFile(join(folder, name, part.file))))
+    rows[part.table] = [...(rows[part.table] ?? []), ...unpacked.rows]
+  }
+  return rows
+}
 
 test(
   'a backup that is killed continues, restores into an empty environment, and is the same again',
@@ -118,7 +126,7 @@ test(
     expect(restored).toEqual({ code: 0, output: expect.stringContaining(`${target.url} is restored from saved.`) })
     const again = await run('backup', ['--url', target.url, '--to', 'again', '--rows', '1000'])
     expect(again.code).toBe(0)
-    expect(sumsOf(await readManifest('again'))).toEqual(sumsOf(saved))
+    expect(await rowsOf('again')).toEqual(await rowsOf('saved'))
 
     const read = async (path: string) => {
       const response = await fetch(target.url + path, { headers: { Authorization: `Bearer ${token}` } })
