@@ -304,7 +304,7 @@ const streams = {
 
 const monitoring = {
   // The platform ends an invocation 30 s after its answer.
-  STATS_FLUSH_SECONDS: seconds(10, 0, 25, 'Interval of the reports of an isolate: one command each. 0: no reports.'),
+  STATS_FLUSH_SECONDS: seconds(10, 0, 25, 'Interval of the reports of an isolate: two commands each. 0: no reports.'),
   SLOW_COMMAND_MS: whole('ms', 100, 1, 10_000, 'Duration from which a Redis round trip is listed as slow.'),
   COMMANDS_USD: decimal('dollars', 0.2, 0, 1_000, 'Price of 100,000 Redis commands.'),
   SCAN_COMMANDS: whole('commands', 100, 0, 10_000, 'Commands a minute that the scan of all keys may send. 0: no scan.'),

@@ -30,8 +30,11 @@ interface Reported {
   reports: [string, Report][]
 }
 
-const MAX_REPORTS = 1_000
+/** Redis keeps this many unfolded reports, about. More arrive only while folding fails. */
+const MAX_REPORTS = 5_000
 const REPORTS_AT_ONCE = 500
+/** An isolate whose report makes the number of unfolded reports a multiple of this folds them. */
+const FOLD_EVERY = 200
 /** A reader that finds this many reports folds them, so that nobody reads them again. */
 const FOLD_AT = 50
 /** A report that is this late will not arrive. */
@@ -66,9 +69,10 @@ export const statsService = service<Stats>('stats')
 /**
  * The figures of the Worker, for the dashboard and for Prometheus.
  *
- * Isolates count in memory, and report at most every `flushMs`, after an answer: one `XADD`. A reader, or else the cron,
- * folds the reports into one value; a compare-and-set lets exactly one do so. A stopped isolate loses at most `flushMs` of
- * figures. A report with a lost reply may count twice.
+ * Isolates count in memory, and report at most every `flushMs`, after an answer: `XADD` and `XLEN`. The isolate that sees
+ * `FOLD_EVERY` reports, a reader, or else the cron folds the reports into one value; a compare-and-set lets exactly one do
+ * so. So the number of isolates has no limit. A stopped isolate loses at most `flushMs` of figures. A report with a lost
+ * reply may count twice.
  *
  * Redis types: a capped stream of reports, a string of JSON. `read` and `expose` cost one round trip of five commands,
  * and one command per shard of presence. When Redis fails, they return the figures of this isolate.
@@ -92,9 +96,11 @@ export function createStats(dependencies: {
     const taken = recorder.take()
     const report: Report = { at: now, ...taken }
     const trim = { type: 'MAXLEN', threshold: MAX_REPORTS, comparison: '~' } as const
-    await once
-      .xadd(keys.statsReports, '*', { r: JSON.stringify(report) }, { trim })
-      .catch(() => recorder.putBack(taken)) // the next report contains them
+    const [length] = await Promise.all([
+      once.xlen(keys.statsReports).catch(() => 0),
+      once.xadd(keys.statsReports, '*', { r: JSON.stringify(report) }, { trim }).catch(() => recorder.putBack(taken)), // the next report contains them
+    ])
+    if ((length + 1) % FOLD_EVERY === 0) await foldReports(now).catch(() => {}) // the cron repeats it
   }
 
   /** Reads the folded figures, and the reports since. One round trip. */

@@ -127,7 +127,7 @@ test('the cost has in it what scripts call, as a real Redis counted it (npm run 
   }
 })
 
-test('an answer from memory costs nothing, and reporting many requests one command each time', async () => {
+test('an answer from memory costs nothing, and reporting many requests two commands each time', async () => {
   const user = await addUser()
   const spend = async (flushSeconds: number) => {
     const edge = newEdge({ STATS_FLUSH_SECONDS: String(flushSeconds), MEMORY_SECONDS: '60' })
@@ -138,7 +138,8 @@ test('an answer from memory costs nothing, and reporting many requests one comma
     const answers = await Promise.all(Array.from({ length: 20 }, () => edge.fetch(`/v1/users/${user.id}`)))
     for (const answer of answers) expect(answer.headers.get('Server-Timing')).toContain('0 commands, 0 round trips')
     await edge.settle()
-    const { xadd = 0, ...rest } = (await edge.redis.counts()).byCommand
+    const { xadd = 0, xlen = 0, ...rest } = (await edge.redis.counts()).byCommand
+    expect(xlen).toBe(xadd)
     return { xadd, rest, seconds: (Date.now() - startedAt) / 1_000 }
   }
   const [silent, reporting] = [await spend(0), await spend(2)]
@@ -216,6 +217,18 @@ test('a reader that finds many reports folds them', async () => {
   await reader.settle()
   expect(await edge.sdk.xlen(keys.statsReports)).toBe(0)
   expect((await readStats(newEdge({}, edge.token))).window.requests).toBe(before)
+})
+
+test('the report that makes 200 folds them, so that no number of isolates loses figures', async () => {
+  const edge = newReporter()
+  await edge.fetch('/v1/posts/hot')
+  await edge.settle()
+  const [first] = Object.values(await edge.sdk.xrange<{ r: object }>(keys.statsReports, '-', '+', 1))
+  for (let i = 0; i < 198; i += 1) await edge.sdk.xadd(keys.statsReports, '*', { r: JSON.stringify(first?.r) })
+  await edge.fetch('/v1/posts/hot')
+  await edge.settle()
+  expect(await edge.sdk.xlen(keys.statsReports)).toBe(0)
+  expect(routeIn(await readStats(newEdge({}, edge.token)), 'GET /v1/posts/hot')?.requests).toBe(200)
 })
 
 test('what could not be reported goes with the next report', async () => {
