@@ -135,7 +135,12 @@ function headlineOf({ window, caches, presence, outbox }, series) {
       note: `${amount(window.roundTripsPerRequest)} round trips`,
     },
     { name: 'Redis cost', value: usd(window.costPerMillionUsd), note: 'per million requests, with queue and cron' },
-    { name: 'Online', value: count(presence?.online), note: 'users online now' },
+    {
+      name: 'Online',
+      value: count(presence?.online),
+      note: presence ? `users online now, of ${count(presence.capacity)} at most` : 'unknown',
+      isBad: presence !== null && presence.online >= 0.9 * presence.capacity,
+    },
     {
       name: 'Outbox lag',
       value: duration(outbox?.oldestAgeSeconds),

@@ -152,6 +152,7 @@ export function render(figures: Exposed['figures'], totals: Exposed['totals']): 
   counter('threads_redis_expired_keys', 'Keys that expired, since Redis began.', [[{}, server?.expiredKeys]])
   counter('threads_redis_evicted_keys', 'Keys that were evicted, since Redis began.', [[{}, server?.evictedKeys]])
   gauge('threads_presence_online', 'Users online.', [[{}, presence?.online]])
+  gauge('threads_presence_capacity', 'Users who can be online at once.', [[{}, presence?.capacity]])
   const perQueue = (column: 'backlog' | 'backlogBytes' | 'oldestAgeSeconds') =>
     (queues ?? []).map((queue): [Labels, Value] => [{ queue: queue.queue }, queue[column]])
   gauge('threads_queue_messages', 'Messages waiting, by queue.', perQueue('backlog'))

@@ -141,6 +141,9 @@ const QueueFigures = v.object({
   oldestAgeSeconds: v.nullable(Amount),
 })
 
+/** How many users are online, and how many can be. Beyond the capacity, the user who was silent for longest goes offline. */
+export const PresenceFigures = v.object({ online: Count, capacity: Count })
+
 /** Events that are stored but not dispatched. */
 export const OutboxFigures = v.object({
   pending: Count,
@@ -188,7 +191,7 @@ export const Stats = v.pipe(
     /** The largest keys that the scan found. */
     bigKeys: v.array(v.object({ ...KeyFigures, seenAt: Time })),
     scan: v.nullable(Scan),
-    presence: v.nullable(v.object({ online: Count })),
+    presence: v.nullable(PresenceFigures),
     queues: v.nullable(v.array(QueueFigures)),
     outbox: v.nullable(OutboxFigures),
     webhooks: v.nullable(v.array(WebhookFigures)),

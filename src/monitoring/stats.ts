@@ -16,8 +16,8 @@ type Part = Answer['unavailable'][number]
 
 /** The figures that features contribute. Each source may fail: then its part of the answer is unavailable. */
 export interface FigureSources {
-  /** The number of users online. */
-  online: () => Promise<number>
+  /** How many users are online, and can be. */
+  presence: () => Promise<InferOutput<typeof schema.PresenceFigures>>
   /** Events that are stored but not dispatched. */
   outbox: () => Promise<InferOutput<typeof schema.OutboxFigures>>
   /** The outcome of deliveries, by endpoint. */
@@ -159,7 +159,7 @@ export function createStats(dependencies: {
       }
     }
     // Sent in the same turn, all Redis commands travel in one request.
-    const [server, d1, online, queues, outbox, webhooks] = await Promise.all([
+    const [server, d1, presence, queues, outbox, webhooks] = await Promise.all([
       timed(
         Promise.all([
           load(),
@@ -169,7 +169,7 @@ export function createStats(dependencies: {
         ]),
       ),
       timed(db.run(sql`SELECT 1`)),
-      ask('presence', sources.online),
+      ask('presence', sources.presence),
       ask('queues', queueBacklogs),
       ask('outbox', sources.outbox),
       ask('webhooks', sources.webhooks),
@@ -178,7 +178,7 @@ export function createStats(dependencies: {
     if (!d1.isUp) unavailable.push('d1')
     const [found, info, size, scanned] = server.value ?? []
     if (found && found.reports.length > FOLD_AT) defer(() => foldReports(now))
-    return { found, info, size, scanned, server, d1, online, queues, outbox, webhooks, unavailable }
+    return { found, info, size, scanned, server, d1, presence, queues, outbox, webhooks, unavailable }
   }
 
   /** A copy of the reported figures. `isAll` adds what this isolate has not reported. */
@@ -191,9 +191,9 @@ export function createStats(dependencies: {
   }
 
   function answer(gathered: Awaited<ReturnType<typeof gather>>, minutes: number, now: number): Answer {
-    const { found, info, size, scanned, server, d1, online, queues, outbox, webhooks, unavailable } = gathered
+    const { found, info, size, scanned, server, d1, presence, queues, outbox, webhooks, unavailable } = gathered
     const folded = known(found, now, true)
-    if (online !== null) recordOnline(folded, now, online)
+    if (presence !== null) recordOnline(folded, now, presence.online)
     return {
       at: new Date(now).toISOString(),
       unavailable,
@@ -209,7 +209,7 @@ export function createStats(dependencies: {
       topKeys: Object.entries(topKeys(folded)).map(([key, [asked = 0]]) => scan.figuresOf(scanned, key, asked)),
       bigKeys: scan.bigKeys(scanned),
       scan: scanned ? scan.progress(scanned) : null,
-      presence: online === null ? null : { online },
+      presence,
       queues,
       outbox,
       webhooks,
@@ -234,7 +234,8 @@ export function createStats(dependencies: {
     /** For the cron, each minute: folds the reports, and records the number of users online. Returns the most used keys. */
     async fold(now = Date.now()): Promise<string[]> {
       if (policy.flushMs === 0) return []
-      return Object.keys(topKeys(await foldReports(now, await sources.online().catch(() => undefined))))
+      const presence = await sources.presence().catch(() => undefined)
+      return Object.keys(topKeys(await foldReports(now, presence?.online)))
     },
 
     /** All figures. */

@@ -1,16 +1,20 @@
+import type { Config } from '../config.ts'
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { createOnline } from '../redis/presence.ts'
 import { createPresence, onlineUsers, presenceService } from './presence.ts'
 import { presence as routes } from './routes.ts'
 
+/** Users who can be online at once. */
+const capacityOf = ({ presence: { shards, shardUsers } }: Config) => shards * shardUsers
+
 /** Who is online, and for whom. */
 export const presence: Feature = {
   name: 'presence',
   provides: [
     provide(onlineUsers, ({ redis, config }) => createOnline(redis.reads, keys, config.presence)),
-    provide(presenceService, ({ db, use, outbox, defer }) =>
-      createPresence({ db, online: use(onlineUsers), outbox, defer }),
+    provide(presenceService, ({ db, use, config, outbox, defer, onFailure }) =>
+      createPresence({ db, online: use(onlineUsers), capacity: capacityOf(config), outbox, defer, onFailure }),
     ),
   ],
   routes: [['/v1/presence', routes]],
@@ -21,5 +25,7 @@ export const presence: Feature = {
       run: ({ use }, { now, signal }) => use(presenceService).sweep(now, signal),
     },
   ],
-  figures: ({ use }) => ({ online: () => use(onlineUsers).count(Date.now()) }),
+  figures: ({ use, config }) => ({
+    presence: async () => ({ online: await use(onlineUsers).count(Date.now()), capacity: capacityOf(config) }),
+  }),
 }

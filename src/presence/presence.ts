@@ -11,8 +11,11 @@ import type { Status } from './schema.ts'
 export interface PresenceDependencies {
   db: DrizzleD1Database
   online: Online
+  /** Users who can be online at once. */
+  capacity: number
   outbox: Pick<Outbox, 'transaction'>
   defer: (work: () => Promise<unknown>) => void
+  onFailure: (of: string, error: unknown) => void
 }
 
 /** Changes per batch of the sweep: as JSON they are a parameter of 300 KB. */
@@ -25,6 +28,17 @@ const LOSS_PAGE = 1_000
 const SYNC_BATCH = 100
 /** The list reads at most this many pages of users to find enough that the viewer may see. */
 const LIST_PAGES = 5
+
+/** The share of the capacity at which users are reported as nearly too many. */
+const FULL_SHARE = 0.9
+
+/** So many users are online that more would soon displace others: raise `PRESENCE_MAX_USERS`. */
+class PresenceNearlyFull extends Error {
+  override readonly name = 'PresenceNearlyFull'
+  constructor(online: number, capacity: number) {
+    super(`PRESENCE_MAX_USERS is nearly reached: ${online} of ${capacity} users are online`)
+  }
+}
 
 /** How wide an audience is. */
 const width = (audience: SQL) => sql`CASE ${audience} WHEN 'everyone' THEN 2 WHEN 'followers' THEN 1 ELSE 0 END`
@@ -80,9 +94,11 @@ export const presenceService = service<Presence>('presence')
  *
  * After a flush everyone is offline. Users come back with their next beat; the cron announces those who do not.
  *
+ * At 90 % of `capacity` the sweep reports `PresenceNearlyFull` each minute: beyond it, users displace each other.
+ *
  * Without Redis everyone is offline, last seen when D1 says; beats and departures are refused with `unavailable`.
  */
-export function createPresence({ db, online, outbox, defer }: PresenceDependencies) {
+export function createPresence({ db, online, capacity, outbox, defer, onFailure }: PresenceDependencies) {
   const isOneOf = (ids: string[]) => inArray(users.id, listOf(ids))
 
   async function visibilityOf(userId: string): Promise<Visibility | undefined> {
@@ -318,10 +334,12 @@ export function createPresence({ db, online, outbox, defer }: PresenceDependenci
       let swept = 0
       for (let batch = 0; batch < SWEEP_BATCHES; batch += 1) {
         if (signal?.aborted === true) break
-        const [{ changes, hasMore }, lostAt] = await Promise.all([
+        const [{ changes, hasMore }, lostAt, users] = await Promise.all([
           online.takeChanges(SWEEP_BATCH, now),
           batch === 0 ? online.findLoss(now) : undefined, // in the same round trip
+          batch === 0 ? online.count(now) : 0,
         ])
+        if (users >= FULL_SHARE * capacity) onFailure('presence', new PresenceNearlyFull(users, capacity))
         // While the number of shards changes, a user who is silent in one may be alive in another.
         const misplaced = changes.filter((change) => !change.isOnline && online.isMisplaced(change))
         const scores = await online.lastSeen(misplaced.map(({ userId }) => userId))

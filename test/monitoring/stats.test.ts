@@ -294,7 +294,7 @@ test('who is online is counted, and noted by the cron', async () => {
   await edge.settle()
   await edge.cron(Date.now() - 60_000)
   const { presence, series } = await readStats(edge)
-  expect(presence).toEqual({ online: 3 })
+  expect(presence).toEqual({ online: 3, capacity: 50_000 })
   expect(series.online.filter((count) => count !== null)).toEqual([3, 3])
 })
 

@@ -36,11 +36,20 @@ function newPresence(
   }
   const outbox = createOutbox(db, send, deferral.defer)
   const defer = held ? (work: () => Promise<unknown>) => void held.push(work) : deferral.defer
-  const presence = createPresence({ db, online: createOnline(redis, keys, policy), outbox, defer })
+  const failures: unknown[] = []
+  const presence = createPresence({
+    db,
+    online: createOnline(redis, keys, policy),
+    capacity: shards * policy.shardUsers,
+    outbox,
+    defer,
+    onFailure: (_of, error) => void failures.push(error),
+  })
   return {
     keyspace,
     redis,
     presence,
+    failures,
     settle: () => deferral.settle(),
     /** The events recorded so far, in order, with the audience of each. */
     announced: async () => {
@@ -505,3 +514,20 @@ test('every audience is informed of exactly what it may see, whatever is changed
     { numRuns: 10 },
   )
 }, 120_000)
+
+test('a sweep reports that presence is nearly full, before users displace each other', async () => {
+  const world = newPresence(newKeyspace(), 1, { shardUsers: 10 })
+  const users = await Promise.all(Array.from({ length: 9 }, () => addUser()))
+  const now = Date.now()
+  for (const { id } of users.slice(0, 8)) await world.beat(id, now)
+  await world.presence.sweep(now)
+  expect(world.failures).toEqual([])
+  await world.beat(users[8]?.id ?? '', now)
+  await world.presence.sweep(now)
+  expect(world.failures).toEqual([
+    expect.objectContaining({
+      name: 'PresenceNearlyFull',
+      message: 'PRESENCE_MAX_USERS is nearly reached: 9 of 10 users are online',
+    }),
+  ])
+})
