@@ -101,6 +101,22 @@ test('a body that is not UTF-8 is refused, and nothing is stored', async () => {
   })
 })
 
+test.each(['%ff%fe', 'a%ff', '%ed%a0%80', '%c0%af', '%f0%9f%98', 'a%e9b'])(
+  'a query that is not UTF-8 is refused: %s',
+  async (bytes) => {
+    const edge = newEdge()
+    await expectRefused(edge.fetch(`/v1/search?type=posts&q=${bytes}`), 'query', 'q')
+    await expectRefused(edge.fetch(`/v1/users?ids=u_a&x=${bytes}`), 'query', 'x')
+  },
+)
+
+test.each(['100%25', '100%+sure', '%f0%9f%98%80a', '%C4%91%C3%A0'])(
+  'a query that is UTF-8 is read: %s',
+  async (query) => {
+    expect((await newEdge().fetch(`/v1/search?q=${query}`)).status).toBe(200)
+  },
+)
+
 test.each(['gzip', 'br', 'deflate, gzip', 'x'])('a body with Content-Encoding: %s is refused', async (encoding) => {
   const response = await newEdge().fetch('/v1/users', {
     method: 'POST',
