@@ -118,7 +118,7 @@ export const sessions = new Hono<AppEnv>()
         'Ends all my sessions, including this one. Works without Redis. Then a session can stay usable in some places for ' +
         'up to a minute.',
       status: 204,
-      problems: ['not-signed-in', 'cross-site'],
+      problems: ['not-signed-in'],
     }),
     forgetCookie,
     admit('sessions', { session: 'required' }),
@@ -136,7 +136,7 @@ export const sessions = new Hono<AppEnv>()
         'Ends this session and takes its device offline. Works without Redis. Then the session can stay usable in some ' +
         'places for up to a minute.',
       status: 204,
-      problems: ['not-signed-in', 'cross-site'],
+      problems: ['not-signed-in'],
     }),
     forgetCookie,
     admit('sessions', { session: 'required' }),
