@@ -46,6 +46,7 @@ const variables = {
   LIMIT_READS_SECONDS: DAY,
   LIMIT_WRITES_SECONDS: DAY,
   LIMIT_SIGN_IN_SECONDS: DAY,
+  LIMIT_SIGN_IN_ACCOUNT_SECONDS: DAY,
 }
 const worker = await startWorkers(await bundle('ours'), emulator, prepared.folder, 2, variables)
 try {
@@ -141,6 +142,9 @@ async function main(worker: Contender): Promise<void> {
   await cost('profile from memory', { path: profile })
   await answer({ path: `/v1/users?ids=${twenty(user)}` })
   await cost('20 profiles from memory', { path: `/v1/users?ids=${twenty(user)}` })
+  const unknown = (kind: 'u' | 'p') => Array.from({ length: 100 }, (_, i) => `${kind}_unknown${i}`).join()
+  await cost('100 unknown profiles', { path: `/v1/users?ids=${unknown('u')}` })
+  await cost('100 unknown posts', { path: `/v1/posts?ids=${unknown('p')}` })
   const one = `/v1/posts/${post(20)}`
   await cost('post from D1, then cached', { path: one })
   await cost('post from Redis', { path: one, isolate: 1 })

@@ -53,7 +53,7 @@ await run(async () => {
 
 /** Throws an obstacle that names what is missing: checks wrangler.toml first, then Redis, then Cloudflare. */
 async function requireAll(environment: Environment): Promise<void> {
-  const { name: env, databases, queues, secrets, redisUrl } = environment
+  const { name: env, databases, queues, buckets, secrets, redisUrl } = environment
   const setup = `run npm run setup -- --env ${env}`
   const unset = databases.filter(({ id }) => id === undefined).map(({ name }) => `the id of D1 database ${name}`)
   if (redisUrl === undefined) unset.push('the URL of Redis')
@@ -75,6 +75,7 @@ async function requireAll(environment: Environment): Promise<void> {
       present.databases.get(name) === id ? [] : `D1 database ${name} with id ${id}`,
     ),
     ...queues.flatMap((queue) => (present.queues.has(queue) ? [] : `queue ${queue}`)),
+    ...buckets.flatMap(({ name }) => (present.buckets.has(name) ? [] : `R2 bucket ${name}`)),
     ...secrets.flatMap((secret) => (present.secrets.has(secret) ? [] : `secret ${secret}`)),
   ]
   if (absent.length > 0) refuse(env, `Cloudflare lacks ${absent.join(', ')}: ${setup}`)

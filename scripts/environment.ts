@@ -35,6 +35,7 @@ const Declared = v.object({
     ),
     [],
   ),
+  r2_buckets: v.optional(v.array(v.object({ bucket_name: v.string(), jurisdiction: v.optional(v.string()) })), []),
   queues: v.optional(
     v.object({
       producers: v.optional(v.array(v.object({ binding: v.string(), queue: v.string() })), []),
@@ -52,6 +53,7 @@ export interface Environment {
   databases: { binding: string; name: string; id: string | undefined; migrationsDir: string }[]
   /** The queues it sends to and receives from, and their dead-letter queues. */
   queues: string[]
+  buckets: { name: string; jurisdiction: string | undefined }[]
   secrets: string[]
   redisUrl: string | undefined
 }
@@ -61,6 +63,8 @@ interface Present {
   /** Every database of the account: its id by its name. */
   databases: Map<string, string>
   queues: Set<string>
+  /** Those of the environment's R2 buckets that exist. */
+  buckets: Set<string>
   secrets: Set<string>
 }
 
@@ -108,6 +112,7 @@ export function readEnvironment(env: string): Environment {
       migrationsDir: join(root, d1.migrations_dir),
     })),
     queues: [...new Set(queues)],
+    buckets: config.r2_buckets.map(({ bucket_name: name, jurisdiction }) => ({ name, jurisdiction })),
     secrets: config.secrets.required,
     redisUrl: typeof redisUrl === 'string' && redisUrl !== '' ? redisUrl : undefined,
   }
@@ -131,13 +136,14 @@ export function findInvalid(env: string, given: Record<string, string>): Record<
 }
 
 /** Lists what exists in the Cloudflare account. */
-export async function inspect({ name, queues }: Environment): Promise<Present> {
-  const [databases, found, secrets] = await Promise.all([
+export async function inspect({ name, queues, buckets }: Environment): Promise<Present> {
+  const [databases, foundQueues, foundBuckets, secrets] = await Promise.all([
     listDatabases(name),
     listQueues(name, queues),
+    listBuckets(name, buckets),
     listSecrets(name),
   ])
-  return { databases, queues: found, secrets }
+  return { databases, queues: foundQueues, buckets: foundBuckets, secrets }
 }
 
 /** Lists the databases of the account: their ids by name. */
@@ -171,6 +177,29 @@ async function listQueues(env: string, wanted: string[]): Promise<Set<string>> {
     for (const row of rows) found.add(row[head.indexOf('name')] ?? '')
   }
   return found
+}
+
+/** The wrangler option that names the jurisdiction of a bucket. */
+export const jurisdictionFlag = (jurisdiction: string | undefined) =>
+  jurisdiction === undefined ? [] : ['--jurisdiction', jurisdiction]
+
+/**
+ * Finds which `buckets` exist. `wrangler r2 bucket list` shows only the first twenty, and `info` also needs a permission to
+ * read analytics. A list of rules needs neither.
+ */
+async function listBuckets(env: string, buckets: Environment['buckets']): Promise<Set<string>> {
+  const found = await Promise.all(
+    buckets.map(async ({ name, jurisdiction }) => {
+      try {
+        await wrangler(env, ['r2', 'bucket', 'lifecycle', 'list', name, ...jurisdictionFlag(jurisdiction)])
+        return name
+      } catch (error) {
+        if (error instanceof Obstacle && error.message.includes('[code: 10006]')) return undefined // no such bucket
+        throw error
+      }
+    }),
+  )
+  return new Set(found.filter((name) => name !== undefined))
 }
 
 /**

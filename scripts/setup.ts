@@ -8,6 +8,7 @@ import {
   findInvalid,
   findRedisProblem,
   inspect,
+  jurisdictionFlag,
   listDatabases,
   Obstacle,
   readArguments,
@@ -25,7 +26,7 @@ await run(async () => {
   else await setUp(env)
 })
 
-function printPlan({ name, worker, databases, queues, secrets, redisUrl }: Environment): void {
+function printPlan({ name, worker, databases, queues, buckets, secrets, redisUrl }: Environment): void {
   const lines = [
     `Plan for ${name}, the Worker ${worker}. This changes nothing.`,
     redisUrl
@@ -37,6 +38,7 @@ function printPlan({ name, worker, databases, queues, secrets, redisUrl }: Envir
         : `  D1 database ${database.name}: create it unless it exists, write its id into wrangler.toml`,
     ),
     ...queues.map((queue) => `  Queue ${queue}: create it unless it exists`),
+    ...buckets.map((bucket) => `  R2 bucket ${bucket.name}: create it unless it exists`),
     ...secrets.map((secret) => `  Secret ${secret}: ask for it unless the Worker has it`),
   ]
   console.log(lines.join('\n'))
@@ -44,7 +46,7 @@ function printPlan({ name, worker, databases, queues, secrets, redisUrl }: Envir
 
 async function setUp(env: string): Promise<void> {
   const environment = readEnvironment(env)
-  const { databases, queues, secrets, worker } = environment
+  const { databases, queues, buckets, secrets, worker } = environment
   // Before anything is created: whether the values in the environment variables are valid.
   for (const name of ['UPSTASH_REDIS_REST_URL', ...secrets]) requireValid(env, name, process.env[name])
   // A new URL needs its token, whatever Cloudflare has.
@@ -76,6 +78,12 @@ async function setUp(env: string): Promise<void> {
   for (const queue of queues) {
     if (!present.queues.has(queue)) await wrangler(env, ['queues', 'create', queue])
     report('Queue', queue, present.queues.has(queue))
+  }
+  for (const { name, jurisdiction } of buckets) {
+    if (!present.buckets.has(name)) {
+      await wrangler(env, ['r2', 'bucket', 'create', name, ...jurisdictionFlag(jurisdiction)])
+    }
+    report('R2 bucket', name, present.buckets.has(name))
   }
 
   const missing = secrets.filter((secret) => !present.secrets.has(secret))

@@ -230,9 +230,17 @@ const limits = {
   LIMIT_WRITES: whole('requests', 100, 1, 1_000_000, 'Writes of one kind by one caller in a window.'),
   LIMIT_WRITES_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_WRITES and LIMIT_PRESENCE.'),
   LIMIT_PRESENCE: whole('requests', 600, 1, 1_000_000, 'Heartbeats of one user in a window.'),
-  LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins to one account in a window. Per network if known.'),
+  LIMIT_SIGN_IN: whole('requests', 10, 1, 1_000_000, 'Sign-ins to one account from one source in a window.'),
   LIMIT_SIGN_IN_ADDRESS: whole('requests', 100, 1, 1_000_000, 'Sign-ins from one network in a window.'),
-  LIMIT_SIGN_IN_SECONDS: whole('seconds', 900, 1, 86_400, 'Window of both sign-in limits.'),
+  LIMIT_SIGN_IN_SECONDS: whole('seconds', 900, 1, 86_400, 'Window of LIMIT_SIGN_IN and LIMIT_SIGN_IN_ADDRESS.'),
+  LIMIT_SIGN_IN_ACCOUNT: whole(
+    'requests',
+    100,
+    1,
+    1_000_000,
+    'Sign-ins to one account from all unknown sources in a window.',
+  ),
+  LIMIT_SIGN_IN_ACCOUNT_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_SIGN_IN_ACCOUNT.'),
 }
 
 const events = {
@@ -371,6 +379,7 @@ export type LimitName =
   | 'sign-up'
   | 'sign-in'
   | 'sign-in-address'
+  | 'sign-in-account'
   | 'sessions'
   | 'profile'
   | 'follows'
@@ -425,6 +434,11 @@ export function readConfig(env: object) {
     'sign-up': write,
     'sign-in': signIn,
     'sign-in-address': { ...signIn, limit: set.LIMIT_SIGN_IN_ADDRESS },
+    'sign-in-account': {
+      ...signIn,
+      limit: set.LIMIT_SIGN_IN_ACCOUNT,
+      windowSeconds: set.LIMIT_SIGN_IN_ACCOUNT_SECONDS,
+    },
     sessions: write,
     profile: write,
     follows: write,

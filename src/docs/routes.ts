@@ -9,25 +9,34 @@ import { doc, valid } from '../http/openapi.ts'
 const tag = 'Documentation'
 const isProblem = (name: string): name is ProblemType => Object.hasOwn(problems, name)
 
-/** Problems that the middleware of `app.ts` reports on every route that writes. */
-const PROBLEMS_OF_WRITES: ProblemType[] = ['body-too-large', 'unsupported-media-type']
+/** Problems that the middleware of `app.ts`, or admission, reports on a route that writes. */
+function problemsOfWrite({ security = [], 'x-rate-limit': limit }: Operation): ProblemType[] {
+  const takesCookie = security.some((credentials) => 'cookie' in credentials)
+  return [
+    'body-too-large',
+    'unsupported-media-type',
+    ...(limit === undefined ? [] : (['cross-site'] as const)), // routes of services have no limit, and take no cookie
+    ...(takesCookie ? (['not-signed-in'] as const) : []),
+  ]
+}
 
 interface Operation {
+  'x-rate-limit'?: string
   security?: Record<string, string[]>[]
   responses?: Record<string, { description: string; content?: object }>
 }
 
-/** Adds the answers that no route declares, because the middleware of `app.ts` gives them. */
+/** Adds the answers that no route declares, because middleware gives them. */
 function addCommonAnswers(paths: Record<string, Record<string, Operation>>): void {
-  for (const [method, { responses = {}, security = [] }] of Object.values(paths).flatMap(Object.entries<Operation>)) {
+  for (const [method, operation] of Object.values(paths).flatMap(Object.entries<Operation>)) {
+    const { responses = {} } = operation
     if (method === 'get') {
       const isStream = 'text/event-stream' in (responses['200']?.content ?? {})
       if (!isStream) responses['304'] = { description: 'The `ETag` in `If-None-Match` is current.' }
       continue
     }
     const content = responses['500']?.content // a problem document, as of every problem
-    const takesCookie = security.some((credentials) => 'cookie' in credentials)
-    for (const type of takesCookie ? [...PROBLEMS_OF_WRITES, 'cross-site' as const] : PROBLEMS_OF_WRITES) {
+    for (const type of problemsOfWrite(operation)) {
       const { status, title } = problems[type]
       const { description = '' } = responses[status] ?? {}
       if (description.includes(`\`${type}\``)) continue

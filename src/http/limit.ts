@@ -58,7 +58,8 @@ export function limitLocally(limit = LOCAL_LIMIT, security: Record<string, strin
   return described({ 'x-rate-limit': 'local', security }, async (c, next) => {
     const subject = addressSubject(c)
     const now = Date.now()
-    if (now >= endsAt || counts.size >= LOCAL_SUBJECTS) {
+    const isOver = now >= endsAt || endsAt - now > LOCAL_WINDOW_MS // or the clock was set back
+    if (isOver || counts.size >= LOCAL_SUBJECTS) {
       counts.clear()
       endsAt = now + LOCAL_WINDOW_MS
     }

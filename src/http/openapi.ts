@@ -2,7 +2,7 @@ import { createMiddleware } from 'hono/factory'
 import type { Env as HonoEnv, MiddlewareHandler, ValidationTargets } from 'hono'
 import { describeRoute, resolver, uniqueSymbol, validator } from 'hono-openapi'
 import * as v from 'valibot'
-import { type FieldError, Problem, type ProblemType, problems } from '../errors.ts'
+import { type FieldError, invalidField, Problem, type ProblemType, problems } from '../errors.ts'
 
 type Schema = v.GenericSchema
 
@@ -109,7 +109,9 @@ const IN = { param: 'path', query: 'query', json: 'body', header: 'header' } as 
 
 /** Validates one part of the input. Throws `invalid-request`, which names every invalid field. */
 export const valid = <T extends keyof typeof IN & keyof ValidationTargets, S extends Schema>(target: T, schema: S) =>
-  validator(target, schema, (result) => {
+  validator(target, schema, (result, c) => {
+    const garbled = target === 'query' ? findGarbled(c.req.url) : undefined
+    if (garbled !== undefined) throw invalidField('query', garbled, 'must be UTF-8')
     const lists = target === 'json' ? findLists(schema, result.data) : []
     if (result.success && lists.length === 0) return
     const issues = result.success ? [] : result.error
@@ -124,6 +126,19 @@ export const valid = <T extends keyof typeof IN & keyof ValidationTargets, S ext
     const [first] = errors
     throw new Problem('invalid-request', first && [first.field, first.message].filter(Boolean).join(': '), { errors })
   })
+
+/** The name of the first query parameter that is not UTF-8: decoding would replace what it lost. */
+function findGarbled(url: string): string | undefined {
+  if (!url.includes('%')) return undefined
+  for (const parameter of url.slice(url.indexOf('?') + 1).split('&')) {
+    try {
+      decodeURIComponent(parameter.replaceAll(/%(?![\da-f]{2})/gi, '')) // browsers leave a lone `%` as it is
+    } catch {
+      return parameter.split('=', 1)[0]
+    }
+  }
+  return undefined
+}
 
 /** The paths where `schema` expects an object and `value` has a list. Valibot accepts lists as objects. */
 function findLists(schema: Schema, value: unknown, path: (string | number)[] = []): string[] {

@@ -46,8 +46,10 @@ export async function isLive(c: Context<AppEnv>, claims: Claims): Promise<boolea
 }
 
 /** Whether this isolate has seen the session live within a minute. Costs no round trip. */
-export const wasLive = (c: Context<AppEnv>, { sessionId }: Claims): boolean =>
-  (c.var.use(limitState).live.get(sessionId) ?? 0) > Date.now()
+export function wasLive(c: Context<AppEnv>, { sessionId }: Claims): boolean {
+  const remainingMs = (c.var.use(limitState).live.get(sessionId) ?? 0) - Date.now()
+  return remainingMs > 0 && remainingMs <= REMEMBERED_MS // more: the clock was set back
+}
 
 /**
  * Throws if another site may have caused this request: the cookie is its only credential, and the browser says that the

@@ -25,7 +25,8 @@ export const rateLimit = new Hono<AppEnv>().get(
     tag: 'Rate limits',
     summary: 'Read my limits',
     description:
-      'What remains of each policy, for the signed-in user or else the address. Spends no request of these policies.',
+      'What remains of each policy, for the signed-in user or else the address. Spends no request of these policies. A ' +
+      'token that is not valid, or whose session has ended, counts as none.',
     answer: Limits,
     problems: ['unavailable'],
   }),

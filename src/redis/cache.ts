@@ -85,19 +85,26 @@ const TOMBSTONE = 'x'
 const TOMBSTONE_MS = 10_000
 
 /**
+ * Redis remembers at most so many ids of one load as absent. More are probably guesses, which nobody repeats: each would
+ * cost a command. Only memory remembers them.
+ */
+const MAX_STORED_ABSENCES = 10
+
+/**
  * Stores entries. KEYS: entry, lease, entry, lease … ARGV, four for each: nonce, version, entry, TTL (ms).
  * With a nonce this is a fill: only the holder of the lease may store. Without one it is a write-through: it ends any
  * load in flight. A write-through that meets a negative entry cannot know which of the two is newer: it leaves a
  * tombstone, so that the next reader loads the value.
  */
 const STORE = `#!lua flags=allow-key-locking
-local stored = {}
+local held = redis.call('MGET', unpack(KEYS))
+local stored, ended = {}, {}
 for i = 1, #KEYS, 2 do
   local a = i * 2 - 1
   local nonce, version, value, ttl = ARGV[a], tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
-  local allowed = nonce == '' or redis.call('GET', KEYS[i + 1]) == nonce
+  local current, lease = held[i], held[i + 1]
+  local allowed = nonce == '' or lease == nonce
   if allowed then
-    local current = redis.call('GET', KEYS[i])
     local currentVersion = current and tonumber(string.match(current, '^{"v":(%d+)'))
     local isOlder = currentVersion and version > 0 and version < currentVersion
     if isOlder or (nonce == '' and current == '${TOMBSTONE}') then
@@ -108,18 +115,21 @@ for i = 1, #KEYS, 2 do
       end
       redis.call('SET', KEYS[i], value, 'PX', ttl)
     end
-    redis.call('DEL', KEYS[i + 1])
+    if lease then ended[#ended + 1] = KEYS[i + 1] end
   end
   stored[#stored + 1] = allowed and 1 or 0
 end
+if #ended > 0 then redis.call('DEL', unpack(ended)) end
 return stored`
 
 /** Releases the leases that are still ours. KEYS: leases. ARGV: nonce. */
 const RELEASE = `#!lua flags=allow-key-locking
+local held, ours = redis.call('MGET', unpack(KEYS)), {}
 for i = 1, #KEYS do
-  if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
+  if held[i] == ARGV[1] then ours[#ours + 1] = KEYS[i] end
 end
-return 1`
+if #ours > 0 then redis.call('DEL', unpack(ours)) end
+return #ours`
 
 /** Removes entries of earlier generations. KEYS: generation, entry, entry … Returns how many. */
 const PURGE = `#!lua flags=allow-key-locking
@@ -144,6 +154,8 @@ const leaseOf = (key: string) => `${key}:lease`
  * | fresh in memory | 0 |
  * | in Redis, fresh or stale (refreshed after the answer) | 1, however many ids (one `MGET`) |
  * | miss | 2 (`MGET`; then leases and a second look in one pipeline), then the load; the fill comes after the answer |
+ *
+ * A miss of n ids: 2 n + 5 commands; n + 5 if more than ten do not exist. A reader that waits: one command per look.
  *
  * Per key, one reader at a time loads: it holds a lease, and the others wait for it or use a stale value. A fill is a
  * compare-and-set on that lease. A write-through or an invalidation removes the lease, so a value loaded before it is
@@ -249,19 +261,24 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     parse(keys, await redis.mget<unknown[]>(...withGeneration(keys)), read)
 
   /**
-   * Claims the leases of `keys`, and looks again: another reader may have filled since the first look. `MGET` says which
-   * leases are ours: the reply to a `SET` that was repeated does not.
+   * Claims the leases of those of `keys` that are `free`, and looks at all again: another reader may have filled since the
+   * first look. `MGET` says which leases are ours: the reply to a `SET` that was repeated does not. It also says which are
+   * free now. A command for each claim, and one.
    */
-  async function claim(keys: string[], nonce: string): Promise<Lookup<T> & { read: ReadStart; claimed: Set<string> }> {
+  async function claim(
+    keys: string[],
+    nonce: string,
+    isFree: (key: string) => boolean = () => true,
+  ): Promise<Lookup<T> & { read: ReadStart; claimed: Set<string>; free: Set<string> }> {
     const read = memory.begin(now())
     const pipeline = redis.pipeline()
-    for (const key of keys) pipeline.set(leaseOf(key), nonce, { nx: true, px: kind.leaseMs })
+    for (const key of keys.filter(isFree)) pipeline.set(leaseOf(key), nonce, { nx: true, px: kind.leaseMs })
     const looked = withGeneration(keys)
     pipeline.mget(...looked, ...keys.map(leaseOf))
     const replies = await pipeline.exec<unknown[]>()
-    const values = replies[keys.length] as unknown[] // MGET returns a list
-    const claimed = new Set(keys.filter((_, i) => values[looked.length + i] === nonce))
-    return { ...parse(keys, values, read), read, claimed }
+    const values = replies.at(-1) as unknown[] // MGET returns a list
+    const keysOfLease = (lease: string | null) => new Set(keys.filter((_, i) => values[looked.length + i] === lease))
+    return { ...parse(keys, values, read), read, claimed: keysOfLease(nonce), free: keysOfLease(null) }
   }
 
   function release(keys: string[], nonce: string): void {
@@ -327,7 +344,10 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
       settle()
       return values
     }
-    release(tooLarge, lease.nonce)
+    const absent = keys.filter((key) => loaded.get(key)?.d === null)
+    const forgotten = absent.length > MAX_STORED_ABSENCES ? absent : []
+    for (const key of forgotten) storable.delete(key)
+    release([...tooLarge, ...forgotten], lease.nonce)
     defer(async () => {
       const startedAt = now()
       try {
@@ -354,6 +374,7 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     const nonce = crypto.randomUUID()
     const startedAt = now()
     let waiting = ids
+    let isFree = (_key: string) => true
     /** Takes what this isolate got meanwhile. */
     const share = async () => {
       for (const id of waiting) {
@@ -368,13 +389,14 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     for (let pauseMs = 20; waiting.length > 0; pauseMs = Math.min(pauseMs * 2, 200)) {
       let lookup
       try {
-        lookup = await claim(waiting.map(keyOf), nonce)
+        lookup = await claim(waiting.map(keyOf), nonce, isFree)
       } catch {
         emitError()
         release(waiting.map(keyOf), nonce) // Redis may have executed the claim
         break
       }
-      const { entries, claimed, generation, read } = lookup
+      const { entries, claimed, free, generation, read } = lookup
+      isFree = (key) => free.has(key)
       const due = []
       const unneeded = []
       for (const id of waiting) {
@@ -396,6 +418,7 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
       const waitedMs = now() - startedAt
       if (waiting.every((id) => pendingLoads.has(keyOf(id)))) break // we hold those leases ourselves
       if (waitedMs >= kind.waitMs || waitedMs < 0) break
+      if (waiting.some((id) => isFree(keyOf(id)))) continue
       await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + random())))
       await share()
     }

@@ -92,7 +92,9 @@ export function createRateLimit<Policy extends string>(
     /** The allowance that this isolate has counted last, unless it is out of date. */
     known(policy: Policy, subject: string, now = Date.now()): Allowance | undefined {
       const allowance = known.get(nameOf(policy, subject))
-      return allowance && now < allowance.resetsAt ? allowance : undefined
+      const waitMs = (allowance?.resetsAt ?? 0) - now
+      // A quota is free after two windows at most: any longer means that the clock was set back.
+      return waitMs > 0 && waitMs <= 2_000 * quotas[policy].windowSeconds ? allowance : undefined
     },
 
     /** Spends one request. Repeating it spends another one. */
@@ -114,7 +116,8 @@ export function createRateLimit<Policy extends string>(
       const name = nameOf(policy, subject)
       waiting.set(name, { policy, subject, requests: (waiting.get(name)?.requests ?? 0) + requests })
       const startedAt = Date.now()
-      if (startedAt < uncounted.countingUntil) return
+      const countingMs = uncounted.countingUntil - startedAt
+      if (countingMs > 0 && countingMs <= GONE_MS) return // longer: the clock was set back
       while (waiting.size > 0 && Date.now() < startedAt + COUNTING_MS) {
         uncounted.countingUntil = Date.now() + GONE_MS
         const batch = [...waiting.values()]

@@ -111,7 +111,7 @@ export function createSessionStore(
   }
 
   const isTrusted = ({ confirmedAt }: CachedSession, now: number) =>
-    confirmedAt >= memory.redisFailedAt && now < confirmedAt + TRUST_MS
+    confirmedAt >= memory.redisFailedAt && Math.abs(now - confirmedAt) < TRUST_MS // later than `now`: a clock was set back
 
   const raiseEpoch = (userId: string, epoch: number) =>
     redis.eval(RAISE, [keys.epoch(userId)], [String(epoch), String(EPOCH_MS)])

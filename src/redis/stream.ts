@@ -207,8 +207,9 @@ export function createStream<T>(
       let checkAt = Date.now() + everyMs
       let next = messages.next()
       for (;;) {
-        const isDue = Date.now() >= checkAt // also while messages never pause
-        const message = isDue ? undefined : await within(next, checkAt - Date.now())
+        const waitMs = checkAt - Date.now()
+        const isDue = waitMs <= 0 || waitMs > everyMs // also while messages never pause, or after the clock was set back
+        const message = isDue ? undefined : await within(next, waitMs)
         if (message === undefined) {
           checkAt = Date.now() + everyMs
           const [page, isWanted] = await Promise.all([

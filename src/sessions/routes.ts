@@ -15,20 +15,34 @@ import { accountsService, type Login } from './sessions.ts'
 const tag = 'Sessions'
 
 /**
- * Limits guesses per address and per account, however the account is named. Both in one round trip. All networks from
- * which the user has never signed in share one limit per account. Each known network has its own: guesses by others do not
- * lock out the user.
+ * Limits guesses at the password of one account, however the login names it. The defaults:
+ *
+ * | limit | guesses | counted per |
+ * | --- | --- | --- |
+ * | `sign-in` | 10 in 15 min | account and source |
+ * | `sign-in-address` | 100 in 15 min | network |
+ * | `sign-in-account` | 100 in an hour | account, from all unknown sources together |
+ *
+ * A source is a device that presents a genuine token of this account, of an ended session too, or else a network. A device
+ * is known, and so is a network from which the user has signed in within 90 days. Guesses by others never spend the
+ * allowance of a known source. They lock out unknown sources only at 100 guesses in an hour, which takes ten networks.
+ *
+ * One round trip. Unknown sources: one more, so that what the first two limits refuse does not spend the third.
  */
 async function limitGuesses(c: Context<AppEnv>, login: string, { user, isKnownSource }: Login): Promise<void> {
   const address = addressSubject(c)
+  const claims = readClaims(c)
+  const device = user && claims?.userId === user.id ? claims.sessionId : undefined
   // A hash: keys contain no email addresses.
   const account = user?.id ?? createHash('sha256').update(login.toLowerCase()).digest('base64url')
-  const [byAccount, byAddress] = await Promise.all([
-    spend(c, 'sign-in', isKnownSource ? `login:${account}:${address}` : `login:${account}`),
+  const [bySource, byAddress] = await Promise.all([
+    spend(c, 'sign-in', `login:${account}:${device ?? address}`),
     spend(c, 'sign-in-address', address),
   ])
-  requireAllowed(c, 'sign-in', byAccount)
+  requireAllowed(c, 'sign-in', bySource)
   requireAllowed(c, 'sign-in-address', byAddress)
+  if (device !== undefined || isKnownSource) return
+  requireAllowed(c, 'sign-in-account', await spend(c, 'sign-in-account', `login:${account}`))
 }
 
 /** Refuses sign-ins that another site causes, and addresses that this isolate knows to be over the limit. */
@@ -104,7 +118,7 @@ export const sessions = new Hono<AppEnv>()
         'Ends all my sessions, including this one. Works without Redis. Then a session can stay usable in some places for ' +
         'up to a minute.',
       status: 204,
-      problems: ['not-signed-in', 'cross-site'],
+      problems: ['not-signed-in'],
     }),
     forgetCookie,
     admit('sessions', { session: 'required' }),
@@ -122,7 +136,7 @@ export const sessions = new Hono<AppEnv>()
         'Ends this session and takes its device offline. Works without Redis. Then the session can stay usable in some ' +
         'places for up to a minute.',
       status: 204,
-      problems: ['not-signed-in', 'cross-site'],
+      problems: ['not-signed-in'],
     }),
     forgetCookie,
     admit('sessions', { session: 'required' }),

@@ -1,6 +1,12 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import {
+  createServer,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { DatabaseSync } from 'node:sqlite'
 import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
@@ -54,6 +60,8 @@ class Refusal extends Error {
 export async function startCloudflare() {
   const databases = new Map<string, { uuid: string; sqlite: DatabaseSync }>()
   const queues = new Map<string, { id: string; consumers: object[] }>()
+  /** R2 buckets: their jurisdictions by name. */
+  const buckets = new Map<string, string>()
   const workers = new Map<string, Script>()
   /** Every request for a change, such as `POST /queues`. */
   const changes: string[] = []
@@ -68,7 +76,7 @@ export async function startCloudflare() {
     return id
   }
   /** What tests read, and change without wrangler. */
-  const account = { databases, queues, workers, changes, queuesPerPage: 100, createDatabase, createQueue }
+  const account = { databases, queues, buckets, workers, changes, queuesPerPage: 100, createDatabase, createQueue }
   let running: Miniflare | undefined
 
   const worker = (name: string) => {
@@ -107,7 +115,13 @@ export async function startCloudflare() {
   }
 
   /** Returns the `result` of the API's envelope. */
-  async function answer(method: string, url: URL, body: string, form: () => Promise<FormData>): Promise<unknown> {
+  async function answer(
+    method: string,
+    url: URL,
+    { 'cf-r2-jurisdiction': jurisdiction = 'default' }: IncomingHttpHeaders,
+    body: string,
+    form: () => Promise<FormData>,
+  ): Promise<unknown> {
     const [, service = '', ...names] = url.pathname.replace(`/accounts/${ACCOUNT}`, '').split('/')
     const page = Number(url.searchParams.get('page') ?? 1)
     const json = () => JSON.parse(body) as Record<string, unknown>
@@ -150,6 +164,19 @@ export async function startCloudflare() {
       if (!queue) throw new Refusal(404, 11_000, `Queue ${id} does not exist`)
       if (what === 'consumers' && method === 'POST') queue.consumers.push(json())
       if (what === 'consumers') return method === 'GET' ? queue.consumers : json()
+    }
+
+    if (service === 'r2') {
+      const [, bucket] = names
+      if (bucket === undefined && method === 'POST') {
+        const name = String(json()['name'])
+        if (buckets.has(name)) throw new Refusal(409, 10_004, 'The bucket you tried to create already exists')
+        buckets.set(name, String(jurisdiction))
+        return { name }
+      }
+      if (buckets.get(bucket ?? '') !== jurisdiction)
+        throw new Refusal(404, 10_006, 'The specified bucket does not exist.')
+      return { rules: [] }
     }
 
     if (service === 'workers') {
@@ -197,7 +224,7 @@ export async function startCloudflare() {
       if (method !== 'GET') changes.push(`${method} ${url.pathname.replace(`/accounts/${ACCOUNT}`, '')}`)
       const headers = { 'Content-Type': request.headers['content-type'] ?? '' }
       const form = () => new Response(new Uint8Array(body), { headers }).formData()
-      const result = await answer(method, url, body.toString(), form)
+      const result = await answer(method, url, request.headers, body.toString(), form)
       send(200, { success: true, result, result_info: { page: 1, per_page: 100, count: 1, total_count: 1 } })
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error)

@@ -142,6 +142,11 @@ test.each<[string, (text: string) => string, string]>([
     'wrangler.toml has invalid values: LIMIT_READS (expected a number)',
   ],
   [
+    'a bucket that does not exist',
+    (text) => `${text}\n[[env.staging.r2_buckets]]\nbinding = "BACKUPS"\nbucket_name = "backups-staging"\n`,
+    'Cloudflare lacks R2 bucket backups-staging: run npm run setup -- --env staging',
+  ],
+  [
     'no binding',
     (text) => text.replace(/(\[\[env\.staging\.queues\.producers\]\]\n)binding = "LIKES"/, '$1binding = "LIKED"'),
     'wrangler.toml has invalid values: LIKES (expected a queue, bound to the Worker)',

@@ -45,6 +45,15 @@ queue = "events-staging"
 [[env.staging.queues.consumers]]
 queue = "likes-staging"
 dead_letter_queue = "likes-dead-staging"
+
+[[env.staging.r2_buckets]]
+binding = "BACKUPS"
+bucket_name = "backups-staging"
+
+[[env.staging.r2_buckets]]
+binding = "OTHERS"
+bucket_name = "others-staging"
+jurisdiction = "eu"
 `
 
 let clone: Clone
@@ -70,10 +79,11 @@ beforeEach(async () => {
 const setup = (variables: Record<string, string | undefined> = given) =>
   runScript(clone, cloudflare.apiUrl, ['setup', '--env', 'staging'], variables)
 
-/** Creates the databases and queues of `CONFIG`, for tests about something else. */
+/** Creates the databases, queues and buckets of `CONFIG`, for tests about something else. */
 function createResources(): void {
   for (const name of ['other-staging', 'app-staging']) cloudflare.createDatabase(name)
   for (const name of ['likes-staging', 'events-staging', 'likes-dead-staging']) cloudflare.createQueue(name)
+  cloudflare.buckets.set('backups-staging', 'default').set('others-staging', 'eu')
 }
 
 const idOf = (name: string) => cloudflare.databases.get(name)?.uuid
@@ -93,6 +103,8 @@ test('the plan is printed without contacting Cloudflare', async () => {
   Queue likes-staging: create it unless it exists
   Queue events-staging: create it unless it exists
   Queue likes-dead-staging: create it unless it exists
+  R2 bucket backups-staging: create it unless it exists
+  R2 bucket others-staging: create it unless it exists
   Secret UPSTASH_REDIS_REST_TOKEN: ask for it unless the Worker has it
   Secret SERVICE_TOKEN: ask for it unless the Worker has it
 `)
@@ -122,12 +134,15 @@ D1 database app-staging: added, its id is in wrangler.toml now
 Queue likes-staging: added
 Queue events-staging: added
 Queue likes-dead-staging: added
+R2 bucket backups-staging: added
+R2 bucket others-staging: added
 Secret UPSTASH_REDIS_REST_TOKEN: added
 Secret SERVICE_TOKEN: added
 app-staging has all it needs. Commit wrangler.toml if it changed, then: npm run deploy -- --env staging
 `,
     })
     expect([...cloudflare.queues.keys()]).toEqual(['likes-staging', 'events-staging', 'likes-dead-staging'])
+    expect(Object.fromEntries(cloudflare.buckets)).toEqual({ 'backups-staging': 'default', 'others-staging': 'eu' })
     expect(Object.fromEntries(cloudflare.workers.get('app-staging')?.secrets ?? [])).toEqual({
       UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN,
       SERVICE_TOKEN,
@@ -143,7 +158,7 @@ app-staging has all it needs. Commit wrangler.toml if it changed, then: npm run 
     const changes = [...cloudflare.changes]
     const second = await setup({}) // without input
     expect(second.code).toBe(0)
-    expect(second.output.match(/exists$/gm)).toHaveLength(8)
+    expect(second.output.match(/exists$/gm)).toHaveLength(10)
     expect(cloudflare.changes).toEqual(changes)
     expect(await clone.readConfig()).toBe(config)
   },

@@ -53,6 +53,16 @@ test.each([...texts.keys()])('%s puts no expression, which others can write, int
   for (const { run = '' } of stepsOf(file)) expect(run).not.toContain('${{')
 })
 
+test.each(['.github/workflows/ci.yml', 'compose.yaml', 'emulator/Dockerfile'])(
+  '%s names each image by its exact version and its digest',
+  async (file) => {
+    const text = await readFile(new URL(`../../${file}`, import.meta.url), 'utf8')
+    const images = [...text.matchAll(/^\s*(?:FROM|image:|container:)\s+(.+)$/gm)].map(([, image = '']) => image)
+    expect(images.length).toBeGreaterThan(0)
+    for (const image of images) expect(image).toMatch(/^[a-z]+:\d+\.\d+\.\d+-[a-z-]+@sha256:[0-9a-f]{64}$/)
+  },
+)
+
 test('CI runs the gate and the dependency audit, and uses no secret', () => {
   expect(stepsOf('ci.yml').map(({ run }) => run)).toEqual(
     expect.arrayContaining(['bash .ci/run', 'npm audit --audit-level=high']),
@@ -90,6 +100,7 @@ test('Dependabot updates every ecosystem of this repository', async () => {
     ['npm', '/'],
     ['github-actions', '/'],
     ['docker', '/emulator'],
+    ['docker-compose', '/'],
   ])
   for (const { schedule } of updates) expect(schedule.interval).toBe('weekly')
 })

@@ -112,6 +112,7 @@ interface Operation {
   security?: Record<string, string[]>[]
   'x-rate-limit'?: string
   requestBody?: unknown
+  responses: Record<string, { description: string }>
 }
 
 async function readOperations(): Promise<Map<string, Operation>> {
@@ -201,10 +202,29 @@ test.each(Object.entries(DECLARED))('%s admits the callers of its policy: %s', a
     CALLERS.map(async (caller): Promise<[Caller, number | 'admitted']> => {
       const status = await call(name, operation, caller)
       const isRefusal = status === 401 || status === 403 || status === 429 || status >= 500
+      expect(operation.responses, `${caller}: ${status}`).toHaveProperty(String(status))
       return [caller, isRefusal ? status : 'admitted']
     }),
   )
   expect(outcomes).toEqual(CALLERS.map((caller) => [caller, POLICIES[policy](caller)]))
+})
+
+test('every write but those of services refuses a cookie that another site sends, and the document says so', async () => {
+  const edge = newEdge()
+  for (const [name, { responses }] of await readOperations()) {
+    const [method = '', pattern = ''] = name.split(' ')
+    if (method === 'GET' || DECLARED[name] === 'service') continue
+    const response = await edge.fetch(pattern.replaceAll(/\{\w+\}/g, 'x'), {
+      method,
+      headers: { Cookie: '__Host-session=x', Origin: 'https://evil.example', 'Content-Type': 'application/json' },
+    })
+    expect([name, response.status, (await response.json<{ type: string }>()).type]).toEqual([
+      name,
+      403,
+      'https://edge.test/problems/cross-site',
+    ])
+    expect([name, responses[403]?.description]).toEqual([name, expect.stringContaining('`cross-site`')])
+  }
 })
 
 test('cheap open routes have a limit in memory, per network', async () => {

@@ -1,7 +1,9 @@
 import { env } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
-import { beforeAll, expect, test } from 'vitest'
+import { Hono } from 'hono'
+import { beforeAll, expect, test, vi } from 'vitest'
 import { notificationReads, users } from '../../src/db/schema.ts'
+import { limitLocally } from '../../src/http/limit.ts'
 import { type Edge, expectRefused, migrate, newEdge } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'
 
@@ -100,6 +102,22 @@ test('a body that is not UTF-8 is refused, and nothing is stored', async () => {
     detail: 'The body is not UTF-8',
   })
 })
+
+test.each(['%ff%fe', 'a%ff', '%ed%a0%80', '%c0%af', '%f0%9f%98', 'a%e9b'])(
+  'a query that is not UTF-8 is refused: %s',
+  async (bytes) => {
+    const edge = newEdge()
+    await expectRefused(edge.fetch(`/v1/search?type=posts&q=${bytes}`), 'query', 'q')
+    await expectRefused(edge.fetch(`/v1/users?ids=u_a&x=${bytes}`), 'query', 'x')
+  },
+)
+
+test.each(['100%25', '100%+sure', '%f0%9f%98%80a', '%C4%91%C3%A0'])(
+  'a query that is UTF-8 is read: %s',
+  async (query) => {
+    expect((await newEdge().fetch(`/v1/search?q=${query}`)).status).toBe(200)
+  },
+)
 
 test.each(['gzip', 'br', 'deflate, gzip', 'x'])('a body with Content-Encoding: %s is refused', async (encoding) => {
   const response = await newEdge().fetch('/v1/users', {
@@ -253,4 +271,24 @@ test('a batch counts as many requests as it has ids', async () => {
   expect(await read('/v1/users/u_a', '192.0.2.1')).toBe(429)
   expect(await read(`/v1/users?ids=${ids(100)}`, '192.0.2.2')).toBe(200)
   expect(await read('/v1/users/u_a', '192.0.2.2')).toBe(429)
+})
+
+test('a limit in memory ends with its minute, and when the clock is set back', async () => {
+  const app = new Hono().get('/', limitLocally(2), (c) => c.text('Hello'))
+  app.onError((error, c) => c.text(error.message, 429))
+  vi.useFakeTimers({ toFake: ['Date'] })
+  try {
+    const ask = async () => (await app.request('/')).status
+    const askThrice = async () => [await ask(), await ask(), await ask()]
+    const now = Date.now()
+    expect(await askThrice()).toEqual([200, 200, 429])
+    vi.setSystemTime(now + 59_999)
+    expect(await ask()).toBe(429)
+    vi.setSystemTime(now + 60_000)
+    expect(await askThrice()).toEqual([200, 200, 429])
+    vi.setSystemTime(now - 3_600_000)
+    expect(await askThrice()).toEqual([200, 200, 429])
+  } finally {
+    vi.useRealTimers()
+  }
 })

@@ -1,7 +1,7 @@
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { type Cache, type CacheEvent, type CacheKind, createCache } from '../../src/redis/cache.ts'
 import { createMemory } from '../../src/redis/memory.ts'
-import { newDeferral, newKeyspace, newWithholdingRedis } from './setup.ts'
+import { keysOf, newDeferral, newKeyspace, newWithholdingRedis } from './setup.ts'
 
 interface Thing {
   name: string
@@ -114,7 +114,9 @@ test('1 000 concurrent cold readers, each in its own isolate, run one load', asy
     return ada
   }
 
-  const values = await Promise.all(Array.from({ length: 1_000 }, () => world.newCache().get('a', load)))
+  const values = await Promise.all(
+    Array.from({ length: 1_000 }, () => world.newCache({ leaseMs: 60_000 }).get('a', load)),
+  )
   await world.settle()
 
   expect(values.every((value) => value?.name === 'Ada')).toBe(true)
@@ -436,6 +438,65 @@ test('after a reader dies during its load, others wait no longer than its lease'
   expect(await world.newCache().get('a', async () => adaNow)).toEqual(adaNow)
   await world.settle()
   expect(await world.newCache().get('a', never)).toEqual(adaNow) // the second one held a lease
+})
+
+test('a reader that waits for the loads of others sends one command per look, however many they are', async () => {
+  const world = newWorld()
+  const ids = Array.from({ length: 50 }, (_, i) => `id${i}`)
+  const loading = Promise.withResolvers<void>()
+  const began = Promise.withResolvers<void>()
+  const load = async (missing: string[]) => {
+    began.resolve()
+    await loading.promise
+    return missing.map((name) => ({ name, version: 1 }))
+  }
+  const first = world.newCache({ leaseMs: 60_000 }).getMany(ids, load)
+  await began.promise
+  await world.control.reset()
+  const second = world.newCache().getMany(ids, never)
+  await vi.waitFor(async () => expect((await world.control.counts()).byCommand.mget).toBeGreaterThan(3), 10_000)
+  const { mget = 0, set = 0 } = (await world.control.counts()).byCommand
+  loading.resolve()
+  await first
+  await world.settle()
+  expect(await second).toHaveLength(50)
+  expect([set, mget > 3]).toEqual([50, true]) // it claimed once
+})
+
+test('a load that finds many ids absent stores none of them in Redis: memory remembers them, and their leases end', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  const ids = Array.from({ length: 20 }, (_, i) => `id${i}`)
+  const load = async (missing: string[]) => missing.map((id) => (id === 'id7' ? ada : null))
+  const values = ids.map((id) => (id === 'id7' ? ada : null))
+  expect(await cache.getMany(ids, load)).toEqual(values)
+  await world.settle()
+  expect(await keysOf(world.connect())).toEqual(['thing:id7'])
+  await world.control.reset()
+  expect(await cache.getMany(ids, never)).toEqual(values)
+  expect((await world.control.counts()).requests).toBe(0)
+
+  // What is created is found at once here, and in other isolates when they ask Redis again.
+  const elsewhere = world.newCache()
+  expect(await elsewhere.getMany(ids, load)).toEqual(values)
+  await cache.put('id3', adaNow)
+  expect(await cache.get('id3', async () => adaNow)).toEqual(adaNow)
+  world.clock.now += 2_000
+  expect(await elsewhere.get('id3', async () => adaNow)).toEqual(adaNow)
+})
+
+test('a creation during a load that finds many ids absent wins over it', async () => {
+  const world = newWorld()
+  const cache = world.newCache()
+  const ids = Array.from({ length: 20 }, (_, i) => `id${i}`)
+  const values = await cache.getMany(ids, async (missing) => {
+    await cache.put('id3', ada)
+    return missing.map(() => null)
+  })
+  expect(values).toEqual(ids.map(() => null)) // the answer of a read that began before
+  await world.settle()
+  expect(await cache.get('id3', never)).toEqual(ada)
+  expect(await world.newCache().get('id3', never)).toEqual(ada)
 })
 
 test('memory evicts the least recently used entry when it is full', async () => {

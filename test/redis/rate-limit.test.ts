@@ -91,7 +91,7 @@ test('a request is left to the invocation that counts; if that one has ended, th
   const uncounted = createUncounted<'reads'>()
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace, undefined, 10, DAY_SECONDS, uncounted)
-  uncounted.countingUntil = Date.now() + 60_000
+  uncounted.countingUntil = Date.now() + 2_000
   await limits.takeLater('reads', 'u_ada')
   expect((await keyspace.control.counts()).requests).toBe(0)
 
@@ -170,4 +170,20 @@ test('a refund gives a request back, and the isolate no longer knows the subject
   expect(limits.known('reads', 'u_ada')).toBeUndefined()
   expect((await limits.take('reads', 'u_ada')).isAllowed).toBe(true)
   expect((await limits.take('reads', 'u_ada')).isAllowed).toBe(false)
+})
+
+test('a clock that is set back neither keeps a subject refused, nor keeps an isolate from counting', async () => {
+  const keyspace = newKeyspace()
+  const uncounted = createUncounted<'reads'>()
+  const limits = newLimits(keyspace, createKnownAllowances(100), 3, DAY_SECONDS, uncounted)
+  for (let i = 0; i < 4; i += 1) await limits.take('reads', 'u_ada')
+  const known = limits.known('reads', 'u_ada')
+  expect(known?.isAllowed).toBe(false)
+  const twoWindowsMs = 2 * DAY_SECONDS * 1_000
+  expect(limits.known('reads', 'u_ada', (known?.resetsAt ?? 0) - twoWindowsMs)).toEqual(known)
+  expect(limits.known('reads', 'u_ada', (known?.resetsAt ?? 0) - twoWindowsMs - 1)).toBeUndefined()
+
+  uncounted.countingUntil = Date.now() + 3_600_000 // as set an hour ahead of the clock of now
+  await limits.takeLater('reads', 'u_bob')
+  expect(limits.known('reads', 'u_bob')?.remaining).toBe(2)
 })

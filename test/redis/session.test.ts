@@ -251,3 +251,16 @@ test('while the source fails, a session that Redis holds stays live', async () =
   expect(await cut.sessions.check(claims, START + 90_000)).toBe(true)
   await expect(cut.sessions.check({ ...claims, sessionId: 's_2' }, START)).rejects.toThrow('D1 is down')
 })
+
+test('a session confirmed before the clock was set back is not trusted for longer', async () => {
+  const { newIsolate, claims, stored } = newWorld()
+  const { sessions, settle } = newIsolate()
+  const later = START + IDLE_MS / 2
+  for (let i = 0; i < 2; i += 1) {
+    expect(await sessions.check(claims, later + i)).toBe(true)
+    await settle()
+  }
+  stored.delete(claims.sessionId) // an end that Redis missed
+  expect(await sessions.check(claims, later + 2)).toBe(true) // trusted
+  expect(await sessions.check(claims, START)).toBe(false)
+})

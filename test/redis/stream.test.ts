@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { type Batch, createStream } from '../../src/redis/stream.ts'
 import { newKeyspace } from './setup.ts'
 
@@ -64,6 +64,23 @@ test('the check is made in time also when there is always another message', asyn
   }
   expect(asked).toBe(2)
   expect(got.at(-1)?.value).toBe('found by the check')
+})
+
+test('the check is made also when the clock is set back and there is always another message', async () => {
+  const { log } = newStream()
+  const start = await log.read(undefined)
+  const realNow = Date.now
+  using clock = vi.spyOn(Date, 'now')
+  async function* endless() {
+    for (let i = 1; i < 1_000; i += 1) {
+      if (i === 2) clock.mockImplementation(() => realNow() - 3_600_000)
+      yield JSON.stringify({ after: '', entries: [{ id: `0-0`, value: 'a' }] })
+    }
+  }
+  let asked = 0
+  const check = { everyMs: 60_000, alongside: async () => (asked += 1) < 1 }
+  await valuesOf(log.follow(start, endless(), check))
+  expect(asked).toBe(1)
 })
 
 test('a position is continued exactly while the entry after it is kept', async () => {

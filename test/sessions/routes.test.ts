@@ -122,18 +122,28 @@ test.each(['nobody', 'known'])('a wrong password for the login "%s" gets the sam
   })
 })
 
-test('guesses are limited per account from any address, and per address', async () => {
-  const edge = newEdge({ LIMIT_SIGN_IN: '2', LIMIT_SIGN_IN_ADDRESS: '4', LIMIT_SIGN_IN_SECONDS: '86400' })
-  const guess = async (login: string, address: string) =>
-    (await edge.fetch('/v1/sessions', json({ login, password: 'x' }, { 'CF-Connecting-IP': address }))).status
-  expect(await guess('ada', '192.0.2.1')).toBe(401)
-  expect(await guess('ADA', '192.0.2.2')).toBe(401)
-  expect(await guess('ada', '192.0.2.3')).toBe(429)
-  expect([await guess('b', '192.0.2.9'), await guess('c', '192.0.2.9'), await guess('d', '192.0.2.9')]).toEqual([
-    401, 401, 401,
-  ])
-  expect(await guess('e', '192.0.2.9')).toBe(401)
-  expect(await guess('f', '192.0.2.9')).toBe(429)
+test('guesses are limited per account and source, per account from all new sources, and per network', async () => {
+  const limits = { LIMIT_SIGN_IN: '2', LIMIT_SIGN_IN_ADDRESS: '4', LIMIT_SIGN_IN_ACCOUNT: '5' }
+  const edge = newEdge({ ...limits, LIMIT_SIGN_IN_SECONDS: '86400', LIMIT_SIGN_IN_ACCOUNT_SECONDS: '86400' })
+  const guess = async (login: string, address: string) => {
+    const response = await edge.fetch('/v1/sessions', json({ login, password: 'x' }, { 'CF-Connecting-IP': address }))
+    const problem = await response.json<{ 'violated-policies'?: string[] }>()
+    return problem['violated-policies']?.[0] ?? response.status
+  }
+  const guesses = async (login: string, addresses: string[]) => {
+    const seen = []
+    for (const address of addresses) seen.push(await guess(login, address))
+    return seen
+  }
+  const [a, b, c] = ['192.0.2.1', '192.0.2.2', '192.0.2.3']
+  // Refusals by source do not spend the limit of the account.
+  expect(await guesses('ada', [a, a, a, a, a])).toEqual([401, 401, 'sign-in', 'sign-in', 'sign-in'])
+  expect(await guesses('ADA', [b, b, c])).toEqual([401, 401, 401])
+  expect(await guesses('ada', [c, '192.0.2.4'])).toEqual(['sign-in-account', 'sign-in-account'])
+  const many = '192.0.2.9'
+  expect(await guesses('b', [many, many])).toEqual([401, 401])
+  expect(await guesses('c', [many, many])).toEqual([401, 401])
+  expect(await guesses('d', [many])).toEqual(['sign-in-address'])
 })
 
 test('without Redis sessions stay live, sign-out works, and sign-in is unavailable', async () => {
@@ -385,29 +395,64 @@ test('a sign-out deletes the cookie, also of a session that has ended; a refused
   expect([refused.status, refused.headers.get('Set-Cookie')]).toEqual([403, null])
 })
 
-const guessing = { LIMIT_SIGN_IN: '3', LIMIT_SIGN_IN_SECONDS: '86400' }
-const attempt = async (edge: Edge, login: string, address: string, password = 'wrong') =>
-  (await edge.fetch('/v1/sessions', json({ login, password }, { 'CF-Connecting-IP': address }))).status
+const guessing = {
+  LIMIT_SIGN_IN: '3',
+  LIMIT_SIGN_IN_SECONDS: '86400',
+  LIMIT_SIGN_IN_ACCOUNT: '5',
+  LIMIT_SIGN_IN_ACCOUNT_SECONDS: '86400',
+}
+const attempt = async (edge: Edge, login: string, address: string, password = 'wrong', headers = {}) =>
+  (await edge.fetch('/v1/sessions', json({ login, password }, { 'CF-Connecting-IP': address, ...headers }))).status
 
-test('guesses by others do not lock out a user who signs in from a known network', async () => {
+test('one network of an attacker does not lock out the user, whose network is new too', async () => {
   const edge = newEdge(guessing)
   const member = await newMember(edge)
-  expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201)
   const guesses = []
-  for (let i = 0; i < 5; i += 1) guesses.push(await attempt(edge, member.username, `198.51.100.${i}`))
-  expect(guesses).toEqual([401, 401, 429, 429, 429]) // the first sign-in was from an unknown network too
-  expect(await attempt(edge, member.username, '198.51.100.9', 'correct horse')).toBe(429)
+  for (let i = 0; i < 12; i += 1) guesses.push(await attempt(edge, member.username, '198.51.100.1'))
+  expect(guesses.filter((status) => status === 401)).toHaveLength(3)
   expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201)
-  expect(await attempt(newEdge(guessing, edge.token), member.email, '192.0.2.1', 'correct horse')).toBe(201)
 })
 
-test('guesses from a known network have a limit of their own', async () => {
+test('guesses from many networks are bounded, and do not lock out networks and devices that are known', async () => {
   const edge = newEdge(guessing)
   const member = await newMember(edge)
-  expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201)
+  expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201) // one of the five of new sources
+  const { headers } = await signIn(edge, member.username, { 'CF-Connecting-IP': '192.0.2.1' })
   const guesses = []
-  for (let i = 0; i < 4; i += 1) guesses.push(await attempt(edge, member.username, '192.0.2.1'))
-  expect(guesses).toEqual([401, 401, 401, 429])
+  for (let i = 0; i < 7; i += 1) guesses.push(await attempt(edge, member.username, `198.51.100.${i}`))
+  expect(guesses).toEqual([401, 401, 401, 401, 429, 429, 429])
+
+  expect(await attempt(edge, member.username, '198.51.100.9', 'correct horse')).toBe(429)
+  expect(await attempt(edge, member.username, '192.0.2.1', 'correct horse')).toBe(201)
+  const elsewhere = newEdge(guessing, edge.token)
+  // A device on a new network, which still presents its token. The sign-in ends that session.
+  expect(await attempt(elsewhere, member.email, '198.51.100.9', 'correct horse', headers)).toBe(201)
+  expect(await isSignedIn(elsewhere, headers)).toBe(false)
+  expect(await attempt(elsewhere, member.email, '198.51.100.10', 'correct horse', headers)).toBe(201)
+})
+
+test('guesses from a known network, or with a token of the account, have a limit of their own', async () => {
+  const edge = newEdge(guessing)
+  const member = await newMember(edge)
+  const { headers } = await signIn(edge, member.username, { 'CF-Connecting-IP': '192.0.2.1' })
+  const [fromNetwork, fromDevice] = [[] as number[], [] as number[]]
+  for (let i = 0; i < 5; i += 1) {
+    fromNetwork.push(await attempt(edge, member.username, '192.0.2.1'))
+    fromDevice.push(await attempt(edge, member.username, `198.51.100.${i}`, 'wrong', headers))
+  }
+  expect(fromNetwork).toEqual([401, 401, 429, 429, 429]) // the first sign-in came from there
+  expect(fromDevice).toEqual([401, 401, 401, 429, 429])
+})
+
+test('a token of another account does not make a device known', async () => {
+  const edge = newEdge(guessing)
+  const [member, attacker] = [await newMember(edge), await newMember(edge)]
+  const { headers } = await attacker.signIn()
+  const guesses = []
+  for (let i = 0; i < 7; i += 1) {
+    guesses.push(await attempt(edge, member.username, `198.51.100.${i}`, 'wrong', headers))
+  }
+  expect(guesses).toEqual([401, 401, 401, 401, 401, 429, 429])
 })
 
 test('guesses count per account, however it is named', async () => {

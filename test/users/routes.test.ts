@@ -1,5 +1,6 @@
 import { beforeAll, expect, test } from 'vitest'
 import { expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
+import { keysOf } from '../redis/setup.ts'
 import { addFollow, addUser } from '../rows.ts'
 
 beforeAll(migrate)
@@ -65,6 +66,26 @@ test('a batch keeps the order of the ids, omits unknown ids and costs one round 
   const again = await newEdge({}, warm.token).fetch(path)
   expect(roundTrips(again)).toBe(1)
 })
+
+test.each(['users', 'posts'])(
+  '100 unknown ids of %s cost a command each and ten more, and leave nothing in Redis',
+  async (kind) => {
+    const edge = newEdge({ STATS_FLUSH_SECONDS: '0', SCAN_COMMANDS: '0' })
+    const ids = Array.from({ length: 100 }, (_, i) => `${kind[0]}_unknown${i}`)
+    await edge.fetch('/v1/users/u_nobody') // the server learns the script of the limit
+    await edge.settle()
+    await edge.redis.reset()
+    const response = await edge.fetch(`/v1/${kind}?ids=${ids.join()}`)
+    expect(await response.json()).toEqual({ items: [], nextCursor: null })
+    await edge.settle()
+    const counts = kind === 'posts' ? 1 : 0
+    // The limit calls three commands, the script that ends the leases two. `npm run costs` measures both.
+    const { commands, byCommand } = await edge.redis.counts()
+    expect(byCommand).toEqual({ mget: 2 + counts, set: 100, eval: 1, evalsha: 1 })
+    expect(commands + 3 + 2).toBeLessThanOrEqual(110)
+    expect(await keysOf(edge.sdk, '*_unknown*')).toEqual([])
+  },
+)
 
 test('a username is found in upper and lower case', async () => {
   const user = await addUser({ username: 'grace' })
