@@ -286,7 +286,7 @@ export async function compare(
   await compareSearch()
   await compareNotifications()
   await compareSessions()
-  comparePresence()
+  await comparePresence()
   compareEvents()
   return findings
 
@@ -370,8 +370,16 @@ export async function compare(
     })
   }
 
-  /** The last status change that was announced of each member is the current one. */
-  function comparePresence(): void {
+  /** Who is online is so for readers, and the last status change that was announced of each member says the same. */
+  async function comparePresence(): Promise<void> {
+    const { items } = await read(`/v1/presence?ids=${traffic.members.map(({ id }) => id).join()}`)
+    const online = (items as { isOnline: boolean }[]).map(({ isOnline }) => isOnline)
+    equal(
+      'wrong answers',
+      'who is online',
+      online,
+      traffic.members.map((_, i) => isPresent(i)),
+    )
     const changes = [...receiver.events.values()].filter(({ type }) => type === 'user_status_change')
     const bySubject = Map.groupBy(changes, ({ subject }) => subject)
     for (const [i, { id }] of traffic.members.entries()) {

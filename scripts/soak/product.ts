@@ -17,7 +17,8 @@ const START_WITHIN_MS = 120_000
 /**
  * The configuration of the soak: the defaults, but no limit is reached, a busy machine is not an outage of Redis, and
  * what heals with time heals in seconds. The
- * circuits of endpoints stay closed: one that is tested when the product is killed stays open for two minutes.
+ * circuits of endpoints stay closed: one that is tested when the product is killed stays open for two minutes. Nobody goes
+ * silent while the cron runs as of later.
  */
 const VARIABLES = {
   ALLOW_PRIVATE_WEBHOOKS: 'true',
@@ -38,6 +39,7 @@ const VARIABLES = {
   STALE_SECONDS: '1',
   NEGATIVE_SECONDS: '2',
   LOCK_SECONDS: '5',
+  PRESENCE_SECONDS: '900',
   STREAM_CHECK_SECONDS: '5',
   STREAM_HEARTBEAT_SECONDS: '2',
   STREAM_RETRY_SECONDS: '0.2',
