@@ -84,13 +84,18 @@ async function readDatabase(product: Product) {
 }
 type Database = Awaited<ReturnType<typeof readDatabase>>
 
-/** Which likes, posts, comments, follows and profiles are missing from the database, or must not be there. */
-export async function compareModel(product: Product, model: Model, postOfComment: Map<string, string>) {
-  const database = await readDatabase(product)
-  const findings = judgeRows(database, model, postOfComment)
-  return { database, findings, isLikeSafe: !findings.some(({ what }) => what.startsWith('like ')) }
+/** Whether the database has every acknowledged like that was sent until `until` (Unix ms), and was not changed since. */
+export async function hasLikesUntil(product: Product, model: Model, until: number): Promise<boolean> {
+  const { likes, posts, comments } = await readDatabase(product)
+  const contents = new Set([...posts, ...comments].map(({ id }) => id))
+  const liked = new Set(likes.map(({ userId, contentId }) => `${userId} ${contentId}`))
+  return model
+    .keys('like')
+    .filter((key) => contents.has(key.split(' ')[1] ?? '') && model.sentAt('like', key) <= until)
+    .every((key) => model.judge('like', key, liked.has(key) ? 'liked' : null) === 'right')
 }
 
+/** Which likes, posts, comments, follows and profiles are missing from the database, or must not be there. */
 function judgeRows(database: Database, model: Model, postOfComment: Map<string, string>): Finding[] {
   const findings: Finding[] = []
   const { posts, comments, likes, follows, users } = database
@@ -149,7 +154,9 @@ export async function compare(
   readers: Reader[],
   losses: number,
 ): Promise<Finding[]> {
-  const { database, findings } = await compareModel(product, model, traffic.postOfComment)
+  const arrived = [...receiver.events.values()]
+  const database = await readDatabase(product) // after that: it has every event that arrived
+  const findings = judgeRows(database, model, traffic.postOfComment)
   const { posts, comments, likes, follows, users, events } = database
   const counted = countRows(database)
   const report = (kind: Finding['kind'], what: string) => void findings.push({ kind, what })
@@ -380,7 +387,7 @@ export async function compare(
       online,
       traffic.members.map((_, i) => isPresent(i)),
     )
-    const changes = [...receiver.events.values()].filter(({ type }) => type === 'user_status_change')
+    const changes = arrived.filter(({ type }) => type === 'user_status_change')
     const bySubject = Map.groupBy(changes, ({ subject }) => subject)
     for (const [i, { id }] of traffic.members.entries()) {
       const last = latestOf(bySubject.get(id) ?? [])
@@ -396,13 +403,13 @@ export async function compare(
   function compareEvents(): void {
     // The endpoint received each event of the database, and what was acknowledged is among them.
     const stored = new Set(events.map(({ id }) => id))
+    const ids = new Set(arrived.map(({ id }) => id))
     for (const { id, channel, audience } of events) {
-      if (CHANNELS.includes(channel) && audience !== '"others"' && !receiver.events.has(id)) {
+      if (CHANNELS.includes(channel) && audience !== '"others"' && !ids.has(id)) {
         report('lost', `event ${id} did not reach the endpoint`)
       }
     }
-    for (const id of receiver.events.keys()) if (!stored.has(id)) report('ghosts', `event ${id} is not in D1`)
-    const arrived = [...receiver.events.values()]
+    for (const id of ids) if (!stored.has(id)) report('ghosts', `event ${id} is not in D1`)
     const { lost, ghosts } = model.judgeEvents(new Set(arrived.flatMap((event) => nameOf(event) ?? [])))
     for (const name of lost) report('lost', `event ${name}`)
     for (const name of ghosts) report('ghosts', `event ${name}`)

@@ -31,14 +31,15 @@ const KILL_EVERY_MS = 25_000
 /**
  * Injects faults, one after the other, until `endsAt` (Unix ms): most for up to two seconds, with as long a rest.
  *
- * The product is killed only when D1 has every like that was acknowledged before Redis last lost keys: until then the
- * like is in the queue alone, and `wrangler dev` keeps its queues in memory. Those of production are durable.
+ * A like that D1 does not have yet is in Redis and in a queue. `wrangler dev` keeps its queues in memory, so a kill empties
+ * them; those of production are durable. So between a kill and a loss of keys, in any order, the soak waits until D1 has
+ * the likes of before the first: they would be lost from both.
  */
 export async function injectFaults(
   product: Product,
   random: SimpleFaker,
   endsAt: number,
-  hooks: { print: (words: string) => void; isWritten: () => Promise<boolean> },
+  hooks: { print: (words: string) => void; hasLikesUntil: (until: number) => Promise<boolean> },
 ) {
   const { control } = product
   const counts: Record<string, number> = {}
@@ -46,7 +47,11 @@ export async function injectFaults(
   const begunAt = Date.now()
   const kills = Math.max(1, Math.round((endsAt - begunAt) / KILL_EVERY_MS))
   let killed = 0
-  let hasLost = false
+  /** What the likes sent until `until` are missing from. */
+  let missing: { from: 'queues' | 'Redis'; until: number } | undefined
+  /** Whether likes may go missing from there too. */
+  const mayLose = async (from: 'queues' | 'Redis') =>
+    missing === undefined || missing.from === from || hooks.hasLikesUntil(missing.until)
 
   for (; Date.now() < endsAt;) {
     // The same draws in every step, so that a seed repeats the decisions.
@@ -58,20 +63,18 @@ export async function injectFaults(
     await sleep(restMs)
 
     const nextKillAt = begunAt + ((endsAt - begunAt) * (killed + 0.7)) / kills
-    if (killed < kills && Date.now() > nextKillAt && (!hasLost || (await hooks.isWritten()))) {
+    if (killed < kills && Date.now() > nextKillAt && (await mayLose('queues'))) {
       killed += 1
-      hasLost = false
       note('kill -9')
       hooks.print('kill -9')
       await product.restart()
-    } else if (share < 0.1) {
-      await control.flush()
-      hasLost = true
-      note('flush')
+      missing = { from: 'queues', until: Date.now() }
     } else if (share < 0.25) {
-      const evicted = await control.evict({ count: keys })
-      hasLost ||= evicted.length > 0
-      note('eviction')
+      if (!(await mayLose('Redis'))) continue
+      if (share < 0.1) await control.flush()
+      else await control.evict({ count: keys })
+      missing = { from: 'Redis', until: Date.now() }
+      note(share < 0.1 ? 'flush' : 'eviction')
     } else if (share < 0.3) {
       await control.latency(keys)
       await sleep(lastsMs)

@@ -10,7 +10,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SimpleFaker } from '@faker-js/faker'
 import { readFlags, readNumber } from '../flags.ts'
-import { compare, compareModel, type Finding, isPresent } from './compare.ts'
+import { compare, type Finding, hasLikesUntil, isPresent } from './compare.ts'
 import { injectFaults } from './faults.ts'
 import { createModel } from './model.ts'
 import { followStream, startReceiver } from './observers.ts'
@@ -24,8 +24,8 @@ const seed = flags.seed === undefined ? Math.floor(Math.random() * 1_000_000) : 
 const USERS = 30
 /** How long healing may take. What is still wrong then is reported. */
 const HEAL_WITHIN_MS = 180_000
-/** The cron also runs as of so much later: then it enqueues again what a killed product had enqueued. */
-const CRONS_AHEAD_MS = [0, 65_000, 130_000]
+/** The cron also runs as of so much later: then it enqueues again what a killed product had enqueued, at once. */
+const CRONS_AHEAD_MS = [0, 65_000, 3_700_000]
 /** How many findings of a kind are printed. */
 const SHOWN = 10
 const KINDS = ['lost', 'ghosts', 'wrong counts', 'wrong answers', 'sequence gaps', 'failed reads'] as const
@@ -89,7 +89,7 @@ async function soak(): Promise<Finding[]> {
   const [faults] = await Promise.all([
     injectFaults(product, randomOf('faults'), endsAt, {
       print,
-      isWritten: async () => (await compareModel(product, model, traffic.postOfComment)).isLikeSafe,
+      hasLikesUntil: (until) => hasLikesUntil(product, model, until),
     }),
     traffic.run(endsAt),
   ])

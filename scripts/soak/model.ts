@@ -19,6 +19,8 @@ interface Register {
   possible: Set<Value>
   /** Every value that a write may have given it. */
   written: Set<Value>
+  /** When the client sent the last of these writes (Unix ms). */
+  sentAt: number
 }
 
 export type Model = ReturnType<typeof createModel>
@@ -44,12 +46,13 @@ export function createModel() {
      * Notes that a write wanted `value` in a register. Acknowledged, it is the only possible value. If the outcome is
      * unknown it is one more, until a later write is acknowledged or `settle` reads what is true.
      */
-    write(kind: Kind, key: string, value: Value, outcome: Outcome): void {
+    write(kind: Kind, key: string, value: Value, outcome: Outcome, sentAt = Date.now()): void {
       if (outcome === 'refused') return
       const ofKind = registers.get(kind) ?? new Map<string, Register>()
       registers.set(kind, ofKind)
-      const register = ofKind.get(key) ?? { possible: new Set([null]), written: new Set() }
+      const register = ofKind.get(key) ?? { possible: new Set([null]), written: new Set(), sentAt }
       ofKind.set(key, register)
+      register.sentAt = sentAt
       register.written.add(value)
       if (outcome === 'done') register.possible.clear()
       register.possible.add(value)
@@ -62,6 +65,9 @@ export function createModel() {
     /** The words of every text that a register may have had, but for the first word, which all of them have. */
     words: (kind: Kind, key: string): string[] =>
       [...(registers.get(kind)?.get(key)?.written ?? [])].flatMap((value) => value?.split(' ').slice(1, 2) ?? []),
+
+    /** When the last write to a register was sent (Unix ms). */
+    sentAt: (kind: Kind, key: string): number => registers.get(kind)?.get(key)?.sentAt ?? 0,
 
     keys: (kind: Kind): string[] => [...(registers.get(kind)?.keys() ?? [])],
 

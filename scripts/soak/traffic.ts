@@ -175,8 +175,9 @@ export function createTraffic(product: Product, model: Model, randomOf: (name: s
     const isLiked = !name.startsWith('un')
     const folder = content.id.startsWith('p_') ? 'posts' : 'comments'
     const path = `/v1/${folder}/${content.id}/like`
+    const sentAt = Date.now()
     const { outcome } = await write(member, random, [name, isLiked ? 'PUT' : 'DELETE', path])
-    model.write('like', `${member.id} ${content.id}`, isLiked ? 'liked' : null, outcome)
+    model.write('like', `${member.id} ${content.id}`, isLiked ? 'liked' : null, outcome, sentAt)
   }
 
   const remove = (list: Content[], content: Content) => {
