@@ -101,11 +101,11 @@ async function soak(): Promise<Finding[]> {
 
   const losses = (faults['flush'] ?? 0) + (faults['eviction'] ?? 0)
   let found: Finding[]
-  for (let rounds = 1; ; rounds += 1) {
+  for (;;) {
     await drain(product, deadline)
     found = await compare(product, model, traffic, receiver, readers, losses)
     if (found.length === 0 || Date.now() > deadline) break
-    if (rounds % 10 === 0) print(`${found.length} differences are left`)
+    print(`${found.length} differences are left`)
     await sleep(2_000)
   }
   found.push(...traffic.wrong.map(({ kind, what }) => ({ kind, what })))
