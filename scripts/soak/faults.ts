@@ -26,7 +26,7 @@ const FAULTS: Fault[] = [
 ]
 
 /** A kill for each part of the soak this long. */
-const KILL_EVERY_MS = 25_000
+const KILL_EVERY_MS = 30_000
 
 /**
  * Injects faults, one after the other, until `endsAt` (Unix ms): most for up to two seconds, with as long a rest.

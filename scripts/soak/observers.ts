@@ -128,7 +128,7 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
     }
   }
 
-  const following = (async () => {
+  void (async () => {
     while (!over.signal.aborted) {
       await product.up()
       await connect().catch(() => {}) // it ends when Redis fails or the product dies
@@ -144,9 +144,6 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
     sequencesOf: (channel: string, subject: string): ReadonlySet<number> =>
       sequences.get(`${channel} ${subject}`) ?? new Set(),
     requiredAfter: (channel: string, subject: string) => notRequired.get(`${channel} ${subject}`) ?? 0,
-    async close(): Promise<void> {
-      over.abort()
-      await following
-    },
+    close: () => over.abort(),
   }
 }

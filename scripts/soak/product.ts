@@ -78,6 +78,7 @@ export async function createProduct() {
   let database: DatabaseSync | undefined
   /** Rises when the product begins to start or to die: a request that saw two values may have met a dying one. */
   let generation = 0
+  let isClosed = false
   let whenUp = Promise.withResolvers<void>()
 
   const run = (script: string, ...args: string[]) =>
@@ -97,6 +98,7 @@ export async function createProduct() {
     })
 
   async function start(): Promise<void> {
+    if (isClosed) throw new Error('The product is closed') // a child started now would outlive this process
     output = ''
     const started = run('scripts/start.ts')
     child = started
@@ -191,6 +193,7 @@ export async function createProduct() {
 
     /** Stops everything and removes the clone. */
     async close(): Promise<void> {
+      isClosed = true
       database?.close()
       await end('SIGTERM')
       await redis.close()
