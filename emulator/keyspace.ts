@@ -48,7 +48,8 @@ const embeddedDatabases = 16_384
  */
 const sweepMs = 60_000
 
-async function startEmbedded(): Promise<{ port: number; close(): Promise<void> }> {
+/** Starts the embedded engine: a Redis that speaks RESP on a port of 127.0.0.1. */
+export async function startEmbedded(): Promise<{ port: number; close(): Promise<void> }> {
   const server = new Resp2Server({
     server: new RedisServerState({ databaseCount: embeddedDatabases, activeExpiryIntervalMs: sweepMs }),
     executor: createRedisCommandExecutor(),

@@ -159,7 +159,7 @@ export function createLikes(dependencies: {
   }
 
   /**
-   * Applies messages of the queue to D1, settles Redis, and notifies `onApplied` of the contents whose likes changed.
+   * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, then settles Redis.
    * Returns the messages that failed: one that D1 refuses fails alone. D1 has the others already where only Redis or
    * `onApplied` failed. Safe to repeat.
    */
@@ -170,11 +170,12 @@ export function createLikes(dependencies: {
       for (const message of await writeEach(kind, ofKind)) failed.add(message)
       const applied = ofKind.filter((message) => !failed.has(message))
       if (applied.length === 0) continue
-      const outcomes = await Promise.allSettled([
-        settle(kind, applied),
-        onApplied(kind, [...new Set(applied.map((message) => message.contentId))]),
-      ])
-      if (outcomes.some(({ status }) => status === 'rejected')) for (const message of applied) failed.add(message)
+      try {
+        await onApplied(kind, [...new Set(applied.map((message) => message.contentId))])
+        await settle(kind, applied) // last: it removes the likes from those that `complete` repeats
+      } catch {
+        for (const message of applied) failed.add(message)
+      }
     }
     return failed
   }

@@ -4,7 +4,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { expect } from 'vitest'
-import { cloneProject } from '../scripts/clone.ts'
+import { cloneProject } from '../../scripts/clone.ts'
 import { ACCOUNT, API_TOKEN } from './cloudflare.ts'
 
 export const SERVICE_TOKEN = `service-${crypto.randomUUID()}`

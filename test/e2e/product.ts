@@ -3,7 +3,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Control, createControl } from '../../emulator/control.ts'
 import { freePort } from '../../scripts/ports.ts'
-import { cloneProject } from '../scripts/clone.ts'
+import { cloneProject } from '../../scripts/clone.ts'
 
 /** The product as `npm start` runs it, with demo data: a copy with its own ports, data and secrets. */
 export interface Product {

@@ -85,6 +85,19 @@ test('a like that the queue refuses is completed by the cron, and so is an unlik
   expect([await readD1(), await read()]).toEqual([NOT_LIKED, NOT_LIKED])
 })
 
+test('a like that the cron writes to D1, and whose notification D1 refuses, is notified by the next run', async () => {
+  const { edge, post, headers: author, queueIs } = await newWorld()
+  const headers = await edge.signIn(await addUser())
+  queueIs(false)
+  expect((await edge.fetch(`/v1/posts/${post.id}/like`, { method: 'PUT', headers })).status).toBe(503)
+  await env.DB.exec(`CREATE TRIGGER refuse BEFORE INSERT ON notifications BEGIN SELECT RAISE(ABORT, 'no'); END`)
+  await expect(edge.cron()).rejects.toThrow('complete likes')
+  await env.DB.exec('DROP TRIGGER refuse')
+  await edge.cron()
+  const inbox = await newEdge({}, edge.token).fetch('/v1/notifications', { headers: author })
+  expect(await inbox.json()).toMatchObject({ items: [{ type: 'like', postId: post.id, actorsCount: 1 }] })
+})
+
 test('a like that the cron completed keeps its beginning, and its message changes nothing', async () => {
   const { edge, like, readD1, sent, post } = await newWorld()
   await like()

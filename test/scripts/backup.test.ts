@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type Manifest, unpack } from '../../src/backup/archive.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
 import { freePort } from '../../scripts/ports.ts'
-import { cloneProject } from './clone.ts'
+import { cloneProject } from '../../scripts/clone.ts'
 
 interface Product {
   url: string

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { generate } from '../../scripts/docs.ts'
 import { freePort } from '../../scripts/ports.ts'
-import { cloneProject } from './clone.ts'
+import { cloneProject } from '../../scripts/clone.ts'
 
 const root = dirname(dirname(import.meta.dirname))
 const documents = [

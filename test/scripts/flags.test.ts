@@ -8,8 +8,9 @@ const root = dirname(dirname(import.meta.dirname))
 
 // Most of the time is spent on loading wrangler.
 test.concurrent.each([
-  ['scripts/soak.ts --events x', '--events is x: it must be a whole number, 0 or more\n'],
-  ['scripts/soak.ts --failing 2', '--failing is 2: it must be a number from 0 to 1\n'],
+  ['scripts/soak/main.ts --seconds 0', '--seconds is 0: it must be a whole number, 1 or more\n'],
+  ['bench/webhooks.ts --events x', '--events is x: it must be a whole number, 0 or more\n'],
+  ['bench/webhooks.ts --failing 2', '--failing is 2: it must be a number from 0 to 1\n'],
   ['scripts/receiver.ts --fails', /^Unknown option '--fails'.*\n$/],
   ['bench/main.ts --latencies 0,,5', '--latencies is : it must be a whole number, 0 or more\n'],
   ['bench/main.ts quick', /^Unexpected argument 'quick'.*\n$/],
@@ -19,7 +20,8 @@ test.concurrent.each([
 })
 
 test.concurrent.each([
-  ['scripts/soak.ts', '--events 10000  --endpoints 20  --failing 0.2  --dead 0  --rate 0  --minutes 30'],
+  ['scripts/soak/main.ts', '--seconds 600  --seed …'],
+  ['bench/webhooks.ts', '--events 10000  --endpoints 20  --failing 0.2  --dead 0  --rate 0  --minutes 30'],
   ['scripts/receiver.ts', '--fail'],
 ])('%s --help lists its flags and does nothing', { timeout: 120_000 }, async (script, flags) => {
   expect(await run(`${script} --help`)).toEqual({ code: 0, stdout: `Flags: ${flags}\n`, stderr: '' })

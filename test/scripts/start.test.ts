@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { createControl } from '../../emulator/control.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
 import { freePort, occupyPort } from '../../scripts/ports.ts'
-import { cloneProject } from './clone.ts'
+import { cloneProject } from '../../scripts/clone.ts'
 
 // All tests share one clone. Each continues with the data that the test before it left.
 let clone = ''

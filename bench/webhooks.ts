@@ -1,5 +1,5 @@
 /**
- * `npm run soak`: publishes many events to webhooks, in workerd with real D1 and queues, over HTTP. Endpoints fail at
+ * `npm run bench:webhooks`: publishes many events to webhooks, in workerd with real D1 and queues, over HTTP. Endpoints fail at
  * random: they answer 500, close the connection, or fail after they stored the event, as if the reply was lost. Every event
  * must reach every endpoint. Duplicates are counted. The exit code is 1 if an event is missing when the time is over.
  *
@@ -17,8 +17,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
 import { Webhook } from 'standardwebhooks'
-import { bundle, migrate, platform, startEmulator } from '../bench/workers.ts'
-import { readFlags, readNumber } from './flags.ts'
+import { bundle, migrate, platform, startEmulator } from './workers.ts'
+import { readFlags, readNumber } from '../scripts/flags.ts'
 
 const flags = readFlags({
   events: { type: 'string', default: '10000' },
@@ -34,9 +34,9 @@ const failing = readNumber('failing', flags.failing, { max: 1, isWhole: false })
 const dead = readNumber('dead', flags.dead, { max: endpoints })
 const rate = readNumber('rate', flags.rate, { isWhole: false })
 const minutes = readNumber('minutes', flags.minutes, { isWhole: false })
-const SERVICE_TOKEN = 'a-service-token-for-the-soak'
-const SECRET = `whsec_${Buffer.from('a secret for the soak, ok').toString('base64')}`
-const CHANNEL = 'custom_soak'
+const SERVICE_TOKEN = 'a-service-token-for-the-bench'
+const SECRET = `whsec_${Buffer.from('a secret for the bench, ok').toString('base64')}`
+const CHANNEL = 'custom_bench'
 /** One signature in this many is verified. Verifying costs as much as everything else here. */
 const VERIFY_EVERY = 20
 
@@ -100,19 +100,19 @@ const print = (words: string) => console.log(`${((Date.now() - startedAt) / 1_00
 print('bundling …')
 const { code } = await bundle('ours')
 const emulator = await startEmulator()
-const folder = await mkdtemp(join(tmpdir(), 'threads-edge-soak-'))
+const folder = await mkdtemp(join(tmpdir(), 'threads-edge-webhooks-'))
 const miniflare = new Miniflare(
   convertV4MiniflareOptions({
     resourcePersistencePath: folder,
     workers: [
       {
-        name: 'soak',
+        name: 'bench',
         modules: [{ type: 'ESModule', path: 'index.js', contents: code }],
         ...platform(),
         bindings: {
           SERVICE_TOKEN,
           UPSTASH_REDIS_REST_URL: emulator.url,
-          UPSTASH_REDIS_REST_TOKEN: `soak-${crypto.randomUUID()}`,
+          UPSTASH_REDIS_REST_TOKEN: `bench-${crypto.randomUUID()}`,
           ALLOW_PRIVATE_WEBHOOKS: 'true',
           WEBHOOK_RETRY_SECONDS: '1,1,2,2,2,4,4',
           WEBHOOK_CIRCUIT_SECONDS: dead > 0 ? '30' : '1',
@@ -126,10 +126,10 @@ const miniflare = new Miniflare(
   }),
 )
 await miniflare.ready
-const { origin } = await miniflare.unsafeGetDirectURL('soak')
+const { origin } = await miniflare.unsafeGetDirectURL('bench')
 await migrate(await miniflare.getD1Database('DB'))
 // A Fetcher. Its declared type differs.
-const worker = (await miniflare.getWorker('soak')) as unknown as {
+const worker = (await miniflare.getWorker('bench')) as unknown as {
   scheduled(options: { cron: string }): Promise<unknown>
 }
 
@@ -166,10 +166,10 @@ let next = 0
 async function publish(): Promise<void> {
   while (next < events) {
     const i = next++
-    const n = `ev_soak_${i}`
+    const n = `ev_bench_${i}`
     if (rate > 0) await sleep(Math.max(0, begunAt + (i * 1_000) / rate - Date.now()))
     publishedAt.set(n, Date.now())
-    await ask('POST', '/v1/events', { id: n, channel: CHANNEL, type: 'soaked', subject: `s_${i % 100}`, data: { n } })
+    await ask('POST', '/v1/events', { id: n, channel: CHANNEL, type: 'benched', subject: `s_${i % 100}`, data: { n } })
   }
 }
 const begunAt = Date.now()

@@ -2,7 +2,7 @@ import { cp, mkdtemp, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 
-const root = dirname(dirname(import.meta.dirname))
+const root = dirname(import.meta.dirname)
 const CLONED = [
   'src',
   'scripts',
