@@ -33,7 +33,7 @@ const OWN_HEADERS = [
 export function createApp(isolateOf: (env: Env) => Isolate) {
   const app = new Hono<AppEnv>()
   const mount = (mounts: Mount[] = []) => {
-    for (const [path, routes] of mounts) app.route(path, typeof routes === 'function' ? routes(app) : routes)
+    for (const [path, routes] of mounts) app.route(path, routes)
   }
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))
