@@ -5,7 +5,7 @@ import { keys } from '../../src/keys.ts'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser, addWebhookRows } from '../rows.ts'
 import { receiver } from '../webhooks/endpoints.ts'
-import { type Document, errorsIn, errorsOf, readDocument, readOperations } from './document.ts'
+import { errorsIn, errorsOf, readDocument, readOperations } from './document.ts'
 
 beforeAll(migrate)
 
