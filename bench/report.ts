@@ -33,14 +33,16 @@ export function printReport({ machine, settings, bundles, rows, stampede }: Resu
     stampede.map(({ contender, loads, p99Ms }) => [contender, loads.join(', '), p99Ms.toFixed(0)]),
   )
 
+  const bareMs = bundles.find(({ contender }) => contender === 'bare')?.coldStartMs ?? NaN
   console.log('\nSize and cold start')
   printTable(
-    ['who', 'KiB', 'KiB gzipped', 'cold start ms'],
+    ['who', 'KiB', 'KiB gzipped', 'cold start ms', 'relative to bare'],
     bundles.map(({ contender, bytes, gzipBytes, coldStartMs }) => [
       contender,
       (bytes / 1_024).toFixed(0),
       (gzipBytes / 1_024).toFixed(1),
       coldStartMs.toFixed(1),
+      (coldStartMs / bareMs).toFixed(1),
     ]),
   )
 }

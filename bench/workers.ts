@@ -1,14 +1,14 @@
 /** Bundles Workers as for a deployment and runs them in workerd, each with its own keyspace and D1. */
-import { execFile, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { cp, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import { convertV4MiniflareOptions, Miniflare, type V4WorkerOptionsShape } from 'miniflare'
 import { unstable_getMiniflareWorkerOptions } from 'wrangler'
 import { type Control, createControl } from '../emulator/control.ts'
+import { bundleWorker } from '../scripts/build/worker.ts'
 import { type Database, loadDemo } from '../scripts/demo/load.ts'
 import { SERVICE_TOKEN, type Town } from './town.ts'
 
@@ -34,27 +34,10 @@ export interface Bundle {
   gzipBytes: number
 }
 
-/** The bundle of contender `name`, minified as for the size budget. */
+/** The bundle of contender `name`, made like the Worker that is deployed. */
 export async function bundle(name: ContenderName): Promise<Bundle> {
-  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
-  try {
-    const wrangler = join(root, 'node_modules/wrangler/bin/wrangler.js')
-    const args = [wrangler, 'deploy', CONTENDERS[name], '--dry-run', '--minify', '--outdir', folder]
-    const env = {
-      ...process.env,
-      PATH: `${dirname(process.execPath)}:${process.env['PATH']}`,
-      WRANGLER_SEND_METRICS: 'false',
-      WRANGLER_HIDE_BANNER: 'true',
-    }
-    await promisify(execFile)(process.execPath, args, { cwd: root, env })
-    const files = await readdir(folder)
-    const file = files.find((found) => found.endsWith('.js'))
-    if (file === undefined) throw new Error(`wrangler made no bundle of ${CONTENDERS[name]}`)
-    const code = await readFile(join(folder, file), 'utf8')
-    return { name, code, bytes: Buffer.byteLength(code), gzipBytes: gzipSync(code).byteLength }
-  } finally {
-    await rm(folder, { recursive: true })
-  }
+  const code = await bundleWorker(CONTENDERS[name], { minify: true })
+  return { name, code, bytes: Buffer.byteLength(code), gzipBytes: gzipSync(code).byteLength }
 }
 
 export interface EmulatorProcess extends AsyncDisposable {

@@ -100,7 +100,7 @@ async function deploy({ name: env, worker }: Environment): Promise<string | unde
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
   try {
     const outputFile = join(folder, 'output')
-    await wrangler(env, ['deploy', '--minify'], { outputFile })
+    await wrangler(env, ['deploy'], { outputFile })
     const lines = (await readFile(outputFile, 'utf8')).trim().split('\n')
     const deployed = lines.map((line) => v.safeParse(Deployed, JSON.parse(line))).find(({ success }) => success)?.output
     const { version_id, targets } = v.parse(Deployed, deployed)

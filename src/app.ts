@@ -4,6 +4,7 @@ import { cors } from 'hono/cors'
 import { etag, RETAINED_304_HEADERS } from 'hono/etag'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { requestId } from 'hono/request-id'
+import { TrieRouter } from 'hono/router/trie-router'
 import { secureHeaders } from 'hono/secure-headers'
 import { Problem } from './errors.ts'
 import type { Mount } from './feature.ts'
@@ -31,9 +32,10 @@ const OWN_HEADERS = [
 
 /** The HTTP side of one isolate: middleware in order, the routes of all features, errors rendered. */
 export function createApp(isolateOf: (env: Env) => Isolate) {
-  const app = new Hono<AppEnv>()
+  // Hono would try its RegExpRouter first, which cannot match `/:id` beside other paths, and build both.
+  const app = new Hono<AppEnv>({ router: new TrieRouter() })
   const mount = (mounts: Mount[] = []) => {
-    for (const [path, routes] of mounts) app.route(path, typeof routes === 'function' ? routes(app) : routes)
+    for (const [path, routes] of mounts) app.route(path, routes)
   }
   app.onError(renderError)
   app.notFound((c) => renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c))

@@ -60,8 +60,8 @@ export type Job = {
 /** Deletes expired data: at most `most` rows or keys, as of `now` (Unix ms). Answers how many. Safe to repeat and to run twice at once. */
 export type Purge = (platform: Platform, most: number, now: number) => Promise<number>
 
-/** Routes below a path. A function receives the whole app, for routes that describe it. */
-export type Mount = [path: string, routes: Hono<AppEnv> | ((app: Hono<AppEnv>) => Hono<AppEnv>)]
+/** Routes below a path. */
+export type Mount = [path: string, routes: Hono<AppEnv>]
 
 /** Everything a feature contributes to the Worker. `features.ts` lists them all. */
 export interface Feature {

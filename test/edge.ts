@@ -30,11 +30,13 @@ declare global {
 /** Brings the tables of this file's D1. Storage belongs to the file, not to the test: tests use ids of their own. */
 export const migrate = () => applyD1Migrations(env.DB, env.MIGRATIONS)
 
-/** The routes of the Worker, none of which is asked. */
-export const newRoutes = () =>
+/** The app of the Worker, for its routes: none of them is asked. */
+export const newApp = () =>
   createApp(() => {
     throw new Error('only its routes are wanted')
-  }).routes
+  })
+
+export const newRoutes = () => newApp().routes
 
 /**
  * A queue that keeps what it is sent, for tests that decide when it arrives, how often and in which order. Those of whole

@@ -1,5 +1,5 @@
 import type { Feature } from '../feature.ts'
 import { docs as routes } from './routes.ts'
 
-/** The OpenAPI document and the meaning of problems. */
+/** The meaning of problems. The OpenAPI document and the page that shows it are static assets. */
 export const docs: Feature = { name: 'docs', unconfiguredRoutes: [['/', routes]] }

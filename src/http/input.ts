@@ -84,8 +84,14 @@ export const Time = v.pipe(v.string(), v.isoTimestamp())
 /** A count, version or number of seconds. */
 export const Count = v.pipe(v.number(), v.integer(), v.minValue(0))
 
-/** Splits text into characters as people count them: a family emoji is one, and so is a letter with its accents. */
-const graphemes = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
+/** Made when it is first used: that takes longer than all other schemas. */
+let segmenter: Intl.Segmenter | undefined
+
+/** How many characters `text` has as people count them: a family emoji is one, and so is a letter with its accents. */
+function graphemesIn(text: string): number {
+  segmenter ??= new Intl.Segmenter(undefined, { granularity: 'grapheme' })
+  return Array.from(segmenter.segment(text)).length
+}
 
 /** The average number of UTF-16 units that a character may take. The largest emoji take 14. */
 const MAX_UNITS = 16
@@ -139,7 +145,7 @@ export const written = ({ max, isLong = false, isOptional = false }: Writing) =>
       : v.check((text) => text.search(DIRECTIONS) < 0, 'must have no text direction controls'),
     v.check((text) => isOptional || text !== '', 'must not be empty'),
     v.check((text) => text === '' || VISIBLE.test(text), 'must be visible'),
-    v.check((text) => text.length <= max * MAX_UNITS && Array.from(graphemes.segment(text)).length <= max, tooLong),
+    v.check((text) => text.length <= max * MAX_UNITS && graphemesIn(text) <= max, tooLong),
     v.description(
       `${isOptional ? 0 : 1} to ${max} characters as people count them; ${isLong ? 'lines are fine' : 'one line'}`,
     ),

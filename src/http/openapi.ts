@@ -1,6 +1,7 @@
+import { sValidator } from '@hono/standard-validator'
 import { createMiddleware } from 'hono/factory'
 import type { Env as HonoEnv, MiddlewareHandler, ValidationTargets } from 'hono'
-import { describeRoute, resolver, uniqueSymbol, validator } from 'hono-openapi'
+import { describeRoute, resolver, uniqueSymbol } from 'hono-openapi'
 import * as v from 'valibot'
 import { type FieldError, invalidField, Problem, type ProblemType, problems } from '../errors.ts'
 
@@ -31,7 +32,10 @@ const HEADERS = {
   'If-Match': 'An `ETag`, or the version in it. The API makes the change only if the resource still has this version.',
 }
 
-/** Describes a route for the OpenAPI document: what it does, its answer, and its own problems. */
+/**
+ * Describes a route for the OpenAPI document: what it does, its answer, and its own problems. The build removes the
+ * description from the Worker, and those that `described` and `describedInput` add (scripts/build/documentation.ts).
+ */
 export function doc(route: {
   summary: string
   description?: string
@@ -105,27 +109,35 @@ interface RouteSpec {
   'x-rate-limit'?: string
 }
 
+/** A middleware that adds the `schema` of one part of the input to the description of its routes. */
+const describedInput = <M extends object>(target: keyof ValidationTargets, schema: Schema, middleware: M): M =>
+  Object.assign(middleware, { [uniqueSymbol]: { target, ...resolver(schema) } })
+
 const IN = { param: 'path', query: 'query', json: 'body', header: 'header' } as const
 
 /** Validates one part of the input. Throws `invalid-request`, which names every invalid field. */
 export const valid = <T extends keyof typeof IN & keyof ValidationTargets, S extends Schema>(target: T, schema: S) =>
-  validator(target, schema, (result, c) => {
-    const garbled = target === 'query' ? findGarbled(c.req.url) : undefined
-    if (garbled !== undefined) throw invalidField('query', garbled, 'must be UTF-8')
-    const lists = target === 'json' ? findLists(schema, result.data) : []
-    if (result.success && lists.length === 0) return
-    const issues = result.success ? [] : result.error
-    const errors: FieldError[] = [
-      ...lists.map((field) => ({ in: IN[target], field, message: 'must be an object' })),
-      ...issues.map((issue) => ({
-        in: IN[target],
-        field: (issue.path ?? []).map((part) => (typeof part === 'object' ? part.key : part)).join('.'),
-        message: issue.message,
-      })),
-    ]
-    const [first] = errors
-    throw new Problem('invalid-request', first && [first.field, first.message].filter(Boolean).join(': '), { errors })
-  })
+  describedInput(
+    target,
+    schema,
+    sValidator(target, schema, (result, c) => {
+      const garbled = target === 'query' ? findGarbled(c.req.url) : undefined
+      if (garbled !== undefined) throw invalidField('query', garbled, 'must be UTF-8')
+      const lists = target === 'json' ? findLists(schema, result.data) : []
+      if (result.success && lists.length === 0) return
+      const issues = result.success ? [] : result.error
+      const errors: FieldError[] = [
+        ...lists.map((field) => ({ in: IN[target], field, message: 'must be an object' })),
+        ...issues.map((issue) => ({
+          in: IN[target],
+          field: (issue.path ?? []).map((part) => (typeof part === 'object' ? part.key : part)).join('.'),
+          message: issue.message,
+        })),
+      ]
+      const [first] = errors
+      throw new Problem('invalid-request', first && [first.field, first.message].filter(Boolean).join(': '), { errors })
+    }),
+  )
 
 /** The name of the first query parameter that is not UTF-8: decoding would replace what it lost. */
 function findGarbled(url: string): string | undefined {

@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
+import type { ProblemType } from '../errors.ts'
 import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { id } from '../http/input.ts'
@@ -9,27 +10,21 @@ import { Liked } from './schema.ts'
 
 /** The like routes of one kind of content, mounted below it: `/v1/posts/:id/like`. */
 const likeRoutes = (kind: 'p' | 'c', name: string) => {
-  const describe = (summary: string) =>
-    doc({
-      tag: 'Likes',
-      summary,
-      description: 'Repeated requests count once. Without Redis: 503, because it cannot be counted exactly.',
-      answer: Liked,
-      problems: ['invalid-request', 'not-signed-in', 'not-found', 'unavailable'],
-    })
+  const description = 'Repeated requests count once. Without Redis: 503, because it cannot be counted exactly.'
+  const problems: ProblemType[] = ['invalid-request', 'not-signed-in', 'not-found', 'unavailable']
   const Id = v.object({ id: id(kind) })
 
   return new Hono<AppEnv>()
     .put(
       '/:id/like',
-      describe(`Like a ${name}`),
+      doc({ tag: 'Likes', summary: `Like a ${name}`, description, answer: Liked, problems }),
       admit('likes', { session: 'required' }),
       valid('param', Id),
       async (c) => c.json(await c.var.use(likesService).set(c.req.valid('param').id, c.var.userId, true)),
     )
     .delete(
       '/:id/like',
-      describe(`Remove my like of a ${name}`),
+      doc({ tag: 'Likes', summary: `Remove my like of a ${name}`, description, answer: Liked, problems }),
       admit('likes', { session: 'required' }),
       valid('param', Id),
       async (c) => c.json(await c.var.use(likesService).set(c.req.valid('param').id, c.var.userId, false)),

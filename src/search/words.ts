@@ -33,13 +33,19 @@ const LETTER = '[\\p{L}\\p{N}]'
 const SPACED_LETTER = `(?![${UNSPACED}])${LETTER}`
 const SPACED_WORD = `${SPACED_LETTER}(?:${SPACED_LETTER}|\\p{M})*`
 
+/** A regular expression that is made when it is first used: classes of Unicode take milliseconds, which a new isolate has not. */
+function pattern(source: string, flags: string): () => RegExp {
+  let made: RegExp | undefined
+  return () => (made ??= new RegExp(source, flags))
+}
+
 /** In folded text: a character of a script without spaces, or a word, which may have apostrophes. */
-const WORD = new RegExp(`((?=${LETTER})[${UNSPACED}]\\p{M}*)|${SPACED_WORD}(?:'${SPACED_WORD})*`, 'gu')
+const word = pattern(`((?=${LETTER})[${UNSPACED}]\\p{M}*)|${SPACED_WORD}(?:'${SPACED_WORD})*`, 'gu')
 
 /** What no reader sees inside a word: joiners, soft hyphens, variation selectors, and the Arabic stretch. */
 const IGNORED = '\\p{Default_Ignorable_Code_Point}\\u0640'
 
-const IGNORED_CHARACTER = new RegExp(`[${IGNORED}]`, 'gu')
+const ignoredCharacter = pattern(`[${IGNORED}]`, 'gu')
 
 /** What belongs to the character before it. The last two make a half-width kana voiced. */
 const ATTACHED = `[\\p{M}${IGNORED}\\uff9e\\uff9f]`
@@ -56,7 +62,7 @@ const JAMO = [
  * Stretches that fold alone as they fold in their text: ASCII, or one character with what is attached to it. Bounded,
  * because normalization takes quadratic time on marks.
  */
-const CHUNK = new RegExp(`[\\0-\\x7f]+(?!${ATTACHED})|(?:${JAMO}|[^])${ATTACHED}{0,30}`, 'gu')
+const chunks = pattern(`[\\0-\\x7f]+(?!${ATTACHED})|(?:${JAMO}|[^])${ATTACHED}{0,30}`, 'gu')
 const ASCII = /^[\0-\x7f]+$/
 
 /** Apostrophes, what people type for them, and other marks inside of words: `Hawaiʻi`, `l’été`, `col·lecció`, `צה״ל`. */
@@ -156,7 +162,7 @@ const fold = (text: string) =>
   text
     .replaceAll(SPACING_APOSTROPHE, "'")
     .normalize('NFKC')
-    .replaceAll(IGNORED_CHARACTER, '')
+    .replaceAll(ignoredCharacter(), '')
     .replaceAll(APOSTROPHE, "'")
     .toUpperCase() // first: of `ß` it makes `ss`
     .toLowerCase()
@@ -169,11 +175,11 @@ const fold = (text: string) =>
     .replace(LEADING_MARKS, '')
 
 const NO_WORD = /[^\p{L}\p{N}\p{M}']/u
-const OF_SPACED_WORD = new RegExp(SPACED_LETTER, 'u')
+const ofSpacedWord = pattern(SPACED_LETTER, 'u')
 
 /** Whether a character means several words or a word of its own: `ﷺ`, `½`, `™`. It does not continue the word before it. */
 const isApart = (chunk: string, folded: string) =>
-  folded.length > 1 && (NO_WORD.test(folded) || (/^\p{S}/u.test(chunk) && OF_SPACED_WORD.test(folded)))
+  folded.length > 1 && (NO_WORD.test(folded) || (/^\p{S}/u.test(chunk) && ofSpacedWord().test(folded)))
 
 /** `text` folded, and where each unit of the result is from. */
 function foldText(text: string): { folded: string; starts: number[]; ends: number[] } {
@@ -189,7 +195,7 @@ function foldText(text: string): { folded: string; starts: number[]; ends: numbe
   }
   let folded = ''
   const [starts, ends]: [number[], number[]] = [[], []]
-  for (const { 0: chunk, index } of text.matchAll(CHUNK)) {
+  for (const { 0: chunk, index } of text.matchAll(chunks())) {
     const isAscii = ASCII.test(chunk)
     const stretch = isAscii ? chunk.toLowerCase().replaceAll('`', "'") : foldOnce(chunk)
     for (let i = 0; i < stretch.length; i += 1) {
@@ -212,7 +218,7 @@ function wordsOf(text: string): Word[] {
   })
   const words: Word[] = []
   let unspacedUntil = -1 // the end of the last character of a script without spaces
-  for (const { 0: found, 1: unspaced, index } of folded.matchAll(WORD)) {
+  for (const { 0: found, 1: unspaced, index } of folded.matchAll(word())) {
     const isUnspaced = unspaced !== undefined
     const isAdjacent = isUnspaced && unspacedUntil === index
     if (isUnspaced) unspacedUntil = index + found.length

@@ -1,5 +1,6 @@
 import { type Schema, Validator } from '@cfworker/json-schema'
-import { newEdge } from '../edge.ts'
+import { describeApp } from '../../src/http/document.ts'
+import { newApp } from '../edge.ts'
 
 export interface Parameter {
   in: string
@@ -25,7 +26,8 @@ export interface Document {
   components: { schemas: Record<string, Schema> }
 }
 
-export const readDocument = async () => (await newEdge().fetch('/openapi.json')).json<Document>()
+/** As `npm start` and each deployment serve it, in JSON. */
+export const readDocument = async () => JSON.parse(JSON.stringify(await describeApp(newApp()))) as Document
 
 /** Every operation by its name, `GET /v1/users/{id}`. */
 export async function readOperations() {

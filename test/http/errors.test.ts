@@ -51,7 +51,7 @@ test('an unknown route is a problem', async () => {
   }
 })
 
-test.each(['/healthz', '/readyz', '/openapi.json', '/problems/internal', '/v1/posts/hot', '/v1/rate-limit'])(
+test.each(['/healthz', '/readyz', '/problems/internal', '/v1/posts/hot', '/v1/rate-limit'])(
   'an unsupported method of %s is 405 and lists the supported ones',
   async (path) => {
     const response = await newEdge().fetch(path, { method: 'PURGE' })
@@ -297,10 +297,10 @@ const NEEDED = [...BOUND, 'UPSTASH_REDIS_REST_URL', 'UPSTASH_REDIS_REST_TOKEN', 
 test('a Worker without configuration is alive, describes itself and names what it lacks', async () => {
   expect(BOUND).toContain('DB')
   const edge = newEdge(Object.fromEntries(NEEDED.map((name) => [name, undefined])))
-  for (const path of ['/healthz', '/openapi.json', '/problems/misconfigured']) {
+  for (const path of ['/healthz', '/problems/misconfigured']) {
     expect([path, (await edge.fetch(path)).status]).toEqual([path, 200])
   }
-  const described = new Set(['/healthz', '/openapi.json', '/docs', '/docs/', '/problems/:type', '/*'])
+  const described = new Set(['/healthz', '/problems/:type', '/*'])
   const others = newRoutes().filter(({ path }) => !described.has(path))
   expect(others.map(({ path }) => path)).toContain('/readyz')
   for (const { method, path } of [...others, { method: 'GET', path: '/v1/nothing-here' }]) {

@@ -1,8 +1,9 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { appendFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { createControl } from '../../emulator/control.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
@@ -217,7 +218,10 @@ test(
       const files = (await page.text()).matchAll(/(?:src|href)="(\/(?:dashboard|docs)\/[^"]*)"/g)
       for (const [, file = ''] of files) expect([file, (await fetch(url + file)).status]).toEqual([file, 200])
     }
-    expect(await json(`${url}/openapi.json`)).toMatchObject({ openapi: '3.1.0' })
+    const document = await fetch(`${url}/openapi.json`)
+    expect(document.headers.get('Cache-Control')).toBe('public, max-age=300')
+    const { stdout } = await promisify(execFile)(process.execPath, [join(clone, 'scripts/build/document.ts')])
+    expect(await document.json()).toEqual(JSON.parse(stdout))
     const unknown = await fetch(`${url}/docs/nothing-here`)
     expect([unknown.status, unknown.headers.get('Content-Type')]).toEqual([404, 'application/problem+json'])
 

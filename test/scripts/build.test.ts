@@ -1,0 +1,98 @@
+import { Webhook } from 'standardwebhooks'
+import { expect, test } from 'vitest'
+import { removeDocumentation } from '../../scripts/build/documentation.ts'
+import { compactEmbedded } from '../../scripts/build/embedded.ts'
+import { removeUnusedMembers } from '../../scripts/build/members.ts'
+import { bundleWorker } from '../../scripts/build/worker.ts'
+import { decode, encode } from '../../src/webhooks/native-base64.ts'
+import { hmac } from '../../src/webhooks/native-sha256.ts'
+
+const withoutBlanks = (code: string) => code.replaceAll(/\s+/g, '')
+
+test.each([
+  ["app.get('/', doc({ summary: 'Read' }), handler)", "app.get('/', handler)"],
+  ["app.get('/', handler, doc({ summary: 'Read' }))", "app.get('/', handler)"],
+  [
+    "const list = (meaning: string) => 1; const x = list(\n  'Origins',\n)",
+    'const list = (meaning: string) => 1; const x = list()',
+  ],
+  [
+    "const whole = (min: number, meaning: string) => min; const x = whole(1, 'Bytes')",
+    'const whole = (min: number, meaning: string) => min; const x = whole(1)',
+  ],
+  ["v.pipe(v.string(), v.metadata({ ref: 'A' }), v.description('b'), v.trim())", 'v.pipe(v.string(), v.trim())'],
+  ['const f = described({ security: [] }, async (c) => c.json(1))', 'const f = async (c) => c.json(1)'],
+  ["const doc = (a: string) => a; const kept = doc('b')", "const doc = (a: string) => a; const kept = doc('b')"],
+])('without documentation, %j is %j', (code, expected) => {
+  expect(withoutBlanks(removeDocumentation(code))).toBe(withoutBlanks(expected))
+})
+
+test('SQL and Lua keep their lines, without indentation and without comments of Lua', () => {
+  const code =
+    "const a = sql`\n    SELECT ${x}\n      FROM t` + `\n  other`\nconst b = `#!lua flags\n-- usually calls 2\n  -- why\n  return '--'`"
+  expect(compactEmbedded(code)).toBe(
+    "const a = sql`\nSELECT ${x}\nFROM t` + `\n  other`\nconst b = `#!lua flags\n-- usually calls 2\nreturn '--'`",
+  )
+})
+
+const CLASSES = `
+class Unused { idle() { return 'never' } }
+class Client {
+  static make() { return new Client() }
+  constructor() { this.ready = true }
+  read = () => this.send('GET')
+  send(name) { return name }
+  ping() { return this.pong() }
+  pong() { return this.ping() }
+  byString() { return 1 }
+  byPattern() { return 2 }
+  toJSON() { return {} }
+  hidden() { return 3 }
+}
+const { byPattern } = new Client()
+`
+
+test('a method stays if the reachable program calls it, names it or has it in a pattern; the others go', () => {
+  const code = removeUnusedMembers(`${CLASSES} console.log(Client.make().read(), new Client()['byString'], byPattern)`)
+  for (const kept of ['static make', 'constructor', 'read =', 'send(', 'byString(', 'byPattern(', 'toJSON(']) {
+    expect(code).toContain(kept)
+  }
+  for (const gone of ['ping(', 'pong(', 'hidden(']) expect(code).not.toContain(gone)
+})
+
+test('a method is removed although its name occurs if its class is listed; other classes keep theirs', () => {
+  const program = 'class A { json() { return 1 } }; class B { json() { return 2 } }; new A(); new B().json()'
+  expect(removeUnusedMembers(program, { A: ['json'] })).toBe(
+    'class A {  }; class B { json() { return 2 } }; new A(); new B().json()',
+  )
+})
+
+test('functions of CommonJS and properties of listed objects are members too', () => {
+  const program = 'P.prototype.used = function () {}; P.prototype.idle = function () {}; new P().used()'
+  expect(removeUnusedMembers(program)).not.toContain('idle')
+  expect(removeUnusedMembers(program)).toContain('used = function')
+  const scripts = 'const SCRIPTS = { one: { take: 1, peek: 2 }, many: { take: 3 } }; run(SCRIPTS.one.take)'
+  expect(removeUnusedMembers(scripts)).toBe(scripts)
+  expect(withoutBlanks(removeUnusedMembers(scripts, { SCRIPTS: [] }))).toBe(
+    'constSCRIPTS={one:{take:1,},};run(SCRIPTS.one.take)',
+  )
+})
+
+test('what stands in for the libraries of webhook signatures signs like them', () => {
+  for (const length of [1, 2, 3, 32, 63, 64, 65, 200]) {
+    const secret = Buffer.from(crypto.getRandomValues(new Uint8Array(length))).toString('base64')
+    const [body, at] = ['é'.repeat(length), new Date(1_700_000_000_000)]
+    const data = new TextEncoder().encode(`msg_1.1700000000.${body}`)
+    expect(`v1,${encode(hmac(decode(secret), data))}`).toBe(new Webhook(secret).sign('msg_1', at, body))
+  }
+})
+
+test('the Worker has no description of a route, a variable or a schema, and none of the libraries for them', async () => {
+  const code = await bundleWorker('src/index.ts', { minify: true })
+  const holds = (text: string) => [text, code.includes(text)]
+  const absent = ['Repeated requests count once', 'Largest request body', 'toJSONSchema', 'zunionstore', 'ipDenyList']
+  for (const text of absent) expect(holds(text)).toEqual([text, false])
+  for (const text of ['zadd', '#!lua flags=allow-key-locking', 'violated-policies'])
+    expect(holds(text)).toEqual([text, true])
+  expect(code).toMatch(/export\s*\{\s*\w+ as default\s*\};?\s*$/)
+})
