@@ -139,7 +139,7 @@ export const postLikes = sqliteTable(
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    /** False after an unlike. The row stays, so that an older message cannot restore the like. */
+    /** False after an unlike. The row stays for a month, so that an older message cannot restore the like. */
     isLiked: integer('is_liked', { mode: 'boolean' }).notNull(),
     /** When the user last sent this state. The newest state wins, in any order of arrival. */
     changedAt: integer('changed_at').notNull(),
@@ -149,6 +149,10 @@ export const postLikes = sqliteTable(
   (t) => [
     primaryKey({ columns: [t.postId, t.userId] }),
     index('post_likes_user').on(t.userId, t.postId),
+    // Only for the purge: a like has no entry, an unlike has one.
+    index('post_likes_removed')
+      .on(t.changedAt)
+      .where(sql`NOT is_liked`),
     index('post_likes_latest')
       .on(t.postId, sql`coalesce(since, changed_at)`, t.userId)
       .where(sql`is_liked`),
@@ -171,6 +175,10 @@ export const commentLikes = sqliteTable(
   (t) => [
     primaryKey({ columns: [t.commentId, t.userId] }),
     index('comment_likes_user').on(t.userId, t.commentId),
+    // Only for the purge: a like has no entry, an unlike has one.
+    index('comment_likes_removed')
+      .on(t.changedAt)
+      .where(sql`NOT is_liked`),
     index('comment_likes_latest')
       .on(t.commentId, sql`coalesce(since, changed_at)`, t.userId)
       .where(sql`is_liked`),
@@ -298,6 +306,8 @@ export const eventSequences = sqliteTable(
     subject: text().notNull(),
     sequence: integer().notNull(),
     publicSequence: integer('public_sequence').notNull().default(0),
+    /** The `createdAt` of the last event. When that event is purged, so is this row. */
+    changedAt: integer('changed_at').notNull().default(0),
   },
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )

@@ -2,7 +2,7 @@ import { listOf } from '../db/list.ts'
 import { and, count, eq, inArray, isNotNull, isNull, lt, lte, min, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isDeepStrictEqual } from 'node:util'
-import { events } from '../db/schema.ts'
+import { eventSequences, events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
@@ -151,17 +151,28 @@ export function createOutbox(
       return { pending: row?.pending ?? 0, oldestAgeSeconds: Math.max(0, now - (row?.oldestAt ?? now)) / 1_000 }
     },
 
-    /** Deletes at most `most` dispatched events that are older than `before` (Unix ms). Returns how many. */
+    /**
+     * Deletes at most `most` dispatched events that are older than `before` (Unix ms), the oldest first, and the sequences
+     * of subjects that have had no event since: the next event about such a subject begins at 1. Returns how many events.
+     */
     async purge(most: number, before: number): Promise<number> {
       const old = db
-        .select({ id: events.id })
+        .select({ rowid: sql`rowid` })
         .from(events)
         .where(and(lt(events.createdAt, before), isNull(events.dueAt)))
+        .orderBy(events.createdAt)
         .limit(most)
-      const gone = await db
-        .delete(events)
-        .where(sql`${events.id} IN ${old}`)
-        .returning({ id: events.id })
+      const [, gone] = await db.batch([
+        db
+          .delete(eventSequences)
+          .where(
+            sql`(channel, subject) IN (SELECT channel, subject FROM events WHERE rowid IN ${old}) AND changed_at < ${before}`,
+          ),
+        db
+          .delete(events)
+          .where(sql`rowid IN ${old}`)
+          .returning({ id: events.id }),
+      ])
       return gone.length
     },
   }
