@@ -26,6 +26,9 @@ const PATIENCE_MS = 60_000
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
 
+/** How many waiting events a figure counts at most. */
+const MAX_COUNTED = 1_000
+
 /** The events of one D1 batch: `record` them in it, then `enqueue` them. */
 export type Transaction = ReturnType<Outbox['transaction']>
 
@@ -142,12 +145,19 @@ export function createOutbox(
       return ids.length
     },
 
-    /** The number of events that are not dispatched, and the age of the oldest. */
+    /**
+     * The number of events that are not dispatched, counted up to `MAX_COUNTED`, and the age of the oldest of those. D1
+     * reads no more rows than it counts.
+     */
     async backlog(now: number): Promise<{ pending: number; oldestAgeSeconds: number }> {
-      const [row] = await db
-        .select({ pending: count(), oldestAt: min(events.createdAt) })
+      const first = db
+        .select({ createdAt: events.createdAt })
         .from(events)
         .where(isNotNull(events.dueAt))
+        .orderBy(events.dueAt)
+        .limit(MAX_COUNTED)
+        .as('first')
+      const [row] = await db.select({ pending: count(), oldestAt: min(first.createdAt) }).from(first)
       return { pending: row?.pending ?? 0, oldestAgeSeconds: Math.max(0, now - (row?.oldestAt ?? now)) / 1_000 }
     },
 

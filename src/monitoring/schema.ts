@@ -146,6 +146,7 @@ export const PresenceFigures = v.object({ online: Count, capacity: Count })
 
 /** Events that are stored but not dispatched. */
 export const OutboxFigures = v.object({
+  /** Counted up to 1,000. */
   pending: Count,
   /** The age of the oldest one. 0: none is pending. */
   oldestAgeSeconds: Amount,
