@@ -91,9 +91,8 @@ export const comments = sqliteTable(
   'comments',
   {
     id: text().primaryKey(),
-    postId: text('post_id')
-      .notNull()
-      .references(() => posts.id, { onDelete: 'cascade' }),
+    /** No reference: what is left of a deleted post goes in steps (`removals`). Readers join the post. */
+    postId: text('post_id').notNull(),
     authorId: text('author_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
@@ -133,9 +132,8 @@ export const follows = sqliteTable(
 export const postLikes = sqliteTable(
   'post_likes',
   {
-    postId: text('post_id')
-      .notNull()
-      .references(() => posts.id, { onDelete: 'cascade' }),
+    /** No reference: see `removals`. */
+    postId: text('post_id').notNull(),
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
@@ -162,9 +160,8 @@ export const postLikes = sqliteTable(
 export const commentLikes = sqliteTable(
   'comment_likes',
   {
-    commentId: text('comment_id')
-      .notNull()
-      .references(() => comments.id, { onDelete: 'cascade' }),
+    /** No reference: see `removals`. */
+    commentId: text('comment_id').notNull(),
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
@@ -326,6 +323,20 @@ export const counterChanges = sqliteTable(
 
 /** Contents whose counts changed, or that were deleted, since the cron brought Redis to them. Triggers add them. */
 export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
+
+/**
+ * Deleted contents whose likes or comments are still there. Triggers add them (migrations/0014_removals.sql); `removals`
+ * deletes what is left in steps, then the row.
+ */
+export const removals = sqliteTable(
+  'removals',
+  {
+    contentId: text('content_id').primaryKey(),
+    /** When the cron enqueues the next step, unless a step runs before. */
+    dueAt: integer('due_at').notNull(),
+  },
+  (t) => [index('removals_due').on(t.dueAt)],
+)
 
 /**
  * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives

@@ -1,4 +1,4 @@
-import { and, eq, sql } from 'drizzle-orm'
+import { and, eq, exists, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
@@ -49,6 +49,13 @@ export function createLikes(dependencies: {
 }) {
   const { db, readCounters, writeCounters, enqueue, onApplied } = dependencies
 
+  const postOf = (commentId: string) =>
+    db
+      .select({ id: posts.id })
+      .from(comments)
+      .innerJoin(posts, eq(posts.id, comments.postId))
+      .where(eq(comments.id, commentId))
+
   /** The state of one user and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {
     const { rows, likes, contentId, userId: likerId } = contents[kind]
@@ -56,7 +63,8 @@ export function createLikes(dependencies: {
       db
         .select({ count: rows.likesCount, changedAt: rows.likesChangedAt, revision: rows.countsRevision })
         .from(rows)
-        .where(eq(rows.id, id)),
+        // A comment goes some time after its post.
+        .where(and(eq(rows.id, id), kind === 'comment' ? exists(postOf(id)) : undefined)),
       db
         .select({ isLiked: likes.isLiked, changedAt: likes.changedAt, stateSince: likes.since })
         .from(likes)

@@ -245,6 +245,10 @@ test('a deleted post takes its likes, comments, counts and places in caches and 
     }
     expect(await (await reader.fetch(`/v1/users/${ada.id}`)).json()).toMatchObject({ postsCount: 0 })
   }
+  await edge.settle()
+  await edge.dispatch()
+  await edge.cron(Date.now() + 600_000) // the comment had a like
+  await edge.dispatch()
   for (const [table, column] of [
     [schema.comments, schema.comments.postId],
     [schema.postLikes, schema.postLikes.postId],
