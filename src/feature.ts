@@ -48,14 +48,17 @@ export interface Tick {
 /** One run of the exclusive jobs, under their lock. */
 export interface ExclusiveTick extends Tick, FencedRun {}
 
-/** Work of the cron, every minute. A failed job fails alone. */
+/**
+ * Work of the cron, every minute. A failed job fails alone. `run` answers how much work it leaves, 0 for none: at least
+ * so much, in the unit of the job. `/metrics` shows it.
+ */
 export type Job = {
   /** In logs: verb and object, for example `resend events`. */
   name: string
 } & (
-  | { isExclusive: false; run: (platform: Platform, tick: Tick) => Promise<unknown> }
+  | { isExclusive: false; run: (platform: Platform, tick: Tick) => Promise<number> }
   /** Runs in one invocation at a time. */
-  | { isExclusive: true; run: (platform: Platform, tick: ExclusiveTick) => Promise<unknown> }
+  | { isExclusive: true; run: (platform: Platform, tick: ExclusiveTick) => Promise<number> }
 )
 
 /** Deletes expired data: at most `most` rows or keys, as of `now` (Unix ms). Answers how many. Safe to repeat and to run twice at once. */

@@ -1,3 +1,4 @@
+import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { and, count, eq, inArray, isNotNull, isNull, lt, lte, min, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
@@ -122,8 +123,8 @@ export function createOutbox(
     },
 
     /**
-     * Enqueues at most `most` overdue events again, the oldest first. The wait doubles with each attempt. Returns how many.
-     * For the cron.
+     * Enqueues at most `most` overdue events again, the oldest first. The wait doubles with each attempt. Returns how many
+     * are still overdue, counted up to 10,000. For the cron.
      */
     async resend(most: number, now = Date.now()): Promise<number> {
       const overdue = await db
@@ -142,7 +143,7 @@ export function createOutbox(
           dueAt: sql`${now} + min(${PATIENCE_MS} << min(${events.attempts} + 1, 6), ${MAX_WAIT_MS})`,
         })
         .where(and(inArray(events.id, listOf(ids)), isNotNull(events.dueAt)))
-      return ids.length
+      return countUpTo(db, events, sql`due_at IS NOT NULL AND due_at <= ${now}`)
     },
 
     /**

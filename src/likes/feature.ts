@@ -48,7 +48,10 @@ export const likes: Feature = {
     {
       name: 'complete likes',
       isExclusive: true,
-      run: ({ use }, { signal }) => use(likesService).complete(COMPLETED_PER_RUN, signal),
+      async run({ use, counters }, { signal }) {
+        await use(likesService).complete(COMPLETED_PER_RUN, signal)
+        return counters.writes.unwritten('likes')
+      },
     },
   ],
   purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },

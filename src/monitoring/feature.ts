@@ -48,12 +48,16 @@ export const monitoring: Feature = {
         const outcomes = Object.values(await use(maintenanceService)(PURGES_PER_MINUTE, now))
         const errors = outcomes.flatMap((outcome) => ('error' in outcome ? [outcome.error] : []))
         if (errors.length > 0) throw new AggregateError(errors, `${errors.length} purges failed`)
+        return outcomes.filter((outcome) => 'hasMore' in outcome && outcome.hasMore).length
       },
     },
     {
       name: 'fold figures and scan keys',
       isExclusive: false,
-      run: async ({ use }, { now }) => use(scanService).tick(await use(statsService).fold(now), now),
+      async run({ use }, { now }) {
+        await use(scanService).tick(await use(statsService).fold(now), now)
+        return 0
+      },
     },
   ],
   afterInvocation({ recorder, config, use }) {

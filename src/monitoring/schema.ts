@@ -111,6 +111,16 @@ const SlowCommand = v.object({
   isAnswered: v.boolean(),
 })
 
+/** The last run of a cron job. */
+const JobFigures = v.object({
+  job: v.string(),
+  /** When it ended. */
+  at: Time,
+  durationMs: Amount,
+  /** At least so much work is left, in the unit of the job. Null: the job failed. */
+  remaining: v.nullable(Count),
+})
+
 const KeyFigures = {
   /** The key. For sessions, limits and usernames only the pattern. */
   key: v.string(),
@@ -187,6 +197,8 @@ export const Stats = v.pipe(
     /** The slowest round trips of the last hour, slowest first. */
     slowCommands: v.array(SlowCommand),
     slowCommandMs: Count,
+    /** The cron jobs by name. */
+    jobs: v.array(JobFigures),
     /** The most used keys of the last hour. */
     topKeys: v.array(v.object({ ...KeyFigures, asked: Count })),
     /** The largest keys that the scan found. */

@@ -1,5 +1,6 @@
 import { gt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { comments, posts, unsettledCounts } from '../db/schema.ts'
 import type { FencedRun, Fences } from '../locks/fences.ts'
@@ -87,10 +88,10 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
   return {
     /**
      * Reconciles up to `most` contents whose counts changed since they were last reconciled, and evicts the counts of
-     * deleted ones. For the cron. Safe to repeat. Stops between steps when `signal` aborts, or when a later run has the
+     * deleted ones. Returns how many are left, counted up to 10,000. For the cron. Safe to repeat. Stops between steps when `signal` aborts, or when a later run has the
      * lock. Each step: three D1 round trips, two of Redis. D1 reads some rows per content, however many likes it has.
      */
-    async reconcile(most: number, { signal, lock }: FencedRun): Promise<void> {
+    async reconcile(most: number, { signal, lock }: FencedRun): Promise<number> {
       let cursor = ''
       for (let done = 0; done < most; done += RECONCILED_AT_ONCE) {
         signal.throwIfAborted()
@@ -103,8 +104,9 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
         const ids = rows.map((row) => row.id)
         cursor = ids.at(-1) ?? ''
         if (ids.length > 0) await reconcileAll(ids, lock)
-        if (ids.length < RECONCILED_AT_ONCE) return
+        if (ids.length < RECONCILED_AT_ONCE) break
       }
+      return countUpTo(db, unsettledCounts)
     },
   }
 }

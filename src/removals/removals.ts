@@ -1,5 +1,6 @@
-import { eq, inArray, lte, sql } from 'drizzle-orm'
+import { eq, inArray, lte } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { removals } from '../db/schema.ts'
 import type { Listener } from '../events/dispatch.ts'
@@ -73,8 +74,8 @@ export function createRemovals(
   return {
     listener,
 
-    /** Enqueues up to `most` removals that the queue lost, the oldest first. For the cron. */
-    async resume(most: number, now: number): Promise<void> {
+    /** Enqueues up to `most` removals that the queue lost, the oldest first. Returns how many contents are not removed. */
+    async resume(most: number, now: number): Promise<number> {
       const due = await db
         .select({ id: removals.contentId })
         .from(removals)
@@ -82,12 +83,14 @@ export function createRemovals(
         .orderBy(removals.dueAt)
         .limit(most)
       const ids = due.map((row) => row.id)
-      if (ids.length === 0) return
-      await enqueue(ids)
-      await db
-        .update(removals)
-        .set({ dueAt: sql`${now + PATIENCE_MS}` })
-        .where(inArray(removals.contentId, listOf(ids)))
+      if (ids.length > 0) {
+        await enqueue(ids)
+        await db
+          .update(removals)
+          .set({ dueAt: now + PATIENCE_MS })
+          .where(inArray(removals.contentId, listOf(ids)))
+      }
+      return countUpTo(db, removals)
     },
   }
 }
