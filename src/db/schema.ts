@@ -75,16 +75,12 @@ export const posts = sqliteTable(
     likesChangedAt: integer('likes_changed_at').notNull().default(0),
     /** Rises with each change of its counts. */
     countsRevision: integer('counts_revision').notNull().default(0),
-    /** The UTC day of creation, in days since 1970. One index gives the best posts of each day. */
+    /** The UTC day of creation, in days since 1970. */
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
   },
-  (t) => [
-    index('posts_author').on(t.authorId, t.id),
-    index('posts_hot').on(t.createdDay, t.likesCount, t.id),
-    index('posts_liked').on(t.likesChangedAt),
-  ],
+  (t) => [index('posts_author').on(t.authorId, t.id), index('posts_liked').on(t.likesChangedAt)],
 )
 
 export const comments = sqliteTable(
@@ -393,7 +389,7 @@ export const searchDocuments = sqliteTable(
   (t) => [uniqueIndex('search_documents_id').on(t.id)],
 )
 
-/** The recommendation score of each post: see `recommendations.ts`. */
+/** The score of each post (`score.ts`), which ranks the hot feed and recommendations. */
 export const postScores = sqliteTable(
   'post_scores',
   {

@@ -168,7 +168,6 @@ test('what one is told of is found by them and by time, not in what all are told
 })
 
 test.each([
-  'posts_hot',
   'posts_author',
   'comments_post',
   'follows_followers',
