@@ -48,10 +48,7 @@ export const likes: Feature = {
     {
       name: 'complete likes',
       isExclusive: true,
-      async run({ use, counters }, { signal }) {
-        await use(likesService).complete(COMPLETED_PER_RUN, signal)
-        return counters.writes.unwritten('likes')
-      },
+      run: ({ use }, { signal }) => use(likesService).complete(COMPLETED_PER_RUN, signal),
     },
   ],
   purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },

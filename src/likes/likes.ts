@@ -233,9 +233,10 @@ export function createLikes(dependencies: {
 
     /**
      * Applies up to `most` likes that Redis has counted and D1 has not confirmed: their reply or their message was lost,
-     * or is still in the queue, and then arrives twice. For the cron. Stops between batches when `signal` aborts.
+     * or is still in the queue, and then arrives twice. For the cron. Returns how many are left. Stops between batches
+     * when `signal` aborts.
      */
-    async complete(most: number, signal: AbortSignal): Promise<void> {
+    async complete(most: number, signal: AbortSignal): Promise<number> {
       for (let done = 0; done < most; done += COMPLETED_AT_ONCE) {
         signal.throwIfAborted()
         const unwritten = await writeCounters.unwrittenLikes(COMPLETED_AT_ONCE)
@@ -243,8 +244,9 @@ export function createLikes(dependencies: {
           unwritten.map((like) => ({ ...like, kind: kindOf(like.contentId), stateSince: null })),
         )
         if (failed.size > 0) throw new Error(`${failed.size} likes could not be written to D1`)
-        if (unwritten.length < COMPLETED_AT_ONCE) return
+        if (unwritten.length < COMPLETED_AT_ONCE) return 0
       }
+      return writeCounters.unwritten('likes')
     },
 
     /** Brings the counts of posts to those in D1, unless a newer change is in the queue. D1, then one round trip. */
