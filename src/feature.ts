@@ -6,6 +6,7 @@ import type { AppEnv } from './http/context.ts'
 import type { FencedRun } from './locks/fences.ts'
 import type { FigureSources } from './monitoring/stats.ts'
 import type { Platform } from './platform.ts'
+import type { RemovedKind } from './removals/removals.ts'
 import type { Service } from './service.ts'
 
 /** How a service is built: per invocation from the platform, or once per isolate from the configuration. */
@@ -47,18 +48,24 @@ export interface Tick {
 /** One run of the exclusive jobs, under their lock. */
 export interface ExclusiveTick extends Tick, FencedRun {}
 
-/** Work of the cron, every minute. A failed job fails alone. */
+/**
+ * Work of the cron, every minute. A failed job fails alone. `run` answers how much work it leaves, 0 for none: at least
+ * so much, in the unit of the job. `/metrics` shows it.
+ */
 export type Job = {
   /** In logs: verb and object, for example `resend events`. */
   name: string
 } & (
-  | { isExclusive: false; run: (platform: Platform, tick: Tick) => Promise<unknown> }
+  | { isExclusive: false; run: (platform: Platform, tick: Tick) => Promise<number> }
   /** Runs in one invocation at a time. */
-  | { isExclusive: true; run: (platform: Platform, tick: ExclusiveTick) => Promise<unknown> }
+  | { isExclusive: true; run: (platform: Platform, tick: ExclusiveTick) => Promise<number> }
 )
 
 /** Deletes expired data: at most `most` rows or keys, as of `now` (Unix ms). Answers how many. Safe to repeat and to run twice at once. */
 export type Purge = (platform: Platform, most: number, now: number) => Promise<number>
+
+/** Deletes at most `most` rows that belong to a deleted content, by its id. Answers how many. Safe to repeat. */
+export type Removal = (platform: Platform, id: string, most: number) => Promise<number>
 
 /** Routes below a path. */
 export type Mount = [path: string, routes: Hono<AppEnv>]
@@ -76,6 +83,8 @@ export interface Feature {
   listener?: (platform: Platform) => Listener
   /** By the name that `POST /v1/maintenance` shows. */
   purges?: Record<string, Purge>
+  /** What it keeps about a content: `removals` deletes it in steps once the content is deleted. */
+  removals?: Partial<Record<RemovedKind, Removal>>
   /** Figures for `/v1/stats` and `/metrics`. */
   figures?: (platform: Platform) => Partial<FigureSources>
   /** Runs at the end of every invocation, after its answer. Must be cheap. */

@@ -14,6 +14,7 @@ import { posts } from './posts/feature.ts'
 import { presence } from './presence/feature.ts'
 import { rateLimit } from './rate-limit/feature.ts'
 import { recommendations } from './recommendations/feature.ts'
+import { removals } from './removals/feature.ts'
 import { search } from './search/feature.ts'
 import { sessions } from './sessions/feature.ts'
 import { streams } from './streams/feature.ts'
@@ -37,6 +38,7 @@ export const features: readonly Feature[] = [
   search,
   rateLimit,
   events,
+  removals,
   streams,
   webhooks,
   invalidation,

@@ -1,7 +1,7 @@
 import * as v from 'valibot'
 import { createApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
-import type { Consumer } from './feature.ts'
+import type { Consumer, Job } from './feature.ts'
 import { features } from './features.ts'
 import { log, redisCost } from './http/log.ts'
 import { errorCode, logFailure } from './http/problem.ts'
@@ -83,6 +83,7 @@ export function createWorker() {
       const { platform, end } = begin(env, context, 'CRON')
       const now = controller.scheduledTime
       const failures: { job: string; error: unknown }[] = []
+      const runs: Record<string, { ms: number; remaining: number | null }> = {}
       async function attempt(job: string, work: () => Promise<unknown>): Promise<void> {
         try {
           await work()
@@ -90,14 +91,23 @@ export function createWorker() {
           failures.push({ job, error })
         }
       }
+      /** Runs a job, and records how long it took and what it leaves. */
+      async function run({ name }: Job, work: () => Promise<number>): Promise<void> {
+        const startedAt = performance.now()
+        let remaining: number | null = null
+        await attempt(name, async () => void (remaining = await work()))
+        const ms = Number((performance.now() - startedAt).toFixed(1))
+        runs[name] = { ms, remaining }
+        platform.recorder.ran(name, { at: Date.now(), ms, remaining })
+      }
       await Promise.all([
         attempt('hold the lock of exclusive jobs', () =>
           platform.locks.withLock(CRON_LOCK, { ttlMs: platform.config.lockTtlMs }, (signal, fence) => {
             const tick = { now, signal, lock: { name: CRON_LOCK, fence } }
-            return Promise.all(exclusiveJobs.map((job) => attempt(job.name, () => job.run(platform, tick))))
+            return Promise.all(exclusiveJobs.map((job) => run(job, () => job.run(platform, tick))))
           }),
         ),
-        ...sharedJobs.map((job) => attempt(job.name, () => job.run(platform, { now }))),
+        ...sharedJobs.map((job) => run(job, () => job.run(platform, { now }))),
       ])
       for (const { job, error } of failures) {
         const cause =
@@ -108,6 +118,7 @@ export function createWorker() {
         level: failures.length > 0 ? 'error' : 'info',
         message: 'cron',
         failures: failures.map(({ job }) => job),
+        jobs: runs,
       })
       if (failures.length === 0) return
       const names = failures.map(({ job }) => job).join(', ')

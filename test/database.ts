@@ -64,3 +64,59 @@ export function readOnlyDatabase(onRefusal: () => void = () => {}): { DB: D1Data
   })
   return { DB, recover: () => void (isReadOnly = false) }
 }
+
+/** The D1 of these tests, which adds up the rows that statements read and write, as D1 bills them. */
+export function meteredDatabase(matches = /./) {
+  const rows = { read: 0, written: 0 }
+  const sqlOf = new WeakMap<object, string>()
+  const count = ({ meta }: D1Result): void => {
+    rows.read += meta.rows_read
+    rows.written += meta.rows_written
+  }
+  const watched = (sql: string): D1PreparedStatement => watch(env.DB.prepare(sql), sql)
+  const originals = new WeakMap<object, D1PreparedStatement>()
+  function watch(statement: D1PreparedStatement, sql: string): D1PreparedStatement {
+    const proxy = new Proxy(statement, {
+      get(target, name) {
+        if (name === 'bind') return (...values: unknown[]) => watch(target.bind(...values), sql)
+        // `raw` and `first` tell no figures.
+        const run = async () => {
+          const result = await target.all()
+          if (matches.test(sql)) count(result)
+          return result
+        }
+        if (name === 'raw') {
+          // The names of columns may repeat, so a query runs twice; a change must not.
+          const isQuery = /^\s*(select|with)/i.test(sql)
+          return async () => {
+            const { results } = await run()
+            return isQuery ? target.raw() : results.map((row) => Object.values(row))
+          }
+        }
+        if (name === 'first') return async () => (await run()).results[0] ?? null
+        return name === 'all' || name === 'run' ? run : Reflect.get(target, name)
+      },
+    })
+    originals.set(proxy, statement)
+    sqlOf.set(proxy, sql)
+    return proxy
+  }
+  const DB = new Proxy(env.DB, {
+    get(target, name) {
+      if (name === 'prepare') return watched
+      if (name === 'batch') {
+        return async (statements: D1PreparedStatement[]) => {
+          const results = await target.batch(statements.map((statement) => originals.get(statement) ?? statement))
+          for (const [i, result] of results.entries()) {
+            const statement = statements[i]
+            if (statement && matches.test(sqlOf.get(statement) ?? '')) count(result)
+          }
+          return results
+        }
+      }
+      const value: unknown = Reflect.get(target, name)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+  return { DB, rows }
+}

@@ -1,4 +1,5 @@
 import { env } from 'cloudflare:workers'
+import { sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
 import * as schema from '../src/db/schema.ts'
@@ -58,6 +59,22 @@ export async function addFollow(followerId: string, followedId: string, createdA
 /** Notes that a user likes posts. */
 export const addLike = (userId: string, ...postIds: string[]) =>
   db.insert(schema.postLikes).values(postIds.map((postId) => ({ userId, postId, isLiked: true, changedAt: 1 })))
+
+/** Adds many users; answers their ids. */
+export async function addUsers(count: number): Promise<string[]> {
+  const ids = Array.from({ length: count }, () => newId('u'))
+  await db.run(sql`
+    INSERT INTO users (id, username, email, password_hash, display_name, created_at, updated_at)
+    SELECT value, value, value || '@example.test', 'scrypt$16384$8$5$$', 'Somebody', 0, 0
+    FROM json_each(${JSON.stringify(ids)})`)
+  return ids
+}
+
+/** Notes that all of `userIds` like a post. */
+export const addLikes = (postId: string, userIds: string[]) =>
+  db.run(sql`
+    INSERT INTO post_likes (post_id, user_id, is_liked, changed_at)
+    SELECT ${postId}, value, true, 1 FROM json_each(${JSON.stringify(userIds)})`)
 
 /** Adds a webhook with one dead delivery of an event, and its attempt; answers its id. */
 export async function addWebhookRows(): Promise<string> {

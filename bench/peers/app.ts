@@ -156,7 +156,7 @@ export function createPeer(
     const count = Math.min(100, Number(c.req.query('limit') ?? 20))
     const ids = await c.var.cache.one('hot', HOT_SECONDS, () => db.loadHot(c.env.DB, Date.now()))
     const items = await readPosts(c, (ids ?? []).slice(0, count), viewerId)
-    items.sort((a, b) => b.likesCount - a.likesCount || (a.id < b.id ? 1 : -1))
+    items.sort((a, b) => db.scoreOf(b) - db.scoreOf(a) || (a.id < b.id ? 1 : -1))
     return c.json({ items, nextCursor: null })
   })
 

@@ -14,7 +14,9 @@ export interface Session {
 
 const DAY_MS = 86_400_000
 const HOT_DAYS = 7
-const HOT_SIZE = 100
+const HOT_SIZE = 120
+/** Twice the weight is worth as much as being this much younger, as in `src/db/score.ts`. */
+const DOUBLING_MS = 28_800_000
 
 const marks = (ids: string[]) => ids.map(() => '?').join(', ')
 const iso = (timeMs: number) => new Date(timeMs).toISOString()
@@ -63,21 +65,30 @@ export async function loadLiked(db: D1Database, userId: string, ids: string[]): 
   return new Map(ids.map((id) => [id, liked.has(id)]))
 }
 
-/** The most liked posts of the last days, best first: one index scan per day, in one batch. */
+/** The score of a post, as `src/db/score.ts` computes it. */
+export const scoreOf = ({ likesCount, commentsCount, viewsCount, createdAt }: Post): number =>
+  Math.log2(1 + 3 * commentsCount + likesCount + 0.1 * viewsCount) + Date.parse(createdAt) / DOUBLING_MS
+
+/** The posts of the last days with the highest scores, and the newest ones, which may have no score yet. In one batch. */
 export async function loadHot(db: D1Database, now: number): Promise<string[]> {
   const since = now - HOT_DAYS * DAY_MS
-  const ofDay = db.prepare(
-    `SELECT id, likes_count AS likes FROM posts WHERE created_day = ? AND created_at > ?
-    ORDER BY likes_count DESC, id DESC LIMIT ${HOT_SIZE}`,
-  )
-  const days: D1PreparedStatement[] = []
-  for (let day = Math.floor(since / DAY_MS); day <= now / DAY_MS; day += 1) days.push(ofDay.bind(day, since))
-  const answers = await db.batch<{ id: string; likes: number }>(days)
-  return answers
-    .flatMap(({ results }) => results)
-    .sort((a, b) => b.likes - a.likes || (a.id < b.id ? 1 : -1))
+  const score = `log2(1 + 3 * comments_count + likes_count + 0.1 * views_count) + created_at / ${DOUBLING_MS}.0`
+  const answers = await db.batch<{ id: string; score: number }>([
+    db
+      .prepare(
+        `SELECT id, ${score} AS score FROM (SELECT post_id FROM post_scores WHERE score > ? ORDER BY score DESC LIMIT 500)
+        CROSS JOIN posts ON id = post_id WHERE created_at > ? LIMIT ${HOT_SIZE}`,
+      )
+      .bind(since / DOUBLING_MS, since),
+    db
+      .prepare(`SELECT id, ${score} AS score FROM posts WHERE created_at > ? ORDER BY id DESC LIMIT ${HOT_SIZE}`)
+      .bind(since),
+  ])
+  const scores = new Map(answers.flatMap(({ results }) => results.map((row) => [row.id, row.score])))
+  return [...scores]
+    .sort(([a, x], [b, y]) => y - x || (a < b ? 1 : -1))
     .slice(0, HOT_SIZE)
-    .map((row) => row.id)
+    .map(([id]) => id)
 }
 
 export async function loadSession(db: D1Database, id: string): Promise<Session | null> {

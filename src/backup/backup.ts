@@ -26,6 +26,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.fences,
     schema.counterChanges,
     schema.unsettledCounts,
+    schema.removals,
     schema.webhooks,
     schema.eventSequences,
     schema.events,
@@ -34,6 +35,13 @@ const tables = new Map<string, SQLiteTable>(
     schema.webhookHours,
   ].map((table) => [getTableName(table), table]),
 )
+/** What belongs to a content, by the id of its row: D1 has no references there, because it is removed in steps. */
+const OWNERS = [
+  [schema.comments, schema.comments.postId, schema.posts],
+  [schema.postLikes, schema.postLikes.postId, schema.posts],
+  [schema.commentLikes, schema.commentLikes.commentId, schema.comments],
+] as const
+
 /** Tables that a listener rebuilds from the others. */
 const DERIVED = [schema.searchDocuments, schema.postScores]
 /** The listeners that rebuild what a backup lacks. */
@@ -215,10 +223,13 @@ export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDep
         )
         return sql`EXISTS (SELECT 1 FROM ${foreignTable} WHERE ${isParent})`
       })
+      const hasOwners = OWNERS.filter(([owned]) => owned === table).map(
+        ([, column, owner]) => sql`EXISTS (SELECT 1 FROM ${owner} WHERE ${owner.id} = ${value(column.name)})`,
+      )
       const { meta } = await db.run(sql`
         INSERT INTO ${table} (${listed(columns)})
         SELECT ${sql.join(columns.map(value), sql`, `)} FROM json_each(${JSON.stringify(rows)})
-        WHERE ${sql.join([sql`true`, ...hasParents], sql` AND `)} ON CONFLICT DO NOTHING`)
+        WHERE ${sql.join([sql`true`, ...hasParents, ...hasOwners], sql` AND `)} ON CONFLICT DO NOTHING`)
       return meta.changes
     },
 

@@ -9,18 +9,18 @@ const KEYS = 1_000
 
 /**
  * Writes the backup of the day of `now` (Unix ms, UTC), or continues it. Deletes all but the thirty latest complete ones
- * when it is complete. Does nothing for the rest of the day. Safe to repeat.
+ * when it is complete. Does nothing for the rest of the day. Returns whether it is complete. Safe to repeat.
  */
 export async function writeDailyBackup(
   source: Source,
   bucket: R2Bucket,
   now: number,
   { maxParts = PARTS_PER_RUN, kept = KEPT } = {},
-): Promise<void> {
+): Promise<boolean> {
   const day = new Date(now).toISOString().slice(0, 10)
   const readManifest = async (day: string) =>
     (await (await bucket.get(`${day}/${MANIFEST}`))?.json<Manifest>()) ?? undefined
-  if ((await readManifest(day))?.completedAt) return
+  if ((await readManifest(day))?.completedAt) return true
   const { completedAt } = await continueBackup(
     source,
     {
@@ -31,7 +31,7 @@ export async function writeDailyBackup(
     },
     { maxParts, saveEveryMs: Infinity }, // R2 accepts one write of a key per second
   )
-  if (completedAt === null) return
+  if (completedAt === null) return false
 
   const { delimitedPrefixes } = await bucket.list({ delimiter: '/', limit: KEYS })
   const days = delimitedPrefixes.map((prefix) => prefix.slice(0, -1)).filter((name) => /^\d{4}-\d\d-\d\d$/.test(name))
@@ -40,6 +40,7 @@ export async function writeDailyBackup(
     if (complete < kept && (await readManifest(old))?.completedAt) complete += 1
     else await deleteAll(bucket, `${old}/`)
   }
+  return true
 }
 
 async function deleteAll(bucket: R2Bucket, prefix: string): Promise<void> {

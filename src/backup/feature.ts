@@ -48,7 +48,7 @@ export const backup: Feature = {
       name: 'write daily backup',
       isExclusive: true,
       async run({ bucket, use }, { now, signal }) {
-        if (!bucket) return
+        if (!bucket) return 0
         const backup = use(backupService)
         const source = {
           begin: () => backup.begin(),
@@ -57,7 +57,7 @@ export const backup: Feature = {
             return backup.read(table, after, PAGE_ROWS)
           },
         }
-        await writeDailyBackup(source, bucket, now)
+        return (await writeDailyBackup(source, bucket, now)) ? 0 : 1
       },
     },
   ],

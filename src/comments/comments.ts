@@ -69,7 +69,8 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       const transaction = outbox.transaction()
       const [, counted] = await db
         .batch([
-          db.insert(comments).values(comment),
+          // Null, which the column refuses, unless the post exists.
+          db.insert(comments).values({ ...comment, postId: sql`(SELECT id FROM posts WHERE id = ${postId})` }),
           countOf([postId]),
           transaction.record(
             { type: 'comment_created', data: { commentId: comment.id, postId, authorId, text } },
@@ -80,7 +81,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
         ])
         .catch((error: unknown) => {
           // D1 undoes the whole batch, with the record of an idempotency key.
-          if (isForeignKeyFailure(error)) throw new Problem('not-found', `There is no post ${postId}`)
+          if (isPostMissing(error)) throw new Problem('not-found', `There is no post ${postId}`)
           throw error
         })
       transaction.enqueue()
@@ -118,6 +119,16 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       await writeThrough(refresh, refresh)
     },
 
+    /** Deletes at most `most` comments of a deleted post. Returns how many. Safe to repeat. */
+    async removeOfPost(postId: string, most: number): Promise<number> {
+      const left = sql`(SELECT rowid FROM ${comments} WHERE post_id = ${postId} LIMIT ${most})`
+      const removed = await db
+        .delete(comments)
+        .where(sql`rowid IN ${left} AND NOT EXISTS (SELECT 1 FROM posts WHERE id = ${postId})`)
+        .returning({ id: comments.id })
+      return removed.length
+    },
+
     /** Brings the counts of comments of `postIds` to those in D1. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {
       if (postIds.length > 0) await settle(await countOf(postIds))
@@ -152,6 +163,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
   }
 }
 
-/** Whether D1 refused a row because the row that it refers to is missing. */
-const isForeignKeyFailure = (error: unknown) =>
-  error instanceof Error && `${error.message} ${String(error.cause)}`.includes('FOREIGN KEY constraint failed')
+/** Whether D1 refused a comment because there is no such post. */
+const isPostMissing = (error: unknown) =>
+  error instanceof Error &&
+  `${error.message} ${String(error.cause)}`.includes('NOT NULL constraint failed: comments.post_id')

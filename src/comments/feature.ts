@@ -14,4 +14,5 @@ export const comments: Feature = {
     ['/v1/posts', commentsOnPost],
     ['/v1/comments', routes],
   ],
+  removals: { post: ({ use }, postId, most) => use(commentsService).removeOfPost(postId, most) },
 }

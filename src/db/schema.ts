@@ -75,25 +75,20 @@ export const posts = sqliteTable(
     likesChangedAt: integer('likes_changed_at').notNull().default(0),
     /** Rises with each change of its counts. */
     countsRevision: integer('counts_revision').notNull().default(0),
-    /** The UTC day of creation, in days since 1970. One index gives the best posts of each day. */
+    /** The UTC day of creation, in days since 1970. */
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
   },
-  (t) => [
-    index('posts_author').on(t.authorId, t.id),
-    index('posts_hot').on(t.createdDay, t.likesCount, t.id),
-    index('posts_liked').on(t.likesChangedAt),
-  ],
+  (t) => [index('posts_author').on(t.authorId, t.id), index('posts_liked').on(t.likesChangedAt)],
 )
 
 export const comments = sqliteTable(
   'comments',
   {
     id: text().primaryKey(),
-    postId: text('post_id')
-      .notNull()
-      .references(() => posts.id, { onDelete: 'cascade' }),
+    /** No reference: what is left of a deleted post goes in steps (`removals`). Readers join the post. */
+    postId: text('post_id').notNull(),
     authorId: text('author_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
@@ -133,13 +128,12 @@ export const follows = sqliteTable(
 export const postLikes = sqliteTable(
   'post_likes',
   {
-    postId: text('post_id')
-      .notNull()
-      .references(() => posts.id, { onDelete: 'cascade' }),
+    /** No reference: see `removals`. */
+    postId: text('post_id').notNull(),
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    /** False after an unlike. The row stays, so that an older message cannot restore the like. */
+    /** False after an unlike. The row stays for a month, so that an older message cannot restore the like. */
     isLiked: integer('is_liked', { mode: 'boolean' }).notNull(),
     /** When the user last sent this state. The newest state wins, in any order of arrival. */
     changedAt: integer('changed_at').notNull(),
@@ -149,6 +143,10 @@ export const postLikes = sqliteTable(
   (t) => [
     primaryKey({ columns: [t.postId, t.userId] }),
     index('post_likes_user').on(t.userId, t.postId),
+    // Only for the purge: a like has no entry, an unlike has one.
+    index('post_likes_removed')
+      .on(t.changedAt)
+      .where(sql`NOT is_liked`),
     index('post_likes_latest')
       .on(t.postId, sql`coalesce(since, changed_at)`, t.userId)
       .where(sql`is_liked`),
@@ -158,9 +156,8 @@ export const postLikes = sqliteTable(
 export const commentLikes = sqliteTable(
   'comment_likes',
   {
-    commentId: text('comment_id')
-      .notNull()
-      .references(() => comments.id, { onDelete: 'cascade' }),
+    /** No reference: see `removals`. */
+    commentId: text('comment_id').notNull(),
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
@@ -171,6 +168,10 @@ export const commentLikes = sqliteTable(
   (t) => [
     primaryKey({ columns: [t.commentId, t.userId] }),
     index('comment_likes_user').on(t.userId, t.commentId),
+    // Only for the purge: a like has no entry, an unlike has one.
+    index('comment_likes_removed')
+      .on(t.changedAt)
+      .where(sql`NOT is_liked`),
     index('comment_likes_latest')
       .on(t.commentId, sql`coalesce(since, changed_at)`, t.userId)
       .where(sql`is_liked`),
@@ -298,6 +299,8 @@ export const eventSequences = sqliteTable(
     subject: text().notNull(),
     sequence: integer().notNull(),
     publicSequence: integer('public_sequence').notNull().default(0),
+    /** The `createdAt` of the last event. When that event is purged, so is this row. */
+    changedAt: integer('changed_at').notNull().default(0),
   },
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
@@ -316,6 +319,20 @@ export const counterChanges = sqliteTable(
 
 /** Contents whose counts changed, or that were deleted, since the cron brought Redis to them. Triggers add them. */
 export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
+
+/**
+ * Deleted contents whose likes or comments are still there. Triggers add them (migrations/0014_removals.sql); `removals`
+ * deletes what is left in steps, then the row.
+ */
+export const removals = sqliteTable(
+  'removals',
+  {
+    contentId: text('content_id').primaryKey(),
+    /** When the cron enqueues the next step, unless a step runs before. */
+    dueAt: integer('due_at').notNull(),
+  },
+  (t) => [index('removals_due').on(t.dueAt)],
+)
 
 /**
  * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives
@@ -372,7 +389,7 @@ export const searchDocuments = sqliteTable(
   (t) => [uniqueIndex('search_documents_id').on(t.id)],
 )
 
-/** The recommendation score of each post: see `recommendations.ts`. */
+/** The score of each post (`score.ts`), which ranks the hot feed and recommendations. */
 export const postScores = sqliteTable(
   'post_scores',
   {

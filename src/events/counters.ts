@@ -1,5 +1,6 @@
 import { lte, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { countUpTo } from '../db/count.ts'
 import { counterChanges } from '../db/schema.ts'
 import { service } from '../service.ts'
 import type { Outbox } from './outbox.ts'
@@ -59,6 +60,9 @@ export function createCounterUpdates(db: DrizzleD1Database, outbox: Outbox) {
       }
       return due.length < changes.length || changes.length === MAX_COUNTS
     },
+
+    /** How many counts have changed and are not published, counted up to 10,000. */
+    waiting: () => countUpTo(db, counterChanges),
   }
 }
 

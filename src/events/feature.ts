@@ -27,8 +27,19 @@ export const events: Feature = {
     consumer({ message: EventMessage, consume: ({ use }, messages) => use(dispatchService).consume(messages) }),
   ],
   jobs: [
-    { name: 'resend events', isExclusive: false, run: ({ outbox }, { now }) => outbox.resend(1_000, now) },
-    { name: 'publish counts', isExclusive: false, run: ({ use }) => use(dispatchService).publishCounts() },
+    {
+      name: 'resend events',
+      isExclusive: false,
+      run: ({ outbox }, { now }) => outbox.resend(1_000, now),
+    },
+    {
+      name: 'publish counts',
+      isExclusive: false,
+      async run({ use }) {
+        await use(dispatchService).publishCounts()
+        return use(counterUpdatesService).waiting()
+      },
+    },
   ],
   purges: { events: ({ outbox, config }, most, now) => outbox.purge(most, now - config.events.keptMs) },
   figures: ({ outbox }) => ({ outbox: () => outbox.backlog(Date.now()) }),

@@ -1,8 +1,9 @@
+import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { and, count, eq, inArray, isNotNull, isNull, lt, lte, min, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isDeepStrictEqual } from 'node:util'
-import { events } from '../db/schema.ts'
+import { eventSequences, events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
@@ -25,6 +26,9 @@ export type NewEvent = {
 const PATIENCE_MS = 60_000
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
+
+/** How many waiting events a figure counts at most. */
+const MAX_COUNTED = 1_000
 
 /** The events of one D1 batch: `record` them in it, then `enqueue` them. */
 export type Transaction = ReturnType<Outbox['transaction']>
@@ -119,8 +123,8 @@ export function createOutbox(
     },
 
     /**
-     * Enqueues at most `most` overdue events again, the oldest first. The wait doubles with each attempt. Returns how many.
-     * For the cron.
+     * Enqueues at most `most` overdue events again, the oldest first. The wait doubles with each attempt. Returns how many
+     * are still overdue, counted up to 10,000. For the cron.
      */
     async resend(most: number, now = Date.now()): Promise<number> {
       const overdue = await db
@@ -139,29 +143,47 @@ export function createOutbox(
           dueAt: sql`${now} + min(${PATIENCE_MS} << min(${events.attempts} + 1, 6), ${MAX_WAIT_MS})`,
         })
         .where(and(inArray(events.id, listOf(ids)), isNotNull(events.dueAt)))
-      return ids.length
+      return countUpTo(db, events, sql`due_at IS NOT NULL AND due_at <= ${now}`)
     },
 
-    /** The number of events that are not dispatched, and the age of the oldest. */
+    /**
+     * The number of events that are not dispatched, counted up to `MAX_COUNTED`, and the age of the oldest of those. D1
+     * reads no more rows than it counts.
+     */
     async backlog(now: number): Promise<{ pending: number; oldestAgeSeconds: number }> {
-      const [row] = await db
-        .select({ pending: count(), oldestAt: min(events.createdAt) })
+      const first = db
+        .select({ createdAt: events.createdAt })
         .from(events)
         .where(isNotNull(events.dueAt))
+        .orderBy(events.dueAt)
+        .limit(MAX_COUNTED)
+        .as('first')
+      const [row] = await db.select({ pending: count(), oldestAt: min(first.createdAt) }).from(first)
       return { pending: row?.pending ?? 0, oldestAgeSeconds: Math.max(0, now - (row?.oldestAt ?? now)) / 1_000 }
     },
 
-    /** Deletes at most `most` dispatched events that are older than `before` (Unix ms). Returns how many. */
+    /**
+     * Deletes at most `most` dispatched events that are older than `before` (Unix ms), the oldest first, and the sequences
+     * of subjects that have had no event since: the next event about such a subject begins at 1. Returns how many events.
+     */
     async purge(most: number, before: number): Promise<number> {
       const old = db
-        .select({ id: events.id })
+        .select({ rowid: sql`rowid` })
         .from(events)
         .where(and(lt(events.createdAt, before), isNull(events.dueAt)))
+        .orderBy(events.createdAt)
         .limit(most)
-      const gone = await db
-        .delete(events)
-        .where(sql`${events.id} IN ${old}`)
-        .returning({ id: events.id })
+      const [, gone] = await db.batch([
+        db
+          .delete(eventSequences)
+          .where(
+            sql`(channel, subject) IN (SELECT channel, subject FROM events WHERE rowid IN ${old}) AND changed_at < ${before}`,
+          ),
+        db
+          .delete(events)
+          .where(sql`rowid IN ${old}`)
+          .returning({ id: events.id }),
+      ])
       return gone.length
     },
   }

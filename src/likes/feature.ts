@@ -2,6 +2,7 @@ import { dispatchService } from '../events/dispatch.ts'
 import { consumer, type Feature, provide } from '../feature.ts'
 import { notificationsService } from '../notifications/notifications.ts'
 import { createLikes, likesService } from './likes.ts'
+import { purgeRemovedLikes, removeLikesOf } from './purge.ts'
 import { commentLikes, postLikes } from './routes.ts'
 import { LikeMessage } from './schema.ts'
 
@@ -50,4 +51,9 @@ export const likes: Feature = {
       run: ({ use }, { signal }) => use(likesService).complete(COMPLETED_PER_RUN, signal),
     },
   ],
+  purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },
+  removals: {
+    post: ({ db }, id, most) => removeLikesOf(db, 'post', id, most),
+    comment: ({ db }, id, most) => removeLikesOf(db, 'comment', id, most),
+  },
 }

@@ -1,4 +1,4 @@
-import { and, eq, sql } from 'drizzle-orm'
+import { and, eq, exists, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
@@ -49,6 +49,13 @@ export function createLikes(dependencies: {
 }) {
   const { db, readCounters, writeCounters, enqueue, onApplied } = dependencies
 
+  const postOf = (commentId: string) =>
+    db
+      .select({ id: posts.id })
+      .from(comments)
+      .innerJoin(posts, eq(posts.id, comments.postId))
+      .where(eq(comments.id, commentId))
+
   /** The state of one user and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {
     const { rows, likes, contentId, userId: likerId } = contents[kind]
@@ -56,7 +63,8 @@ export function createLikes(dependencies: {
       db
         .select({ count: rows.likesCount, changedAt: rows.likesChangedAt, revision: rows.countsRevision })
         .from(rows)
-        .where(eq(rows.id, id)),
+        // A comment goes some time after its post.
+        .where(and(eq(rows.id, id), kind === 'comment' ? exists(postOf(id)) : undefined)),
       db
         .select({ isLiked: likes.isLiked, changedAt: likes.changedAt, stateSince: likes.since })
         .from(likes)
@@ -225,9 +233,10 @@ export function createLikes(dependencies: {
 
     /**
      * Applies up to `most` likes that Redis has counted and D1 has not confirmed: their reply or their message was lost,
-     * or is still in the queue, and then arrives twice. For the cron. Stops between batches when `signal` aborts.
+     * or is still in the queue, and then arrives twice. For the cron. Returns how many are left. Stops between batches
+     * when `signal` aborts.
      */
-    async complete(most: number, signal: AbortSignal): Promise<void> {
+    async complete(most: number, signal: AbortSignal): Promise<number> {
       for (let done = 0; done < most; done += COMPLETED_AT_ONCE) {
         signal.throwIfAborted()
         const unwritten = await writeCounters.unwrittenLikes(COMPLETED_AT_ONCE)
@@ -235,8 +244,9 @@ export function createLikes(dependencies: {
           unwritten.map((like) => ({ ...like, kind: kindOf(like.contentId), stateSince: null })),
         )
         if (failed.size > 0) throw new Error(`${failed.size} likes could not be written to D1`)
-        if (unwritten.length < COMPLETED_AT_ONCE) return
+        if (unwritten.length < COMPLETED_AT_ONCE) return 0
       }
+      return writeCounters.unwritten('likes')
     },
 
     /** Brings the counts of posts to those in D1, unless a newer change is in the queue. D1, then one round trip. */

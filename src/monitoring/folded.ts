@@ -1,4 +1,4 @@
-import { add, largest, merge, slowest, STEP_SECONDS, type Sums, type Tally } from './recorder.ts'
+import { add, largest, merge, mergeJobs, slowest, STEP_SECONDS, type Sums, type Tally } from './recorder.ts'
 
 /** The figures of one isolate since its last report. */
 export interface Report extends Tally {
@@ -18,9 +18,12 @@ export interface Folded {
   /** The number of users online, by step. */
   online: Record<string, number>
   slow: Tally['slow']
+  /** The last run of each cron job. Absent in a value of an older version. */
+  jobs?: Tally['jobs']
 }
 
 const HOUR_MS = 3_600_000
+const DAY_MS = 24 * HOUR_MS
 const SLICE_MS = 600_000
 /** Six whole slices and the current one. */
 const WINDOW_SLICES = 6
@@ -42,12 +45,14 @@ export const emptyFolded = (): Folded => ({
   steps: {},
   online: {},
   slow: [],
+  jobs: {},
 })
 
 /** Adds a report. */
 export function fold(folded: Folded, { at, ...tally }: Report): void {
   merge(emptyTallyOver(folded, at), tally)
   folded.slow = slowest([...folded.slow, ...tally.slow])
+  mergeJobs((folded.jobs ??= {}), tally.jobs)
   for (const columns of Object.values(tally.steps)) addAll(folded.totals.all, columns)
   for (const part of ['routes', 'caches'] as const) {
     for (const [name, columns] of Object.entries(tally[part])) add(folded.totals[part], name, columns)
@@ -57,7 +62,7 @@ export function fold(folded: Folded, { at, ...tally }: Report): void {
 /** A tally that shares the slice of `at` and all steps: merging into it changes `folded`. */
 function emptyTallyOver(folded: Folded, at: number): Tally {
   const slice = (folded.slices[sliceAt(at)] ??= { routes: {}, caches: {}, keys: {} })
-  return { ...slice, steps: folded.steps, slow: [] }
+  return { ...slice, steps: folded.steps, slow: [], jobs: {} }
 }
 
 /** Adds columns to sums. */
@@ -75,6 +80,8 @@ export function prune(folded: Folded, now: number): void {
     for (const step of Object.keys(part)) if (Number(step) < firstStep) delete part[step]
   }
   folded.slow = folded.slow.filter(({ at }) => at > now - HOUR_MS)
+  // A job that no longer exists.
+  for (const [job, { at }] of Object.entries(folded.jobs ?? {})) if (at < now - DAY_MS) delete folded.jobs?.[job]
 }
 
 /** Records how many users are online now. */

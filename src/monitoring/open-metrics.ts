@@ -69,7 +69,7 @@ type Exposed = Awaited<ReturnType<Stats['expose']>>
 /** Renders the figures as metrics. Without totals (no Redis), only gauges: a lower counter would look like a restart. */
 export function render(figures: Exposed['figures'], totals: Exposed['totals']): string {
   const { counter, gauge, histogram, text } = createExposition()
-  const { dependencies, server, presence, queues, outbox, webhooks } = figures
+  const { dependencies, server, presence, queues, outbox, webhooks, jobs } = figures
   const up = Object.entries(dependencies)
   gauge(
     'threads_dependency_up',
@@ -162,6 +162,28 @@ export function render(figures: Exposed['figures'], totals: Exposed['totals']): 
   gauge('threads_outbox_lag_seconds', 'Age of the oldest event that is not dispatched.', [
     [{}, outbox?.oldestAgeSeconds],
   ])
+  const perJob = (value: (job: (typeof jobs)[number]) => Value) =>
+    jobs.map((job): [Labels, Value] => [{ job: job.job }, value(job)])
+  gauge(
+    'threads_job_seconds',
+    'Duration of the last run, by cron job.',
+    perJob(({ durationMs }) => durationMs / 1_000),
+  )
+  gauge(
+    'threads_job_remaining',
+    'Work that the last run left, at least, by cron job.',
+    perJob(({ remaining }) => remaining),
+  )
+  gauge(
+    'threads_job_failed',
+    'Whether the last run failed, by cron job.',
+    perJob(({ remaining }) => Number(remaining === null)),
+  )
+  gauge(
+    'threads_job_last_run_seconds',
+    'When the last run ended (Unix seconds), by cron job.',
+    perJob(({ at }) => Date.parse(at) / 1_000),
+  )
   const perWebhook = (column: 'successRate' | 'pending' | 'dead') =>
     (webhooks ?? []).map((webhook): [Labels, Value] => [{ webhook: webhook.id }, webhook[column]])
   gauge(

@@ -27,6 +27,17 @@ export interface Tally {
   /** By key: how often commands used it. */
   keys: Sums
   slow: SlowTrip[]
+  /** The last run of each cron job, by its name. */
+  jobs: Record<string, JobRun>
+}
+
+/** One run of a cron job. */
+export interface JobRun {
+  /** When it ended (Unix ms). */
+  at: number
+  ms: number
+  /** At least so much work is left. Null: the job failed. */
+  remaining: number | null
 }
 
 export const STEP_SECONDS = 10
@@ -76,7 +87,7 @@ export const routeOf = (sums?: number[]) => ({
 })
 export const cacheOf = (sums?: number[]) => named(OUTCOMES, sums)
 
-export const emptyTally = (): Tally => ({ steps: {}, routes: {}, caches: {}, keys: {}, slow: [] })
+export const emptyTally = (): Tally => ({ steps: {}, routes: {}, caches: {}, keys: {}, slow: [], jobs: {} })
 
 /** Adds `columns` to the sums of `name`. */
 export function add(into: Sums, name: string, columns: number[]): void {
@@ -90,6 +101,12 @@ export function merge(into: Tally, from: Tally): void {
     for (const [name, columns] of Object.entries(from[part])) add(into[part], name, columns)
   }
   into.slow = slowest([...into.slow, ...from.slow])
+  mergeJobs(into.jobs, from.jobs)
+}
+
+/** Keeps the later run of each job. A report of an older version has none. */
+export function mergeJobs(into: Tally['jobs'], from: Tally['jobs'] = {}): void {
+  for (const [name, run] of Object.entries(from)) if (run.at >= (into[name]?.at ?? 0)) into[name] = run
 }
 
 export const slowest = (trips: SlowTrip[]) => trips.sort((a, b) => b.ms - a.ms).slice(0, 10)
@@ -242,6 +259,9 @@ export function createRecorder(slowMs: number) {
         },
       }
     },
+
+    /** Records a run of a cron job. */
+    ran: (job: string, run: JobRun): void => mergeJobs(held.jobs, { [job]: run }),
 
     /** Counts a delivery attempt. */
     delivered: (isSuccess: boolean, now = Date.now()): void =>

@@ -6,7 +6,7 @@ import { limitLocally } from '../http/limit.ts'
 import { doc, valid } from '../http/openapi.ts'
 import { logError } from '../http/problem.ts'
 import { requireService } from '../http/service-token.ts'
-import { maintenanceService } from './maintenance.ts'
+import { maintenanceService, type PurgeBudget } from './maintenance.ts'
 import { OPEN_METRICS, render } from './open-metrics.ts'
 import { type Dependency, Maintained, Readiness, Stats } from './schema.ts'
 import { statsService } from './stats.ts'
@@ -34,8 +34,8 @@ export const health = new Hono<AppEnv>().get(
 /** How many readiness checks of one network an isolate answers per minute. */
 const READINESS_LIMIT = 120
 
-/** The most that one purge deletes on request. */
-const PURGE_LIMIT = 10_000
+/** What all purges together do on request. */
+const PURGES_ON_REQUEST: PurgeBudget = { stepRows: 1_000, steps: 250, ms: 10_000 }
 
 export const monitoring = new Hono<AppEnv>()
   .get(
@@ -98,14 +98,14 @@ export const monitoring = new Hono<AppEnv>()
       tag,
       summary: 'Purge expired data now',
       description:
-        'For services. The cron does the same each minute, in smaller steps. A failed purge fails alone: without Redis, ' +
-        'expired rows in D1 are purged anyway.',
+        'For services. The cron does the same each minute. `hasMore`: more is expired than one request purges. A failed ' +
+        'purge fails alone: without Redis, expired rows in D1 are purged anyway.',
       answer: Maintained,
       problems: ['service-token-required'],
     }),
     requireService,
     async (c) => {
-      const outcomes = await c.var.use(maintenanceService)(PURGE_LIMIT)
+      const outcomes = await c.var.use(maintenanceService)(PURGES_ON_REQUEST)
       for (const outcome of Object.values(outcomes)) if ('error' in outcome) logError(outcome.error, c, 'request')
       return c.json({
         purged: Object.entries(outcomes).map(([name, outcome]) =>

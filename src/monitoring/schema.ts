@@ -111,6 +111,16 @@ const SlowCommand = v.object({
   isAnswered: v.boolean(),
 })
 
+/** The last run of a cron job. */
+const JobFigures = v.object({
+  job: v.string(),
+  /** When it ended. */
+  at: Time,
+  durationMs: Amount,
+  /** At least so much work is left, in the unit of the job. Null: the job failed. */
+  remaining: v.nullable(Count),
+})
+
 const KeyFigures = {
   /** The key. For sessions, limits and usernames only the pattern. */
   key: v.string(),
@@ -146,6 +156,7 @@ export const PresenceFigures = v.object({ online: Count, capacity: Count })
 
 /** Events that are stored but not dispatched. */
 export const OutboxFigures = v.object({
+  /** Counted up to 1,000. */
   pending: Count,
   /** The age of the oldest one. 0: none is pending. */
   oldestAgeSeconds: Amount,
@@ -186,6 +197,8 @@ export const Stats = v.pipe(
     /** The slowest round trips of the last hour, slowest first. */
     slowCommands: v.array(SlowCommand),
     slowCommandMs: Count,
+    /** The cron jobs by name. */
+    jobs: v.array(JobFigures),
     /** The most used keys of the last hour. */
     topKeys: v.array(v.object({ ...KeyFigures, asked: Count })),
     /** The largest keys that the scan found. */

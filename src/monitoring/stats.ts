@@ -206,6 +206,14 @@ export function createStats(dependencies: {
       series: seriesOf(folded, minutes, now),
       slowCommands: folded.slow.map((trip) => ({ ...trip, at: new Date(trip.at).toISOString() })),
       slowCommandMs: policy.slowMs,
+      jobs: Object.entries(folded.jobs ?? {})
+        .map(([job, { at, ms, remaining }]) => ({
+          job,
+          at: new Date(at).toISOString(),
+          durationMs: ms,
+          remaining,
+        }))
+        .sort((a, b) => (a.job < b.job ? -1 : 1)),
       topKeys: Object.entries(topKeys(folded)).map(([key, [asked = 0]]) => scan.figuresOf(scanned, key, asked)),
       bigKeys: scan.bigKeys(scanned),
       scan: scanned ? scan.progress(scanned) : null,

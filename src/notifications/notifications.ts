@@ -108,10 +108,10 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
         SELECT stored.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, stored.post_id AS postId,
           comments.id AS commentId, stored.created_at AS createdAt, noted_at AS notedAt
         FROM ${notifications} AS stored
+          CROSS JOIN ${posts} ON posts.id = stored.post_id
           LEFT JOIN ${comments} ON comments.id = stored.content_id
-          LEFT JOIN ${posts} ON posts.id = stored.content_id
         WHERE stored.user_id = ${userId} AND stored.id < ${cursor} AND stored.id > ${`n_${since}`}
-          AND coalesce(comments.id, posts.id) IS NOT NULL
+          AND (stored.content_id = stored.post_id OR comments.id IS NOT NULL)
         ORDER BY stored.id DESC LIMIT ${limit}`),
       db.all<SourceRow>(sql`
         WITH RECURSIVE queue (id, author_id, since) AS (
@@ -255,17 +255,6 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     return authors.map(({ id }) => id)
   }
 
-  /** Removes the authors' notifications about deleted posts. `read` hides those of others. */
-  const removeOfPosts = (removed: { postId: string; authorId: string }[]) =>
-    db.run(sql`
-      DELETE FROM ${notifications}
-      WHERE rowid IN (
-        SELECT stored.rowid FROM json_each(${JSON.stringify(removed)}) AS removed
-          CROSS JOIN ${notifications} AS stored
-            ON stored.user_id = value ->> 'authorId' AND stored.post_id = value ->> 'postId'
-        WHERE NOT EXISTS (SELECT 1 FROM ${posts} WHERE posts.id = stored.post_id)
-      )`)
-
   /** Invalidates the inboxes of the next `PAGE` followers. Returns the id of the last follow, null at the end. */
   async function invalidateFollowers(authorId: string, after: string): Promise<string | null> {
     const page = await db.all<{ id: string; userId: string }>(sql`
@@ -284,20 +273,15 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
       const of = (...types: EventType[]) => happened.filter(({ type }) => types.some((wanted) => wanted === type))
       const follows = of('user_followed', 'user_unfollowed')
       const commented = of('comment_created', 'comment_deleted')
-      const removed = of('post_deleted').map((event) => ({
-        postId: field(event, 'postId'),
-        authorId: field(event, 'authorId'),
-      }))
       const userIds = [
         ...follows.flatMap((event) => [field(event, 'followerId'), field(event, 'followedId')]),
         ...commented.map((event) => field(event, 'authorId')), // a deleted comment takes its likes along
-        ...removed.map(({ authorId }) => authorId),
+        ...of('post_deleted').map((event) => field(event, 'authorId')), // triggers delete the rows of its contents
       ]
       if (commented.length > 0) {
         const ofPosts = commented.map((event) => ({ id: field(event, 'commentId'), postId: field(event, 'postId') }))
         userIds.push(...(await storeComments(ofPosts, NOW)))
       }
-      if (removed.length > 0) await removeOfPosts(removed)
       await invalidate(userIds)
 
       const authors = new Set(of('post_created', 'post_deleted').map((event) => field(event, 'authorId')))

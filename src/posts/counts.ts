@@ -1,7 +1,8 @@
 import { gt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
-import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
+import { comments, posts, unsettledCounts } from '../db/schema.ts'
 import type { FencedRun, Fences } from '../locks/fences.ts'
 import type { Counters, Settlement } from '../redis/counter.ts'
 import { service } from '../service.ts'
@@ -16,37 +17,14 @@ export const countsService = service<Counts>('counts')
  * Brings the counts in Redis to those in D1, however long Redis was away. D1 triggers record each content whose counts
  * changed or that was deleted (`unsettled_counts`, migrations/0010_unsettled_counts.sql), and only `reconcile` removes
  * the record. The request or consumer that makes a change settles it at once; this is for what it missed.
+ *
+ * It compares counts and reads no likes: triggers keep the counts in D1. `POST /v1/listeners/counts/rebuild` corrects
+ * those that were written around the triggers.
  */
 export function createCounts(db: DrizzleD1Database, counters: Counters, fences: Fences) {
-  /** Corrects counts in D1 that differ from the number of rows: triggers keep them, so there should be none. */
-  const corrections = (ids: string[]) => {
-    const likesOfPost = sql`(SELECT count(*) FROM ${postLikes} WHERE ${postLikes.postId} = ${posts.id} AND ${postLikes.isLiked})`
-    const commentsOfPost = sql`(SELECT count(*) FROM ${comments} WHERE ${comments.postId} = ${posts.id})`
-    const likesOfComment = sql`(SELECT count(*) FROM ${commentLikes} WHERE ${commentLikes.commentId} = ${comments.id} AND ${commentLikes.isLiked})`
-    const nextRevision = sql`counts_revision + 1`
-    return [
-      db
-        .update(posts)
-        .set({ likesCount: likesOfPost, countsRevision: nextRevision })
-        .where(sql`${posts.id} IN ${listOf(ids)} AND ${posts.likesCount} <> ${likesOfPost}`)
-        .returning({ id: posts.id }),
-      db
-        .update(posts)
-        .set({ commentsCount: commentsOfPost, countsRevision: nextRevision })
-        .where(sql`${posts.id} IN ${listOf(ids)} AND ${posts.commentsCount} <> ${commentsOfPost}`)
-        .returning({ id: posts.id }),
-      db
-        .update(comments)
-        .set({ likesCount: likesOfComment, countsRevision: nextRevision })
-        .where(sql`${comments.id} IN ${listOf(ids)} AND ${comments.likesCount} <> ${likesOfComment}`)
-        .returning({ id: comments.id }),
-    ] as const
-  }
-
-  /** Reconciles `ids`; returns how many counts in D1 were wrong. */
-  async function reconcileAll(ids: string[], lock: FencedRun['lock']): Promise<number> {
-    const [wrongLikes, wrongComments, wrongCommentLikes, foundPosts, foundComments] = await db.batch([
-      ...corrections(ids),
+  /** Brings the counts of `ids` in Redis to those in D1. */
+  async function reconcileAll(ids: string[], lock: FencedRun['lock']): Promise<void> {
+    const [foundPosts, foundComments] = await db.batch([
       db
         .select({
           id: posts.id,
@@ -105,17 +83,15 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
       )`,
     )
     await fences.batch(lock, [remove])
-    return wrongLikes.length + wrongComments.length + wrongCommentLikes.length
   }
 
   return {
     /**
      * Reconciles up to `most` contents whose counts changed since they were last reconciled, and evicts the counts of
-     * deleted ones; returns how many counts in D1 were wrong. For the cron. Safe to repeat. Stops between steps when
-     * `signal` aborts, or when a later run has the lock. Each step: three D1 round trips, two of Redis.
+     * deleted ones. Returns how many are left, counted up to 10,000. For the cron. Safe to repeat. Stops between steps when `signal` aborts, or when a later run has the
+     * lock. Each step: three D1 round trips, two of Redis. D1 reads some rows per content, however many likes it has.
      */
     async reconcile(most: number, { signal, lock }: FencedRun): Promise<number> {
-      let wrong = 0
       let cursor = ''
       for (let done = 0; done < most; done += RECONCILED_AT_ONCE) {
         signal.throwIfAborted()
@@ -127,10 +103,10 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
           .limit(RECONCILED_AT_ONCE)
         const ids = rows.map((row) => row.id)
         cursor = ids.at(-1) ?? ''
-        if (ids.length > 0) wrong += await reconcileAll(ids, lock)
+        if (ids.length > 0) await reconcileAll(ids, lock)
         if (ids.length < RECONCILED_AT_ONCE) break
       }
-      return wrong
+      return countUpTo(db, unsettledCounts)
     },
   }
 }

@@ -9,7 +9,7 @@ import { posts as routes, postsByAuthor } from './routes.ts'
 import { createViews, viewsService } from './views.ts'
 
 /** How many contents one run of the cron reconciles. */
-const RECONCILED_PER_RUN = 5_000
+const RECONCILED_PER_RUN = 25_000
 
 /**
  * Posts, the hot feed, unique views, and the counts of posts and comments in Redis. D1 triggers record each content whose

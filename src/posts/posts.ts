@@ -3,6 +3,7 @@ import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { comments, posts } from '../db/schema.ts'
+import { DOUBLING_MS, scoreOf } from '../db/score.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { newId } from '../ids.ts'
@@ -45,13 +46,14 @@ interface Counts {
 export type PostRow = CachedPost & Counts
 
 const COUNTERS: Counter[] = ['likes', 'comments', 'views']
-const DAY_MS = 86_400_000
 
 /** The id of the hot feed in its cache. */
 const HOT = 'all'
 
-/** How many ids a hot feed keeps: the largest page. */
-const HOT_SIZE = 100
+/** How many ids a hot feed keeps: the largest page, and some in place of those that are deleted meanwhile. */
+const HOT_SIZE = 120
+/** Of how many posts with the highest scores it takes them. Those older than the window are left out. */
+const HOT_SEARCHED = 500
 
 /**
  * For how many comments of a deleted post the request itself evicts the counts: the newest. The cron evicts the rest.
@@ -138,6 +140,34 @@ export function createPosts(needs: PostsDependencies) {
     return rows.map((row, i) => toPost(row, counted[i] ?? row, liked?.[i]))
   }
 
+  /**
+   * The ids of the hot feed, best first. Two D1 queries at once, of some hundred rows each, however many posts there are:
+   * the highest scores, and the newest posts, which may have no score yet.
+   */
+  async function loadHot(now: number): Promise<string[]> {
+    const since = now - needs.hotWindowMs
+    const [scored, newest] = await Promise.all([
+      // In the window every score is higher than `since` gives alone. A few older posts are higher too.
+      needs.db.all<PostRow>(sql`
+        SELECT posts.id, created_at AS createdAt, likes_count AS likes, comments_count AS comments, views_count AS views
+        FROM (
+          SELECT post_id FROM post_scores WHERE score > ${since / DOUBLING_MS} ORDER BY score DESC LIMIT ${HOT_SEARCHED}
+        ) AS best CROSS JOIN posts ON posts.id = best.post_id
+        WHERE created_at > ${since} LIMIT ${HOT_SIZE}`),
+      needs.db
+        .select(columns)
+        .from(posts)
+        .where(and(gt(posts.id, newId('p', Math.max(0, since))), gt(posts.createdAt, since)))
+        .orderBy(desc(posts.id))
+        .limit(HOT_SIZE),
+    ])
+    const candidates = new Map([...scored, ...newest].map((row) => [row.id, scoreOf(row)]))
+    return [...candidates]
+      .sort(([a, x], [b, y]) => y - x || (a < b ? 1 : -1))
+      .slice(0, HOT_SIZE)
+      .map(([id]) => id)
+  }
+
   /** Whether a row is post `id`, of `authorId`, at one of `versions` (any when absent). */
   const editable = (id: string, authorId: string, versions?: number[]) =>
     and(eq(posts.id, id), eq(posts.authorId, authorId), versions && sql`${posts.version} IN ${listOf(versions)}`)
@@ -174,28 +204,18 @@ export function createPosts(needs: PostsDependencies) {
     },
 
     /**
-     * The hot feed: the most liked posts of the last days. Only the list of ids is cached for long; texts and counts are
-     * fresh, and sort the page. Two round trips from Redis, one when memory has the list.
+     * The hot feed: the posts of the last days with the highest scores. Only the list of ids is cached for long; texts and
+     * counts are fresh, and sort the page. Posts that were deleted since the list was made are left out, and the next ones
+     * of the list read instead. Two round trips from Redis, one when memory has the list; one more where posts are gone.
      */
     async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
-      const ids = await needs.hotIds.get(HOT, async () => {
-        const since = now - needs.hotWindowMs
-        const days = []
-        for (let day = Math.floor(since / DAY_MS); day <= now / DAY_MS; day += 1) days.push(day)
-        const ofDay = (day: number) =>
-          needs.db
-            .select({ id: posts.id, likes: posts.likesCount })
-            .from(posts)
-            .where(and(eq(posts.createdDay, day), gt(posts.createdAt, since)))
-            .orderBy(desc(posts.likesCount), desc(posts.id))
-            .limit(HOT_SIZE)
-        const [first, ...rest] = days.map(ofDay)
-        const best = first ? (await needs.db.batch([first, ...rest])).flat() : []
-        best.sort((a, b) => b.likes - a.likes || (a.id < b.id ? 1 : -1))
-        return best.slice(0, HOT_SIZE).map((post) => post.id)
-      })
-      const hot = await getMany((ids ?? []).slice(0, limit), viewerId)
-      return hot.sort((a, b) => b.likesCount - a.likesCount || (a.id < b.id ? 1 : -1))
+      const ids = (await needs.hotIds.get(HOT, () => loadHot(now))) ?? []
+      const hot: Post[] = []
+      for (let read = 0; read < ids.length && hot.length < limit; read += limit) {
+        hot.push(...(await getMany(ids.slice(read, read + limit), viewerId)))
+      }
+      const byScore = hot.slice(0, limit).map((post) => ({ post, score: scoreOfPost(post) }))
+      return byScore.sort((a, b) => b.score - a.score || (a.post.id < b.post.id ? 1 : -1)).map(({ post }) => post)
     },
 
     /**
@@ -286,7 +306,7 @@ export function createPosts(needs: PostsDependencies) {
           sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`,
           now,
         ),
-        needs.db.delete(posts).where(isEditable).returning({ createdAt: posts.createdAt }),
+        needs.db.delete(posts).where(isEditable).returning({ id: posts.id }),
         needs.authors.select(authorId),
       ])
       transaction.enqueue()
@@ -298,7 +318,6 @@ export function createPosts(needs: PostsDependencies) {
           ['likes'],
           commented.map((comment) => comment.id),
         ),
-        ...(removed.createdAt > now - needs.hotWindowMs ? [needs.hotIds.expireAll()] : []), // no hot feed has older posts
       ]
       await needs.writeThrough(
         () => [...evict(), ...needs.authors.refreshCache(rows)],
@@ -314,6 +333,9 @@ function refusal(id: string, authorId: string, found: { authorId: string; versio
   if (found.authorId !== authorId) return new Problem('not-yours')
   return new Problem('version-changed', `The post is at version ${found.version}`)
 }
+
+const scoreOfPost = ({ likesCount: likes, commentsCount: comments, viewsCount: views, createdAt }: Post) =>
+  scoreOf({ likes, comments, views, createdAt: Date.parse(createdAt) })
 
 function toPost(post: CachedPost, count: Counts, likedByMe: boolean | undefined): Post {
   const { id, authorId, text, version } = post

@@ -78,7 +78,9 @@ export const posts = new Hono<AppEnv>()
     doc({
       tag,
       summary: 'Read the hot feed',
-      description: 'The most liked posts of the last days. Counts are current. A new post may take a minute to appear.',
+      description:
+        'The posts of the last days with the most likes, comments and views, newer ones before older ones: twice as many ' +
+        'are worth eight hours. Counts are current. A new post may take a minute to appear.',
       answer: pageSchema(Post),
       problems: ['invalid-request'],
     }),

@@ -36,27 +36,25 @@ export function createViews(db: DrizzleD1Database, counters: Counters, fences: F
     },
 
     /**
-     * Writes to D1 what it does not have yet; returns how many counts. For the cron. Safe to repeat: a count is read,
+     * Writes to D1 what it does not have yet; returns how many counts are left. For the cron. Safe to repeat: a count is read,
      * written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when `signal` aborts
      * or a later run has the lock.
      */
     async flush({ signal, lock }: FencedRun): Promise<number> {
-      let written = 0
       for (let i = 0; i < MAX_WRITES; i += 1) {
         signal.throwIfAborted()
         const views = await counters.unwrittenViews(WRITTEN_AT_ONCE)
-        if (views.size === 0) break
+        if (views.size === 0) return 0
         const write = db
           .update(posts)
           .set({ viewsCount: sql`max(${posts.viewsCount}, views.value)` })
           .from(sql`json_each(${JSON.stringify(Object.fromEntries(views))}) AS views`)
           .where(sql`${posts.id} = views.key`)
         await fences.batch(lock, [write])
-        written += views.size
         const confirmed = await counters.confirmViews(views)
         if (confirmed === 0 || views.size < WRITTEN_AT_ONCE) break
       }
-      return written
+      return counters.unwritten('views')
     },
   }
 }

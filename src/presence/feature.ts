@@ -22,7 +22,8 @@ export const presence: Feature = {
     {
       name: 'sweep presence',
       isExclusive: true,
-      run: ({ use }, { now, signal }) => use(presenceService).sweep(now, signal),
+      run: async ({ use }, { now, signal }) =>
+        (await use(presenceService).sweep(now, signal)) === 0 ? 0 : use(onlineUsers).unannounced(),
     },
   ],
   figures: ({ use, config }) => ({

@@ -2,6 +2,7 @@ import { listOf } from '../db/list.ts'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { postScores } from '../db/schema.ts'
+import { SCORE } from '../db/score.ts'
 import type { Listener } from '../events/dispatch.ts'
 import { service } from '../service.ts'
 import type { Post } from '../posts/schema.ts'
@@ -22,8 +23,6 @@ const SPARE = 20
 /** How many posts one step of a rebuild scores. */
 const REBUILD_STEP = 1_000
 
-/** Twice the weight is worth as much as being this much younger. */
-const DOUBLING_MS = 8 * 3_600_000
 /** The constant of reciprocal rank fusion. The higher it is, the less the first places of a ranking differ. */
 const FUSION = 60
 
@@ -44,9 +43,8 @@ export interface RecommendationsDependencies {
  * likes, comments and views, decaying with time; and posts that the user's neighbours like. The hot feed fills a list
  * that is too short. For a user without likes it comes first.
  *
- * A score is `log2(1 + weight) + created / 8 hours`, as Reddit ranks. Time moves all scores alike, so no score has to be
- * computed again because a post grows old. A listener maintains the scores in D1 (`post_scores`). Each statement computes
- * them from the current counts, so late, repeated and reordered events leave them right.
+ * A listener maintains the scores in D1 (`post_scores`), also for the hot feed. Each statement computes them from the
+ * current counts, so late, repeated and reordered events leave them right.
  *
  * A user's list is cached for some minutes. Posts that the user likes meanwhile are left out when it is read. Reading
  * takes one round trip from memory, two from Redis; a new list takes three D1 queries in two steps. Without Redis it
@@ -126,9 +124,6 @@ interface Liked {
   /** How many likes the post has. A post that everybody likes says little about its likers. */
   likes: number
 }
-
-/** A comment weighs more than a like, and a like more than a view. */
-const SCORE = sql`log2(1 + 3 * comments_count + likes_count + 0.1 * views_count) + created_at * 1.0 / ${DOUBLING_MS}`
 
 /** Whether `userId` neither wrote nor likes a post. */
 const isNewTo = (userId: string) => sql`author_id <> ${userId}

@@ -549,6 +549,10 @@ export function createCounters(
       throw new Error(`The views of ${contentId} changed during ${MAX_ATTEMPTS} loads`)
     },
 
+    /** How many likes, or contents with views, the source has not confirmed. One command. */
+    unwritten: (counter: 'likes' | 'views'): Promise<number> =>
+      redis.zcard(counter === 'likes' ? keys.likesUnwritten : keys.viewsUnwritten),
+
     /** Up to `most` counts of views that the source has not confirmed, by content. One command. */
     async unwrittenViews(most: number): Promise<Map<string, number>> {
       const flat = await redis.zrange<(string | number)[]>(keys.viewsUnwritten, 0, most - 1, { withScores: true })

@@ -354,6 +354,13 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       return { changes, hasMore: perShardTaken.some((members) => members.length === perShard) }
     },
 
+    /** How many changes are not announced, also those that somebody has just taken. One round trip, a command per shard. */
+    async unannounced(): Promise<number> {
+      const pipeline = redis.pipeline()
+      for (const shard of allShards) pipeline.zcard(keys.presenceChanges(shard))
+      return (await pipeline.exec<number[]>()).reduce((sum, changes) => sum + changes, 0)
+    },
+
     /** Removes changes that are announced. */
     async confirm(changes: Change[]): Promise<void> {
       if (changes.length === 0) return

@@ -32,7 +32,13 @@ export const sessions: Feature = {
     ),
   ],
   routes: [['/v1/sessions', routes]],
-  jobs: [{ name: 'send revocations', isExclusive: false, run: ({ use }) => use(accountsService).sendRevocations() }],
+  jobs: [
+    {
+      name: 'send revocations',
+      isExclusive: false,
+      run: ({ use }) => use(accountsService).sendRevocations(),
+    },
+  ],
   purges: {
     sessions: ({ use }, most, now) => use(accountsService).purge(most, now),
     signInSources: ({ use }, most, now) => use(accountsService).purgeSources(most, now),

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { and, asc, desc, eq, gt, lt, lte, or, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { revocations, sessions, signInSources, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
@@ -216,17 +217,18 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
       )
     },
 
-    /** Sends to Redis the revocations that it missed, oldest first. For the cron. Safe to repeat and to run twice at once. */
-    async sendRevocations(now = Date.now()): Promise<void> {
+    /** Sends to Redis the revocations that it missed, oldest first. Returns how many are left. For the cron. Safe to repeat and to run twice at once. */
+    async sendRevocations(now = Date.now()): Promise<number> {
       const waiting = await db
         .select({ subjectId: revocations.subjectId, epoch: revocations.epoch })
         .from(revocations)
         .where(lte(revocations.createdAt, now))
         .orderBy(asc(revocations.createdAt))
         .limit(REVOCATIONS_PER_RUN)
-      if (waiting.length === 0) return
+      if (waiting.length === 0) return 0
       const forget = await sendToRedis(waiting)
       await forget()
+      return countUpTo(db, revocations)
     },
 
     /** The devices where a user is signed in, latest sign-in first. At most 100. */

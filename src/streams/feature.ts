@@ -46,7 +46,10 @@ export const streams: Feature = {
     {
       name: 'append missed events',
       isExclusive: true,
-      run: ({ use }, { now, signal }) => use(streamsService).catchUp(5_000, now, signal),
+      async run({ use }, { now, signal }) {
+        await use(streamsService).catchUp(5_000, now, signal)
+        return use(streamsService).missed(now)
+      },
     },
   ],
 }

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { events, follows, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
@@ -216,6 +217,9 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         caughtUp += missed.length
       }
     },
+
+    /** How many events missed the log and are not appended, counted up to 10,000. */
+    missed: (now: number) => countUpTo(db, events, sql`missed_at > ${now - policy.keptMs}`),
 
     /**
      * Opens a stream; `ended` resolves when it is over. It ends when the client disconnects, the session or the

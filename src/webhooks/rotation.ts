@@ -41,7 +41,7 @@ export function createRotation(db: DrizzleD1Database, vault: Vault) {
 
   /**
    * Encrypts at most `most` endpoints with the first key: those in plain text, or encrypted with an older key. Answers how
-   * many. Safe to repeat; one that changes meanwhile is left to the next run. For the cron.
+   * many are left. Safe to repeat; one that changes meanwhile is left to the next run. For the cron.
    */
   async function reseal(most: number): Promise<number> {
     const isOld = sql`(${webhooks.secret} NOT LIKE ${`${vault.prefix}%`} OR EXISTS (
@@ -50,11 +50,12 @@ export function createRotation(db: DrizzleD1Database, vault: Vault) {
       .select()
       .from(webhooks)
       .where(and(gt(webhooks.id, 'wh_'), isOld))
-      .limit(most)
+      .limit(most + 1)
+    const more = rows.splice(most)
     const updates = rows.flatMap((row) => resealStatement(db, vault, row) ?? [])
     const [first, ...rest] = updates
     if (first) await db.batch([first, ...rest])
-    return updates.length
+    return more.length + rows.length - updates.length // without its key a row stays as it is
   }
 
   return { rotate, reseal }

@@ -1,5 +1,6 @@
 import { and, eq, isNotNull, isNull, lte, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { countUpTo } from '../db/count.ts'
 import { deliveries, webhooks } from '../db/schema.ts'
 import { oldestFirst } from './fan-out.ts'
 import { stateOf } from './circuit.ts'
@@ -42,10 +43,14 @@ export function createWaking(
     }
   }
 
-  /** Enqueues at most `most` deliveries that are overdue, and the endpoints that are due to wake. For the cron. */
-  async function resend(most: number, now = Date.now()): Promise<void> {
+  /**
+   * Enqueues at most `most` deliveries that are overdue, and the endpoints that are due to wake. Returns how many
+   * deliveries are still overdue. For the cron.
+   */
+  async function resend(most: number, now = Date.now()): Promise<number> {
     const [late, waking] = await db.batch(resendStatements(db, most, now))
     await enqueue([...oldestFirst(late).map((row) => deliveryMessage(row)), ...waking.map(({ id }) => wakeMessage(id))])
+    return countUpTo(db, deliveries, sql`due_at IS NOT NULL AND due_at <= ${now}`)
   }
 
   return { wake, resend }

@@ -14,7 +14,10 @@ interface Config {
   vars: Record<string, unknown>
   build: { watch_dir?: string }
   d1_databases: { database_name: string; database_id?: string }[]
-  queues: { producers: { queue: string }[]; consumers: { queue: string; dead_letter_queue: string }[] }
+  queues: {
+    producers: { queue: string }[]
+    consumers: { queue: string; dead_letter_queue: string; max_concurrency: number | null }[]
+  }
 }
 
 /** The settings in which environments may differ: their name, addresses, limits and logs. */
@@ -62,6 +65,7 @@ test('an environment may add variables and a domain, but must lack nothing', asy
     ['required = ["UPSTASH_REDIS_REST_TOKEN", "SERVICE_TOKEN"]', 'required = ["SERVICE_TOKEN"]'],
     ['binding = "EVENTS"', 'binding = "OTHERS"'],
     ['max_retries = 100', 'max_retries = 99'],
+    ['max_concurrency = 4', 'max_concurrency = 5'],
     ['[env.production.vars]', '[env.production.triggers]\ncrons = []\n[env.production.vars]'],
     ['[env.production.vars]', '[env.production]\ncompatibility_flags = []\n[env.production.vars]'],
   ]
@@ -75,4 +79,13 @@ test('an environment may add variables and a domain, but must lack nothing', asy
 
 test('every queue has a dead-letter queue', () => {
   for (const consumer of configOf().queues.consumers) expect(consumer.dead_letter_queue).toBeTruthy()
+})
+
+// Without a bound Cloudflare runs up to 250 batches of a queue at once, and requests wait behind them for D1's one writer.
+test.each([undefined, 'staging', 'production'])('every consumer writes to D1, so each is bounded (%s)', (env) => {
+  const { consumers } = configOf(env).queues
+  const bounds = consumers.map(({ queue, max_concurrency: most }) => ({ queue, most: most ?? Infinity }))
+  expect(bounds.length).toBe(6)
+  expect(bounds.filter(({ most }) => most > 16)).toEqual([])
+  expect(bounds.filter(({ queue, most }) => queue.includes('-dead') && most > 1)).toEqual([])
 })

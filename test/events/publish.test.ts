@@ -1,4 +1,5 @@
-import { eq } from 'drizzle-orm'
+import { eq, sql } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/d1'
 import { beforeAll, expect, test } from 'vitest'
 import { counterChanges, events } from '../../src/db/schema.ts'
 import { createDispatch, type Listener } from '../../src/events/dispatch.ts'
@@ -6,6 +7,7 @@ import { type StoredEvent, toCloudEvent } from '../../src/events/catalog.ts'
 import { createCounterUpdates } from '../../src/events/counters.ts'
 import { createOutbox } from '../../src/events/outbox.ts'
 import type { EventMessage } from '../../src/events/schema.ts'
+import { meteredDatabase } from '../database.ts'
 import { expectRefused, migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser, db } from '../rows.ts'
 
@@ -431,4 +433,19 @@ test('an event is a CloudEvent that says whose trace it belongs to, with what ch
     traceparent: expect.stringMatching(/^00-0af7651916cd43dd8448eb211c80319c-(?!b7ad6b7169203331)[0-9a-f]{16}-01$/),
     data: { a: 1 },
   })
+})
+
+test('the figure of waiting events reads as many rows as it counts, at most a thousand', async () => {
+  await db.run(sql`
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+    INSERT INTO events (id, channel, type, subject, data, audience, created_at, due_at)
+    SELECT 'ev_waiting_' || i, 'custom_waiting', 'x', 's_waiting', '{}', '"services"', i, i FROM n`)
+  const { DB, rows } = meteredDatabase()
+  const outbox = createOutbox(
+    drizzle(DB),
+    async () => {},
+    () => {},
+  )
+  expect(await outbox.backlog(5_000)).toEqual({ pending: 1_000, oldestAgeSeconds: 4.999 })
+  expect(rows.read).toBeLessThanOrEqual(2_000) // D1 counts the row and its index
 })

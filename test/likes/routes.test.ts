@@ -214,17 +214,6 @@ test('messages are applied while Redis is down, and the cron settles what it mis
   expect(await likesInRedis(post.id)).toBe(1)
 })
 
-test('the cron mends a count in D1 that is not that of its rows', async () => {
-  const { edge, like, drain, likesInD1 } = newWorld()
-  const ada = await addUser()
-  const post = await addPost({ authorId: ada.id })
-  await like(await edge.signIn(ada), post.id)
-  await drain()
-  await db.update(posts).set({ likesCount: 9 }).where(eq(posts.id, post.id))
-  await edge.cron()
-  expect((await likesInD1(post.id)).count).toBe(1)
-})
-
 test('without Redis a like is refused as unavailable, and nothing is written', async () => {
   const { edge, like, sent } = newWorld()
   const ada = await addUser()

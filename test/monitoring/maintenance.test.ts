@@ -186,18 +186,33 @@ test('without Redis what is in the database is purged all the same, and the rest
   expect(log).toHaveBeenCalledOnce()
 })
 
-test('a purge that fails fails alone, and one that found as much as it may is not done yet', async () => {
+test('purges run until nothing is left or the budget is used up, each in turn, and one that fails fails alone', async () => {
   const failure = new Error('gone')
+  const left = { endless: Infinity, large: 25, small: 3 }
+  const ran: string[] = []
+  const from = (name: keyof typeof left) => async (most: number, now: number) => {
+    expect(now).toBe(7)
+    ran.push(name)
+    const removed = Math.min(most, left[name])
+    left[name] -= removed
+    return removed
+  }
   const maintenance = createMaintenance({
-    full: async (most) => most,
+    endless: from('endless'),
     failing: async () => {
       throw failure
     },
-    some: async (_most, now) => now,
+    large: from('large'),
+    small: from('small'),
   })
-  expect(await maintenance(10, 3)).toEqual({
-    full: { removed: 10, hasMore: true },
+  expect(await maintenance({ stepRows: 10, steps: 10, ms: 60_000 }, 7)).toEqual({
+    endless: { removed: 50, hasMore: true },
     failing: { error: failure },
-    some: { removed: 3, hasMore: false },
+    large: { removed: 25, hasMore: false },
+    small: { removed: 3, hasMore: false },
+  })
+  expect(ran.slice(0, 5)).toEqual(['endless', 'large', 'small', 'endless', 'large'])
+  expect(await maintenance({ stepRows: 10, steps: 10, ms: -1 }, 7)).toMatchObject({
+    small: { removed: 0, hasMore: true },
   })
 })

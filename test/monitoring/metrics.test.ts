@@ -145,4 +145,5 @@ const EMPTY = {
   queues: null,
   outbox: null,
   webhooks: null,
+  jobs: [],
 } as unknown as Figures

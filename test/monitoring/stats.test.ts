@@ -1,7 +1,8 @@
 import { env } from 'cloudflare:workers'
 import type { InferOutput } from 'valibot'
-import { beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, test, vi } from 'vitest'
 import { readConfig } from '../../src/config.ts'
+import { removals } from '../../src/db/schema.ts'
 import { features } from '../../src/features.ts'
 import { keys, patternOf } from '../../src/keys.ts'
 import { patternsOf, shownKey } from '../../src/monitoring/commands.ts'
@@ -11,7 +12,7 @@ import { statsService } from '../../src/monitoring/stats.ts'
 import { newMeter } from '../../src/redis/client.ts'
 import { createIsolate, createPlatform } from '../../src/platform.ts'
 import { type Edge, expectRefused, migrate, newEdge } from '../edge.ts'
-import { addPost, addUser } from '../rows.ts'
+import { addPost, addUser, db } from '../rows.ts'
 
 beforeAll(migrate)
 
@@ -450,4 +451,54 @@ test('percentiles are read off a histogram, within its buckets', () => {
   expect(quantile(hundred, 0.95)).toBe(120)
   expect(quantile(hundred, 0.99)).toBe(740)
   expect(quantile(histogram(60_000), 0.5)).toBe(10_000) // all that is known: it took longer
+})
+
+test('each cron job tells how long it took and what it leaves, and a failed one that it failed', async () => {
+  const edge = newEdge({ STATS_FLUSH_SECONDS: '0.05', LOG_REQUESTS: 'all' })
+  await db.insert(removals).values({ contentId: 'p_left', dueAt: Date.now() + 3_600_000 })
+  using log = vi.spyOn(console, 'log').mockImplementation(() => {})
+  await edge.cron()
+  const lines = log.mock.calls.map(([line]) => JSON.parse(String(line)) as { message: string; jobs: object })
+  expect(lines.find(({ message }) => message === 'cron')?.jobs).toMatchObject({
+    'continue removals': { ms: expect.any(Number), remaining: 1 },
+    'purge expired data': { ms: expect.any(Number), remaining: 0 },
+  })
+
+  const headers = { Authorization: 'Bearer a-service-token-for-tests' }
+  const other = newEdge({}, edge.token) // another isolate
+  const jobsNow = async () => {
+    const { jobs } = await (
+      await other.fetch('/v1/stats', { headers })
+    ).json<{ jobs: { job: string; remaining: number }[] }>()
+    return new Map(jobs.map((job) => [job.job, job]))
+  }
+  const jobs = await jobsNow()
+  expect(jobs.size).toBeGreaterThanOrEqual(13)
+  expect(jobs.get('continue removals')).toEqual({
+    job: 'continue removals',
+    at: expect.any(String),
+    durationMs: expect.any(Number),
+    remaining: 1,
+  })
+  const text = await (await other.fetch('/metrics', { headers })).text()
+  expect(text).toContain('threads_job_remaining{job="continue removals"} 1')
+  expect(text).toContain('threads_job_failed{job="continue removals"} 0')
+
+  await db.delete(removals)
+  const broken = new Proxy(env.DB, {
+    get(target, name) {
+      if (name === 'prepare') {
+        return (sql: string) => target.prepare(sql.includes('removals') ? `${sql} broken` : sql)
+      }
+      const value: unknown = Reflect.get(target, name)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+  using error = vi.spyOn(console, 'error').mockImplementation(() => {})
+  await expect(newEdge({ DB: broken, STATS_FLUSH_SECONDS: '0.05' }, edge.token).cron()).rejects.toThrow(
+    'continue removals',
+  )
+  await vi.waitFor(async () => expect((await jobsNow()).get('continue removals')?.remaining).toBeNull(), 5_000)
+  expect((await jobsNow()).get('purge expired data')?.remaining).toBe(0)
+  expect(error).toHaveBeenCalled()
 })

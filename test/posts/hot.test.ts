@@ -1,12 +1,14 @@
 import { env } from 'cloudflare:workers'
-import { eq, inArray } from 'drizzle-orm'
+import { eq, inArray, sql } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { readConfig } from '../../src/config.ts'
 import * as schema from '../../src/db/schema.ts'
+import { scoreOf } from '../../src/db/score.ts'
 import { features } from '../../src/features.ts'
 import { keys } from '../../src/keys.ts'
 import { createIsolate, createPlatform } from '../../src/platform.ts'
 import { postsService } from '../../src/posts/posts.ts'
+import { meteredDatabase } from '../database.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'
 
@@ -27,34 +29,107 @@ async function readHot(edge: Edge, query = '') {
   return { response, items, ids: items.map((post) => post.id) }
 }
 
+/** An edge whose listener has scored all posts. */
+async function scoredEdge(): Promise<Edge> {
+  const edge = newEdge()
+  const headers = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+  await edge.fetch('/v1/listeners/recommendations/rebuild', { method: 'POST', headers })
+  await edge.dispatch()
+  return edge
+}
+
 /** The ids of the hot feed at `now`, as a new isolate over an empty Redis has them. */
-async function hotAt(now: number, variables: Record<string, string> = {}) {
+async function hotAt(now: number, variables: Record<string, string> = {}, DB = env.DB) {
   const config = readConfig({ ...env, UPSTASH_REDIS_REST_TOKEN: `test-${crypto.randomUUID()}`, ...variables })
   const works: Promise<unknown>[] = []
-  const { use } = createPlatform(createIsolate(config, features), env, {
-    onFailure: () => {},
-    defer: (work) => void works.push(work()),
-  })
+  const { use } = createPlatform(
+    createIsolate(config, features),
+    { ...env, DB },
+    {
+      onFailure: () => {},
+      defer: (work) => void works.push(work()),
+    },
+  )
   const hot = await use(postsService).hot(100, undefined, now)
   await Promise.all(works)
   return hot.map((post) => post.id)
 }
 
-test('the hot feed is the most liked posts of the last 7 days; an older one is out however liked', async () => {
+test('the hot feed ranks posts of the last 7 days by likes and age; an older one is out however liked', async () => {
   const authorId = await newAuthor()
   const now = Date.now()
-  const few = await addPost({ authorId, likesCount: 1, createdAt: now - 1_000 })
-  const many = await addPost({ authorId, likesCount: 9, createdAt: now - 7 * DAY_MS + 60_000 })
-  const some = await addPost({ authorId, likesCount: 5, createdAt: now - 3 * DAY_MS })
-  await addPost({ authorId, likesCount: 1_000_000, createdAt: now - 7 * DAY_MS - 60_000 })
+  const HOUR_MS = 3_600_000
+  // Twice the weight (1 + likes) makes up for eight hours.
+  const [fresh, doubled, liked] = [
+    await addPost({ authorId, likesCount: 1, createdAt: now - 1_000 }),
+    await addPost({ authorId, likesCount: 2, createdAt: now - 8 * HOUR_MS }),
+    await addPost({ authorId, likesCount: 99, createdAt: now - 24 * HOUR_MS }),
+  ]
+  const popular = await addPost({ authorId, likesCount: 99_000_000, createdAt: now - 7 * DAY_MS + 60_000 })
+  await addPost({ authorId, likesCount: 1_000_000_000, createdAt: now - 7 * DAY_MS - 60_000 })
+  for (const edge of [newEdge(), await scoredEdge()]) {
+    const { items, response } = await readHot(edge)
+    expect(items.map(({ id, likesCount }) => [id, likesCount])).toEqual([
+      [popular.id, 99_000_000],
+      [liked.id, 99],
+      [fresh.id, 1],
+      [doubled.id, 2],
+    ])
+    expect(response.headers.get('Cache-Control')).toBe('public, no-cache')
+  }
+})
 
-  const { items, response } = await readHot(newEdge())
-  expect(items.map(({ id, likesCount }) => [id, likesCount])).toEqual([
-    [many.id, 9],
-    [some.id, 5],
-    [few.id, 1],
-  ])
-  expect(response.headers.get('Cache-Control')).toBe('public, no-cache')
+test('the score in D1 is the one in the Worker', async () => {
+  const authorId = await newAuthor()
+  const values = { likesCount: 12, commentsCount: 3, viewsCount: 45, createdAt: Date.now() }
+  await addPost({ authorId, ...values })
+  await scoredEdge()
+  const [row] = await db.select().from(schema.postScores)
+  const { likesCount: likes, commentsCount: comments, viewsCount: views, createdAt } = values
+  expect(row?.score).toBeCloseTo(scoreOf({ likes, comments, views, createdAt }), 6)
+})
+
+test('the list costs D1 as many rows for many posts as for some, at noon and just before midnight', async () => {
+  const authorId = await newAuthor()
+  const midnight = Date.parse('2026-03-11T00:00:00.000Z')
+  const addMany = (count: number) =>
+    db.run(sql`
+      WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${count})
+      INSERT INTO posts (id, author_id, text, likes_count, created_at, updated_at)
+      SELECT 'p_' || lower(hex(randomblob(8))), ${authorId}, 'Hello', i % 100, at, at
+      FROM (SELECT i, ${midnight - 8 * DAY_MS} + i * ${Math.floor((8 * DAY_MS) / count)} AS at FROM n)`)
+  const cost = async (now: number) => {
+    const { DB, rows } = meteredDatabase()
+    expect(await hotAt(now, {}, DB)).toHaveLength(100)
+    return rows.read
+  }
+  const costs: number[] = []
+  for (const count of [2_000, 20_000]) {
+    await db.delete(schema.posts)
+    await addMany(count)
+    await scoredEdge()
+    for (const now of [midnight - DAY_MS / 2, midnight - 1]) costs.push(await cost(now))
+  }
+  expect(Math.max(...costs)).toBeLessThan(2_500)
+  expect(Math.max(...costs) - Math.min(...costs)).toBeLessThan(300)
+}, 60_000)
+
+test('a deletion leaves the list cached for everybody, and the page full', async () => {
+  const author = await addUser()
+  await db.delete(schema.posts)
+  for (let i = 0; i < 30; i += 1) await addPost({ authorId: author.id, likesCount: 1_000 - i })
+  const edge = newEdge({ MEMORY_SECONDS: '0' })
+  const { ids } = await readHot(edge)
+  await edge.settle()
+  const headers = await edge.signIn(author)
+  for (const id of ids.slice(0, 3)) await edge.fetch(`/v1/posts/${id}`, { method: 'DELETE', headers })
+  await edge.settle()
+
+  const { DB, rows } = meteredDatabase(/"posts"."created_at" > \?/) // what a new list would ask
+  const after = await readHot(newEdge({ MEMORY_SECONDS: '0', DB }, edge.token))
+  expect(rows.read).toBe(0)
+  expect(after.ids).toHaveLength(20)
+  expect(after.ids.slice(0, 17)).toEqual(ids.slice(3))
 })
 
 test('a changed count is seen at once, and so is the order it makes, while texts and the list are cached', async () => {
@@ -95,7 +170,7 @@ test('the feed has 20 posts, or as many as asked up to 100, and those are the be
   const now = Date.now()
   const ids = []
   for (let i = 0; i < 105; i += 1) {
-    const post = await addPost({ authorId, likesCount: 1_000 - i, createdAt: now - (i % 7) * DAY_MS - 1_000 })
+    const post = await addPost({ authorId, likesCount: 1_000 - i, createdAt: now - i * 1_000 })
     ids.push(post.id)
   }
   const edge = newEdge()
@@ -176,7 +251,7 @@ test.each([
   const midnight = await addPost({ authorId, likesCount: 4, createdAt: Date.parse('2026-03-08T00:00:00.000Z') })
   const lastMoment = await addPost({ authorId, likesCount: 3, createdAt: Date.parse('2026-03-07T23:59:59.999Z') })
   const newest = await addPost({ authorId, likesCount: 2, createdAt: now })
-  expect(await hotAt(now)).toEqual([oldest.id, midnight.id, lastMoment.id, newest.id])
+  expect(await hotAt(now)).toEqual([newest.id, midnight.id, lastMoment.id, oldest.id])
 })
 
 test('the window is as many days as configured', async () => {

@@ -162,16 +162,16 @@ test('a user without likes gets the hot feed, with or without scores; without po
   const now = Date.now()
   const hot = []
   for (const [i, likesCount] of [30, 20, 10].entries()) {
-    hot.push((await addPost({ authorId, likesCount, createdAt: now - (6 - 2 * i) * DAY_MS })).id)
+    hot.unshift((await addPost({ authorId, likesCount, createdAt: now - (6 - 2 * i) * DAY_MS })).id)
   }
   const old = await addPost({ authorId, likesCount: 99, createdAt: now - 30 * DAY_MS })
   const fresh = newEdge() // the first has an empty hot feed in memory
   const [ada, bob] = [await newMember(fresh), await newMember(fresh)]
   const own = await addPost({ authorId: ada.id, likesCount: 25 })
   expect(await ada.ids()).toEqual(hot)
-  expect(await bob.ids()).toEqual([hot[0], own.id, hot[1], hot[2]])
+  expect(await bob.ids()).toEqual([own.id, ...hot])
   await rebuild(fresh)
-  expect(await (await newMember(fresh)).ids()).toEqual([hot[0], own.id, hot[1], hot[2], old.id])
+  expect(await (await newMember(fresh)).ids()).toEqual([own.id, ...hot, old.id])
 })
 
 test('scores follow events of likes, comments and posts; repeated events and a rebuild change nothing', async () => {

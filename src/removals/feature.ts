@@ -1,0 +1,33 @@
+import { type Feature, provide } from '../feature.ts'
+import { createRemovals, type RemovedKind, removalsService } from './removals.ts'
+
+/** Removals that one run of the cron enqueues again. */
+const RESUMED_PER_RUN = 1_000
+
+/** Deletes what belongs to deleted contents, in steps that features contribute. */
+export const removals: Feature = {
+  name: 'removals',
+  provides: [
+    provide(removalsService, (platform) => {
+      const of = (kind: RemovedKind) =>
+        platform.features.flatMap(({ removals }) => {
+          const remove = removals?.[kind]
+          return remove ? [(id: string, most: number) => remove(platform, id, most)] : []
+        })
+      return createRemovals(platform.db, { post: of('post'), comment: of('comment') }, (ids) =>
+        platform.enqueue(
+          'EVENTS',
+          ids.map((cursor) => ({ body: { kind: 'proceed', listener: 'removals', cursor } })),
+        ),
+      )
+    }),
+  ],
+  jobs: [
+    {
+      name: 'continue removals',
+      isExclusive: false,
+      run: ({ use }, { now }) => use(removalsService).resume(RESUMED_PER_RUN, now),
+    },
+  ],
+  listener: ({ use }) => use(removalsService).listener,
+}
