@@ -13,7 +13,7 @@ import { type Counters, createCounters } from './redis/counter.ts'
 import { createLocks, type Locks } from './redis/lock.ts'
 import { createMemory, type Memory } from './redis/memory.ts'
 import { createWriteThrough, type WriteThrough } from './redis/write-through.ts'
-import { lazily, type Service } from './service.ts'
+import type { Service } from './service.ts'
 
 /** Counts that nobody reads for a day leave Redis. D1 holds them too. */
 const COUNT_TTL_MS = 86_400_000
@@ -119,78 +119,134 @@ export interface Invocation {
 }
 
 /** Builds the platform of one invocation. */
-export function createPlatform(isolate: Isolate, bindings: Bindings, invocation: Invocation): Platform {
-  const { config, breaker, memory } = isolate
-  const { meter = newMeter(), cacheEvents = [], onCacheEvent = () => {}, onSent = () => {}, defer } = invocation
+export const createPlatform = (isolate: Isolate, bindings: Bindings, invocation: Invocation): Platform =>
+  new InvocationPlatform(isolate, bindings, invocation)
 
-  async function enqueue(queue: QueueName, messages: MessageSendRequest[]): Promise<void> {
-    const [first, ...rest] = messages
-    if (first && rest.length === 0) return void (await bindings[queue].send(first.body, delayOf(first)))
-    for (let sent = 0; sent < messages.length; sent += QUEUE_BATCH) {
-      await bindings[queue].sendBatch(messages.slice(sent, sent + QUEUE_BATCH))
-    }
+/** A class, because its getters then cost an invocation nothing until they are used. */
+class InvocationPlatform implements Platform {
+  readonly #isolate: Isolate
+  readonly #bindings: Bindings
+  readonly #invocation: Invocation
+  readonly #services = new Map<Service<unknown>, unknown>()
+  readonly meter: Meter
+  #db: Platform['db'] | undefined
+  #redis: Platform['redis'] | undefined
+  #counters: Platform['counters'] | undefined
+  #writeThrough: WriteThrough | undefined
+  #locks: Locks | undefined
+  #fences: Fences | undefined
+  #outbox: Outbox | undefined
+
+  constructor(isolate: Isolate, bindings: Bindings, invocation: Invocation) {
+    this.#isolate = isolate
+    this.#bindings = bindings
+    this.#invocation = invocation
+    this.meter = invocation.meter ?? newMeter()
   }
-  const services = new Map<Service<unknown>, unknown>()
-  function use<T>(service: Service<T>): T {
-    const provider = isolate.providers.get(service)
+
+  // Features take what they need out of the platform, so its functions know it without `this`.
+
+  readonly use = <T>(service: Service<T>): T => {
+    const { config, providers, services: kept } = this.#isolate
+    const provider = providers.get(service)
     if (!provider) throw new Error(`No feature provides ${service.name}`)
-    const built = provider.per === 'isolate' ? isolate.services : services
-    if (!built.has(service)) {
-      built.set(service, provider.per === 'isolate' ? provider.build(config) : provider.build(platform))
+    const built = provider.per === 'isolate' ? kept : this.#services
+    let value = built.get(service)
+    if (value === undefined) {
+      value = provider.per === 'isolate' ? provider.build(config) : provider.build(this)
+      built.set(service, value)
     }
-    return built.get(service) as T // `provide` types the builder by the service
+    return value as T // `provide` types the builder by the service
   }
 
-  const connect = createConnection(config.redis, breaker, meter, onSent)
-  const { readTimeoutMs, writeTimeoutMs } = config.redis
-  const redis = lazily<Platform['redis']>({
-    reads: () => connect({ timeoutMs: readTimeoutMs, isSafeTwice: true }),
-    writes: () => connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }),
-    once: () => connect({ timeoutMs: readTimeoutMs, isSafeTwice: false }),
-  })
-  const sendEvents = (messages: EventMessage[]) =>
-    enqueue(
-      'EVENTS',
-      messages.map((body) => ({ body })),
-    )
-  const platform: Platform = lazily(
-    {
-      db: () => drizzle(bindings.DB),
-      writeThrough: () => createWriteThrough(defer, config.redis.breakerCoolDownMs),
-      locks: () => createLocks({ redis: redis.writes, keys }),
-      fences: () => createFences(platform.db),
-      outbox: () => createOutbox(platform.db, sendEvents, defer, invocation.traceparent),
-    },
-    {
-      config,
-      features: isolate.features,
-      use,
-      redis,
-      counters: lazily<Platform['counters']>({
-        reads: () => createCounters(redis.reads, keys, COUNT_TTL_MS, defer),
-        writes: () => createCounters(redis.writes, keys, COUNT_TTL_MS, defer),
-      }),
-      cache: <T>(kind: CacheKind<T>, { isPrivate } = { isPrivate: false }) =>
-        createCache(
-          { redis: redis.reads, memory: isPrivate ? createMemory(0) : memory, defer, onEvent: onCacheEvent },
-          kind,
-        ),
-      enqueue,
-      bucket: bindings.BACKUPS,
-      queueBacklogs: () =>
-        Promise.all(QUEUES.map(async (name) => toBacklog(name.toLowerCase(), await bindings[name].metrics()))),
-      breaker,
-      memory,
-      recorder: isolate.recorder,
-      meter,
-      cacheEvents,
-      onSent,
-      onFailure: invocation.onFailure,
-      defer,
-      traceparent: invocation.traceparent,
-    },
-  )
-  return platform
+  readonly cache = <T>(kind: CacheKind<T>, { isPrivate } = { isPrivate: false }): Cache<T> => {
+    const { onCacheEvent: onEvent = () => {}, defer } = this.#invocation
+    const memory = isPrivate ? createMemory(0) : this.memory
+    return createCache({ redis: () => this.redis.reads, memory, defer, onEvent }, kind)
+  }
+
+  readonly enqueue = async (queue: QueueName, messages: MessageSendRequest[]): Promise<void> => {
+    const [first, ...rest] = messages
+    if (first && rest.length === 0) return void (await this.#bindings[queue].send(first.body, delayOf(first)))
+    for (let sent = 0; sent < messages.length; sent += QUEUE_BATCH) {
+      await this.#bindings[queue].sendBatch(messages.slice(sent, sent + QUEUE_BATCH))
+    }
+  }
+
+  readonly queueBacklogs = (): Promise<QueueBacklog[]> =>
+    Promise.all(QUEUES.map(async (name) => toBacklog(name.toLowerCase(), await this.#bindings[name].metrics())))
+
+  get config() {
+    return this.#isolate.config
+  }
+  get features() {
+    return this.#isolate.features
+  }
+  get breaker() {
+    return this.#isolate.breaker
+  }
+  get memory() {
+    return this.#isolate.memory
+  }
+  get recorder() {
+    return this.#isolate.recorder
+  }
+  get cacheEvents() {
+    return this.#invocation.cacheEvents ?? []
+  }
+  get onSent() {
+    return this.#invocation.onSent ?? (() => {})
+  }
+  get onFailure() {
+    return this.#invocation.onFailure
+  }
+  get defer() {
+    return this.#invocation.defer
+  }
+  get traceparent() {
+    return this.#invocation.traceparent
+  }
+  get bucket() {
+    return this.#bindings.BACKUPS
+  }
+
+  get db() {
+    return (this.#db ??= drizzle(this.#bindings.DB))
+  }
+  get redis() {
+    if (this.#redis) return this.#redis
+    const { readTimeoutMs, writeTimeoutMs } = this.config.redis
+    const connect = createConnection(this.config.redis, this.breaker, this.meter, this.onSent)
+    return (this.#redis = {
+      reads: connect({ timeoutMs: readTimeoutMs, isSafeTwice: true }),
+      writes: connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }),
+      once: connect({ timeoutMs: readTimeoutMs, isSafeTwice: false }),
+    })
+  }
+  get counters() {
+    return (this.#counters ??= {
+      reads: createCounters(this.redis.reads, keys, COUNT_TTL_MS, this.defer),
+      writes: createCounters(this.redis.writes, keys, COUNT_TTL_MS, this.defer),
+    })
+  }
+  get writeThrough() {
+    return (this.#writeThrough ??= createWriteThrough(this.defer, this.config.redis.breakerCoolDownMs))
+  }
+  get locks() {
+    return (this.#locks ??= createLocks({ redis: this.redis.writes, keys }))
+  }
+  get fences() {
+    return (this.#fences ??= createFences(this.db))
+  }
+  get outbox() {
+    if (this.#outbox) return this.#outbox
+    const enqueue = (messages: EventMessage[]) =>
+      this.enqueue(
+        'EVENTS',
+        messages.map((body) => ({ body })),
+      )
+    return (this.#outbox = createOutbox(this.db, enqueue, this.defer, this.traceparent))
+  }
 }
 
 /**
@@ -227,12 +283,16 @@ export function beginInvocation(
       const deferred = waiting ?? []
       waiting = undefined
       for (const work of deferred) run(work)
-      const record = async () => {
-        for (const work of running) await work
+      const record = () => {
         watch.end({ ...outcome, meter: platform.meter })
         for (const { afterInvocation } of isolate.features) afterInvocation?.(platform)
       }
-      waitUntil(record())
+      if (running.length === 0) return record()
+      const recordLater = async () => {
+        for (const work of running) await work
+        record()
+      }
+      waitUntil(recordLater())
     },
   }
 }

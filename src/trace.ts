@@ -8,16 +8,26 @@ export interface Trace {
   flags: string
 }
 
-const hex = (bytes: number) =>
-  Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (byte) => byte.toString(16).padStart(2, '0')).join('')
+/** Random bytes as hex digits, drawn for many requests at once. */
+let pool = ''
+const POOL_BYTES = 4_096
+
+/** New random hex digits, two for each byte. */
+export function randomHex(bytes: number): string {
+  if (pool.length < 2 * bytes) pool = Buffer.from(crypto.getRandomValues(new Uint8Array(POOL_BYTES))).toString('hex')
+  const digits = pool.slice(0, 2 * bytes)
+  pool = pool.slice(2 * bytes)
+  return digits
+}
 
 /**
  * Joins the trace of a `traceparent` header, or begins a new trace if the header is not valid (W3C Trace Context §3.2).
  * Valid: lower-case hex, ids with a digit other than 0, any version but ff. Later versions may have more fields.
  */
 export function joinTrace(header: string | undefined): Trace {
+  if (header === undefined) return { traceId: randomHex(16), spanId: randomHex(8), flags: '00' }
   const [, version, traceId, parentId, flags, rest] =
-    /^([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-.*)?$/.exec(header ?? '') ?? []
+    /^([\da-f]{2})-([\da-f]{32})-([\da-f]{16})-([\da-f]{2})(-.*)?$/.exec(header) ?? []
   const isValid =
     version !== undefined &&
     version !== 'ff' &&
@@ -25,7 +35,7 @@ export function joinTrace(header: string | undefined): Trace {
     !/^0+$/.test(traceId ?? '') &&
     !/^0+$/.test(parentId ?? '')
   const joined = isValid ? { traceId, flags } : {}
-  return { traceId: joined.traceId ?? hex(16), spanId: hex(8), flags: joined.flags ?? '00' }
+  return { traceId: joined.traceId ?? randomHex(16), spanId: randomHex(8), flags: joined.flags ?? '00' }
 }
 
 /** The `traceparent` header for requests that continue the trace. */

@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
-import { revalidate } from '../http/caching.ts'
+import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { id, pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -31,8 +31,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
       const [page] = await Promise.all([use(commentsService).ofPost(id, limit, cursor), use(postsService).get(id)])
-      revalidate(c)
-      return c.json(page)
+      return answerCacheable(c, page)
     },
   )
   .post(

@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import { admit } from '../http/admit.ts'
-import { revalidate } from '../http/caching.ts'
+import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery, pageSchema } from '../http/input.ts'
 import { doc, valid } from '../http/openapi.ts'
@@ -21,7 +21,6 @@ export const feed = new Hono<AppEnv>().get(
   async (c) => {
     const { limit, cursor } = c.req.valid('query')
     const page = await c.var.use(feedService).page(c.var.userId, limit, cursor)
-    revalidate(c)
-    return c.json(page)
+    return answerCacheable(c, page)
   },
 )

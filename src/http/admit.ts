@@ -85,8 +85,9 @@ export function admit<R extends SessionRule>(
   const { session } = rule
   const isAlongside = 'check' in rule && rule.check === 'alongside'
   const middleware: MiddlewareHandler<AppEnv> = async (c, next) => {
-    const { config, use, defer } = c.var
-    const { isStrict } = config.limits[name]
+    const use = c.get('use')
+    const defer = c.get('defer')
+    const { isStrict } = c.get('config').limits[name]
     const add = c.set as (name: 'caller' | 'userId', value: unknown) => void // `Admitted` types them
     const limits = use(limitsService)
     const claims = readClaims(c)
@@ -112,11 +113,12 @@ export function admit<R extends SessionRule>(
 
     const isCheckedBefore = session !== 'none' && !isAlongside
     const needsCheck = isCheckedBefore || (isStrict && subject !== address)
+    let allowance = known
+    let isSignedIn = false
     // Sent in the same turn, both travel in one request.
-    let [allowance, isSignedIn]: [Allowance | undefined, boolean] = await Promise.all([
-      isStrict ? spend(c, name, subject) : known,
-      needsCheck ? check() : false,
-    ])
+    if (isStrict || needsCheck) {
+      ;[allowance, isSignedIn] = await Promise.all([isStrict ? spend(c, name, subject) : known, needsCheck && check()])
+    }
     if (needsCheck && !isSignedIn && subject !== address) {
       allowance = await countAgainstAddress(c, name, subject, allowance)
       subject = address
@@ -130,13 +132,17 @@ export function admit<R extends SessionRule>(
       throw sessionEnded()
     }
 
-    await next()
     setLimitHeaders(c, name, allowance)
+    await next()
     if (isStrict) return
-    defer(async () => {
-      const isTheirs = claims === undefined || subject === address || wasLive(c, claims) || (await check())
-      await limits.takeLater(name, isTheirs ? subject : address, costOf(c))
-    })
+    const note = (whose: string) => limits.note(name, whose, costOf(c))
+    if (claims === undefined || subject === address || wasLive(c, claims)) {
+      if (note(subject)) defer(() => limits.count())
+    } else {
+      defer(async () => {
+        if (note((await check()) ? subject : address)) await limits.count()
+      })
+    }
   }
   const spec = { 'x-rate-limit': name, security: SECURITY[session] }
   return described(spec, middleware) as unknown as MiddlewareHandler<AdmittedEnv<R>> // it added what `Admitted` says

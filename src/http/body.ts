@@ -3,11 +3,11 @@ import { createMiddleware } from 'hono/factory'
 import { Problem } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
-/** Refuses bodies that are too large or compressed. No route reads the body of a GET or HEAD request. */
+/**
+ * Refuses bodies that are too large or compressed. Not for GET and HEAD: no route reads their bodies, and `bodyLimit` would
+ * rebuild the request, which the platform does not allow for those methods.
+ */
 export const checkBody = createMiddleware<AppEnv>(async (c, next) => {
-  const { method } = c.req
-  // `bodyLimit` would rebuild the request, and the platform builds no GET or HEAD request with a body.
-  if (method === 'GET' || method === 'HEAD') return next()
   const encoding = c.req.header('Content-Encoding')?.trim().toLowerCase() ?? ''
   if (encoding !== '' && encoding !== 'identity') {
     c.header('Accept-Encoding', 'identity') // RFC 9110 §12.5.3

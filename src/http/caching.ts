@@ -1,4 +1,6 @@
+import { createHash } from 'node:crypto'
 import { invalidField } from '../errors.ts'
+import { answerHeaders } from './answer.ts'
 import type { RequestContext } from './context.ts'
 import { parseVersions } from './headers.ts'
 
@@ -20,11 +22,27 @@ export function allowedVersions(c: RequestContext): number[] | undefined {
 }
 
 /**
- * Lets clients store an answer and revalidate it (RFC 9111). With `parts` the answer gets the entity tag `"version-…"`.
- * Without, the `etag` middleware hashes the body.
+ * Answers JSON that clients may store and revalidate (RFC 9111). Its entity tag is `"version-…"` of `parts`: pass all that
+ * can change in the body. Without parts it is a hash of the body. A request whose `If-None-Match` has the tag gets a 304.
+ * The answer has all its headers at once; those set by `c.header` are not part of it.
  */
-export function revalidate(c: RequestContext, ...parts: (number | string)[]): void {
-  if (parts.length > 0) c.header('ETag', etagOf(...parts))
-  c.header('Cache-Control', c.var.claims ? 'private, no-cache' : 'public, no-cache')
-  c.header('Vary', 'Authorization, Cookie', { append: true })
+export function answerCacheable(c: RequestContext, value: object, ...parts: (number | string)[]): Response {
+  const body = JSON.stringify(value)
+  const tag = parts.length > 0 ? etagOf(...parts) : `"${createHash('sha1').update(body).digest('base64url')}"`
+  const headers = answerHeaders(c)
+  headers['ETag'] = tag
+  headers['Cache-Control'] = c.get('claims') ? 'private, no-cache' : 'public, no-cache'
+  headers['Vary'] =
+    headers['Vary'] === undefined ? 'Authorization, Cookie' : `Authorization, Cookie, ${headers['Vary']}`
+  const isCurrent = matches(c.req.header('If-None-Match'), tag)
+  if (!isCurrent) headers['Content-Type'] = 'application/json'
+  const answer = new Response(isCurrent ? null : body, { status: isCurrent ? 304 : 200, headers })
+  c.get('answer').complete = answer
+  return answer
+}
+
+/** Whether the condition of a read (RFC 9110 §13.1.2) names `tag`. The comparison is weak. */
+function matches(condition: string | undefined, tag: string): boolean {
+  if (condition === undefined) return false
+  return condition.trim() === '*' || condition.split(',').some((listed) => listed.trim().replace(/^W\//, '') === tag)
 }

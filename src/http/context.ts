@@ -1,8 +1,6 @@
 import type { Context } from 'hono'
 import type { Config } from '../config.ts'
 import type { Platform, Use } from '../platform.ts'
-import type { CacheEvent } from '../redis/cache.ts'
-import type { Meter } from '../redis/client.ts'
 import type { Claims } from '../redis/session.ts'
 import type { Trace } from '../trace.ts'
 
@@ -18,11 +16,14 @@ export interface AppEnv {
     requestId: string
     /** What the token of the request claims, if the token is genuine. Null: read, and there is none. Its session may have ended. */
     claims?: Claims | null
-    /** What this request has cost so far. */
-    meter: Meter
-    /** What happened in the caches so far. */
-    cacheEvents: readonly CacheEvent[]
     trace: Trace
+    /** What is known of the answer before its route has made it. */
+    answer: {
+      /** What it says about the limit of its route. */
+      limitHeaders?: Record<string, string>
+      /** The answer that has all its headers. */
+      complete?: Response
+    }
     /** Runs the deferred work and records the request. Set once the Worker is configured. */
     onAnswered?: (outcome: { route: string; status: number; ms: number }) => void
     /** Runs work after the answer, all of it at once: its commands share round trips. Failures are logged. */
@@ -31,4 +32,4 @@ export interface AppEnv {
 }
 
 /** What helpers need of the context. The context of every route has it, whatever `admit` adds. */
-export type RequestContext = Pick<Context<AppEnv>, 'req' | 'header' | 'newResponse' | 'var'>
+export type RequestContext = Pick<Context<AppEnv>, 'req' | 'header' | 'newResponse' | 'var' | 'get'>

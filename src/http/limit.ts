@@ -30,13 +30,13 @@ export function requireAllowed(c: Context<AppEnv>, name: LimitName, allowance: A
 }
 
 /**
- * Sets `RateLimit-Policy`, and `RateLimit` if the allowance is known (draft-ietf-httpapi-ratelimit-headers-10).
+ * Gives the answer `RateLimit-Policy`, and `RateLimit` if the allowance is known (draft-ietf-httpapi-ratelimit-headers-10).
  */
 export function setLimitHeaders(c: Context<AppEnv>, name: LimitName, allowance: Allowance | undefined): void {
-  const { limit, windowSeconds } = c.var.config.limits[name]
-  c.header('RateLimit-Policy', `"${name}";q=${limit};w=${windowSeconds}`)
-  if (!allowance) return
-  c.header('RateLimit', `"${name}";r=${allowance.remaining};t=${secondsUntil(allowance.resetsAt)}`)
+  const { limit, windowSeconds } = c.get('config').limits[name]
+  const headers: Record<string, string> = { 'RateLimit-Policy': `"${name}";q=${limit};w=${windowSeconds}` }
+  if (allowance) headers['RateLimit'] = `"${name}";r=${allowance.remaining};t=${secondsUntil(allowance.resetsAt)}`
+  c.get('answer').limitHeaders = headers
 }
 
 /** The network of the request as the subject of a limit. */
@@ -73,8 +73,12 @@ export function limitLocally(limit = LOCAL_LIMIT, security: Record<string, strin
   })
 }
 
+/** An IPv4 address as Cloudflare writes it. Parsing it would return the same. */
+const PLAIN_IPV4 = /^(?:(?:0|[1-9]\d{0,2})\.){3}(?:0|[1-9]\d{0,2})$/
+
 /** The IPv4 address, or the /64 network of an IPv6 address: one customer has all of it (RFC 6177). */
 export function networkOf(address: string): string {
+  if (PLAIN_IPV4.test(address)) return address
   if (!ipaddr.isValid(address)) return address
   const parsed = ipaddr.process(address) // IPv4-mapped IPv6 becomes IPv4
   if (!('parts' in parsed)) return parsed.toString()

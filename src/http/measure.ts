@@ -1,19 +1,4 @@
-import { createMiddleware } from 'hono/factory'
 import type { CacheEvent } from '../redis/cache.ts'
-import type { AppEnv } from './context.ts'
-
-/**
- * Adds the cost of an answer to its headers: `Server-Timing` (W3C) with the commands, round trips and milliseconds of
- * Redis, and `Cache-Status` (RFC 9211) with the outcome of each cache layer.
- */
-export const measure = createMiddleware<AppEnv>(async (c, next) => {
-  await next()
-  const { meter, cacheEvents } = c.var
-  const cost = `${meter.commands} commands, ${meter.roundTrips} round trips`
-  c.header('Server-Timing', `redis;dur=${meter.waitedMs.toFixed(1)};desc="${cost}"`)
-  const status = cacheStatus(cacheEvents)
-  if (status !== '') c.header('Cache-Status', status)
-})
 
 /** The value of `Cache-Status`: the cache layers of a request, the layer nearest to the source of truth first. */
 export function cacheStatus(events: readonly CacheEvent[]): string {

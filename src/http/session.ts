@@ -19,21 +19,26 @@ export const setSessionCookie = (c: Context, token: string, expires: Date) =>
   setCookie(c, COOKIE, token, { ...COOKIE_OPTIONS, expires })
 export const deleteSessionCookie = (c: Context) => deleteCookie(c, COOKIE, COOKIE_OPTIONS)
 
-const cookieOf = (c: Context) => getCookie(c, COOKIE, 'host')
+const cookieOf = (c: Context) => (c.req.header('Cookie') === undefined ? undefined : getCookie(c, COOKIE, 'host'))
 
 /** The bearer token of the request. */
-export const bearerOf = (c: Pick<Context, 'req'>) => parseBearer(c.req.header('Authorization') ?? '')
+export function bearerOf(c: Pick<Context, 'req'>): string | undefined {
+  const header = c.req.header('Authorization')
+  return header === undefined ? undefined : parseBearer(header)
+}
 
 /** Whether the request presents a credential, genuine or not. */
 export const hasCredential = (c: Context) => c.req.header('Authorization') !== undefined || cookieOf(c) !== undefined
 
 /** The claims of the bearer token, or else of the cookie. Undefined: there is no genuine token. Costs no round trip. */
 export function readClaims(c: Context<AppEnv>): Claims | undefined {
-  if (c.var.claims === undefined) {
+  let claims = c.get('claims')
+  if (claims === undefined) {
     const token = bearerOf(c) ?? cookieOf(c)
-    c.set('claims', (token === undefined ? undefined : c.var.use(sessionTokens).read(token)) ?? null)
+    claims = (token === undefined ? undefined : c.get('use')(sessionTokens).read(token)) ?? null
+    c.set('claims', claims)
   }
-  return c.var.claims ?? undefined
+  return claims ?? undefined
 }
 
 /** Whether the session of these claims is live. One round trip. */
@@ -47,7 +52,7 @@ export async function isLive(c: Context<AppEnv>, claims: Claims): Promise<boolea
 
 /** Whether this isolate has seen the session live within a minute. Costs no round trip. */
 export function wasLive(c: Context<AppEnv>, { sessionId }: Claims): boolean {
-  const remainingMs = (c.var.use(limitState).live.get(sessionId) ?? 0) - Date.now()
+  const remainingMs = (c.get('use')(limitState).live.get(sessionId) ?? 0) - Date.now()
   return remainingMs > 0 && remainingMs <= REMEMBERED_MS // more: the clock was set back
 }
 

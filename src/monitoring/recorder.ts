@@ -61,6 +61,13 @@ const STEP_COLUMNS = [
 const ROUTE_COLUMNS = ['requests', '2xx', '3xx', '4xx', '5xx', 'commands', 'billed', 'roundTrips', 'totalMs'] as const
 const OUTCOMES = ['hit', 'stale', 'negative', 'miss', 'error', 'load', 'store', 'lost', 'refused'] as const
 
+/** The position of each column. */
+const indexOf = <Name extends string>(names: readonly Name[]) =>
+  Object.fromEntries(names.map((name, i) => [name, i])) as Columns<Name> // exactly these names
+const STEP_INDEX = indexOf(STEP_COLUMNS)
+const ROUTE_INDEX = indexOf(ROUTE_COLUMNS)
+const OUTCOME_INDEX = indexOf(OUTCOMES)
+
 /** Upper bounds of the latency histogram (ms, inclusive). One more bucket holds longer latencies. */
 export const BOUNDS_MS = [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1_200, 2_000, 5_000, 10_000]
 
@@ -181,8 +188,7 @@ export function createRecorder(slowMs: number) {
 
   const stepAt = (now: number) =>
     rowOf(held.steps, String(Math.floor(now / (STEP_SECONDS * 1_000))), STEP_COLUMNS.length + BUCKETS)
-  const bumpStep = (step: number[], column: (typeof STEP_COLUMNS)[number], by = 1) =>
-    bump(step, STEP_COLUMNS.indexOf(column), by)
+  const bumpStep = (step: number[], column: (typeof STEP_COLUMNS)[number], by = 1) => bump(step, STEP_INDEX[column], by)
 
   function countKeys({ commands }: Sent): void {
     for (const command of commands) {
@@ -224,7 +230,7 @@ export function createRecorder(slowMs: number) {
         },
 
         end({ route, status, ms, meter }: Outcome, now = Date.now()): void {
-          const rounded = Number(ms.toFixed(1)) // for the bytes of a report
+          const rounded = Math.round(ms * 10) / 10 // for the bytes of a report
           const bucket = bucketOf(ms)
           const step = stepAt(now)
           bumpStep(step, 'commands', meter.commands)
@@ -240,7 +246,7 @@ export function createRecorder(slowMs: number) {
           }
 
           const row = rowOf(held.routes, route, ROUTE_COLUMNS.length + BUCKETS)
-          const count = (column: (typeof ROUTE_COLUMNS)[number], by = 1) => bump(row, ROUTE_COLUMNS.indexOf(column), by)
+          const count = (column: (typeof ROUTE_COLUMNS)[number], by = 1) => bump(row, ROUTE_INDEX[column], by)
           count('requests')
           if (status !== undefined && status >= 200) count(classOf(status))
           count('commands', meter.commands)
@@ -250,11 +256,12 @@ export function createRecorder(slowMs: number) {
           bump(row, ROUTE_COLUMNS.length + bucket)
 
           for (const { cache, layer, outcome } of events) {
-            bump(rowOf(held.caches, `${cache} ${layer}`, OUTCOMES.length), OUTCOMES.indexOf(outcome))
+            bump(rowOf(held.caches, `${cache} ${layer}`, OUTCOMES.length), OUTCOME_INDEX[outcome])
             if (layer === 'loader') continue
             if (isHit(outcome)) bumpStep(step, `${layer}Hits`)
             if (isMiss(outcome)) bumpStep(step, `${layer}Misses`)
           }
+          if (slow.length === 0) return
           held.slow = slowest([...held.slow, ...slow.map((trip) => Object.assign(trip, { route }))])
         },
       }

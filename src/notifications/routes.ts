@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import { admit } from '../http/admit.ts'
-import { revalidate } from '../http/caching.ts'
+import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -28,8 +28,7 @@ export const notifications = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const notifications = c.var.use(notificationsService)
       const page = await c.var.caller.read((userId) => notifications.page(userId, limit, cursor))
-      revalidate(c)
-      return c.json(page)
+      return answerCacheable(c, page)
     },
   )
   .post(

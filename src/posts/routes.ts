@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
-import { allowedVersions, etagOf, revalidate } from '../http/caching.ts'
+import { allowedVersions, answerCacheable, etagOf } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { Count, idsQuery, limitOf, pageQuery, pageSchema } from '../http/input.ts'
 import { addressSubject } from '../http/limit.ts'
@@ -67,10 +67,9 @@ export const posts = new Hono<AppEnv>()
     valid('query', idsQuery('p')),
     async (c) => {
       const { ids } = c.req.valid('query')
-      const posts = c.var.use(postsService)
-      const items = await c.var.caller.read((viewerId) => posts.getMany(ids, viewerId))
-      revalidate(c)
-      return c.json({ items, nextCursor: null })
+      const posts = c.get('use')(postsService)
+      const items = await c.get('caller').read((viewerId) => posts.getMany(ids, viewerId))
+      return answerCacheable(c, { items, nextCursor: null })
     },
   )
   .get(
@@ -88,10 +87,9 @@ export const posts = new Hono<AppEnv>()
     valid('query', v.object({ limit: limitOf(20, 100) })),
     async (c) => {
       const { limit } = c.req.valid('query')
-      const posts = c.var.use(postsService)
-      const items = await c.var.caller.read((viewerId) => posts.hot(limit, viewerId))
-      revalidate(c)
-      return c.json({ items, nextCursor: null })
+      const posts = c.get('use')(postsService)
+      const items = await c.get('caller').read((viewerId) => posts.hot(limit, viewerId))
+      return answerCacheable(c, { items, nextCursor: null })
     },
   )
   .get(
@@ -101,10 +99,9 @@ export const posts = new Hono<AppEnv>()
     valid('param', PostId),
     async (c) => {
       const { id } = c.req.valid('param')
-      const posts = c.var.use(postsService)
-      const post = await c.var.caller.read((viewerId) => posts.get(id, viewerId))
-      revalidate(c, ...tagParts(post))
-      return c.json(post)
+      const posts = c.get('use')(postsService)
+      const post = await c.get('caller').read((viewerId) => posts.get(id, viewerId))
+      return answerCacheable(c, post, ...tagParts(post))
     },
   )
   .patch(
@@ -192,7 +189,6 @@ export const postsByAuthor = new Hono<AppEnv>().get(
       caller.read((viewerId) => use(postsService).byAuthor(id, limit, cursor, viewerId)),
       use(usersService).get(id),
     ])
-    revalidate(c)
-    return c.json(page)
+    return answerCacheable(c, page)
   },
 )

@@ -17,9 +17,9 @@ export const rateLimit: Feature = {
       uncounted: createUncounted(),
       live: createBoundedMap(KNOWN_CALLERS, () => 1),
     })),
-    provide(limitsService, ({ redis, use, config }) => {
-      const { known, uncounted } = use(limitState)
-      return createRateLimit(redis.once, known, uncounted, config.limits, keys.rateLimit)
+    provide(limitsService, (platform) => {
+      const { known, uncounted } = platform.use(limitState)
+      return createRateLimit(() => platform.redis.once, known, uncounted, platform.config.limits, keys.rateLimit)
     }),
   ],
   routes: [['/v1/rate-limit', routes]],

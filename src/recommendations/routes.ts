@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
-import { revalidate } from '../http/caching.ts'
+import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { limitOf, pageSchema } from '../http/input.ts'
 import { doc, valid } from '../http/openapi.ts'
@@ -28,7 +28,6 @@ export const recommendations = new Hono<AppEnv>().get(
     const recommendations = use(recommendationsService)
     const ids = await recommendations.list(caller.claims.userId)
     const items = await caller.read((userId) => recommendations.read(ids, userId, limit))
-    revalidate(c)
-    return c.json({ items, nextCursor: null })
+    return answerCacheable(c, { items, nextCursor: null })
   },
 )

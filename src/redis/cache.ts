@@ -17,8 +17,8 @@ export interface CacheEvent {
 }
 
 export interface CacheDependencies {
-  /** Every command sent here may run twice. */
-  redis: Redis
+  /** Every command sent here may run twice. Called when memory has no answer. */
+  redis: () => Redis
   memory: Memory
   /** Runs work after the answer. */
   defer: (work: () => Promise<unknown>) => void
@@ -57,8 +57,6 @@ export interface CacheKind<T> extends CachePolicy {
   /** Key of a number: raising it expires every entry of the kind at once. */
   generationKey?: string
 }
-
-export type Cache<T> = ReturnType<typeof createCache<T>>
 
 /** Returns the values of `ids` in their order, `null` for what does not exist. */
 export type Load<T> = (ids: string[]) => Promise<(T | null)[]>
@@ -169,177 +167,230 @@ const leaseOf = (key: string) => `${key}:lease`
  * value from Redis, others do. All four are safe to repeat. When the loader fails, a value within `staleIfErrorMs` is
  * served unless it was invalidated; otherwise the error is thrown. Errors are never cached.
  */
-export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<T>) {
-  const { redis, memory, defer, onEvent, now = Date.now, random = Math.random } = dependencies
-  const { key: keyOf, generationKey } = kind
-  const keepMs = kind.freshMs + Math.max(kind.staleMs, kind.staleIfErrorMs)
+export const createCache = <T>(dependencies: CacheDependencies, kind: CacheKind<T>) => new Cache(dependencies, kind)
 
+/** A class, because every invocation creates caches: methods cost it nothing until they are used. */
+export class Cache<T> {
+  readonly #dependencies: CacheDependencies
+  readonly #kind: CacheKind<T>
+  /** How long Redis keeps an entry. */
+  readonly #keepMs: number
+  readonly #memory: Memory
+  readonly #defer: CacheDependencies['defer']
   /** Loads of this invocation that Redis does not have yet, by key: a second read joins them, and does not wait for their leases. */
-  const pendingLoads = new Map<string, PendingLoad<T>>()
+  readonly #pendingLoads = new Map<string, PendingLoad<T>>()
 
-  const emit = (layer: CacheEvent['layer'], outcome: CacheEvent['outcome'], ttlMs?: number) =>
-    onEvent({ cache: kind.name, layer, outcome, ...(ttlMs === undefined ? {} : { ttlMs }) })
-  const emitError = () => emit('redis', 'error')
+  constructor(dependencies: CacheDependencies, kind: CacheKind<T>) {
+    this.#dependencies = dependencies
+    this.#kind = kind
+    this.#memory = dependencies.memory
+    this.#defer = dependencies.defer
+    this.#keepMs = kind.freshMs + Math.max(kind.staleMs, kind.staleIfErrorMs)
+  }
+
+  get #redis(): Redis {
+    return this.#dependencies.redis()
+  }
+
+  #now(): number {
+    return this.#dependencies.now?.() ?? Date.now()
+  }
+
+  #random(): number {
+    return this.#dependencies.random?.() ?? Math.random()
+  }
+
+  #emit(layer: CacheEvent['layer'], outcome: CacheEvent['outcome'], ttlMs?: number): void {
+    const cache = this.#kind.name
+    this.#dependencies.onEvent(ttlMs === undefined ? { cache, layer, outcome } : { cache, layer, outcome, ttlMs })
+  }
+
+  readonly #emitError = () => this.#emit('redis', 'error')
 
   // An entry loaded in the future is from before the clock was set back: how long it is fresh is not known.
-  const isFresh = (entry: CacheEntry<T>, time = now()) => time < entry.f && entry.l <= time + CLOCK_SKEW_MS
-  const isServable = (entry: CacheEntry<T>, time = now()) =>
-    entry.d === null ? isFresh(entry, time) : time < entry.f + kind.staleMs
-  const isServableOnError = (entry: CacheEntry<T>) => entry.d !== null && now() < entry.f + kind.staleIfErrorMs
+  #isFresh(entry: CacheEntry<T>, time = this.#now()): boolean {
+    return time < entry.f && entry.l <= time + CLOCK_SKEW_MS
+  }
 
-  function serve(layer: 'memory' | 'redis', entry: CacheEntry<T>): T | null {
-    const ttlMs = entry.f - now()
-    emit(layer, ttlMs <= 0 ? 'stale' : entry.d === null ? 'negative' : 'hit', ttlMs)
+  #isServable(entry: CacheEntry<T>, time = this.#now()): boolean {
+    return entry.d === null ? this.#isFresh(entry, time) : time < entry.f + this.#kind.staleMs
+  }
+
+  #isServableOnError(entry: CacheEntry<T>): boolean {
+    return entry.d !== null && this.#now() < entry.f + this.#kind.staleIfErrorMs
+  }
+
+  #serve(layer: 'memory' | 'redis', entry: CacheEntry<T>): T | null {
+    const ttlMs = entry.f - this.#now()
+    this.#emit(layer, ttlMs <= 0 ? 'stale' : entry.d === null ? 'negative' : 'hit', ttlMs)
     return entry.d
   }
 
-  function newEntry(value: T | null, generation: number, loadedAt: number): CacheEntry<T> {
-    const freshMs = value === null ? kind.negativeMs : kind.freshMs * (0.9 + 0.2 * random()) // jitter: ±10 %
-    const version = value === null ? 0 : kind.versionOf(value)
-    return { v: version, f: now() + Math.round(freshMs), l: loadedAt, g: generation, d: value }
+  #newEntry(value: T | null, generation: number, loadedAt: number): CacheEntry<T> {
+    const freshMs = value === null ? this.#kind.negativeMs : this.#kind.freshMs * (0.9 + 0.2 * this.#random()) // jitter: ±10 %
+    const version = value === null ? 0 : this.#kind.versionOf(value)
+    return { v: version, f: this.#now() + Math.round(freshMs), l: loadedAt, g: generation, d: value }
   }
 
   // Only `remember` writes our keys to memory, so its entries are of our type.
-  const slotOf = (key: string) => memory.get(key) as Slot<T> | undefined
+  #slotOf(key: string): Slot<T> | undefined {
+    return this.#memory.get(key) as Slot<T> | undefined
+  }
 
   /** Remembers what `read` returned. `confirmedAt`: when the last request began that returned it. */
-  function remember(key: string, entry: CacheEntry<T>, read: ReadStart, confirmedAt = read.at): void {
-    if (generationKey !== undefined && memory.isMarked(generationKey, read)) return
-    const time = now()
+  #remember(key: string, entry: CacheEntry<T>, read: ReadStart, confirmedAt = read.at): void {
+    const { generationKey } = this.#kind
+    if (generationKey !== undefined && this.#memory.isMarked(generationKey, read)) return
+    const time = this.#now()
     // A stale entry is kept for a second, so that not every reader of this isolate refreshes it.
-    const until = Math.min(confirmedAt + kind.memoryMs, isFresh(entry, time) ? entry.f : confirmedAt + 1_000)
-    memory.remember(key, entry, { sequence: read.sequence, at: confirmedAt }, until, time)
+    const until = Math.min(
+      confirmedAt + this.#kind.memoryMs,
+      this.#isFresh(entry, time) ? entry.f : confirmedAt + 1_000,
+    )
+    this.#memory.remember(key, entry, { sequence: read.sequence, at: confirmedAt }, until, time)
   }
 
   /** What memory may answer without Redis. */
-  function fromMemory(key: string): CacheEntry<T> | undefined {
-    const slot = slotOf(key)
+  #fromMemory(key: string): CacheEntry<T> | undefined {
+    const slot = this.#slotOf(key)
     if (!slot?.entry) return undefined
-    const time = now()
-    return slot.since <= time && time < slot.until && isServable(slot.entry, time) ? slot.entry : undefined
+    const time = this.#now()
+    return slot.since <= time && time < slot.until && this.#isServable(slot.entry, time) ? slot.entry : undefined
   }
 
-  const isMarked = (key: string, read: ReadStart) =>
-    memory.isMarked(key, read) || (generationKey !== undefined && memory.isMarked(generationKey, read))
+  #isMarked(key: string, read: ReadStart): boolean {
+    const { generationKey } = this.#kind
+    if (this.#memory.isMarked(key, read)) return true
+    return generationKey !== undefined && this.#memory.isMarked(generationKey, read)
+  }
 
-  const isOutdated = (key: string, entry: CacheEntry<T>) =>
-    memory.isOutdated(key, entry, now()) ||
-    (generationKey !== undefined && memory.isOutdated(generationKey, entry, now()))
+  #isOutdated(key: string, entry: CacheEntry<T>): boolean {
+    const { generationKey } = this.#kind
+    if (this.#memory.isOutdated(key, entry, this.#now())) return true
+    return generationKey !== undefined && this.#memory.isOutdated(generationKey, entry, this.#now())
+  }
 
   /**
    * Adds to `values` what other loads of this invocation return, unless such a load fails, began `memoryMs` ago or
    * earlier, or is out of date.
    */
-  async function join(ids: string[], values: Values<T>): Promise<void> {
+  async #join(ids: string[], values: Values<T>): Promise<void> {
     for (const id of ids) {
-      const key = keyOf(id)
-      const pending = pendingLoads.get(key)
-      if (!pending || now() - pending.read.at >= kind.memoryMs || isMarked(key, pending.read)) continue
+      const key = this.#kind.key(id)
+      const pending = this.#pendingLoads.get(key)
+      if (!pending || this.#now() - pending.read.at >= this.#kind.memoryMs || this.#isMarked(key, pending.read))
+        continue
       const entry = (await pending.entries.catch(() => undefined))?.get(key)
-      if (entry) values.set(id, serve('memory', entry))
+      if (entry) values.set(id, this.#serve('memory', entry))
     }
   }
 
-  const withGeneration = (keys: string[]) => (generationKey === undefined ? keys : [...keys, generationKey])
+  #withGeneration(keys: string[]): string[] {
+    const { generationKey } = this.#kind
+    return generationKey === undefined ? keys : [...keys, generationKey]
+  }
 
-  function parse(keys: string[], replies: unknown[], read: ReadStart): Lookup<T> {
-    const generation = generationKey === undefined ? 0 : Number(replies[keys.length] ?? 0)
+  #parse(keys: string[], replies: unknown[], read: ReadStart): Lookup<T> {
+    const generation = this.#kind.generationKey === undefined ? 0 : Number(replies[keys.length] ?? 0)
     const entries = new Map<string, CacheEntry<T>>()
     for (const [i, key] of keys.entries()) {
       // The SDK has parsed the JSON. Only STORE and `invalidate` write these keys: anything but an object is a tombstone.
       const entry = replies[i] as CacheEntry<T> | string | null
       if (typeof entry !== 'object' || entry?.g !== generation) {
-        memory.forget(key, read) // it may have been invalidated: then memory must not serve it on errors either
-      } else if (!isOutdated(key, entry)) {
+        this.#memory.forget(key, read) // it may have been invalidated: then memory must not serve it on errors either
+      } else if (!this.#isOutdated(key, entry)) {
         entries.set(key, entry)
       }
     }
     return { entries, generation }
   }
 
-  const look = async (keys: string[], read: ReadStart) =>
-    parse(keys, await redis.mget<unknown[]>(...withGeneration(keys)), read)
+  async #look(keys: string[], read: ReadStart): Promise<Lookup<T>> {
+    return this.#parse(keys, await this.#redis.mget<unknown[]>(...this.#withGeneration(keys)), read)
+  }
 
   /**
    * Claims the leases of those of `keys` that are `free`, and looks at all again: another reader may have filled since the
    * first look. `MGET` says which leases are ours: the reply to a `SET` that was repeated does not. It also says which are
    * free now. A command for each claim, and one.
    */
-  async function claim(
+  async #claim(
     keys: string[],
     nonce: string,
     isFree: (key: string) => boolean = () => true,
   ): Promise<Lookup<T> & { read: ReadStart; claimed: Set<string>; free: Set<string> }> {
-    const read = memory.begin(now())
-    const pipeline = redis.pipeline()
-    for (const key of keys.filter(isFree)) pipeline.set(leaseOf(key), nonce, { nx: true, px: kind.leaseMs })
-    const looked = withGeneration(keys)
+    const read = this.#memory.begin(this.#now())
+    const pipeline = this.#redis.pipeline()
+    for (const key of keys.filter(isFree)) {
+      pipeline.set(leaseOf(key), nonce, { nx: true, px: this.#kind.leaseMs })
+    }
+    const looked = this.#withGeneration(keys)
     pipeline.mget(...looked, ...keys.map(leaseOf))
     const replies = await pipeline.exec<unknown[]>()
     const values = replies.at(-1) as unknown[] // MGET returns a list
     const keysOfLease = (lease: string | null) => new Set(keys.filter((_, i) => values[looked.length + i] === lease))
-    return { ...parse(keys, values, read), read, claimed: keysOfLease(nonce), free: keysOfLease(null) }
+    return { ...this.#parse(keys, values, read), read, claimed: keysOfLease(nonce), free: keysOfLease(null) }
   }
 
-  function release(keys: string[], nonce: string): void {
-    if (keys.length > 0) defer(() => redis.eval(RELEASE, keys.map(leaseOf), [nonce]).catch(emitError))
+  #release(keys: string[], nonce: string): void {
+    if (keys.length > 0) this.#defer(() => this.#redis.eval(RELEASE, keys.map(leaseOf), [nonce]).catch(this.#emitError))
   }
 
   /** Writes entries to Redis: with a nonce as a fill under that lease, with '' as a write-through. Returns the keys stored. */
-  async function store(entries: Map<string, CacheEntry<T>>, nonce: string): Promise<Set<string>> {
+  async #store(entries: Map<string, CacheEntry<T>>, nonce: string): Promise<Set<string>> {
     if (entries.size === 0) return new Set()
-    const replies = await redis.eval<string[], number[]>(
+    const replies = await this.#redis.eval<string[], number[]>(
       STORE,
       [...entries.keys()].flatMap((key) => [key, leaseOf(key)]),
       [...entries.values()].flatMap((entry) => [
         nonce,
         String(entry.v),
         JSON.stringify(entry),
-        String(entry.d === null ? kind.negativeMs : keepMs),
+        String(entry.d === null ? this.#kind.negativeMs : this.#keepMs),
       ]),
     )
-    for (const reply of replies) emit('redis', reply === 1 ? 'store' : 'lost')
+    for (const reply of replies) this.#emit('redis', reply === 1 ? 'store' : 'lost')
     return new Set([...entries.keys()].filter((_, i) => replies[i] === 1))
   }
 
-  function isTooLarge(entry: CacheEntry<T>): boolean {
-    const isLarge = new TextEncoder().encode(JSON.stringify(entry)).byteLength > kind.maxValueBytes
-    if (isLarge) emit('redis', 'refused')
+  #isTooLarge(entry: CacheEntry<T>): boolean {
+    const isLarge = new TextEncoder().encode(JSON.stringify(entry)).byteLength > this.#kind.maxValueBytes
+    if (isLarge) this.#emit('redis', 'refused')
     return isLarge
   }
 
   /** Runs the loader and remembers its result at once. Under a lease, Redis gets it after the answer. */
-  async function fill(ids: string[], load: Load<T>, lease?: { nonce: string; generation: number }): Promise<Values<T>> {
-    const read = memory.begin(now())
-    const keys = ids.map(keyOf)
+  async #fill(ids: string[], load: Load<T>, lease?: { nonce: string; generation: number }): Promise<Values<T>> {
+    const read = this.#memory.begin(this.#now())
+    const keys = ids.map(this.#kind.key)
     const loadEntries = async () => {
       const values = await load(ids)
-      return new Map(keys.map((key, i) => [key, newEntry(values[i] ?? null, lease?.generation ?? 0, read.at)]))
+      return new Map(keys.map((key, i) => [key, this.#newEntry(values[i] ?? null, lease?.generation ?? 0, read.at)]))
     }
-    emit('loader', 'load')
+    this.#emit('loader', 'load')
     const pending = { read, entries: loadEntries() }
-    for (const key of keys) if (lease || !pendingLoads.has(key)) pendingLoads.set(key, pending)
+    for (const key of keys) if (lease || !this.#pendingLoads.has(key)) this.#pendingLoads.set(key, pending)
     const settle = () => {
-      for (const key of keys) if (pendingLoads.get(key) === pending) pendingLoads.delete(key)
+      for (const key of keys) if (this.#pendingLoads.get(key) === pending) this.#pendingLoads.delete(key)
     }
 
     let loaded
     try {
       loaded = await pending.entries
     } catch (error) {
-      emit('loader', 'error')
+      this.#emit('loader', 'error')
       settle()
-      if (lease) release(keys, lease.nonce)
+      if (lease) this.#release(keys, lease.nonce)
       throw error
     }
-    const values = new Map(ids.map((id) => [id, loaded.get(keyOf(id))?.d ?? null]))
+    const values = new Map(ids.map((id) => [id, loaded.get(this.#kind.key(id))?.d ?? null]))
     const tooLarge = keys.filter((key) => {
       const entry = loaded.get(key)
-      return entry && isTooLarge(entry)
+      return entry && this.#isTooLarge(entry)
     })
     const storable = new Map(loaded)
     for (const key of tooLarge) storable.delete(key)
-    for (const [key, entry] of storable) remember(key, entry, read)
+    for (const [key, entry] of storable) this.#remember(key, entry, read)
     if (!lease) {
       settle()
       return values
@@ -347,17 +398,17 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
     const absent = keys.filter((key) => loaded.get(key)?.d === null)
     const forgotten = absent.length > MAX_STORED_ABSENCES ? absent : []
     for (const key of forgotten) storable.delete(key)
-    release([...tooLarge, ...forgotten], lease.nonce)
-    defer(async () => {
-      const startedAt = now()
+    this.#release([...tooLarge, ...forgotten], lease.nonce)
+    this.#defer(async () => {
+      const startedAt = this.#now()
       try {
-        const stored = await store(storable, lease.nonce)
+        const stored = await this.#store(storable, lease.nonce)
         for (const [key, entry] of storable) {
-          if (stored.has(key)) remember(key, entry, read, startedAt)
-          else memory.forget(key) // another isolate wrote or invalidated it
+          if (stored.has(key)) this.#remember(key, entry, read, startedAt)
+          else this.#memory.forget(key) // another isolate wrote or invalidated it
         }
       } catch {
-        emitError()
+        this.#emitError()
       } finally {
         settle()
       }
@@ -369,30 +420,30 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
    * Loads what no layer has. What another reader is loading is awaited for up to `waitMs`, then loaded here and not
    * stored.
    */
-  async function loadUnderLease(ids: string[], load: Load<T>): Promise<Values<T>> {
+  async #loadUnderLease(ids: string[], load: Load<T>): Promise<Values<T>> {
     const values: Values<T> = new Map()
     const nonce = crypto.randomUUID()
-    const startedAt = now()
+    const startedAt = this.#now()
     let waiting = ids
     let isFree = (_key: string) => true
     /** Takes what this isolate got meanwhile. */
     const share = async () => {
       for (const id of waiting) {
-        const entry = fromMemory(keyOf(id))
-        if (entry) values.set(id, serve('memory', entry))
+        const entry = this.#fromMemory(this.#kind.key(id))
+        if (entry) values.set(id, this.#serve('memory', entry))
       }
       waiting = waiting.filter((id) => !values.has(id))
-      await join(waiting, values)
+      await this.#join(waiting, values)
       waiting = waiting.filter((id) => !values.has(id))
     }
     await share()
     for (let pauseMs = 20; waiting.length > 0; pauseMs = Math.min(pauseMs * 2, 200)) {
       let lookup
       try {
-        lookup = await claim(waiting.map(keyOf), nonce, isFree)
+        lookup = await this.#claim(waiting.map(this.#kind.key), nonce, isFree)
       } catch {
-        emitError()
-        release(waiting.map(keyOf), nonce) // Redis may have executed the claim
+        this.#emitError()
+        this.#release(waiting.map(this.#kind.key), nonce) // Redis may have executed the claim
         break
       }
       const { entries, claimed, free, generation, read } = lookup
@@ -400,206 +451,209 @@ export function createCache<T>(dependencies: CacheDependencies, kind: CacheKind<
       const due = []
       const unneeded = []
       for (const id of waiting) {
-        const entry = entries.get(keyOf(id))
-        if (entry && isServable(entry)) {
-          remember(keyOf(id), entry, read)
-          values.set(id, serve('redis', entry))
-          if (claimed.has(keyOf(id))) unneeded.push(keyOf(id))
-        } else if (claimed.has(keyOf(id))) {
+        const entry = entries.get(this.#kind.key(id))
+        if (entry && this.#isServable(entry)) {
+          this.#remember(this.#kind.key(id), entry, read)
+          values.set(id, this.#serve('redis', entry))
+          if (claimed.has(this.#kind.key(id))) unneeded.push(this.#kind.key(id))
+        } else if (claimed.has(this.#kind.key(id))) {
           due.push(id)
         }
       }
-      release(unneeded, nonce)
+      this.#release(unneeded, nonce)
       if (due.length > 0) {
-        for (const [id, value] of await fill(due, load, { nonce, generation })) values.set(id, value)
+        for (const [id, value] of await this.#fill(due, load, { nonce, generation })) values.set(id, value)
       }
       waiting = waiting.filter((id) => !values.has(id))
       await share()
-      const waitedMs = now() - startedAt
-      if (waiting.every((id) => pendingLoads.has(keyOf(id)))) break // we hold those leases ourselves
-      if (waitedMs >= kind.waitMs || waitedMs < 0) break
-      if (waiting.some((id) => isFree(keyOf(id)))) continue
-      await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + random())))
+      const waitedMs = this.#now() - startedAt
+      if (waiting.every((id) => this.#pendingLoads.has(this.#kind.key(id)))) break // we hold those leases ourselves
+      if (waitedMs >= this.#kind.waitMs || waitedMs < 0) break
+      if (waiting.some((id) => isFree(this.#kind.key(id)))) continue
+      await new Promise((resolve) => setTimeout(resolve, pauseMs * (0.5 + this.#random())))
       await share()
     }
     await share()
-    if (waiting.length > 0) for (const [id, value] of await fill(waiting, load)) values.set(id, value)
+    if (waiting.length > 0) for (const [id, value] of await this.#fill(waiting, load)) values.set(id, value)
     return values
   }
 
   /** Reloads stale values, except those that another reader is already refreshing. */
-  async function refresh(ids: string[], load: Load<T>): Promise<void> {
+  async #refresh(ids: string[], load: Load<T>): Promise<void> {
     const nonce = crypto.randomUUID()
-    const keys = ids.map(keyOf)
-    const lookup = await claim(keys, nonce).catch(() => {
-      emitError()
-      release(keys, nonce) // Redis may have executed the claim
+    const keys = ids.map(this.#kind.key)
+    const lookup = await this.#claim(keys, nonce).catch(() => {
+      this.#emitError()
+      this.#release(keys, nonce) // Redis may have executed the claim
     })
     if (!lookup) return
     const { entries, claimed, generation } = lookup
-    const ours = ids.filter((id) => claimed.has(keyOf(id)))
+    const ours = ids.filter((id) => claimed.has(this.#kind.key(id)))
     const isRefreshed = (id: string) => {
-      const entry = entries.get(keyOf(id))
-      return entry !== undefined && isFresh(entry)
+      const entry = entries.get(this.#kind.key(id))
+      return entry !== undefined && this.#isFresh(entry)
     }
-    release(ours.filter(isRefreshed).map(keyOf), nonce)
+    this.#release(ours.filter(isRefreshed).map(this.#kind.key), nonce)
     const due = ours.filter((id) => !isRefreshed(id))
-    if (due.length > 0) await fill(due, load, { nonce, generation }).catch(() => {}) // its event reports the error
+    if (due.length > 0) await this.#fill(due, load, { nonce, generation }).catch(() => {}) // its event reports the error
   }
 
   /** Asks Redis. With `canGiveUp`, returns undefined after the soft timeout, and remembers the reply when it comes. */
-  async function lookWithSoftTimeout(keys: string[], canGiveUp: boolean): Promise<Lookup<T> | undefined> {
-    const read = memory.begin(now())
+  async #lookWithSoftTimeout(keys: string[], canGiveUp: boolean): Promise<Lookup<T> | undefined> {
+    const read = this.#memory.begin(this.#now())
     const rememberAll = ({ entries }: Lookup<T>) => {
-      for (const [key, entry] of entries) if (isServable(entry)) remember(key, entry, read)
+      for (const [key, entry] of entries) if (this.#isServable(entry)) this.#remember(key, entry, read)
     }
-    const looking = look(keys, read)
+    const looking = this.#look(keys, read)
     if (!canGiveUp) {
       const lookup = await looking
       rememberAll(lookup)
       return lookup
     }
     const { promise: gaveUp, resolve: giveUp } = Promise.withResolvers<undefined>()
-    const timer = setTimeout(giveUp, kind.softTimeoutMs)
+    const timer = setTimeout(giveUp, this.#kind.softTimeoutMs)
     const lookup = await Promise.race([looking, gaveUp]).finally(() => clearTimeout(timer))
     if (lookup) rememberAll(lookup)
-    else defer(() => looking.then(rememberAll, emitError))
+    else this.#defer(() => looking.then(rememberAll, this.#emitError))
     return lookup
   }
 
   /** Adds to `values` the values of `ids`, which memory cannot answer without Redis. */
-  async function readThrough(ids: string[], load: Load<T>, values: Values<T>): Promise<void> {
-    const read = memory.begin(now())
+  async #readThrough(ids: string[], load: Load<T>, values: Values<T>): Promise<void> {
+    const read = this.#memory.begin(this.#now())
     const canGiveUp = ids.every((id) => {
-      const entry = slotOf(keyOf(id))?.entry
-      return entry && isServable(entry)
+      const entry = this.#slotOf(this.#kind.key(id))?.entry
+      return entry && this.#isServable(entry)
     })
     let lookup: Lookup<T> | undefined
     try {
-      lookup = await lookWithSoftTimeout(ids.map(keyOf), canGiveUp)
-      if (!lookup) emitError()
+      lookup = await this.#lookWithSoftTimeout(ids.map(this.#kind.key), canGiveUp)
+      if (!lookup) this.#emitError()
     } catch {
-      emitError()
+      this.#emitError()
     }
 
     const stale: string[] = []
     for (const id of ids) {
-      const key = keyOf(id)
-      const entry = lookup ? lookup.entries.get(key) : slotOf(key)?.entry
-      if (entry && isServable(entry)) {
-        if (lookup && !isFresh(entry)) stale.push(id)
-        values.set(id, serve(lookup ? 'redis' : 'memory', entry))
+      const key = this.#kind.key(id)
+      const entry = lookup ? lookup.entries.get(key) : this.#slotOf(key)?.entry
+      if (entry && this.#isServable(entry)) {
+        if (lookup && !this.#isFresh(entry)) stale.push(id)
+        values.set(id, this.#serve(lookup ? 'redis' : 'memory', entry))
       } else if (lookup) {
-        emit('redis', 'miss')
+        this.#emit('redis', 'miss')
       }
     }
-    if (stale.length > 0) defer(() => refresh(stale, load))
+    if (stale.length > 0) this.#defer(() => this.#refresh(stale, load))
 
     const missing = ids.filter((id) => !values.has(id))
     if (missing.length === 0) return
     try {
-      const loaded = lookup ? await loadUnderLease(missing, load) : await fill(missing, load)
+      const loaded = lookup ? await this.#loadUnderLease(missing, load) : await this.#fill(missing, load)
       for (const [id, value] of loaded) values.set(id, value)
     } catch (error) {
       for (const id of missing) {
-        const key = keyOf(id)
-        const expired = isMarked(key, read) ? undefined : lookup?.entries.get(key)
-        const entry = expired ?? slotOf(key)?.entry
-        if (!entry || !isServableOnError(entry)) throw error
-        values.set(id, serve(expired ? 'redis' : 'memory', entry))
+        const key = this.#kind.key(id)
+        const expired = this.#isMarked(key, read) ? undefined : lookup?.entries.get(key)
+        const entry = expired ?? this.#slotOf(key)?.entry
+        if (!entry || !this.#isServableOnError(entry)) throw error
+        values.set(id, this.#serve(expired ? 'redis' : 'memory', entry))
       }
     }
   }
 
-  async function getMany(ids: string[], load: Load<T>): Promise<(T | null)[]> {
+  /**
+   * The values of `ids` in their order, `null` for what does not exist. `load` gets the ids that no layer has. A promise,
+   * unless memory has all of them.
+   */
+  getMany(ids: string[], load: Load<T>): Promise<(T | null)[]> | (T | null)[] {
     const values: Values<T> = new Map()
     const unanswered: string[] = []
     for (const id of new Set(ids)) {
-      const entry = fromMemory(keyOf(id))
-      if (entry) values.set(id, serve('memory', entry))
+      const entry = this.#fromMemory(this.#kind.key(id))
+      if (entry) values.set(id, this.#serve('memory', entry))
       else unanswered.push(id)
     }
-    if (unanswered.length > 0) {
-      if (pendingLoads.size > 0) await join(unanswered, values)
-      const missing = unanswered.filter((id) => !values.has(id))
-      for (const _ of missing) emit('memory', 'miss')
-      if (missing.length > 0) await readThrough(missing, load, values)
-    }
-    return ids.map((id) => values.get(id) ?? null)
+    const inOrder = () => ids.map((id) => values.get(id) ?? null)
+    return unanswered.length === 0 ? inOrder() : this.#readUnanswered(unanswered, load, values).then(inOrder)
+  }
+
+  /** Adds to `values` those of `ids`, which memory does not have. */
+  async #readUnanswered(ids: string[], load: Load<T>, values: Values<T>): Promise<void> {
+    if (this.#pendingLoads.size > 0) await this.#join(ids, values)
+    const missing = ids.filter((id) => !values.has(id))
+    for (const _ of missing) this.#emit('memory', 'miss')
+    if (missing.length > 0) await this.#readThrough(missing, load, values)
   }
 
   /** Makes memory forget `keys`, now and when `request` has ended: reads in between may have seen the old values. */
-  async function invalidating(keys: string[], request: () => Promise<unknown>): Promise<void> {
-    memory.mark(keys, now())
-    await request().finally(() => memory.mark(keys, now()))
+  async #invalidating(keys: string[], request: () => Promise<unknown>): Promise<void> {
+    this.#memory.mark(keys, this.#now())
+    await request().finally(() => this.#memory.mark(keys, this.#now()))
   }
 
-  return {
-    /** The values of `ids` in their order, `null` for what does not exist. `load` gets the ids that no layer has. */
-    getMany,
+  /** The value of `id`, or `null`. */
+  async get(id: string, load: () => Promise<T | null>): Promise<T | null> {
+    const [value] = await this.getMany([id], async () => [await load()])
+    return value ?? null
+  }
 
-    /** The value of `id`, or `null`. */
-    async get(id: string, load: () => Promise<T | null>): Promise<T | null> {
-      const [value] = await getMany([id], async () => [await load()])
-      return value ?? null
-    },
+  /**
+   * Write-through, after the source of truth has the value: stored unless a newer version is there. A value without
+   * a version, with a generation, or too large is invalidated instead. One round trip.
+   */
+  async put(id: string, value: T): Promise<void> {
+    const key = this.#kind.key(id)
+    const read = this.#memory.begin(this.#now())
+    const entry = this.#newEntry(value, 0, read.at)
+    if (this.#kind.generationKey !== undefined || entry.v === 0 || this.#isTooLarge(entry)) return this.invalidate([id])
+    let isLatest = false
+    try {
+      const stored = await this.#store(new Map([[key, entry]]), '')
+      isLatest = stored.has(key) && !this.#memory.isMarked(key, read)
+    } finally {
+      this.#memory.mark([key], this.#now(), entry.v) // also when Redis failed: older values are not accepted from it any more
+    }
+    if (isLatest) this.#remember(key, entry, this.#memory.begin(this.#now()), read.at)
+  }
 
-    /**
-     * Write-through, after the source of truth has the value: stored unless a newer version is there. A value without
-     * a version, with a generation, or too large is invalidated instead. One round trip.
-     */
-    async put(id: string, value: T): Promise<void> {
-      const key = keyOf(id)
-      const read = memory.begin(now())
-      const entry = newEntry(value, 0, read.at)
-      if (generationKey !== undefined || entry.v === 0 || isTooLarge(entry)) return this.invalidate([id])
-      let isLatest = false
-      try {
-        const stored = await store(new Map([[key, entry]]), '')
-        isLatest = stored.has(key) && !memory.isMarked(key, read)
-      } finally {
-        memory.mark([key], now(), entry.v) // also when Redis failed: older values are not accepted from it any more
-      }
-      if (isLatest) remember(key, entry, memory.begin(now()), read.at)
-    },
+  /** Removes `ids`, and ends any load of them in flight. One round trip. */
+  async invalidate(ids: string[]): Promise<void> {
+    if (ids.length === 0) return
+    const keys = ids.map(this.#kind.key)
+    await this.#invalidating(keys, () => {
+      // The leases go first: a load that begins between the two commands has already seen the change.
+      const pipeline = this.#redis.pipeline().del(...keys.map(leaseOf))
+      for (const key of keys) pipeline.set(key, TOMBSTONE, { px: TOMBSTONE_MS })
+      return pipeline.exec()
+    })
+  }
 
-    /** Removes `ids`, and ends any load of them in flight. One round trip. */
-    async invalidate(ids: string[]): Promise<void> {
-      if (ids.length === 0) return
-      const keys = ids.map(keyOf)
-      await invalidating(keys, () => {
-        // The leases go first: a load that begins between the two commands has already seen the change.
-        const pipeline = redis.pipeline().del(...keys.map(leaseOf))
-        for (const key of keys) pipeline.set(key, TOMBSTONE, { px: TOMBSTONE_MS })
-        return pipeline.exec()
-      })
-    },
+  /**
+   * Removes `ids` of a kind that is never `put`, and ends any load of them in flight. Without tombstones this is one
+   * command, however many ids there are.
+   */
+  async drop(ids: string[]): Promise<void> {
+    if (ids.length === 0) return
+    const keys = ids.map(this.#kind.key)
+    await this.#invalidating(keys, () => this.#redis.del(...keys.map(leaseOf), ...keys))
+  }
 
-    /**
-     * Removes `ids` of a kind that is never `put`, and ends any load of them in flight. Without tombstones this is one
-     * command, however many ids there are.
-     */
-    async drop(ids: string[]): Promise<void> {
-      if (ids.length === 0) return
-      const keys = ids.map(keyOf)
-      await invalidating(keys, () => redis.del(...keys.map(leaseOf), ...keys))
-    },
+  /** Expires every entry of a kind with a generation. One command, however many entries there are. */
+  async expireAll(): Promise<void> {
+    const { generationKey } = this.#kind
+    if (generationKey === undefined) throw new Error(`The cache ${this.#kind.name} has no generation`)
+    const forgetAll = () => {
+      const keys = Array.from(this.#memory.keys()).filter((key) => key.startsWith(this.#kind.key('')))
+      for (const key of keys) this.#memory.forget(key)
+    }
+    forgetAll()
+    await this.#invalidating([generationKey], () => this.#redis.incr(generationKey)).finally(forgetAll)
+  }
 
-    /** Expires every entry of a kind with a generation. One command, however many entries there are. */
-    async expireAll(): Promise<void> {
-      if (generationKey === undefined) throw new Error(`The cache ${kind.name} has no generation`)
-      const forgetAll = () => {
-        const keys = Array.from(memory.keys()).filter((key) => key.startsWith(keyOf('')))
-        for (const key of keys) memory.forget(key)
-      }
-      forgetAll()
-      await invalidating([generationKey], () => redis.incr(generationKey)).finally(forgetAll)
-    },
-
-    /** Removes the entries of `ids` that belong to an earlier generation; returns how many. One script. */
-    async purge(ids: string[]): Promise<number> {
-      if (generationKey === undefined || ids.length === 0) return 0
-      return redis.eval<string[], number>(PURGE, [generationKey, ...ids.map(keyOf)], [])
-    },
+  /** Removes the entries of `ids` that belong to an earlier generation; returns how many. One script. */
+  async purge(ids: string[]): Promise<number> {
+    if (this.#kind.generationKey === undefined || ids.length === 0) return 0
+    return this.#redis.eval<string[], number>(PURGE, [this.#kind.generationKey, ...ids.map(this.#kind.key)], [])
   }
 }

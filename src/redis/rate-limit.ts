@@ -22,118 +22,232 @@ export type KnownAllowances = BoundedMap<Allowance>
 
 export const createKnownAllowances = (maxEntries: number): KnownAllowances => createBoundedMap(maxEntries, () => 1)
 
-/** Requests that an isolate has answered and not counted yet. */
+/** The requests of one subject that an isolate has answered and not counted yet. */
+interface Waiting<Policy extends string> {
+  policy: Policy
+  subject: string
+  requests: number
+  /** When the first of them was answered (Unix ms). */
+  startedAt: number
+}
+
+/** Requests that an isolate has answered and not counted yet. One per isolate. */
 export interface Uncounted<Policy extends string> {
-  /** By policy and subject. */
-  waiting: Map<string, { policy: Policy; subject: string; requests: number }>
+  /** By policy and subject, the longest waiting first. */
+  waiting: Map<string, Waiting<Policy>>
+  /** The names of those that are to be counted now. */
+  due: Set<string>
   /** Until then, an invocation of this isolate is counting (Unix ms). */
   countingUntil: number
 }
 
 export const createUncounted = <Policy extends string>(): Uncounted<Policy> => ({
   waiting: new Map(),
+  due: new Set(),
   countingUntil: 0,
 })
+
+/** An isolate counts the requests of a subject when they are this share of what remained at its last count, or one. */
+export const UNCOUNTED_SHARE = 1 / 32
+/** It also counts requests that have waited for this long, at the next request of any subject. */
+const UNCOUNTED_MS = 10_000
+/** If more subjects than this are waiting, it forgets the one that has waited longest: each is far below its quota. */
+const UNCOUNTED_SUBJECTS = 10_000
+/** The most subjects in one round trip. */
+const COUNTED_AT_ONCE = 100
 
 /** How long one invocation counts for the others. Work after an answer may take half a minute. */
 const COUNTING_MS = 5_000
 /** After this time without a result, the invocation that was counting has ended. */
 const GONE_MS = 2_000
 
-export type RateLimit<Policy extends string> = ReturnType<typeof createRateLimit<Policy>>
-
 /**
  * Sliding-window limits per policy and subject (a user or a network), by @upstash/ratelimit.
  *
  * Redis types: two integers per policy and subject (this window and the one before), which expire after two windows.
  * `take` and `peek` cost one round trip, and one more when the quota is spent: it reads both windows, to compute when a
- * request passes again. `takeLater` costs one at most, `known` none. The first use of a script on a server costs one more.
+ * request passes again. `note` and `known` cost none. The first use of a script on a server costs one more.
+ *
+ * `take` is exact. `note` and `count` add up the requests of a subject in this isolate and send one weighted count: when
+ * they are `UNCOUNTED_SHARE` of what remained at the last count, or after ten seconds. So a subject far below its quota
+ * costs almost nothing, and one near it is counted request by request. In exchange it can exceed the quota: by at most
+ * `UNCOUNTED_SHARE` of it for each isolate that it reaches (one request if that is less), and by what arrives while a count
+ * is under way. An isolate that ends, or a window that ends, forgets what was not counted.
  *
  * Redis errors are thrown: each route decides what an outage means. Requests are never retried, because a lost reply would
  * count them twice.
  */
-export function createRateLimit<Policy extends string>(
-  redis: Redis,
+export const createRateLimit = <Policy extends string>(
+  connect: () => Redis,
   known: KnownAllowances,
   uncounted: Uncounted<Policy>,
   quotas: Record<Policy, Quota>,
   prefixOf: (policy: Policy) => string,
-) {
-  const limiterOf = (policy: Policy) =>
-    new Ratelimit({
-      redis,
-      limiter: Ratelimit.slidingWindow(quotas[policy].limit, `${quotas[policy].windowSeconds} s`),
-      prefix: prefixOf(policy),
+) => new RateLimit(connect, known, uncounted, quotas, prefixOf)
+
+/** A class, because every invocation creates one: methods cost it nothing until they are used. */
+export class RateLimit<Policy extends string> {
+  readonly #connect: () => Redis
+  readonly #known: KnownAllowances
+  readonly #uncounted: Uncounted<Policy>
+  readonly #quotas: Record<Policy, Quota>
+  readonly #prefixOf: (policy: Policy) => string
+
+  constructor(
+    connect: () => Redis,
+    known: KnownAllowances,
+    uncounted: Uncounted<Policy>,
+    quotas: Record<Policy, Quota>,
+    prefixOf: (policy: Policy) => string,
+  ) {
+    this.#connect = connect
+    this.#known = known
+    this.#uncounted = uncounted
+    this.#quotas = quotas
+    this.#prefixOf = prefixOf
+  }
+
+  #limiterOf(policy: Policy): Ratelimit {
+    return new Ratelimit({
+      redis: this.#connect(),
+      limiter: Ratelimit.slidingWindow(this.#quotas[policy].limit, `${this.#quotas[policy].windowSeconds} s`),
+      prefix: this.#prefixOf(policy),
       ephemeralCache: false, // its map has no bound; `known` has
       timeout: 0, // its timeout admits requests; the client throws
     })
-  const nameOf = (policy: Policy, subject: string) => `${prefixOf(policy)}:${subject}`
-
-  /** When a request of `subject` passes again (Unix ms). One round trip. */
-  async function nextFreeAt(policy: Policy, subject: string, windowEndsAt: number): Promise<number> {
-    const windowMs = quotas[policy].windowSeconds * 1_000
-    const window = Math.round(windowEndsAt / windowMs) - 1
-    // The library names its keys like this.
-    const windows = [window, window - 1].map((number) => `${nameOf(policy, subject)}:${number}`)
-    const [current, previous] = await redis.mget<(number | null)[]>(...windows)
-    return freeAt(quotas[policy], window * windowMs, previous ?? 0, current ?? 0)
   }
 
-  async function take(policy: Policy, subject: string, requests = 1): Promise<Allowance> {
-    const { limit } = quotas[policy]
-    const { success, remaining, reset } = await limiterOf(policy).limit(subject, { rate: requests })
-    const resetsAt = success ? reset : await nextFreeAt(policy, subject, reset)
+  #nameOf(policy: Policy, subject: string): string {
+    return `${this.#prefixOf(policy)}:${subject}`
+  }
+
+  #windowOf(policy: Policy, at: number): number {
+    return Math.floor(at / (this.#quotas[policy].windowSeconds * 1_000))
+  }
+
+  /** Whether an invocation of this isolate is counting. An end that is further away is from before the clock was set back. */
+  #isCounting(now: number): boolean {
+    const remainingMs = this.#uncounted.countingUntil - now
+    return remainingMs > 0 && remainingMs <= GONE_MS
+  }
+
+  /** How many requests of a subject are not counted yet. */
+  #uncountedOf(name: string): number {
+    return this.#uncounted.waiting.get(name)?.requests ?? 0
+  }
+
+  #forget(name: string): Waiting<Policy> | undefined {
+    const entry = this.#uncounted.waiting.get(name)
+    this.#uncounted.waiting.delete(name)
+    this.#uncounted.due.delete(name)
+    return entry
+  }
+
+  /** Takes what is to be counted now: what is due, and what has waited for long. */
+  #takeDue(now: number): Waiting<Policy>[] {
+    const { waiting, due } = this.#uncounted
+    const taken: Waiting<Policy>[] = []
+    const add = (name: string) => {
+      const entry = this.#forget(name)
+      if (entry && this.#windowOf(entry.policy, entry.startedAt) === this.#windowOf(entry.policy, now))
+        taken.push(entry)
+    }
+    for (const name of due) {
+      if (taken.length >= COUNTED_AT_ONCE) return taken
+      add(name)
+    }
+    for (const [name, { startedAt }] of waiting) {
+      if (taken.length >= COUNTED_AT_ONCE || now - startedAt < UNCOUNTED_MS) break
+      add(name)
+    }
+    return taken
+  }
+
+  /** When a request of `subject` passes again (Unix ms). One round trip. */
+  async #nextFreeAt(policy: Policy, subject: string, windowEndsAt: number): Promise<number> {
+    const windowMs = this.#quotas[policy].windowSeconds * 1_000
+    const window = Math.round(windowEndsAt / windowMs) - 1
+    // The library names its keys like this.
+    const windows = [window, window - 1].map((number) => `${this.#nameOf(policy, subject)}:${number}`)
+    const [current, previous] = await this.#connect().mget<(number | null)[]>(...windows)
+    return freeAt(this.#quotas[policy], window * windowMs, previous ?? 0, current ?? 0)
+  }
+
+  async #take(policy: Policy, subject: string, requests: number): Promise<Allowance> {
+    const { limit } = this.#quotas[policy]
+    const { success, remaining, reset } = await this.#limiterOf(policy).limit(subject, { rate: requests })
+    const resetsAt = success ? reset : await this.#nextFreeAt(policy, subject, reset)
     const allowance = { isAllowed: success, limit, remaining, resetsAt }
-    known.set(nameOf(policy, subject), allowance)
+    this.#known.set(this.#nameOf(policy, subject), allowance)
     return allowance
   }
 
-  return {
-    /** The allowance that this isolate has counted last, unless it is out of date. */
-    known(policy: Policy, subject: string, now = Date.now()): Allowance | undefined {
-      const allowance = known.get(nameOf(policy, subject))
-      const waitMs = (allowance?.resetsAt ?? 0) - now
-      // A quota is free after two windows at most: any longer means that the clock was set back.
-      return waitMs > 0 && waitMs <= 2_000 * quotas[policy].windowSeconds ? allowance : undefined
-    },
+  /** What remains by the last count of this isolate, less what it has not counted since. Undefined: out of date. */
+  known(policy: Policy, subject: string, now = Date.now()): Allowance | undefined {
+    const name = this.#nameOf(policy, subject)
+    const allowance = this.#known.get(name)
+    const waitMs = (allowance?.resetsAt ?? 0) - now
+    // A quota is free after two windows at most: any longer means that the clock was set back.
+    if (!allowance || waitMs <= 0 || waitMs > 2_000 * this.#quotas[policy].windowSeconds) return undefined
+    const remaining = allowance.isAllowed ? Math.max(0, allowance.remaining - this.#uncountedOf(name)) : 0
+    return remaining === allowance.remaining ? allowance : { ...allowance, remaining }
+  }
 
-    /** Spends one request. Repeating it spends another one. */
-    take: (policy: Policy, subject: string) => take(policy, subject),
+  /** Spends one request. Repeating it spends another one. */
+  take(policy: Policy, subject: string): Promise<Allowance> {
+    return this.#take(policy, subject, 1)
+  }
 
-    /** Undoes a `take` of a subject that did not make the request. One round trip. */
-    async refund(policy: Policy, subject: string): Promise<void> {
-      known.delete(nameOf(policy, subject))
-      await limiterOf(policy).limit(subject, { rate: -1 })
-    },
+  /** Undoes a `take` of a subject that did not make the request. One round trip. */
+  async refund(policy: Policy, subject: string): Promise<void> {
+    this.#known.delete(this.#nameOf(policy, subject))
+    await this.#limiterOf(policy).limit(subject, { rate: -1 })
+  }
 
-    /**
-     * Spends `requests` that have been answered already. While one invocation of this isolate counts, the others leave
-     * theirs to it, so all of them share a round trip, and those of one subject share a command. If Redis fails, the
-     * requests are forgotten: these windows are ephemeral.
-     */
-    async takeLater(policy: Policy, subject: string, requests = 1): Promise<void> {
-      const { waiting } = uncounted
-      const name = nameOf(policy, subject)
-      waiting.set(name, { policy, subject, requests: (waiting.get(name)?.requests ?? 0) + requests })
-      const startedAt = Date.now()
-      const countingMs = uncounted.countingUntil - startedAt
-      if (countingMs > 0 && countingMs <= GONE_MS) return // longer: the clock was set back
-      while (waiting.size > 0 && Date.now() < startedAt + COUNTING_MS) {
-        uncounted.countingUntil = Date.now() + GONE_MS
-        const batch = [...waiting.values()]
-        waiting.clear()
-        await Promise.allSettled(batch.map((due) => take(due.policy, due.subject, due.requests)))
-      }
-      uncounted.countingUntil = 0 // the next request counts the rest
-    },
+  /** Notes `requests` that have been answered. True: something is to be counted, so call `count`. */
+  note(policy: Policy, subject: string, requests = 1, now = Date.now()): boolean {
+    const { waiting, due } = this.#uncounted
+    const name = this.#nameOf(policy, subject)
+    let entry = waiting.get(name)
+    if (!entry || this.#windowOf(policy, entry.startedAt) !== this.#windowOf(policy, now)) {
+      this.#forget(name) // a new entry is the last
+      entry = { policy, subject, requests: 0, startedAt: now }
+      waiting.set(name, entry)
+    }
+    entry.requests += requests
+    const remaining = this.#known.get(name)?.remaining ?? this.#quotas[policy].limit
+    if (entry.requests >= remaining * UNCOUNTED_SHARE) due.add(name)
+    const [oldest] = waiting
+    if (oldest && waiting.size > UNCOUNTED_SUBJECTS) this.#forget(oldest[0])
+    if (this.#isCounting(now)) return false // that invocation counts them
+    return due.size > 0 || (oldest !== undefined && now - oldest[1].startedAt >= UNCOUNTED_MS)
+  }
 
-    /** What remains. Spends nothing. */
-    async peek(policy: Policy, subject: string): Promise<Allowance> {
-      const { remaining, reset } = await limiterOf(policy).getRemaining(subject)
-      const isAllowed = remaining > 0
-      const resetsAt = isAllowed ? reset : await nextFreeAt(policy, subject, reset)
-      return { isAllowed, limit: quotas[policy].limit, remaining, resetsAt }
-    },
+  /**
+   * Counts what is due. While one invocation of this isolate counts, the others leave theirs to it, so all of them share
+   * a round trip, and those of one subject share a command. If Redis fails, the requests are forgotten: these windows are
+   * ephemeral.
+   */
+  async count(): Promise<void> {
+    const startedAt = Date.now()
+    if (this.#isCounting(startedAt)) return
+    for (let now = startedAt; now < startedAt + COUNTING_MS; now = Date.now()) {
+      const taken = this.#takeDue(now)
+      if (taken.length === 0) break
+      this.#uncounted.countingUntil = now + GONE_MS
+      await Promise.allSettled(taken.map(({ policy, subject, requests }) => this.#take(policy, subject, requests)))
+    }
+    this.#uncounted.countingUntil = 0 // the next request counts the rest
+  }
+
+  /** What remains. Spends nothing. */
+  async peek(policy: Policy, subject: string): Promise<Allowance> {
+    const counted = await this.#limiterOf(policy).getRemaining(subject)
+    const { reset } = counted
+    const remaining = Math.max(0, counted.remaining - this.#uncountedOf(this.#nameOf(policy, subject)))
+    const isAllowed = counted.remaining > 0
+    const resetsAt = isAllowed ? reset : await this.#nextFreeAt(policy, subject, reset)
+    return { isAllowed, limit: this.#quotas[policy].limit, remaining, resetsAt }
   }
 }
 

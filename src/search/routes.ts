@@ -1,6 +1,6 @@
 import { Hono } from 'hono'
 import { admit } from '../http/admit.ts'
-import { revalidate } from '../http/caching.ts'
+import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, valid } from '../http/openapi.ts'
 import { postsService } from '../posts/posts.ts'
@@ -27,14 +27,16 @@ export const search = new Hono<AppEnv>().get(
     const { q, type, limit, cursor } = c.req.valid('query')
     const { use, caller } = c.var
     const search = use(searchService)
-    revalidate(c)
     if (type === 'users') {
       const { items, nextCursor } = await search.users(q, limit, cursor)
-      return c.json({ items: items.map(({ row, snippets }) => ({ user: toUser(row), snippets })), nextCursor })
+      return answerCacheable(c, {
+        items: items.map(({ row, snippets }) => ({ user: toUser(row), snippets })),
+        nextCursor,
+      })
     }
     const { items, nextCursor } = await search.posts(q, limit, cursor)
     const rows = items.map(({ row }) => row)
     const posts = await caller.read((viewerId) => use(postsService).withCounts(rows, viewerId))
-    return c.json({ items: posts.map((post, i) => ({ post, snippets: items[i]?.snippets })), nextCursor })
+    return answerCacheable(c, { items: posts.map((post, i) => ({ post, snippets: items[i]?.snippets })), nextCursor })
   },
 )

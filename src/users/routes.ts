@@ -1,7 +1,7 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
-import { allowedVersions, etagOf, revalidate } from '../http/caching.ts'
+import { allowedVersions, answerCacheable, etagOf } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { idsQuery, pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -28,8 +28,7 @@ const followList = (list: 'followers' | 'followings', summary: string) =>
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
       const [page] = await Promise.all([use(followsService)[list](id, limit, cursor), use(usersService).get(id)])
-      revalidate(c)
-      return c.json(page)
+      return answerCacheable(c, page)
     },
   )
 
@@ -67,9 +66,8 @@ export const users = new Hono<AppEnv>()
     admit('reads', { session: 'none' }),
     valid('query', idsQuery('u')),
     async (c) => {
-      const items = await c.var.use(usersService).getMany(c.req.valid('query').ids)
-      revalidate(c)
-      return c.json({ items, nextCursor: null })
+      const items = await c.get('use')(usersService).getMany(c.req.valid('query').ids)
+      return answerCacheable(c, { items, nextCursor: null })
     },
   )
   .get(
@@ -85,8 +83,7 @@ export const users = new Hono<AppEnv>()
     valid('param', Username),
     async (c) => {
       const user = await c.var.use(usersService).getByUsername(c.req.valid('param').username)
-      revalidate(c, ...tagParts(user))
-      return c.json(user)
+      return answerCacheable(c, user, ...tagParts(user))
     },
   )
   .get(
@@ -102,14 +99,13 @@ export const users = new Hono<AppEnv>()
     valid('param', UserId),
     async (c) => {
       const { id } = c.req.valid('param')
-      const { caller, use } = c.var
-      const users = use(usersService)
+      const caller = c.get('caller')
+      const users = c.get('use')(usersService)
       // Only the owner pays for the check of the session.
       const isOwner = caller.claims?.userId === id && caller.isLive()
       const [anyones, isOwn] = await Promise.all([users.get(id), isOwner])
       const user = isOwn ? await users.getOwn(id) : anyones
-      revalidate(c, ...tagParts(user), isOwn ? 'own' : 'any')
-      return c.json(user)
+      return answerCacheable(c, user, ...tagParts(user), isOwn ? 'own' : 'any')
     },
   )
   .patch(

@@ -7,6 +7,7 @@ import { features } from '../../src/features.ts'
 import type { AppEnv } from '../../src/http/context.ts'
 import { admit } from '../../src/http/admit.ts'
 import { networkOf } from '../../src/http/limit.ts'
+import { follow } from '../../src/http/log.ts'
 import { renderError } from '../../src/http/problem.ts'
 import { createIsolate, createPlatform } from '../../src/platform.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
@@ -42,6 +43,7 @@ function newLimitedRoute(policy: Partial<LimitPolicy>, readTimeoutMs = 5_000) {
   const calls = { count: 0 }
   const app = new Hono<AppEnv>()
     .onError(renderError)
+    .use(follow)
     .use(async (c, next) => {
       const defer = (work: () => Promise<unknown>) => void works.push(work())
       c.set('config', config)

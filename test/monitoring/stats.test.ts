@@ -107,13 +107,13 @@ test('what a command costs can be set', async () => {
 })
 
 test('the cost has in it what scripts call, as a real Redis counted it (npm run costs)', async () => {
-  const edge = newEdge()
+  const edge = newEdge({ LIMIT_READS: '30' }) // every read is counted at once
   const [ada, bob] = [await addUser(), await addUser()]
   const post = await addPost({ authorId: ada.id })
   const headers = await edge.signIn(bob)
   for (const [method, path, route, sent, billed] of [
     ['GET', `/v1/users/${ada.id}`, 'GET /v1/users/:id', 1, 4],
-    ['POST', '/v1/presence/heartbeat', 'POST /v1/presence/heartbeat', 3, 9],
+    ['POST', '/v1/presence/heartbeat', 'POST /v1/presence/heartbeat', 2, 5],
     ['PUT', `/v1/posts/${post.id}/like`, 'PUT /v1/posts/:id/like', 3, 14],
   ] as const) {
     const ask = async () => {
@@ -372,7 +372,7 @@ test('the slowest ten are kept', () => {
 })
 
 test('the keys asked for most are told, those of limits and sessions by their pattern', async () => {
-  const edge = newEdge({ MEMORY_SECONDS: '0' })
+  const edge = newEdge({ MEMORY_SECONDS: '0', LIMIT_READS: '30' }) // every read is counted at once
   const user = await addUser()
   const headers = await edge.signIn(user)
   for (let i = 0; i < 4; i += 1) {

@@ -88,7 +88,7 @@ async function violations(way: Way, operations: Operation[], choices: number[], 
     }
     const defer = (work: () => Promise<unknown>) => void (isAnswered ? runDeferred(work) : deferred.push(work))
     const cache = createCache<Thing>(
-      { redis, memory: memories[isolate] ?? createMemory(0), defer, onEvent: () => {}, now: () => now },
+      { redis: () => redis, memory: memories[isolate] ?? createMemory(0), defer, onEvent: () => {}, now: () => now },
       {
         name: 'thing',
         key: (id) => `thing:${id}`,

@@ -43,7 +43,7 @@ function newWorld() {
     ) =>
       createCache<Thing>(
         {
-          redis,
+          redis: () => redis,
           memory,
           defer: deferral.defer,
           onEvent: (event) => events.push(event),
@@ -502,7 +502,8 @@ test('a creation during a load that finds many ids absent wins over it', async (
 test('memory evicts the least recently used entry when it is full', async () => {
   const world = newWorld()
   const memory = createMemory(2_000)
-  const dependencies = { redis: world.connect(), memory, defer: world.defer, onEvent: () => {} }
+  const redis = world.connect()
+  const dependencies = { redis: () => redis, memory, defer: world.defer, onEvent: () => {} }
   const cache = createCache<Thing>(dependencies, kind)
   const ids = Array.from({ length: 20 }, (_, i) => `id${i}`)
   await cache.getMany(ids, async (missing) => missing.map((name) => ({ name, version: 1 })))
@@ -736,9 +737,10 @@ function newInvocation(
   memory = createMemory(1_000_000),
 ) {
   const deferred: (() => Promise<unknown>)[] = []
+  const redis = world.connect()
   const cache = createCache<Thing>(
     {
-      redis: world.connect(),
+      redis: () => redis,
       memory,
       defer: (work) => void deferred.push(work),
       onEvent: (event) => world.events.push(event),

@@ -1,24 +1,33 @@
 import { expect, test } from 'vitest'
-import { createKnownAllowances, createRateLimit, createUncounted, freeAt } from '../../src/redis/rate-limit.ts'
+import {
+  createKnownAllowances,
+  createRateLimit,
+  createUncounted,
+  freeAt,
+  UNCOUNTED_SHARE,
+} from '../../src/redis/rate-limit.ts'
 import { newKeyspace } from './setup.ts'
 
 /** So long that a test hardly ever crosses the end of a window. */
 const DAY_SECONDS = 86_400
 
-const newLimits = (
+function newLimits(
   keyspace = newKeyspace(),
   known = createKnownAllowances(100),
   limit = 3,
   windowSeconds = DAY_SECONDS,
   uncounted = createUncounted<'reads'>(),
-) =>
-  createRateLimit(
-    keyspace.connect({ isSafeTwice: false }),
+) {
+  const redis = keyspace.connect({ isSafeTwice: false })
+  const quotas = { reads: { limit, windowSeconds } }
+  return createRateLimit(
+    () => redis,
     known,
     uncounted,
-    { reads: { limit, windowSeconds } },
+    quotas,
     (policy) => `limit:${policy}`,
   )
+}
 
 test('each subject may spend its own quota and no more', async () => {
   const limits = newLimits()
@@ -65,24 +74,107 @@ test('an isolate knows a bounded number of subjects', async () => {
   expect(known.size()).toBe(5)
 })
 
+/** Notes a request that was answered, and counts it if that is due. */
+const spend = async (limits: ReturnType<typeof newLimits>, subject = 'u_ada', requests = 1) => {
+  if (limits.note('reads', subject, requests)) await limits.count()
+}
+
+test('a subject far below its quota costs one command for many requests', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace, undefined, 3_200)
+  for (let i = 0; i < 99; i += 1) await spend(limits)
+  expect((await keyspace.control.counts()).requests).toBe(0)
+  expect(limits.known('reads', 'u_ada')).toBeUndefined()
+
+  await spend(limits) // a hundred: 1/32 of the quota
+  expect((await keyspace.control.counts()).byCommand).toEqual({ evalsha: 1, eval: 1 }) // the server learns the script
+  expect(limits.known('reads', 'u_ada')?.remaining).toBe(3_100)
+  for (let i = 0; i < 5; i += 1) await spend(limits)
+  expect(limits.known('reads', 'u_ada')?.remaining).toBe(3_095)
+  expect((await limits.peek('reads', 'u_ada')).remaining).toBe(3_095)
+})
+
+test('a subject near its quota is counted request by request', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace, undefined, 1_000)
+  await spend(limits, 'u_ada', 969)
+  await keyspace.control.reset()
+  for (let i = 0; i < 10; i += 1) await spend(limits)
+  expect((await keyspace.control.counts()).commands).toBe(10)
+  expect((await newLimits(keyspace, undefined, 1_000).peek('reads', 'u_ada')).remaining).toBe(21)
+})
+
+test('one subject on eight isolates exceeds its quota by at most a quarter, and then every isolate refuses it', async () => {
+  const keyspace = newKeyspace()
+  const limit = 320
+  const isolates = Array.from({ length: 8 }, () => newLimits(keyspace, createKnownAllowances(10), limit))
+  let answered = 0
+  let refusedInARow = 0
+  for (let i = 0; refusedInARow < isolates.length; i += 1) {
+    const limits = isolates[i % isolates.length]
+    if (!limits) throw new Error('there are eight')
+    if (limits.known('reads', 'u_ada')?.isAllowed === false) {
+      refusedInARow += 1
+      continue
+    }
+    refusedInARow = 0
+    answered += 1
+    await spend(limits)
+  }
+  expect(answered).toBeGreaterThanOrEqual(limit)
+  expect(answered).toBeLessThanOrEqual(limit + isolates.length * limit * UNCOUNTED_SHARE)
+})
+
+test('requests that have waited for ten seconds are counted at the next request of any subject', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace, undefined, 1_000)
+  const now = Date.now()
+  expect(limits.note('reads', 'u_ada', 2, now - 10_000)).toBe(false)
+  expect(limits.note('reads', 'u_bob', 1, now - 1)).toBe(false)
+  expect(limits.note('reads', 'u_bob', 1, now)).toBe(true)
+  await limits.count()
+  const others = newLimits(keyspace, undefined, 1_000)
+  expect((await others.peek('reads', 'u_ada')).remaining).toBe(998)
+  expect((await others.peek('reads', 'u_bob')).remaining).toBe(1_000)
+})
+
+test('requests of a window that has ended are not counted in the next one', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace, undefined, 1_000)
+  const now = Date.now()
+  limits.note('reads', 'u_ada', 20, now - DAY_SECONDS * 1_000)
+  limits.note('reads', 'u_bob', 20, now - DAY_SECONDS * 1_000)
+  expect(limits.note('reads', 'u_ada', 1, now)).toBe(true) // Bob's have waited for long
+  await limits.count()
+  expect((await keyspace.control.counts()).requests).toBe(0)
+  expect((await limits.peek('reads', 'u_ada')).remaining).toBe(999)
+})
+
+test('an isolate remembers a bounded number of subjects that it has not counted', () => {
+  const uncounted = createUncounted<'reads'>()
+  const limits = newLimits(undefined, undefined, 1_000, DAY_SECONDS, uncounted)
+  for (let i = 0; i < 10_100; i += 1) limits.note('reads', `u_${i}`)
+  expect(uncounted.waiting.size).toBe(10_000)
+  expect(uncounted.waiting.has('limit:reads:u_99')).toBe(false)
+})
+
 test('requests that arrive while an isolate counts are counted together, each once', async () => {
   const keyspace = newKeyspace()
-  const limits = newLimits(keyspace, createKnownAllowances(100), 100)
+  const limits = newLimits(keyspace, createKnownAllowances(100), 30)
   await limits.take('reads', 'u_other') // the server has the script now
   await keyspace.control.reset()
   await keyspace.control.latency(20)
 
-  const subjects = Array.from({ length: 30 }, (_, i) => `u_${i % 3}`)
-  await Promise.all(subjects.map((subject) => limits.takeLater('reads', subject)))
+  await Promise.all(Array.from({ length: 30 }, (_, i) => spend(limits, `u_${i % 3}`)))
 
   // The first is sent at once. The others wait for it, then share a round trip, with one command per subject.
   expect(await keyspace.control.counts()).toMatchObject({ requests: 2, commands: 4 })
-  for (const subject of ['u_0', 'u_1', 'u_2']) expect((await limits.peek('reads', subject)).remaining).toBe(90)
+  for (const subject of ['u_0', 'u_1', 'u_2']) expect((await limits.peek('reads', subject)).remaining).toBe(20)
 })
 
 test('requests counted together can exceed the quota, and the isolate then knows the subject as refused', async () => {
   const limits = newLimits()
-  await Promise.all(Array.from({ length: 9 }, () => limits.takeLater('reads', 'u_ada')))
+  await Promise.all(Array.from({ length: 9 }, () => spend(limits)))
   expect(limits.known('reads', 'u_ada')?.isAllowed).toBe(false)
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(0)
 })
@@ -92,11 +184,12 @@ test('a request is left to the invocation that counts; if that one has ended, th
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace, undefined, 10, DAY_SECONDS, uncounted)
   uncounted.countingUntil = Date.now() + 2_000
-  await limits.takeLater('reads', 'u_ada')
+  await spend(limits)
+  await limits.count()
   expect((await keyspace.control.counts()).requests).toBe(0)
 
   uncounted.countingUntil = Date.now()
-  await limits.takeLater('reads', 'u_ada')
+  await spend(limits)
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(8)
 })
 
@@ -104,8 +197,8 @@ test('a request that Redis cannot count is forgotten, and the next one is counte
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace)
   await keyspace.control.fault({ kind: 'refuse', times: 1 })
-  await limits.takeLater('reads', 'u_ada')
-  await limits.takeLater('reads', 'u_ada')
+  await spend(limits)
+  await spend(limits)
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(2)
 })
 
@@ -184,6 +277,6 @@ test('a clock that is set back neither keeps a subject refused, nor keeps an iso
   expect(limits.known('reads', 'u_ada', (known?.resetsAt ?? 0) - twoWindowsMs - 1)).toBeUndefined()
 
   uncounted.countingUntil = Date.now() + 3_600_000 // as set an hour ahead of the clock of now
-  await limits.takeLater('reads', 'u_bob')
+  await spend(limits, 'u_bob')
   expect(limits.known('reads', 'u_bob')?.remaining).toBe(2)
 })

@@ -1,0 +1,68 @@
+import type { Context } from 'hono'
+import { traceparentOf } from '../trace.ts'
+import type { AppEnv, RequestContext } from './context.ts'
+import { cacheStatus } from './measure.ts'
+
+/** What protects answers that are not pages. `public/_headers` has what protects pages. */
+const SECURITY = {
+  'Strict-Transport-Security': 'max-age=15552000; includeSubDomains',
+  'X-Content-Type-Options': 'nosniff',
+  'X-Frame-Options': 'SAMEORIGIN',
+  'Cross-Origin-Resource-Policy': 'same-origin',
+}
+
+/** Response headers that scripts on other origins may read. */
+export const EXPOSED_HEADERS = [
+  'ETag',
+  'Idempotent-Replayed',
+  'Location',
+  'RateLimit',
+  'RateLimit-Policy',
+  'Retry-After',
+  'Traceresponse',
+  'X-Request-Id',
+]
+
+const EXPOSED = EXPOSED_HEADERS.join(', ')
+
+/**
+ * The headers of every answer: security, the ids of the request, CORS, the limit, and what the answer has cost so far.
+ * `Server-Timing` (W3C) has the commands, round trips and milliseconds of Redis, `Cache-Status` (RFC 9211) the outcome of
+ * each cache layer.
+ */
+export function answerHeaders(c: RequestContext): Record<string, string> {
+  const headers: Record<string, string> = {
+    ...SECURITY,
+    'X-Request-Id': c.get('requestId'),
+    Traceresponse: traceparentOf(c.get('trace')),
+    ...c.get('answer').limitHeaders,
+  }
+  const platform = c.get('platform') as AppEnv['Variables']['platform'] | undefined // the Worker may not be configured
+  if (!platform) return headers
+  const { corsOrigins } = platform.config
+  if (corsOrigins.length > 0) {
+    headers['Vary'] = 'Origin'
+    const origin = c.req.header('Origin')
+    if (origin !== undefined && corsOrigins.includes(origin)) {
+      headers['Access-Control-Allow-Origin'] = origin
+      headers['Access-Control-Allow-Credentials'] = 'true'
+      headers['Access-Control-Expose-Headers'] = EXPOSED
+    }
+  }
+  const { commands, roundTrips, waitedMs } = platform.meter
+  const ms = waitedMs === 0 ? '0.0' : waitedMs.toFixed(1)
+  headers['Server-Timing'] = `redis;dur=${ms};desc="${commands} commands, ${roundTrips} round trips"`
+  const status = cacheStatus(platform.cacheEvents)
+  if (status !== '') headers['Cache-Status'] = status
+  return headers
+}
+
+/** Gives the answer the headers that it lacks. An answer is private unless its route says otherwise. */
+export function completeAnswer(c: Context<AppEnv>): void {
+  if (c.get('answer').complete === c.res) return
+  const { headers } = c.res
+  const { Vary, ...others } = answerHeaders(c)
+  for (const [name, value] of Object.entries(others)) headers.set(name, value)
+  if (Vary !== undefined && !/\bOrigin\b/i.test(headers.get('Vary') ?? '')) headers.append('Vary', Vary)
+  if (!headers.has('Cache-Control')) headers.set('Cache-Control', 'no-store')
+}
