@@ -37,6 +37,8 @@ export default defineConfig({
     name: 'workerd',
     include: ['test/**/*.test.ts'],
     exclude: ['test/{bench,deploy,e2e,emulator,scripts}/**'],
+    isolate: false, // files share four runtimes: each loads the modules once
+    setupFiles: ['./test/storage.setup.ts'],
     globalSetup: ['./test/emulator.setup.ts', './test/receiver.setup.ts'],
     testTimeout: 30_000, // scrypt, a thousand readers, busy machines
   },
