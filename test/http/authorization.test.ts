@@ -1,5 +1,6 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
+import { type Operation, readOperations } from '../docs/document.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser } from '../rows.ts'
 
@@ -108,27 +109,8 @@ const QUERIES: Record<string, string> = {
 }
 const BODIES: Record<string, object> = { 'PATCH /v1/posts/{id}': { text: 'Changed' } }
 
-interface Operation {
-  security?: Record<string, string[]>[]
-  'x-rate-limit'?: string
-  requestBody?: unknown
-}
-
-async function readOperations(): Promise<Map<string, Operation>> {
-  const response = await newEdge().fetch('/openapi.json')
-  const { paths } = await response.json<{ paths: Record<string, Record<string, Operation>> }>()
-  return new Map(
-    Object.entries(paths).flatMap(([path, methods]) =>
-      Object.entries(methods).map(([method, operation]): [string, Operation] => [
-        `${method.toUpperCase()} ${path}`,
-        operation,
-      ]),
-    ),
-  )
-}
-
 test('every operation has a declared policy, and the document says the same', async () => {
-  const operations = await readOperations()
+  const { operations } = await readOperations()
   expect([...operations.keys()].sort()).toEqual(Object.keys(DECLARED).sort())
   const session = [{ bearer: [] }, { cookie: [] }]
   const security: Record<Policy, object[]> = {
@@ -145,7 +127,7 @@ test('every operation has a declared policy, and the document says the same', as
 })
 
 test('every operation has a limit, or requires the service token', async () => {
-  for (const [name, operation] of await readOperations()) {
+  for (const [name, operation] of (await readOperations()).operations) {
     const isLimited = operation['x-rate-limit'] !== undefined
     expect([name, isLimited || DECLARED[name] === 'service']).toEqual([name, true])
   }
@@ -196,7 +178,7 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
 }
 
 test.each(Object.entries(DECLARED))('%s admits the callers of its policy: %s', async (name, policy) => {
-  const operation = (await readOperations()).get(name) ?? expect.fail(`${name} is not documented`)
+  const operation = (await readOperations()).operations.get(name) ?? expect.fail(`${name} is not documented`)
   const outcomes = await Promise.all(
     CALLERS.map(async (caller): Promise<[Caller, number | 'admitted']> => {
       const status = await call(name, operation, caller)
