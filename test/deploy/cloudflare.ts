@@ -68,7 +68,17 @@ export async function startCloudflare() {
     return id
   }
   /** What tests read, and change without wrangler. */
-  const account = { databases, queues, workers, changes, queuesPerPage: 100, createDatabase, createQueue }
+  const account = {
+    databases,
+    queues,
+    workers,
+    changes,
+    /** The accounts that the token may read. */
+    accounts: [{ id: ACCOUNT, name: 'Ada' }],
+    queuesPerPage: 100,
+    createDatabase,
+    createQueue,
+  }
   let running: Miniflare | undefined
 
   const worker = (name: string) => {
@@ -110,6 +120,7 @@ export async function startCloudflare() {
   async function answer(method: string, url: URL, body: string, form: () => Promise<FormData>): Promise<unknown> {
     const [, service = '', ...names] = url.pathname.replace(`/accounts/${ACCOUNT}`, '').split('/')
     const page = Number(url.searchParams.get('page') ?? 1)
+    if (url.pathname === '/accounts') return account.accounts
     const json = () => JSON.parse(body) as Record<string, unknown>
 
     if (service === 'd1') {
