@@ -5,6 +5,19 @@ import { run } from './vitest.shared.ts'
 /** The faults of the short drill, one of each sort. */
 const DRILL_FAULTS = 'refuse,cut,delay-after,oom,flush,D1 loses answers,D1 refuses writes,queues refuse'
 
+const hasRedis = Boolean(process.env['REDIS_URL'])
+
+/** Suites of SQL, of policies and of pure functions. No Redis changes their results, so `npm run test:redis` skips them. */
+const WITHOUT_REDIS = [
+  'test/{db,search}/**',
+  'test/docs/openapi.test.ts',
+  'test/http/{authorization,input,record}.test.ts',
+  'test/monitoring/folded.test.ts',
+  'test/redis/{bounded-map,memory,write-through}.test.ts',
+  'test/trace.test.ts',
+  'test/webhooks/{circuit,filter,guard,lanes,retry,vault}.test.ts',
+]
+
 // The suites that run in workerd: real D1 and queues, real Redis commands over HTTP.
 export default defineConfig({
   plugins: [
@@ -25,7 +38,7 @@ export default defineConfig({
           RECEIVER_URL: inject('receiverUrl'),
           // See CONTRIBUTING.md: `npm run drill`, `npm run fuzz`.
           DRILL_FAULTS: process.env['DRILL_FAULTS'] ?? DRILL_FAULTS,
-          FUZZ_REQUESTS: process.env['FUZZ_REQUESTS'] ?? '2000',
+          FUZZ_REQUESTS: process.env['FUZZ_REQUESTS'] ?? (hasRedis ? '500' : '2000'),
           SEED: process.env['SEED'] ?? '1',
           MIGRATIONS: await readD1Migrations('./migrations'),
         },
@@ -36,7 +49,9 @@ export default defineConfig({
     ...run,
     name: 'workerd',
     include: ['test/**/*.test.ts'],
-    exclude: ['test/{bench,deploy,e2e,emulator,scripts}/**'],
+    exclude: ['test/{bench,deploy,e2e,emulator,scripts}/**', ...(hasRedis ? WITHOUT_REDIS : [])],
+    isolate: false, // files share four runtimes: each loads the modules once
+    setupFiles: ['./test/storage.setup.ts'],
     globalSetup: ['./test/emulator.setup.ts', './test/receiver.setup.ts'],
     testTimeout: 30_000, // scrypt, a thousand readers, busy machines
   },

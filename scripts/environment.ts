@@ -44,7 +44,11 @@ const Declared = v.object({
     {},
   ),
 })
-const Toml = v.object({ name: v.string(), env: v.optional(v.record(v.string(), v.unknown()), {}) })
+const Toml = v.object({
+  name: v.string(),
+  account_id: v.optional(v.string()),
+  env: v.optional(v.record(v.string(), v.looseObject({ account_id: v.optional(v.string()) })), {}),
+})
 
 /** What `wrangler.toml` declares for an environment. An id or a URL that is not filled in yet is undefined. */
 export interface Environment {
@@ -136,45 +140,44 @@ export function findInvalid(env: string, given: Record<string, string>): Record<
 }
 
 /** Lists what exists in the Cloudflare account. */
-export async function inspect({ name, queues, buckets }: Environment): Promise<Present> {
+export async function inspect({ name, worker, queues, buckets }: Environment): Promise<Present> {
   const [databases, foundQueues, foundBuckets, secrets] = await Promise.all([
     listDatabases(name),
     listQueues(name, queues),
     listBuckets(name, buckets),
-    listSecrets(name),
+    listSecrets(name, worker),
   ])
   return { databases, queues: foundQueues, buckets: foundBuckets, secrets }
 }
 
 /** Lists the databases of the account: their ids by name. */
 export async function listDatabases(env: string): Promise<Map<string, string>> {
-  const listed = await wrangler(env, ['d1', 'list', '--json'])
-  const databases = parseJson(listed, v.object({ name: v.string(), uuid: v.string() }))
-  return new Map(databases.map(({ name, uuid }) => [name, uuid]))
+  const ids = new Map<string, string>()
+  for (let page = 1; ; page += 1) {
+    const some = await list(env, `d1/database?page=${page}`, v.object({ name: v.string(), uuid: v.string() }))
+    if (some.length === 0) return ids
+    for (const { name, uuid } of some) ids.set(name, uuid)
+  }
 }
 
 /** Lists the names of the Worker's secrets: none if the Worker does not exist. */
-async function listSecrets(env: string): Promise<Set<string>> {
+async function listSecrets(env: string, worker: string): Promise<Set<string>> {
   try {
-    const listed = await wrangler(env, ['secret', 'list'])
-    return new Set(parseJson(listed, v.object({ name: v.string() })).map(({ name }) => name))
+    const secrets = await list(env, `workers/scripts/${worker}/secrets`, v.object({ name: v.string() }))
+    return new Set(secrets.map(({ name }) => name))
   } catch (error) {
-    if (error instanceof Obstacle && /Worker "[^"]*".* not found/.test(error.message)) return new Set()
+    if (error instanceof ApiError && error.code === NO_SUCH_WORKER) return new Set()
     throw error
   }
 }
 
-/** Lists queues, page by page, until all `wanted` are found. `wrangler queues list` prints a table, not JSON. */
+/** Lists queues, page by page, until all `wanted` are found. */
 async function listQueues(env: string, wanted: string[]): Promise<Set<string>> {
   const found = new Set<string>()
   for (let page = 1; wanted.some((queue) => !found.has(queue)); page += 1) {
-    const table = await wrangler(env, ['queues', 'list', '--page', String(page)])
-    const [head, ...rows] = table
-      .split('\n')
-      .filter((line) => line.startsWith('│'))
-      .map((line) => line.split('│').map((cell) => cell.trim()))
-    if (!head) break
-    for (const row of rows) found.add(row[head.indexOf('name')] ?? '')
+    const some = await list(env, `queues?page=${page}`, v.object({ queue_name: v.string() }))
+    if (some.length === 0) break
+    for (const { queue_name: name } of some) found.add(name)
   }
   return found
 }
@@ -200,6 +203,83 @@ async function listBuckets(env: string, buckets: Environment['buckets']): Promis
     }),
   )
   return new Set(found.filter((name) => name !== undefined))
+}
+
+/** An error that Cloudflare's API answers. */
+class ApiError extends Obstacle {
+  readonly code: number | undefined
+  constructor(path: string, status: number, error: { code: number; message: string } | undefined) {
+    super(`Cloudflare answers ${status} to ${path}: ${error?.message ?? 'no reason'}`)
+    this.code = error?.code
+  }
+}
+
+const NO_SUCH_WORKER = 10_007
+
+const ApiAnswer = v.object({
+  result: v.optional(v.nullable(v.array(v.unknown()))),
+  errors: v.optional(v.array(v.object({ code: v.number(), message: v.string() })), []),
+})
+
+/**
+ * Lists resources of the account by Cloudflare's API. wrangler takes a second for each list, and prints some only as
+ * tables.
+ * @see https://developers.cloudflare.com/api/
+ */
+async function list<T extends v.GenericSchema>(env: string, path: string, item: T): Promise<v.InferOutput<T>[]> {
+  account ??= findAccount(env)
+  const { id, headers } = await account
+  return read(`accounts/${id}/${path}`, headers, item)
+}
+
+let account: Promise<{ id: string; headers: Record<string, string> }> | undefined
+
+/** Finds the account and the credentials as wrangler does: in the environment, else by what wrangler is signed in to. */
+async function findAccount(env: string): Promise<{ id: string; headers: Record<string, string> }> {
+  const { CLOUDFLARE_ACCOUNT_ID: given, CLOUDFLARE_API_TOKEN: token } = process.env
+  const headers = token ? { Authorization: `Bearer ${token}` } : await readSession(env)
+  const id = given || readToml().env[env]?.account_id || readToml().account_id
+  if (id) return { id, headers }
+  const accounts = await read('accounts', headers, v.object({ id: v.string(), name: v.string() }))
+  const [only, ...others] = accounts
+  if (!only || others.length > 0) {
+    const names = accounts.map(({ id, name }) => `${id} (${name})`).join(', ')
+    throw new Obstacle(`Say which Cloudflare account: set CLOUDFLARE_ACCOUNT_ID to one of ${names || 'yours'}`)
+  }
+  return { id: only.id, headers }
+}
+
+const Session = v.union([
+  v.object({ token: v.string() }),
+  v.object({ type: v.literal('api_key'), key: v.string(), email: v.string() }),
+])
+
+/** Reads the credentials that wrangler is signed in with. wrangler renews them when they have expired. */
+async function readSession(env: string): Promise<Record<string, string>> {
+  const printed = await wrangler(env, ['auth', 'token', '--json'])
+  const session = v.parse(Session, JSON.parse(printed.slice(printed.indexOf('{'))))
+  return 'token' in session
+    ? { Authorization: `Bearer ${session.token}` }
+    : { 'X-Auth-Key': session.key, 'X-Auth-Email': session.email }
+}
+
+async function read<T extends v.GenericSchema>(
+  path: string,
+  headers: Record<string, string>,
+  item: T,
+): Promise<v.InferOutput<T>[]> {
+  const api = process.env['CLOUDFLARE_API_BASE_URL'] || 'https://api.cloudflare.com/client/v4' // wrangler reads it too
+  let response: Response
+  try {
+    response = await fetch(`${api}/${path}`, { headers, signal: AbortSignal.timeout(30_000) })
+  } catch (error) {
+    throw new Obstacle(`Cloudflare's API at ${api} cannot be reached`, { cause: error })
+  }
+  const answer = v.safeParse(ApiAnswer, await response.json().catch(() => ({})))
+  if (!response.ok || !answer.success) {
+    throw new ApiError(path, response.status, answer.success ? answer.output.errors[0] : undefined)
+  }
+  return v.parse(v.array(item), answer.output.result ?? [])
 }
 
 /**
@@ -233,7 +313,7 @@ export async function wrangler(
   const [code] = (await once(child, 'close')) as [number | null]
   if (code === 0) return stripVTControlCharacters(stdout)
   const printed = stripVTControlCharacters(stderr) || stripVTControlCharacters(stdout)
-  if (printed.includes("it's necessary to set a CLOUDFLARE_API_TOKEN")) {
+  if (/it's necessary to set a CLOUDFLARE_API_TOKEN|Not logged in/.test(printed)) {
     throw new Obstacle('You are not signed in to Cloudflare: run npx wrangler login, or set CLOUDFLARE_API_TOKEN')
   }
   throw new Obstacle(`wrangler ${args.slice(0, 2).join(' ')}: ${firstError(printed)}`)
@@ -362,9 +442,4 @@ function check<Schema extends v.GenericSchema>(schema: Schema, value: unknown, w
   if (parsed.success) return parsed.output
   const [issue] = parsed.issues
   throw new Obstacle(`wrangler.toml${where}: ${v.getDotPath(issue) ?? ''}: ${issue.message}`)
-}
-
-/** Parses a list from wrangler's JSON, which can follow other text. */
-function parseJson<T extends v.GenericSchema>(output: string, item: T): v.InferOutput<T>[] {
-  return v.parse(v.array(item), JSON.parse(output.slice(output.search(/^[[]/m))))
 }

@@ -76,7 +76,18 @@ export async function startCloudflare() {
     return id
   }
   /** What tests read, and change without wrangler. */
-  const account = { databases, queues, buckets, workers, changes, queuesPerPage: 100, createDatabase, createQueue }
+  const account = {
+    databases,
+    queues,
+    buckets,
+    workers,
+    changes,
+    /** The accounts that the token may read. */
+    accounts: [{ id: ACCOUNT, name: 'Ada' }],
+    queuesPerPage: 100,
+    createDatabase,
+    createQueue,
+  }
   let running: Miniflare | undefined
 
   const worker = (name: string) => {
@@ -124,6 +135,7 @@ export async function startCloudflare() {
   ): Promise<unknown> {
     const [, service = '', ...names] = url.pathname.replace(`/accounts/${ACCOUNT}`, '').split('/')
     const page = Number(url.searchParams.get('page') ?? 1)
+    if (url.pathname === '/accounts') return account.accounts
     const json = () => JSON.parse(body) as Record<string, unknown>
 
     if (service === 'd1') {

@@ -1,6 +1,9 @@
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type Emulator, startEmulator } from '../../emulator/server.ts'
-import { type Cloudflare, startCloudflare } from './cloudflare.ts'
+import { ACCOUNT, API_TOKEN, type Cloudflare, startCloudflare } from './cloudflare.ts'
 import { type Clone, makeClone, REDIS_TOKEN, runScript, SERVICE_TOKEN } from './scripts.ts'
 
 // One account, set up once. Each test removes something and restores it.
@@ -18,12 +21,19 @@ const deploy = (variables: Record<string, string | undefined> = {}, patience = '
     { UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, ...variables },
   )
 
+/** The queues of staging. */
+const queuesOf = (toml: string) =>
+  new Set([...toml.matchAll(/queue = "([\w-]+-staging)"/g)].map(([, name = '']) => name))
+
 const worker = () => cloudflare.workers.get('threads-edge-staging') ?? expect.fail('the Worker does not exist')
 
 beforeAll(async () => {
   clone = await makeClone()
   cloudflare = await startCloudflare()
   emulator = await startEmulator({ tokens: [REDIS_TOKEN], readOnlyTokens: { [READ_ONLY_TOKEN]: REDIS_TOKEN } })
+  // `setup.test.ts` lets the script create them: each starts wrangler.
+  cloudflare.createDatabase('threads-staging')
+  for (const name of queuesOf(await clone.readConfig())) cloudflare.createQueue(name)
   const given = { UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN, SERVICE_TOKEN }
   const { code, output } = await runScript(clone, cloudflare.apiUrl, ['setup', '--env', 'staging'], given)
   if (code !== 0) throw new Error(output)
@@ -174,10 +184,43 @@ test('a configuration that is not TOML is reported in one line', async () => {
 
 test('without access to Cloudflare one line explains it', { timeout: 240_000 }, async () => {
   const refused = await deploy({ CLOUDFLARE_API_TOKEN: 'another' })
-  expect(refused).toEqual({ code: 1, output: expect.stringMatching(/^wrangler .*Authentication error.*\n$/) })
+  expect(refused).toEqual({
+    code: 1,
+    output: expect.stringMatching(/^Cloudflare answers 403 to .*: Authentication error\n$/),
+  })
   const unsigned = await deploy({ CLOUDFLARE_API_TOKEN: undefined })
   expect(unsigned).toEqual({
     code: 1,
     output: 'You are not signed in to Cloudflare: run npx wrangler login, or set CLOUDFLARE_API_TOKEN\n',
   })
+})
+
+test('the credentials of wrangler login and the only account are used', { timeout: 240_000 }, async () => {
+  const home = await mkdtemp(join(tmpdir(), 'threads-edge-home-'))
+  await mkdir(join(home, '.config/.wrangler/config'), { recursive: true })
+  const session = `oauth_token = "${API_TOKEN}"\nexpiration_time = "2099-01-01T00:00:00.000Z"\nscopes = []\n`
+  await writeFile(join(home, '.config/.wrangler/config/default.toml'), session)
+  const signedIn = {
+    HOME: home,
+    XDG_CONFIG_HOME: undefined,
+    CLOUDFLARE_API_TOKEN: undefined,
+    CLOUDFLARE_ACCOUNT_ID: undefined,
+  }
+
+  worker().secrets.delete('SERVICE_TOKEN')
+  const outcome = await deploy(signedIn)
+  worker().secrets.set('SERVICE_TOKEN', SERVICE_TOKEN)
+  expect(outcome.output).toBe(
+    'Not deployed to staging: Cloudflare lacks secret SERVICE_TOKEN: run npm run setup -- --env staging\n',
+  )
+
+  cloudflare.accounts.push({ id: 'other', name: 'Bob' })
+  const undecided = await deploy(signedIn)
+  cloudflare.accounts.pop()
+  expect(undecided).toEqual({
+    code: 1,
+    output: `Say which Cloudflare account: set CLOUDFLARE_ACCOUNT_ID to one of ${ACCOUNT} (Ada), other (Bob)\n`,
+  })
+  expect(cloudflare.changes).toEqual([])
+  await rm(home, { recursive: true })
 })

@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
-import { describeApp } from '../../src/http/document.ts'
-import { migrate, newApp, newEdge } from '../edge.ts'
+import { type Operation, readOperations } from '../docs/document.ts'
+import { migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser } from '../rows.ts'
 
 beforeAll(migrate)
@@ -108,27 +108,8 @@ const QUERIES: Record<string, string> = {
 }
 const BODIES: Record<string, object> = { 'PATCH /v1/posts/{id}': { text: 'Changed' } }
 
-interface Operation {
-  security?: Record<string, string[]>[]
-  'x-rate-limit'?: string
-  requestBody?: unknown
-  responses: Record<string, { description: string }>
-}
-
-async function readOperations(): Promise<Map<string, Operation>> {
-  const { paths } = (await describeApp(newApp())) as { paths: Record<string, Record<string, Operation>> } // OpenAPI
-  return new Map(
-    Object.entries(paths).flatMap(([path, methods]) =>
-      Object.entries(methods).map(([method, operation]): [string, Operation] => [
-        `${method.toUpperCase()} ${path}`,
-        operation,
-      ]),
-    ),
-  )
-}
-
 test('every operation has a declared policy, and the document says the same', async () => {
-  const operations = await readOperations()
+  const { operations } = await readOperations()
   expect([...operations.keys()].sort()).toEqual(Object.keys(DECLARED).sort())
   const session = [{ bearer: [] }, { cookie: [] }]
   const security: Record<Policy, object[]> = {
@@ -145,7 +126,7 @@ test('every operation has a declared policy, and the document says the same', as
 })
 
 test('every operation has a limit, or requires the service token', async () => {
-  for (const [name, operation] of await readOperations()) {
+  for (const [name, operation] of (await readOperations()).operations) {
     const isLimited = operation['x-rate-limit'] !== undefined
     expect([name, isLimited || DECLARED[name] === 'service']).toEqual([name, true])
   }
@@ -196,7 +177,7 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
 }
 
 test.each(Object.entries(DECLARED))('%s admits the callers of its policy: %s', async (name, policy) => {
-  const operation = (await readOperations()).get(name) ?? expect.fail(`${name} is not documented`)
+  const operation = (await readOperations()).operations.get(name) ?? expect.fail(`${name} is not documented`)
   const outcomes = await Promise.all(
     CALLERS.map(async (caller): Promise<[Caller, number | 'admitted']> => {
       const status = await call(name, operation, caller)
@@ -210,7 +191,7 @@ test.each(Object.entries(DECLARED))('%s admits the callers of its policy: %s', a
 
 test('every write but those of services refuses a cookie that another site sends, and the document says so', async () => {
   const edge = newEdge()
-  for (const [name, { responses }] of await readOperations()) {
+  for (const [name, { responses }] of (await readOperations()).operations) {
     const [method = '', pattern = ''] = name.split(' ')
     if (method === 'GET' || DECLARED[name] === 'service') continue
     const response = await edge.fetch(pattern.replaceAll(/\{\w+\}/g, 'x'), {
