@@ -55,7 +55,7 @@ const LIKED = { likesCount: 1, likedByMe: true }
 const NOT_LIKED = { likesCount: 0, likedByMe: false }
 
 test.each([
-  ['is late twice', { kind: 'delay-after', delayMs: 600, match: 'EVAL', times: 2 }],
+  ['is late twice', { kind: 'delay-after', delayMs: 3_000, match: 'EVAL', times: 2 }],
   ['is cut three times', { kind: 'cut', match: 'EVAL', times: 3 }],
 ] as const)('a like whose reply %s is refused, and completed by the cron', async (_, fault) => {
   const { edge, like, read, readD1, sent, post, headers } = await newWorld()
