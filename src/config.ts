@@ -445,8 +445,8 @@ export function readConfig(env: object) {
     posts: write,
     comments: write,
     likes: write,
-    views: { ...write, isStrict: false },
-    presence: { ...write, limit: set.LIMIT_PRESENCE, isStrict: false },
+    views: write,
+    presence: { ...write, limit: set.LIMIT_PRESENCE },
     notifications: write,
   }
   return {

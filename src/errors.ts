@@ -58,9 +58,13 @@ export class Problem extends Error {
 export const invalidField = (where: FieldError['in'], field: string, message: string): Problem =>
   new Problem('invalid-request', `${field}: ${message}`, { errors: [{ in: where, field, message }] })
 
-/** For `catch`: turns an error of Redis or D1 into a 503 with `Retry-After`. `detail` names what the API cannot do. */
+/**
+ * For `catch`: turns an error of Redis or D1 into a 503 with `Retry-After`. `detail` names what the API cannot do. A
+ * `Problem` stays what it is.
+ */
 export const unavailable =
   (detail: string, retryAfterSeconds = 5) =>
   (cause: unknown): never => {
+    if (cause instanceof Problem) throw cause
     throw new Problem('unavailable', detail, { retryAfter: retryAfterSeconds }, { cause })
   }

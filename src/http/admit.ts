@@ -3,12 +3,14 @@ import type { LimitName } from '../config.ts'
 import { Problem } from '../errors.ts'
 import { limitsService } from '../rate-limit/rate-limit.ts'
 import type { Allowance } from '../redis/rate-limit.ts'
-import type { Claims } from '../redis/session.ts'
+import type { Evaluate, Guard, Script } from '../redis/script.ts'
+import type { Claims, HeldSession } from '../redis/session.ts'
+import { sessionStore } from '../sessions/sessions.ts'
 import type { AppEnv } from './context.ts'
-import { addressSubject, requireAllowed, setLimitHeaders, spend } from './limit.ts'
+import { addressSubject, requireAllowed, requireOpen, setLimitHeaders, spend } from './limit.ts'
 import { described } from './openapi.ts'
 import { isService } from './service-token.ts'
-import { hasCredential, isLive, readClaims, requireOwnSite, sessionEnded, wasLive } from './session.ts'
+import { hasCredential, isLive, readClaims, rememberLive, requireOwnSite, sessionEnded, wasLive } from './session.ts'
 
 /** The caller of a route that checks the session in the same round trip as its work. */
 export interface Caller<UserId> {
@@ -23,11 +25,23 @@ export interface Caller<UserId> {
   read: <T>(work: (userId: UserId) => Promise<T>) => Promise<T>
 }
 
+/** The caller of a route that checks session and limit in the script of its write. */
+export interface Writer<UserId> {
+  /** What the token claims. Its session may have ended: write for the user that `write` passes on. */
+  claims: UserId extends string ? Claims : Claims | undefined
+  /**
+   * Runs `work` for the claimed user. The first script that `work` gives to `evaluate` runs only if the session is live and
+   * the limit allows it, all in one round trip; otherwise `evaluate` throws the 401 or 429. If Redis cannot tell that the
+   * session is live, D1 does, and the script takes a second round trip.
+   */
+  write: <T>(work: (userId: UserId, evaluate: Evaluate) => Promise<T>) => Promise<T>
+}
+
 /** How a route treats sessions: whether it needs one, and when it checks it. */
 export type SessionRule =
   | { session: 'none' }
   | { session: 'optional' | 'required'; check?: 'before' }
-  | { session: 'optional' | 'required'; check: 'alongside' }
+  | { session: 'optional' | 'required'; check: 'alongside' | 'within' }
 
 export interface AdmitOptions {
   /** Counts every request against the address, also those of users. */
@@ -39,11 +53,13 @@ export interface AdmitOptions {
 /** What `admit` adds to the context, by the rule of the route. */
 type Admitted<R extends SessionRule> = R extends { check: 'alongside' }
   ? { caller: Caller<R extends { session: 'required' } ? string : string | undefined> }
-  : R extends { session: 'required' }
-    ? { userId: string; claims: Claims }
-    : R extends { session: 'optional' }
-      ? { userId: string | undefined }
-      : object
+  : R extends { check: 'within' }
+    ? { writer: Writer<R extends { session: 'required' } ? string : string | undefined> }
+    : R extends { session: 'required' }
+      ? { userId: string; claims: Claims }
+      : R extends { session: 'optional' }
+        ? { userId: string | undefined }
+        : object
 
 interface AdmittedEnv<R extends SessionRule> {
   Bindings: Env
@@ -71,7 +87,8 @@ const SECURITY = {
  * this isolate knows to be over a limit gets 429 without a round trip.
  *
  * Sessions: `none` costs nothing and adds nothing. By default the check runs before the work: `c.var.userId`, and 401
- * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.var.caller`.
+ * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.var.caller`. `check: 'within'`
+ * checks session and limit in the script of the write, strict or not: `c.var.writer`.
  *
  * A credential that is not accepted: 401 on routes that write or need a session. Other reads treat the caller as
  * anonymous, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
@@ -83,12 +100,12 @@ export function admit<R extends SessionRule>(
   { by, refusesInvalid = false }: AdmitOptions = {},
 ): MiddlewareHandler<AdmittedEnv<R>> {
   const { session } = rule
-  const isAlongside = 'check' in rule && rule.check === 'alongside'
+  const check = 'check' in rule ? rule.check : 'before'
   const middleware: MiddlewareHandler<AppEnv> = async (c, next) => {
     const use = c.get('use')
     const defer = c.get('defer')
     const { isStrict } = c.get('config').limits[name]
-    const add = c.set as (name: 'caller' | 'userId', value: unknown) => void // `Admitted` types them
+    const add = c.set as (name: 'caller' | 'writer' | 'userId', value: unknown) => void // `Admitted` types them
     const limits = use(limitsService)
     const claims = readClaims(c)
     const isRead = c.req.method === 'GET' || c.req.method === 'HEAD'
@@ -100,39 +117,59 @@ export function admit<R extends SessionRule>(
     }
 
     const checkNow = async () => claims !== undefined && isLive(c, claims)
-    const check = once(checkNow)
+    const checkOnce = once(checkNow)
     const address = addressSubject(c)
     let subject = claims && by !== 'address' ? claims.userId : address
     const known = limits.known(name, subject)
     requireAllowed(c, name, known)
     // Only live sessions escape the limit of their address.
     const blocked = subject === address ? undefined : limits.known(name, address)
-    if (claims && blocked?.isAllowed === false && !wasLive(c, claims) && !(await check())) {
+    if (claims && blocked?.isAllowed === false && !wasLive(c, claims) && !(await checkOnce())) {
       requireAllowed(c, name, blocked)
     }
 
-    const isCheckedBefore = session !== 'none' && !isAlongside
-    const needsCheck = isCheckedBefore || (isStrict && subject !== address)
-    let allowance = known
-    let isSignedIn = false
-    // Sent in the same turn, both travel in one request.
-    if (isStrict || needsCheck) {
-      ;[allowance, isSignedIn] = await Promise.all([isStrict ? spend(c, name, subject) : known, needsCheck && check()])
-    }
-    if (needsCheck && !isSignedIn && subject !== address) {
-      allowance = await countAgainstAddress(c, name, subject, allowance)
-      subject = address
-    }
-    requireAllowed(c, name, allowance)
-    if (isAlongside) {
-      add('caller', createCaller(claims, checkNow, session)) // a stream checks again and again
-    } else if (claims && isSignedIn && isCheckedBefore) {
-      add('userId', claims.userId)
-    } else if (session === 'required' || (claims && isCheckedBefore && refuses)) {
-      throw sessionEnded()
+    const needsCheck = (session !== 'none' && check !== 'alongside') || (isStrict && subject !== address)
+    /** Applies the limit and the session rule: throws 401 or 429. */
+    async function decide(): Promise<void> {
+      let allowance = known
+      let isSignedIn = false
+      // Sent in the same turn, both travel in one request.
+      if (isStrict || needsCheck) {
+        ;[allowance, isSignedIn] = await Promise.all([
+          isStrict ? spend(c, name, subject) : known,
+          needsCheck && checkOnce(),
+        ])
+      }
+      if (needsCheck && !isSignedIn && subject !== address) {
+        allowance = await countAgainstAddress(c, name, subject, allowance)
+        subject = address
+      }
+      requireAllowed(c, name, allowance)
+      if (check !== 'alongside') {
+        if (claims && isSignedIn && session !== 'none') add('userId', claims.userId)
+        else if (session === 'required' || (claims && session !== 'none' && refuses)) throw sessionEnded()
+      }
+      setLimitHeaders(c, name, allowance)
     }
 
-    setLimitHeaders(c, name, allowance)
+    if (check === 'within') {
+      const guarded = createGuarded(c, name, subject, claims)
+      add('writer', { claims, write: (work) => work(claims?.userId, guarded.evaluate) } satisfies Writer<
+        string | undefined
+      >)
+      setLimitHeaders(c, name, known)
+      await next()
+      // Work that failed before its script, because the input is not valid say, is counted and refused all the same.
+      if (!guarded.isDecided()) {
+        await decide()
+        delete c.get('answer').complete // it has headers from before
+      }
+      return
+    }
+    // A read that needs no round trip stays synchronous.
+    if (isStrict || needsCheck) await decide()
+    else setLimitHeaders(c, name, known)
+    if (check === 'alongside') add('caller', createCaller(claims, checkNow, session)) // a stream checks again and again
     await next()
     if (isStrict) return
     const note = (whose: string) => limits.note(name, whose, costOf(c))
@@ -140,13 +177,62 @@ export function admit<R extends SessionRule>(
       if (note(subject)) defer(() => limits.count())
     } else {
       defer(async () => {
-        if (note((await check()) ? subject : address)) await limits.count()
+        if (note((await checkOnce()) ? subject : address)) await limits.count()
       })
     }
   }
   const spec = { 'x-rate-limit': name, security: SECURITY[session] }
   return described(spec, middleware) as unknown as MiddlewareHandler<AdmittedEnv<R>> // it added what `Admitted` says
 }
+
+/**
+ * Admits a request by the first script of its work, which then carries the checks of the session and the limit. Without
+ * Redis, D1 knows the session and the policy says what becomes of requests that nobody counts; the script runs alone.
+ */
+function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, claims: Claims | undefined) {
+  const limits = c.var.use(limitsService)
+  let isDecided = false
+
+  /** Throws the 401 of a session that has ended; the request counts against its address. */
+  async function requireLive(session: Claims, held: Promise<HeldSession> | undefined): Promise<void> {
+    if (await isLive(c, session, held)) return
+    const allowance = await spend(c, name, addressSubject(c))
+    requireAllowed(c, name, allowance)
+    setLimitHeaders(c, name, allowance)
+    throw sessionEnded()
+  }
+
+  async function run<T>(script: Script, guards: Guard[]): Promise<T> {
+    const taken = await limits.takeAndRun<T>(name, subject, guards, script)
+    if ('heldBack' in taken) {
+      const [, session, epoch] = taken.heldBack as [0, ...HeldSession] // only the session has a guard
+      if (claims) await requireLive(claims, Promise.resolve([session, epoch]))
+      return run(script, [])
+    }
+    if (claims) rememberLive(c, claims)
+    requireAllowed(c, name, taken.allowance)
+    setLimitHeaders(c, name, taken.allowance)
+    return taken.reply
+  }
+
+  const evaluate: Evaluate = async <T>(script: Script, alone: () => Promise<T>) => {
+    if (isDecided) return alone()
+    isDecided = true
+    try {
+      return await run<T>(script, claims ? [c.var.use(sessionStore).guard(claims)] : [])
+    } catch (error) {
+      if (error instanceof Problem) throw error
+      // After an error reply, of a full database say, Redis may still answer reads.
+      if (claims) await requireLive(claims, isUnanswered(error) ? Promise.reject(error) : undefined)
+      requireOpen(c, name, error)
+      return alone()
+    }
+  }
+  return { evaluate, isDecided: () => isDecided }
+}
+
+/** Whether Redis did not answer at all. */
+const isUnanswered = (error: unknown) => error instanceof Error && error.name === 'RedisUnavailable'
 
 /** Moves a request of an ended session from its user to its address. One round trip if the policy is strict. */
 async function countAgainstAddress(

@@ -15,10 +15,12 @@ export async function spend(c: Context<AppEnv>, name: LimitName, subject: string
   const limits = c.var.use(limitsService)
   const known = limits.known(name, subject)
   if (known?.isAllowed === false) return known
-  return limits.take(name, subject).catch((cause: unknown) => {
-    if (c.var.config.limits[name].onOutage === 'open') return undefined
-    return unavailable('Limits cannot be checked right now')(cause)
-  })
+  return limits.take(name, subject).catch((cause: unknown) => requireOpen(c, name, cause))
+}
+
+/** Admits a request that Redis cannot count. Throws a 503 if the policy does not. */
+export function requireOpen(c: Context<AppEnv>, name: LimitName, cause: unknown): undefined {
+  if (c.var.config.limits[name].onOutage === 'closed') unavailable('Limits cannot be checked right now')(cause)
 }
 
 /** Throws the 429 of a policy if the allowance is spent. */

@@ -2,7 +2,7 @@ import type { Context } from 'hono'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { Problem } from '../errors.ts'
 import { limitState } from '../rate-limit/rate-limit.ts'
-import type { Claims } from '../redis/session.ts'
+import type { Claims, HeldSession } from '../redis/session.ts'
 import { sessionStore } from '../sessions/sessions.ts'
 import { sessionTokens } from '../sessions/token.ts'
 import type { AppEnv } from './context.ts'
@@ -41,14 +41,17 @@ export function readClaims(c: Context<AppEnv>): Claims | undefined {
   return claims ?? undefined
 }
 
-/** Whether the session of these claims is live. One round trip. */
-export async function isLive(c: Context<AppEnv>, claims: Claims): Promise<boolean> {
-  const { live } = c.var.use(limitState)
-  const answer = await c.var.use(sessionStore).check(claims)
-  if (answer) live.set(claims.sessionId, Date.now() + REMEMBERED_MS)
-  else live.delete(claims.sessionId)
+/** Whether the session of these claims is live. One round trip; none if a guard has just read what Redis holds: `held`. */
+export async function isLive(c: Context<AppEnv>, claims: Claims, held?: Promise<HeldSession>): Promise<boolean> {
+  const answer = await c.var.use(sessionStore).check(claims, Date.now(), held)
+  if (answer) rememberLive(c, claims)
+  else c.var.use(limitState).live.delete(claims.sessionId)
   return answer
 }
+
+/** Notes for `wasLive` that the session is live. */
+export const rememberLive = (c: Context<AppEnv>, { sessionId }: Claims): void =>
+  c.var.use(limitState).live.set(sessionId, Date.now() + REMEMBERED_MS)
 
 /** Whether this isolate has seen the session live within a minute. Costs no round trip. */
 export function wasLive(c: Context<AppEnv>, { sessionId }: Claims): boolean {

@@ -4,6 +4,7 @@ import { listOf } from '../db/list.ts'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { Counters, LikeState, Settlement, WrittenLike } from '../redis/counter.ts'
+import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
 import type { Liked, LikeMessage } from './schema.ts'
 
@@ -195,12 +196,13 @@ export function createLikes(dependencies: {
 
     /**
      * Sets whether `userId` likes a content; returns the state and the exact count. One round trip. Safe to repeat.
-     * Recorded, then completed: one that is refused as unavailable did not happen, or `complete` writes it to D1.
+     * Recorded, then completed: one that is refused as unavailable did not happen, or `complete` writes it to D1. One that
+     * `evaluate` refuses did not happen.
      */
-    async set(contentId: string, userId: string, isLiked: boolean): Promise<Liked> {
+    async set(contentId: string, userId: string, isLiked: boolean, evaluate?: Evaluate): Promise<Liked> {
       const kind = kindOf(contentId)
       const counted = await writeCounters
-        .like(contentId, userId, isLiked, () => load(kind, contentId, userId))
+        .like(contentId, userId, isLiked, () => load(kind, contentId, userId), evaluate)
         .catch(cannotCount)
       if (!counted) throw new Problem('not-found', `There is no ${kind} ${contentId}`)
       const { count, changedAt, stateSince } = counted

@@ -1,10 +1,11 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
 import type { ProblemType } from '../errors.ts'
-import { admit } from '../http/admit.ts'
+import { admit, type Writer } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { id } from '../http/input.ts'
 import { doc, valid } from '../http/openapi.ts'
+import type { Use } from '../platform.ts'
 import { likesService } from './likes.ts'
 import { Liked } from './schema.ts'
 
@@ -14,20 +15,23 @@ const likeRoutes = (kind: 'p' | 'c', name: string) => {
   const problems: ProblemType[] = ['invalid-request', 'not-signed-in', 'not-found', 'unavailable']
   const Id = v.object({ id: id(kind) })
 
+  const set = (use: Use, writer: Writer<string>, contentId: string, isLiked: boolean) =>
+    writer.write((userId, evaluate) => use(likesService).set(contentId, userId, isLiked, evaluate))
+
   return new Hono<AppEnv>()
     .put(
       '/:id/like',
       doc({ tag: 'Likes', summary: `Like a ${name}`, description, answer: Liked, problems }),
-      admit('likes', { session: 'required' }),
+      admit('likes', { session: 'required', check: 'within' }),
       valid('param', Id),
-      async (c) => c.json(await c.var.use(likesService).set(c.req.valid('param').id, c.var.userId, true)),
+      async (c) => c.json(await set(c.var.use, c.var.writer, c.req.valid('param').id, true)),
     )
     .delete(
       '/:id/like',
       doc({ tag: 'Likes', summary: `Remove my like of a ${name}`, description, answer: Liked, problems }),
-      admit('likes', { session: 'required' }),
+      admit('likes', { session: 'required', check: 'within' }),
       valid('param', Id),
-      async (c) => c.json(await c.var.use(likesService).set(c.req.valid('param').id, c.var.userId, false)),
+      async (c) => c.json(await set(c.var.use, c.var.writer, c.req.valid('param').id, false)),
     )
 }
 

@@ -161,11 +161,15 @@ export const posts = new Hono<AppEnv>()
       answer: v.object({ views: Count }),
       problems: ['invalid-request', 'not-found', 'unavailable'],
     }),
-    admit('views', { session: 'optional' }),
+    admit('views', { session: 'optional', check: 'within' }),
     valid('param', PostId),
     async (c) => {
-      const viewer = c.var.userId ?? addressSubject(c)
-      return c.json({ views: await c.var.use(viewsService).add(c.req.valid('param').id, viewer) })
+      const { id } = c.req.valid('param')
+      const { writer, use } = c.var
+      const views = await writer.write((userId, evaluate) =>
+        use(viewsService).add(id, userId ?? addressSubject(c), evaluate),
+      )
+      return c.json({ views })
     },
   )
 

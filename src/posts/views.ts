@@ -4,6 +4,7 @@ import { posts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { FencedRun, Fences } from '../locks/fences.ts'
 import type { Counters } from '../redis/counter.ts'
+import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
 
 /** How many counts one D1 statement writes. */
@@ -25,12 +26,14 @@ export const viewsService = service<Views>('views')
 export function createViews(db: DrizzleD1Database, counters: Counters, fences: Fences) {
   return {
     /** Records that `viewer` (a user, or an address) saw a post; returns its views. One round trip. Safe to repeat. */
-    async add(postId: string, viewer: string): Promise<number> {
+    async add(postId: string, viewer: string, evaluate?: Evaluate): Promise<number> {
       const load = async () => {
         const [row] = await db.select({ views: posts.viewsCount }).from(posts).where(eq(posts.id, postId))
         return row?.views ?? null
       }
-      const views = await counters.view(postId, viewer, load).catch(unavailable('Views cannot be counted right now'))
+      const views = await counters
+        .view(postId, viewer, load, evaluate)
+        .catch(unavailable('Views cannot be counted right now'))
       if (views === null) throw new Problem('not-found', `There is no post ${postId}`)
       return views
     },

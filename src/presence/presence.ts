@@ -5,6 +5,7 @@ import { follows, users } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
 import type { Change, Online, Visibility } from '../redis/presence.ts'
+import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
 import type { Status } from './schema.ts'
 
@@ -212,9 +213,9 @@ export function createPresence({ db, online, capacity, outbox, defer, onFailure 
      *
      * Safe to repeat. If it is refused or dies, the cron announces an arrival that Redis has recorded.
      */
-    async heartbeat(userId: string, deviceId: string, now?: number): Promise<void> {
+    async heartbeat(userId: string, deviceId: string, now?: number, evaluate?: Evaluate): Promise<void> {
       const beat = { userId, deviceId, beatId: crypto.randomUUID() }
-      const outcome = await online.beat(beat, now).catch(cannotRecord)
+      const outcome = await online.beat(beat, now, undefined, evaluate).catch(cannotRecord)
       if (typeof outcome === 'object') defer(() => announce([outcome]))
       if (outcome !== 'unknown') return
       defer(async () => {
@@ -227,8 +228,8 @@ export function createPresence({ db, online, capacity, outbox, defer, onFailure 
      * One device leaves; the user goes offline with the last one. One round trip. Safe to repeat. If it is refused or
      * dies, the cron announces a departure that Redis has recorded.
      */
-    async leave(userId: string, deviceId: string, now?: number): Promise<void> {
-      const change = await online.leave(userId, deviceId, now).catch(cannotRecord)
+    async leave(userId: string, deviceId: string, now?: number, evaluate?: Evaluate): Promise<void> {
+      const change = await online.leave(userId, deviceId, now, evaluate).catch(cannotRecord)
       if (change) defer(() => announce([change]))
     },
 

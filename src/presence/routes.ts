@@ -19,11 +19,12 @@ export const presence = new Hono<AppEnv>()
       status: 204,
       problems: ['invalid-request', 'not-signed-in', 'unavailable'],
     }),
-    admit('presence', { session: 'required' }),
+    admit('presence', { session: 'required', check: 'within' }),
     valid('query', DeviceQuery),
     async (c) => {
-      const { deviceId = c.var.claims.sessionId } = c.req.valid('query')
-      await c.var.use(presenceService).heartbeat(c.var.userId, deviceId)
+      const { writer, use } = c.var
+      const { deviceId = writer.claims.sessionId } = c.req.valid('query')
+      await writer.write((userId, evaluate) => use(presenceService).heartbeat(userId, deviceId, undefined, evaluate))
       return c.body(null, 204)
     },
   )
@@ -36,11 +37,12 @@ export const presence = new Hono<AppEnv>()
       status: 204,
       problems: ['invalid-request', 'not-signed-in', 'unavailable'],
     }),
-    admit('presence', { session: 'required' }),
+    admit('presence', { session: 'required', check: 'within' }),
     valid('query', DeviceQuery),
     async (c) => {
-      const { deviceId = c.var.claims.sessionId } = c.req.valid('query')
-      await c.var.use(presenceService).leave(c.var.userId, deviceId)
+      const { writer, use } = c.var
+      const { deviceId = writer.claims.sessionId } = c.req.valid('query')
+      await writer.write((userId, evaluate) => use(presenceService).leave(userId, deviceId, undefined, evaluate))
       return c.body(null, 204)
     },
   )

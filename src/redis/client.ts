@@ -1,4 +1,5 @@
 import { Redis, type Requester, type UpstashRequest, type UpstashResponse } from '@upstash/redis/cloudflare'
+import { callsIn } from './script.ts'
 
 /** Redis did not answer (connection refused or cut, timeout, 5xx), or was not asked because the breaker is open. */
 export class RedisUnavailable extends Error {
@@ -51,10 +52,7 @@ export function createBreaker(failures: number, coolDownMs: number) {
 export interface Meter {
   /** Commands sent, without those that scripts call. */
   commands: number
-  /**
-   * Commands as Upstash bills them, with those that scripts call. An estimate: each call in the text of a script counts
-   * once, in a loop or not. A script with many branches states `usually calls N` itself.
-   */
+  /** Commands as Upstash bills them, with those that scripts call: an estimate (`callsIn`). */
   billed: number
   /** HTTP requests sent, retries included. */
   roundTrips: number
@@ -207,8 +205,6 @@ class OpenRedis extends Redis {
 const isBatch = (request: UpstashRequest): request is UpstashRequest & { body: unknown[] } =>
   (request.path?.[0] === 'pipeline' || request.path?.[0] === 'multi-exec') && Array.isArray(request.body)
 
-/** How many commands each script calls, by its text. The program has a fixed number of scripts. */
-const callsByScript = new Map<string, number>()
 /** Only `@upstash/ratelimit` sends a script by its hash: two `GET` and an `INCRBY`. */
 const CALLS_BY_HASH = 3
 
@@ -216,14 +212,7 @@ const CALLS_BY_HASH = 3
 function billedFor(command: unknown): number {
   const [name, script] = Array.isArray(command) ? (command as unknown[]) : []
   if (name === 'evalsha') return 1 + CALLS_BY_HASH
-  if (name !== 'eval' || typeof script !== 'string') return 1
-  let calls = callsByScript.get(script)
-  if (calls === undefined) {
-    const [, usually] = /^-- usually calls (\d+)$/m.exec(script) ?? []
-    calls = usually === undefined ? script.split('redis.call(').length - 1 : Number(usually)
-    callsByScript.set(script, calls)
-  }
-  return 1 + calls
+  return name === 'eval' && typeof script === 'string' ? 1 + callsIn(script) : 1
 }
 
 /** Whether an error is a reply of Redis: those begin with a code in capitals. */

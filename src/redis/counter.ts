@@ -1,4 +1,5 @@
 import type { Redis } from '@upstash/redis/cloudflare'
+import { type Evaluate, run } from './script.ts'
 
 /** What is counted of a content. */
 export type Counter = 'likes' | 'comments' | 'views'
@@ -99,7 +100,7 @@ const MAX_ATTEMPTS = 5
 const VIEWERS_TTL_MS = 30 * 86_400_000
 
 /**
- * Sets whether a user likes a content. KEYS: states, tally, count, unwritten. ARGV: content, user, 1 or 0, TTL (ms), new
+ * Sets whether a user likes a content. KEYS: tally, count, states, unwritten. ARGV: content, user, 1 or 0, TTL (ms), new
  * marker, then what was loaded, or '' each: marker, state, count, changed at, revision.
  * Returns the count, when this was, and since when the state holds; or the marker under which to load ('' for none).
  *
@@ -109,21 +110,21 @@ const VIEWERS_TTL_MS = 30 * 86_400_000
  * older change may still be in the queue.
  */
 const LIKE = `#!lua flags=allow-key-locking
--- usually calls 8
-local held = redis.call('HGET', KEYS[1], ARGV[1])
+-- usually calls 6
+local held = redis.call('HGET', KEYS[3], ARGV[1])
 if held and not string.match(held, '^[01]:') then held = false end
-local tally = redis.call('GET', KEYS[2])
+local tally = HELD[1]
 local count, at, revision = string.match(tally or '', '^(%d+):(%d+):(%d+)$')
 local state = held
 if not count then
-  count, at, revision = string.match(redis.call('GET', KEYS[3]) or '', '^%d+$'), '0', '0'
+  count, at, revision = string.match(HELD[2] or '', '^%d+$'), '0', '0'
 end
 local member = ARGV[1] .. ':' .. ARGV[2] .. ':'
 if not count then
   if ARGV[6] == '' or tally ~= ARGV[6] then
     if not tally then
       tally = ARGV[5]
-      redis.call('SET', KEYS[2], tally, 'PX', ${MARKER_MS})
+      redis.call('SET', KEYS[1], tally, 'PX', ${MARKER_MS})
     end
     return {tally}
   end
@@ -145,10 +146,10 @@ if liked ~= ARGV[3] then
   count = string.format('%.0f', math.max(0, count + (ARGV[3] == '1' and 1 or -1)))
   since = changedAt
 end
-redis.call('SET', KEYS[2], count .. ':' .. changedAt .. ':' .. revision, 'PX', ARGV[4])
-redis.call('SET', KEYS[3], count, 'PX', ARGV[4])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3] .. ':' .. (since == changedAt and '' or since .. ':') .. changedAt)
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('SET', KEYS[1], count .. ':' .. changedAt .. ':' .. revision, 'PX', ARGV[4])
+if HELD[2] ~= count then redis.call('SET', KEYS[2], count, 'PX', ARGV[4]) end
+local isNew = redis.call('HSET', KEYS[3], ARGV[1], ARGV[3] .. ':' .. (since == changedAt and '' or since .. ':') .. changedAt)
+if isNew == 1 then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
 redis.call('ZADD', KEYS[4], changedAt, member .. ARGV[3])
 return {tonumber(count), changedAt, since}`
 
@@ -174,13 +175,22 @@ for i = 1, counts do
 end
 return 1`
 
-/** Sets markers where a user's states are missing. KEYS: states. ARGV: marker, TTL (ms), contents. */
+/**
+ * Sets markers where a user's states are missing. KEYS: states, unwritten. ARGV: marker, TTL (ms), then each content and
+ * its two members of unwritten. Returns when each member was recorded, before anything is loaded: a like that is not
+ * among them has reached the source, or will replace the marker.
+ */
 const CLAIM_STATES = `#!lua flags=allow-key-locking
-local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 3))
-local claims = {}
-for i = 3, #ARGV do
-  if not string.match(held[i - 2] or '', '^[01]:') then
-    claims[#claims + 1] = ARGV[i]
+local contents, members, claims = {}, {}, {}
+for i = 3, #ARGV, 3 do
+  contents[#contents + 1] = ARGV[i]
+  members[#members + 1] = ARGV[i + 1]
+  members[#members + 1] = ARGV[i + 2]
+end
+local held = redis.call('HMGET', KEYS[1], unpack(contents))
+for i, content in ipairs(contents) do
+  if not string.match(held[i] or '', '^[01]:') then
+    claims[#claims + 1] = content
     claims[#claims + 1] = ARGV[1]
   end
 end
@@ -188,7 +198,7 @@ if #claims > 0 then
   redis.call('HSET', KEYS[1], unpack(claims))
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
-return #claims`
+return redis.call('ZMSCORE', KEYS[2], unpack(members))`
 
 /** Stores loaded states where their marker still is. KEYS: states. ARGV: marker, content, state ('' removes it) … */
 const FILL_STATES = `#!lua flags=allow-key-locking
@@ -211,41 +221,48 @@ if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
 return 1`
 
 /**
- * Brings a count to that of the source. KEYS: tally, count. ARGV: count, revision, changed at, TTL (ms).
+ * Brings Redis to what the source has of counts and likes. KEYS: unwritten, then tally and count of each count, then the
+ * states of each like's user. ARGV: how many counts, TTL (ms), then of each count its value, revision and changed at, then
+ * of each like its content, member of unwritten, changed at, the state at the source ('' when there is none), and 1 if
+ * that state is this like.
+ *
  * Creates nothing: the content may be gone. A count without a tally cannot be compared: it is removed, to be loaded, and
- * so is a marker.
+ * so is a marker. Corrects older states, and removes the likes from unwritten, unless they were repeated since. A like
+ * that is unwritten and that the source has now is in the states already, if they are there.
  */
 const SETTLE = `#!lua flags=allow-key-locking
-local tally = redis.call('GET', KEYS[1])
-local counted, at, revision = string.match(tally or '', '^(%d+):(%d+):(%d+)$')
-if counted then
-  if tonumber(revision) > tonumber(ARGV[2]) or tonumber(at) > tonumber(ARGV[3]) then return 0 end
-  redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[3] .. ':' .. ARGV[2], 'PX', ARGV[4])
-  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[4])
-  return 1
+-- usually calls 4
+local counts, ttl = tonumber(ARGV[1]), ARGV[2]
+if counts > 0 then
+  local held, gone = redis.call('MGET', unpack(KEYS, 2, 1 + 2 * counts)), {}
+  for i = 1, counts do
+    local value, revision, at = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
+    local counted, lastAt, lastRevision = string.match(held[2 * i - 1] or '', '^(%d+):(%d+):(%d+)$')
+    if not counted then
+      gone[#gone + 1] = KEYS[2 * i]
+      gone[#gone + 1] = KEYS[2 * i + 1]
+    elseif tonumber(lastRevision) <= tonumber(revision) and tonumber(lastAt) <= tonumber(at) then
+      redis.call('SET', KEYS[2 * i], value .. ':' .. at .. ':' .. revision, 'PX', ttl)
+      if held[2 * i] ~= value then redis.call('SET', KEYS[2 * i + 1], value, 'PX', ttl) end
+    end
+  end
+  if #gone > 0 then redis.call('DEL', unpack(gone)) end
 end
-redis.call('DEL', KEYS[1], KEYS[2])
-return 1`
-
-/**
- * The source has processed likes. KEYS: unwritten, then the states of each like's user. ARGV, four for each like:
- * content, member of unwritten, its changed at, the state at the source ('' when there is none).
- * Corrects older states, ends loads of states, and removes the likes from unwritten, unless they were repeated since.
- */
-const CONFIRM_LIKES = `#!lua flags=allow-key-locking
--- usually calls 3
 local members, written = {}, {}
-for i = 1, #ARGV, 4 do members[#members + 1] = ARGV[i + 1] end
+for i = 3 + 3 * counts, #ARGV, 5 do members[#members + 1] = ARGV[i + 1] end
+if #members == 0 then return 0 end
 local scores = redis.call('ZMSCORE', KEYS[1], unpack(members))
 for i, member in ipairs(members) do
-  local content, changedAt, state = ARGV[i * 4 - 3], ARGV[i * 4 - 1], ARGV[i * 4]
-  if scores[i] and tonumber(scores[i]) <= tonumber(changedAt) then written[#written + 1] = member end
-  local held = redis.call('HGET', KEYS[i + 1], content)
-  if held then
-    if state == '' or not string.match(held, '^[01]:') then
-      redis.call('HDEL', KEYS[i + 1], content)
-    elseif tonumber(string.match(held, '%d+$')) < tonumber(string.match(state, '%d+$')) then
-      redis.call('HSET', KEYS[i + 1], content, state)
+  local first, states = 3 * counts + 5 * i - 2, KEYS[1 + 2 * counts + i]
+  local content, changedAt, state = ARGV[first], tonumber(ARGV[first + 2]), ARGV[first + 3]
+  local recordedAt = tonumber(scores[i] or '-1')
+  if scores[i] and recordedAt <= changedAt then written[#written + 1] = member end
+  if ARGV[first + 4] ~= '1' or recordedAt ~= changedAt then
+    local held = redis.call('HGET', states, content)
+    if held and (state == '' or not string.match(held, '^[01]:')) then
+      redis.call('HDEL', states, content)
+    elseif held and tonumber(string.match(held, '%d+$')) < tonumber(string.match(state, '%d+$')) then
+      redis.call('HSET', states, content, state)
     end
   end
 end
@@ -253,18 +270,18 @@ if #written > 0 then redis.call('ZREM', KEYS[1], unpack(written)) end
 return #written`
 
 /**
- * Adds a viewer. KEYS: viewers, count, tally, unwritten. ARGV: viewer, content, TTL of the count, TTL of the viewers (ms),
+ * Adds a viewer. KEYS: tally, count, viewers, unwritten. ARGV: viewer, content, TTL of the count, TTL of the viewers (ms),
  * new marker, loaded count and its marker ('' each when not loaded). Returns the count, or the marker under which to load.
  *
  * The count goes up as the HyperLogLog does. It continues from the published count or the tally, else from the load or
  * from what is unwritten: it falls only where Redis lost all of them.
  */
 const VIEW = `#!lua flags=allow-key-locking
--- usually calls 8
-local count, base = string.match(redis.call('GET', KEYS[3]) or '', '^(%d+):(%d+)$')
-local isIntact = count and redis.call('EXISTS', KEYS[1]) == 1
+-- usually calls 7
+local count, base = string.match(HELD[1] or '', '^(%d+):(%d+)$')
+local isIntact = count and redis.call('EXISTS', KEYS[3]) == 1
 if not count then
-  local held = redis.call('GET', KEYS[2])
+  local held = HELD[2]
   count = string.match(held or '', '^%d+$')
   if not count then
     if ARGV[7] == '' or held ~= ARGV[7] then
@@ -279,19 +296,19 @@ if not count then
 end
 count = tonumber(count)
 if not isIntact then
-  local before = redis.call('PFCOUNT', KEYS[1])
+  local before = redis.call('PFCOUNT', KEYS[3])
   count = math.max(count, before)
   base = count - before
 end
-local isNew = redis.call('PFADD', KEYS[1], ARGV[1]) == 1
+local isNew = redis.call('PFADD', KEYS[3], ARGV[1]) == 1
 if isNew then
-  count = math.max(count, base + redis.call('PFCOUNT', KEYS[1]))
+  count = math.max(count, base + redis.call('PFCOUNT', KEYS[3]))
   redis.call('ZADD', KEYS[4], count, ARGV[2])
 elseif isIntact then
   return count
 end
-redis.call('SET', KEYS[3], count .. ':' .. base, 'PX', ARGV[4])
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('SET', KEYS[1], count .. ':' .. base, 'PX', ARGV[4])
+redis.call('PEXPIRE', KEYS[3], ARGV[4])
 redis.call('SET', KEYS[2], count, 'PX', ARGV[3])
 return count`
 
@@ -380,17 +397,20 @@ export function createCounters(
   async function fillStates(userId: string, contentIds: string[], load: LoadStates): Promise<void> {
     const key = keys.likedBy(userId)
     const marker = newMarker()
-    await redis.eval(CLAIM_STATES, [key], [marker, String(ttlMs), ...contentIds])
-    const like = contentIds.map((contentId) => memberOf({ contentId, userId, isLiked: true }))
-    const unlike = contentIds.map((contentId) => memberOf({ contentId, userId, isLiked: false }))
-    const [states, scores] = await Promise.all([
-      load(contentIds),
-      redis.zmscore(keys.likesUnwritten, like.concat(unlike)),
+    const claims = contentIds.flatMap((contentId) => [
+      contentId,
+      ...[true, false].map((isLiked) => memberOf({ contentId, userId, isLiked })),
     ])
+    const scores = await redis.eval<string[], (number | null)[]>(
+      CLAIM_STATES,
+      [key, keys.likesUnwritten],
+      [marker, String(ttlMs), ...claims],
+    )
+    const states = await load(contentIds)
     const args = contentIds.flatMap((id, i) => {
       const loaded = states.get(id)
       if (!loaded) return [id, '']
-      const [likedAt, unlikedAt] = [scores?.[i] ?? 0, scores?.[contentIds.length + i] ?? 0]
+      const [likedAt, unlikedAt] = [scores[2 * i] ?? 0, scores[2 * i + 1] ?? 0]
       const changedAt = Math.max(likedAt, unlikedAt)
       if (changedAt <= loaded.changedAt) return [id, written(loaded)]
       return [id, written({ isLiked: likedAt > unlikedAt, changedAt, stateSince: null })] // the source lacks it yet
@@ -453,20 +473,22 @@ export function createCounters(
      * Sets whether a user likes a content, counted once however often it is called. `load` is asked when Redis lacks the
      * count or the state; null from it (no such content) is returned as null.
      * Recorded, then completed: in the same script the like becomes one of `unwrittenLikes`, so a like whose reply is
-     * lost still reaches the source.
+     * lost still reaches the source. `evaluate` may refuse to run the script: then nothing is counted.
      */
     async like(
       contentId: string,
       userId: string,
       isLiked: boolean,
       load: () => Promise<LoadedLike | null>,
+      evaluate?: Evaluate,
     ): Promise<{ count: number; changedAt: number; stateSince: number } | null> {
       const tally = keys.tally('likes', contentId)
-      const places = [keys.likedBy(userId), tally, keys.count('likes', contentId), keys.likesUnwritten]
+      const places = [tally, keys.count('likes', contentId), keys.likedBy(userId), keys.likesUnwritten]
       let loaded = ['', '', '', '', '']
       for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
         const asked = [contentId, userId, isLiked ? '1' : '0', String(ttlMs), newMarker()]
-        const reply = await redis.eval<string[], (string | number)[]>(LIKE, places, [...asked, ...loaded])
+        const script = { text: LIKE, keys: places, reads: 2, args: [...asked, ...loaded] }
+        const reply = await run<(string | number)[]>(redis, script, evaluate)
         if (reply.length > 1) {
           const [count = 0, changedAt = 0, stateSince = 0] = reply.map(Number)
           return { count, changedAt, stateSince }
@@ -497,24 +519,21 @@ export function createCounters(
      */
     async settle(settlements: Settlement[], likes: WrittenLike[] = []): Promise<void> {
       if (settlements.length + likes.length === 0) return
-      const pipeline = redis.pipeline()
-      for (const { counter, contentId, count, revision, changedAt } of settlements) {
-        const places = [keys.tally(counter, contentId), keys.count(counter, contentId)]
-        pipeline.eval(SETTLE, places, [count, revision, changedAt, ttlMs].map(String))
-      }
-      if (likes.length > 0) {
-        pipeline.eval(
-          CONFIRM_LIKES,
-          [keys.likesUnwritten, ...likes.map(({ userId }) => keys.likedBy(userId))],
-          likes.flatMap((like) => [
-            like.contentId,
-            memberOf(like),
-            String(like.changedAt),
-            like.state ? written(like.state) : '',
-          ]),
-        )
-      }
-      await pipeline.exec()
+      const counts = settlements.map((of) => [of.count, of.revision, of.changedAt].map(String))
+      const states = likes.map((like) => {
+        const { state } = like
+        const isIt = state?.changedAt === like.changedAt && state.isLiked === like.isLiked
+        return [like.contentId, memberOf(like), String(like.changedAt), state ? written(state) : '', isIt ? '1' : '0']
+      })
+      await redis.eval(
+        SETTLE,
+        [
+          keys.likesUnwritten,
+          ...settlements.flatMap((of) => [tallyKey(of), countKey(of)]),
+          ...likes.map(({ userId }) => keys.likedBy(userId)),
+        ],
+        [String(settlements.length), String(ttlMs), ...counts.flat(), ...states.flat()],
+      )
     },
 
     /** Those of `settlements` that Redis contradicts. One command. */
@@ -531,13 +550,19 @@ export function createCounters(
      * Adds `viewer` to the viewers of a content; returns how many there are, within 1 % (HyperLogLog). Null: `load` knows
      * no such content. Safe to repeat.
      */
-    async view(contentId: string, viewer: string, load: () => Promise<number | null>): Promise<number | null> {
+    async view(
+      contentId: string,
+      viewer: string,
+      load: () => Promise<number | null>,
+      evaluate?: Evaluate,
+    ): Promise<number | null> {
       const count = keys.count('views', contentId)
-      const places = [keys.viewers(contentId), count, keys.tally('views', contentId), keys.viewsUnwritten]
+      const places = [keys.tally('views', contentId), count, keys.viewers(contentId), keys.viewsUnwritten]
       let loaded = ['', '']
       for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
         const asked = [viewer, contentId, String(ttlMs), String(VIEWERS_TTL_MS), newMarker()]
-        const reply = await redis.eval<string[], string | number>(VIEW, places, [...asked, ...loaded])
+        const script = { text: VIEW, keys: places, reads: 2, args: [...asked, ...loaded] }
+        const reply = await run<string | number>(redis, script, evaluate)
         if (typeof reply === 'number') return reply
         const source = await load()
         if (source === null) {

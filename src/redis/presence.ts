@@ -1,4 +1,5 @@
 import type { Redis } from '@upstash/redis/cloudflare'
+import { type Evaluate, run } from './script.ts'
 
 /** Who may see whether a user is online. */
 export type Visibility = 'everyone' | 'followers' | 'nobody'
@@ -214,48 +215,56 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
   /** A visible user is remembered for long, `nobody` briefly: showing again must not depend on one delivery. */
   const visibilityMs = (visibility: Visibility | undefined) => (visibility === 'nobody' ? windowMs : VISIBLE_MS)
 
+  const keysOf = (userId: string, shard: number) => [
+    keys.presence(shard),
+    keys.presenceChanges(shard),
+    keys.presenceDevices(userId),
+    keys.presenceVisibility(userId),
+    keys.presenceLast(userId),
+  ]
+
   async function depart(
     userId: string,
     deviceId: string,
     isHiding: boolean,
     now?: number,
+    evaluate?: Evaluate,
   ): Promise<Change | undefined> {
     const shard = shardOf(userId)
-    const at = await redis.eval<string[], number | null>(
-      LEAVE,
-      [
-        keys.presence(shard),
-        keys.presenceChanges(shard),
-        keys.presenceDevices(userId),
-        keys.presenceVisibility(userId),
-        keys.presenceLast(userId),
-      ],
-      [
+    const script = {
+      text: LEAVE,
+      keys: keysOf(userId, shard),
+      reads: 0,
+      args: [
         userId,
         deviceId,
         timeOf(now),
         ...[(now ?? Date.now()) - windowMs, CLAIM_MS, isHiding ? 1 : 0, visibilityMs('nobody'), userMs].map(String),
       ],
-    )
+    }
+    const at = await run<number | null>(redis, script, evaluate)
     return at === null ? undefined : { userId, at, isOnline: false, shard }
   }
 
   return {
     shardOf,
 
-    /** Records a sign of life. `visibility` is what the source of truth says, after an `unknown`. */
-    async beat({ userId, deviceId, beatId }: Beat, now?: number, visibility?: Visibility): Promise<BeatOutcome> {
+    /**
+     * Records a sign of life. `visibility` is what the source of truth says, after an `unknown`. `evaluate` may refuse to
+     * run the script: then nothing is recorded.
+     */
+    async beat(
+      { userId, deviceId, beatId }: Beat,
+      now?: number,
+      visibility?: Visibility,
+      evaluate?: Evaluate,
+    ): Promise<BeatOutcome> {
       const shard = shardOf(userId)
-      const outcome = await redis.eval<string[], Exclude<BeatOutcome, Change> | [at: number, isFirst: number]>(
-        BEAT,
-        [
-          keys.presence(shard),
-          keys.presenceChanges(shard),
-          keys.presenceDevices(userId),
-          keys.presenceVisibility(userId),
-          keys.presenceLast(userId),
-        ],
-        [
+      const script = {
+        text: BEAT,
+        keys: keysOf(userId, shard),
+        reads: 0,
+        args: [
           userId,
           deviceId,
           beatId,
@@ -265,14 +274,16 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
           visibility ?? '',
           String(visibilityMs(visibility)),
         ],
-      )
+      }
+      const outcome = await run<Exclude<BeatOutcome, Change> | [at: number, isFirst: number]>(redis, script, evaluate)
       if (typeof outcome === 'string') return outcome
       const [at, isFirst] = outcome
       return { userId, at, isOnline: true, shard, isFirst: isFirst === 1 }
     },
 
     /** One device leaves; the user goes offline with the last one. */
-    leave: (userId: string, deviceId: string, now?: number) => depart(userId, deviceId, false, now),
+    leave: (userId: string, deviceId: string, now?: number, evaluate?: Evaluate) =>
+      depart(userId, deviceId, false, now, evaluate),
 
     /** Takes a user offline on all devices, and refuses their beats. */
     hide: (userId: string, now?: number) => depart(userId, '', true, now),

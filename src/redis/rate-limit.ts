@@ -1,6 +1,7 @@
 import { Ratelimit } from '@upstash/ratelimit'
 import type { Redis } from '@upstash/redis/cloudflare'
 import { type BoundedMap, createBoundedMap } from './bounded-map.ts'
+import { runGuarded, type Guard, type Script } from './script.ts'
 
 /** A quota: `limit` requests in any `windowSeconds`. */
 export interface Quota {
@@ -16,6 +17,9 @@ export interface Allowance {
   /** Unix ms. If `isAllowed` is false: the first time at which a request passes. Otherwise: the end of the window. */
   resetsAt: number
 }
+
+/** What became of a script with guards: what remains of the quota and, if it is allowed, the reply; or the guard that refused. */
+export type Taken<T> = { allowance: Allowance; reply: T } | { heldBack: unknown }
 
 /** The allowances of recent subjects, by policy and subject. One per isolate. Bounded by count. */
 export type KnownAllowances = BoundedMap<Allowance>
@@ -60,6 +64,19 @@ const COUNTED_AT_ONCE = 100
 const COUNTING_MS = 5_000
 /** After this time without a result, the invocation that was counting has ended. */
 const GONE_MS = 2_000
+
+/**
+ * Spends one request, as the script of the library does, on the same windows. KEYS: window, the one before. ARGV: limit,
+ * share of the window before that still counts, TTL (ms). Returns 1 or 0, and both counts. A window is of use until the
+ * next one ends.
+ */
+const GUARD = `#!lua flags=allow-key-locking
+-- usually calls 1
+local current, previous = tonumber(HELD[1] or '0'), tonumber(HELD[2] or '0')
+if math.floor(previous * ARGV[2]) + current >= tonumber(ARGV[1]) then return { 0, current, previous } end
+current = redis.call('INCRBY', KEYS[1], 1)
+if current == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return { 1, current, previous }`
 
 /**
  * Sliding-window limits per policy and subject (a user or a network), by @upstash/ratelimit.
@@ -163,12 +180,16 @@ export class RateLimit<Policy extends string> {
     return taken
   }
 
+  /** The keys of a window and of the one before, as the library names them. */
+  #windowKeys(policy: Policy, subject: string, window: number): string[] {
+    return [window, window - 1].map((number) => `${this.#nameOf(policy, subject)}:${number}`)
+  }
+
   /** When a request of `subject` passes again (Unix ms). One round trip. */
   async #nextFreeAt(policy: Policy, subject: string, windowEndsAt: number): Promise<number> {
     const windowMs = this.#quotas[policy].windowSeconds * 1_000
     const window = Math.round(windowEndsAt / windowMs) - 1
-    // The library names its keys like this.
-    const windows = [window, window - 1].map((number) => `${this.#nameOf(policy, subject)}:${number}`)
+    const windows = this.#windowKeys(policy, subject, window)
     const [current, previous] = await this.#connect().mget<(number | null)[]>(...windows)
     return freeAt(this.#quotas[policy], window * windowMs, previous ?? 0, current ?? 0)
   }
@@ -196,6 +217,44 @@ export class RateLimit<Policy extends string> {
   /** Spends one request. Repeating it spends another one. */
   take(policy: Policy, subject: string): Promise<Allowance> {
     return this.#take(policy, subject, 1)
+  }
+
+  /**
+   * Spends one request and runs `script`, if `guards` and the quota allow it: one command, one round trip, also when
+   * the quota is spent. `heldBack` is the reply of the guard that refused: then nothing is spent and `script` did not
+   * run. Repeating it spends another request.
+   */
+  async takeAndRun<T>(policy: Policy, subject: string, guards: Guard[], script: Script): Promise<Taken<T>> {
+    const quota = this.#quotas[policy]
+    const windowMs = quota.windowSeconds * 1_000
+    const now = Date.now()
+    const window = Math.floor(now / windowMs)
+    const share = 1 - (now % windowMs) / windowMs
+    const limitGuard = {
+      text: GUARD,
+      keys: this.#windowKeys(policy, subject, window),
+      reads: 2,
+      args: [quota.limit, share, 2 * windowMs + 1_000].map(String), // the TTL of the library
+    }
+    const replies = await runGuarded(this.#connect(), [...guards, limitGuard], script)
+    if (replies.length <= guards.length) return { heldBack: replies.at(-1) }
+    const [isAllowed, current = 0, previous = 0] = replies[guards.length] as number[] // as GUARD returns it
+    const allowance =
+      isAllowed === 1
+        ? {
+            isAllowed: true,
+            limit: quota.limit,
+            remaining: quota.limit - current - Math.floor(previous * share),
+            resetsAt: (window + 1) * windowMs,
+          }
+        : {
+            isAllowed: false,
+            limit: quota.limit,
+            remaining: 0,
+            resetsAt: freeAt(quota, window * windowMs, previous, current),
+          }
+    this.#known.set(this.#nameOf(policy, subject), allowance)
+    return { allowance, reply: replies[guards.length + 1] as T } // the script's own, or nothing
   }
 
   /** Undoes a `take` of a subject that did not make the request. One round trip. */

@@ -1,4 +1,5 @@
 import type { Redis } from '@upstash/redis/cloudflare'
+import type { Guard } from './script.ts'
 
 /** A session without its secret. Times are Unix ms. */
 interface Session {
@@ -17,6 +18,9 @@ interface CachedSession extends Session {
   /** The source knew this session at that time, while Redis held it. 0: not confirmed since it was filled. */
   confirmedAt: number
 }
+
+/** What Redis holds of a session, `ended` included, and the user's epoch there. */
+export type HeldSession = [session: CachedSession | string | null, epoch: number | null]
 
 /** A session as the source of truth holds it. */
 export interface StoredSession extends Session {
@@ -68,6 +72,22 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1`
 
+/**
+ * Whether a session is live without a question to the source. KEYS: session, epoch. ARGV: hash, now, idle (ms), confirmed
+ * from and to. Returns 1; or 0 and both values, for `check` to decide.
+ */
+const GUARD = `#!lua flags=allow-key-locking
+local session, now = HELD[1] or '', tonumber(ARGV[2])
+local function number(name) return tonumber(string.match(session, '"' .. name .. '":(%d+)') or '-1') end
+if string.match(session, '"hash":"([^"]*)"') == ARGV[1]
+  and tonumber(HELD[2] or '-2') == number('epoch')
+  and now < number('expiresAt')
+  and now < number('seenAt') + ARGV[3]
+  and number('confirmedAt') >= tonumber(ARGV[4])
+  and number('confirmedAt') <= tonumber(ARGV[5])
+then return { 1 } end
+return { 0, HELD[1], HELD[2] }`
+
 /** Raises a number. Never lowers it. */
 const RAISE = `#!lua flags=allow-key-locking
 local held = tonumber(redis.call('GET', KEYS[1]) or '-1')
@@ -80,7 +100,7 @@ export type SessionStore = ReturnType<typeof createSessionStore>
  * Sessions, cached in Redis. A session is live until it is ended, idles out or expires.
  *
  * Redis types: one string of JSON per session, which expires when idle; one integer per user, the epoch. Ending all
- * sessions of a user raises the epoch. A check is one `MGET` of both: one round trip. If Redis fails or lacks the
+ * sessions of a user raises the epoch. A check is one `MGET` of both: one round trip, which a guarded write shares. If Redis fails or lacks the
  * session, the check asks the source. If the source fails too, the check throws; if only the source fails, the check
  * uses what Redis holds.
  *
@@ -110,8 +130,15 @@ export function createSessionStore(
     return isTheirs && now < session.expiresAt && now < session.seenAt + policy.idleMs
   }
 
-  const isTrusted = ({ confirmedAt }: CachedSession, now: number) =>
-    confirmedAt >= memory.redisFailedAt && Math.abs(now - confirmedAt) < TRUST_MS // later than `now`: a clock was set back
+  /** When the source must have confirmed a session for a check to trust it (Unix ms). Later: a clock was set back. */
+  const trustedSpan = (now: number): [from: number, to: number] => [
+    Math.max(memory.redisFailedAt, now - TRUST_MS + 1),
+    now + TRUST_MS - 1,
+  ]
+  const isTrusted = ({ confirmedAt }: CachedSession, now: number) => {
+    const [from, to] = trustedSpan(now)
+    return confirmedAt >= from && confirmedAt <= to
+  }
 
   const raiseEpoch = (userId: string, epoch: number) =>
     redis.eval(RAISE, [keys.epoch(userId)], [String(epoch), String(EPOCH_MS)])
@@ -180,6 +207,8 @@ export function createSessionStore(
     return true
   }
 
+  const keysOf = (claims: Claims) => [keys.session(claims.sessionId), keys.epoch(claims.userId)]
+
   /** Remembers a failure of Redis, then throws it. */
   const noteFailure = (error: unknown): never => {
     memory.redisFailedAt = Date.now() + 1
@@ -187,12 +216,26 @@ export function createSessionStore(
   }
 
   return {
-    /** Whether the session of `claims` is live. One round trip, and one query of the source if the session is not trusted. */
-    async check(claims: Claims, now = Date.now()): Promise<boolean> {
-      const keysOfClaims = [keys.session(claims.sessionId), keys.epoch(claims.userId)]
-      let replies: [CachedSession | string | null, number | null]
+    /** Allows a script to run if the session of `claims` is live and trusted. Otherwise `check` decides by its reply. */
+    guard: (claims: Claims, now = Date.now()): Guard => ({
+      text: GUARD,
+      keys: keysOf(claims),
+      reads: 2,
+      args: [claims.hash, ...[now, policy.idleMs, ...trustedSpan(now)].map(String)],
+    }),
+
+    /**
+     * Whether the session of `claims` is live. One round trip, unless a guard has just read what Redis holds: `held`. One
+     * query of the source if the session is not trusted.
+     */
+    async check(
+      claims: Claims,
+      now = Date.now(),
+      held: Promise<HeldSession> = redis.mget<HeldSession>(...keysOf(claims)),
+    ): Promise<boolean> {
+      let replies: HeldSession
       try {
-        replies = await redis.mget<[CachedSession | string | null, number | null]>(...keysOfClaims).catch(noteFailure)
+        replies = await held.catch(noteFailure)
       } catch {
         return confirm(claims, undefined, now, false)
       }

@@ -15,11 +15,8 @@ interface Link<T> extends Entry<T> {
   previous: string
 }
 
-/** A published message: new entries, and the position that the first of them continues. */
-interface Message<T> {
-  after: string
-  entries: Entry<T>[]
-}
+/** A published message: new entries, and the position that the first of them continues; or values that are not on the log. */
+type Message<T> = { after: string; entries: Entry<T>[] } | { passing: T[] }
 
 /** Where a reader begins. */
 export interface Start<T> {
@@ -55,7 +52,7 @@ export interface StreamKeys {
 
 export interface StreamPolicy {
   maxEntries: number
-  /** How long the log is kept after its last entry. */
+  /** How long the log is kept after its last entry, less a `RENEWALS`th part at most. */
   ttlMs: number
 }
 
@@ -66,13 +63,18 @@ const PAGE = 100
 /** UTF-16 units per request, roughly. Redis accepts 1 MB on every plan. */
 const MAX_REQUEST = 256_000
 
+/** The expiry of a log that is in use is renewed so many times in its TTL. */
+const RENEWALS = 24
+/** Of so many appends, about one removes the names of entries that are not on the log any more. */
+const APPENDS_PER_TRIM = 16
+
 /**
  * KEYS: log, names, origin. ARGV: now, maximum entries, TTL (ms), then name and value of each item.
  * Answers the position that the first new entry continues, then an id per item, '' for an item that is on the log
  * already. Entry fields: `e` the value, `p` the position it continues.
  */
 const APPEND = `#!lua flags=allow-key-locking
--- usually calls 8
+-- usually calls 4
 local names = {}
 for i = 4, #ARGV, 2 do names[#names + 1] = ARGV[i] end
 local known = redis.call('ZMSCORE', KEYS[2], unpack(names))
@@ -90,7 +92,7 @@ for i, name in ipairs(names) do
   if known[i] then
     answer[i + 1] = ''
   else
-    position = redis.call('XADD', KEYS[1], '*', 'p', position, 'e', ARGV[3 + 2 * i])
+    position = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], '*', 'p', position, 'e', ARGV[3 + 2 * i])
     answer[i + 1] = position
     added[#added + 1] = ARGV[1]
     added[#added + 1] = name
@@ -98,10 +100,13 @@ for i, name in ipairs(names) do
 end
 if #added == 0 then return answer end
 redis.call('ZADD', KEYS[2], unpack(added))
-redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[2])
-redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+local function ms(id) return tonumber(string.match(id, '^%d+')) end
+if ms(position) % ${APPENDS_PER_TRIM} == 0 then redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - ARGV[2]) end
+local period = ARGV[3] / ${RENEWALS}
+if not last or math.floor(ms(last[1]) / period) < math.floor(ms(position) / period) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
 return answer`
 
 /** KEYS: log, origin. ARGV: a new position, TTL (ms). Answers the end of the log, which `origin` names while it is empty. */
@@ -114,7 +119,8 @@ return redis.call('GET', KEYS[2])`
 export type Stream<T> = ReturnType<typeof createStream<T>>
 
 /**
- * A log that followers read live and resume: every entry reaches every follower once, in order, without a gap.
+ * A log that followers read live and resume: every entry reaches every follower once, in order, without a gap. Values
+ * that are worthless when late pass by the log.
  *
  * Redis types: a stream, capped; a sorted set of the names on it, so that a name is appended once; a string, the origin:
  * the random position of an empty log, which its first entry consumes; a pub/sub channel.
@@ -123,7 +129,7 @@ export type Stream<T> = ReturnType<typeof createStream<T>>
  * it is the end of the log. A position that was trimmed, evicted or flushed, or that belongs to another log, is not. A
  * follower that receives entries that do not continue its position reads those in between from the log.
  *
- * Appending: two round trips, n + 9 commands for n entries with those inside the script, however many followers. It is
+ * Appending: two round trips, n + 5 commands for n entries with those inside the script, however many followers. It is
  * safe to repeat: a repetition adds nothing and publishes again, so that a lost reply delays no follower. Following:
  * no commands, except to fill gaps and for the periodic check. Redis errors are thrown; `follow` ends with the
  * subscription.
@@ -158,6 +164,15 @@ export function createStream<T>(
     async append(items: { name: string; value: T }[], now = Date.now()): Promise<void> {
       const sized = items.map((item) => ({ ...item, json: JSON.stringify(item.value) }))
       for (const part of partsOf(sized, ({ json }) => json.length)) await appendPart(part, now)
+    },
+
+    /**
+     * Publishes values that are not on the log: those who follow now receive them, once at most, and nobody later. One
+     * command. Repeating it publishes them again.
+     */
+    async publish(values: T[]): Promise<void> {
+      const message: Message<T> = { passing: values }
+      await writes.publish(streamChannel, JSON.stringify(message))
     },
 
     /** Listens from now on. Messages wait until `follow` takes them. */
@@ -223,6 +238,11 @@ export function createStream<T>(
         if (message.done) return
         next = messages.next()
         const published = JSON.parse(message.value) as Message<T> // we published it
+        if ('passing' in published) {
+          const entries = published.passing.map((value) => ({ id: position, value }))
+          yield { entries, isReplay: false, hasGap: false }
+          continue
+        }
         const fresh = linksOf(published).filter(({ id }) => isAfter(id, position))
         if (fresh[0]?.previous === position) yield take(fresh, false)
         else if (fresh.length > 0 || isAfter(published.after, position)) yield* replay(await after(position))
@@ -238,7 +258,7 @@ interface Item<T> {
 }
 
 /** Each entry of a message with the position it continues. */
-const linksOf = <T>({ after, entries }: Message<T>): Link<T>[] =>
+const linksOf = <T>({ after, entries }: { after: string; entries: Entry<T>[] }): Link<T>[] =>
   entries.map((entry, i) => ({ ...entry, previous: entries[i - 1]?.id ?? after }))
 
 /** Cuts `items` into parts of about `MAX_REQUEST` and at most `PAGE` items. */

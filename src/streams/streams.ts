@@ -83,8 +83,9 @@ export const streamsService = service<Streams>('streams')
 /**
  * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.
  *
- * A listener appends every event to a log in Redis. A stream follows the log and sends the events on its channels that
- * its viewer may see. The audience is stored with the event. Whom a viewer follows is loaded from D1 when first needed,
+ * A listener appends every event to a log in Redis, except hints: a `counter_update` carries the latest value and is
+ * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and sends the
+ * events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer follows is loaded from D1 when first needed,
  * again after a follow or unfollow, and every `checkMs`.
  *
  * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden since.
@@ -103,31 +104,40 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
   const listener: Listener = {
     name: 'streams',
     wants: () => true,
-    /** Safe to repeat. A failure is recorded in D1 and completed by the cron. */
+    /** Safe to repeat. For facts, a failure is recorded in D1 and completed by the cron; hints are forgotten. */
     async handle(happened) {
-      try {
-        await append(happened)
-      } catch (error) {
-        onFailure('streams', error)
-        await db
-          .update(events)
-          .set({ missedAt: Date.now() })
-          .where(and(among(happened), isNull(events.missedAt)))
-      }
+      const { hints = [], facts = [] } = Object.groupBy(happened, (event) => (isHint(event) ? 'hints' : 'facts'))
+      await Promise.all([publishHints(hints), appendFacts(facts)])
     },
   }
 
+  /** The next hint corrects a lost one. */
+  async function publishHints(hints: StoredEvent[]): Promise<void> {
+    if (hints.length === 0) return
+    await log.publish(hints.map(streamed)).catch((error: unknown) => onFailure('streams', error))
+  }
+
+  async function appendFacts(facts: StoredEvent[]): Promise<void> {
+    if (facts.length === 0) return
+    try {
+      await append(facts)
+    } catch (error) {
+      onFailure('streams', error)
+      await db
+        .update(events)
+        .set({ missedAt: Date.now() })
+        .where(and(among(facts), isNull(events.missedAt)))
+    }
+  }
+
+  const streamed = (event: StoredEvent): Streamed => ({
+    event: toCloudEvent(event, source),
+    audience: event.audience,
+    publicSequence: event.publicSequence ?? 0,
+  })
+
   const append = (happened: StoredEvent[]) =>
-    log.append(
-      happened.map((event) => ({
-        name: event.id,
-        value: {
-          event: toCloudEvent(event, source),
-          audience: event.audience,
-          publicSequence: event.publicSequence ?? 0,
-        },
-      })),
-    )
+    log.append(happened.map((event) => ({ name: event.id, value: streamed(event) })))
 
   const among = (happened: StoredEvent[]) => inArray(events.id, listOf(happened.map((event) => event.id)))
 
@@ -327,6 +337,9 @@ function refuse(detail: string, cause?: unknown): never {
 }
 
 const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
+
+/** Whether an event only carries the latest value, which the next such event carries too. */
+const isHint = ({ channel, type }: StoredEvent) => channel === 'counter_events' && type === 'counter_update'
 
 const isPresence = ({ channel, type }: CloudEvent) => channel === 'user_events' && type === 'user_status_change'
 

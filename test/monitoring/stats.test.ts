@@ -113,8 +113,8 @@ test('the cost has in it what scripts call, as a real Redis counted it (npm run 
   const headers = await edge.signIn(bob)
   for (const [method, path, route, sent, billed] of [
     ['GET', `/v1/users/${ada.id}`, 'GET /v1/users/:id', 1, 4],
-    ['POST', '/v1/presence/heartbeat', 'POST /v1/presence/heartbeat', 2, 5],
-    ['PUT', `/v1/posts/${post.id}/like`, 'PUT /v1/posts/:id/like', 3, 14],
+    ['POST', '/v1/presence/heartbeat', 'POST /v1/presence/heartbeat', 1, 6],
+    ['PUT', `/v1/posts/${post.id}/like`, 'PUT /v1/posts/:id/like', 1, 9],
   ] as const) {
     const ask = async () => {
       await edge.fetch(path, { method, headers })

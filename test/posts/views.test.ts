@@ -32,12 +32,19 @@ test('each user counts once, and each address that is nobody', async () => {
   expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ viewsCount: 103 })
 })
 
-test('a view is one round trip, and its limit is counted afterwards', async () => {
+test('a view is one round trip and one script, with session and limit', async () => {
   const edge = newEdge()
-  const post = await addPost({ authorId: (await addUser()).id })
-  await view(edge, post.id)
+  const ada = await addUser()
+  const post = await addPost({ authorId: ada.id })
+  const headers = await edge.signIn(ada)
+  await view(edge, post.id, headers)
   await edge.settle()
-  expect(roundTrips(await view(edge, post.id, { 'CF-Connecting-IP': '192.0.2.2' }))).toBe(1)
+  for (const caller of [{ 'CF-Connecting-IP': '192.0.2.2' }, headers]) {
+    await edge.redis.reset()
+    expect(roundTrips(await view(edge, post.id, caller))).toBe(1)
+    await edge.settle()
+    expect((await edge.redis.counts()).byCommand).toEqual({ eval: 1 })
+  }
 })
 
 test('1 000 viewers are counted within 3 %, and written to D1 by the cron', async () => {
@@ -100,7 +107,7 @@ test.each(['cut', 'delay-after'] as const)(
     await view(edge, post.id)
     // What reads the unwritten views, whatever it is called, loses its reply, and its retry too.
     const hasty = newEdge({ REDIS_WRITE_TIMEOUT_MS: '150', REDIS_READ_TIMEOUT_MS: '150' }, edge.token)
-    for (const match of ['ZRANGE', 'SPOP']) await edge.redis.fault({ kind, match, times: 2, delayMs: 600 })
+    for (const match of ['ZRANGE', 'SPOP']) await edge.redis.fault({ kind, match, times: 2, delayMs: 3_000 })
     await hasty.cron().catch(() => {})
     await edge.redis.clearFaults()
     expect(await viewsInD1(post.id)).toBe(0)

@@ -6,7 +6,7 @@ import {
   freeAt,
   UNCOUNTED_SHARE,
 } from '../../src/redis/rate-limit.ts'
-import { newKeyspace } from './setup.ts'
+import { keysOf, newKeyspace } from './setup.ts'
 
 /** So long that a test hardly ever crosses the end of a window. */
 const DAY_SECONDS = 86_400
@@ -279,4 +279,54 @@ test('a clock that is set back neither keeps a subject refused, nor keeps an iso
   uncounted.countingUntil = Date.now() + 3_600_000 // as set an hour ahead of the clock of now
   await spend(limits, 'u_bob')
   expect(limits.known('reads', 'u_bob')?.remaining).toBe(2)
+})
+
+/** A guard that allows or refuses, and a script that is seen to run. */
+const guard = (isAllowed: boolean) => ({
+  text: '#!lua\nreturn { tonumber(ARGV[1]), KEYS[1] }',
+  keys: ['any'],
+  reads: 0,
+  args: [isAllowed ? '1' : '0'],
+})
+const COUNT = { text: "#!lua\nreturn redis.call('INCR', KEYS[1])", keys: ['ran'], reads: 0, args: [] }
+
+test('a request and its script are one command, and share the windows of the other ways to count', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace)
+  await limits.take('reads', 'u_ada')
+  await keyspace.control.reset()
+  const taken = []
+  for (let i = 0; i < 3; i += 1) taken.push(await limits.takeAndRun('reads', 'u_ada', [guard(true)], COUNT))
+  expect((await keyspace.control.counts()).byCommand).toEqual({ eval: 3 })
+  expect(taken).toMatchObject([
+    { allowance: { isAllowed: true, remaining: 1 }, reply: 1 },
+    { allowance: { isAllowed: true, remaining: 0 }, reply: 2 },
+    { allowance: { isAllowed: false, remaining: 0 } },
+  ])
+  expect(await keyspace.connect().get('ran')).toBe(2)
+  expect(await limits.take('reads', 'u_ada')).toEqual(limits.known('reads', 'u_ada'))
+  const [first, refused] = [taken[0], taken[2]]
+  if (!first || !refused || 'heldBack' in first || 'heldBack' in refused) throw new Error('no guard refused')
+  expect((await limits.take('reads', 'u_ada')).resetsAt).toBe(refused.allowance.resetsAt)
+  expect((await limits.take('reads', 'u_bob')).resetsAt).toBe(first.allowance.resetsAt)
+})
+
+test('a guard that refuses holds back the script and the count', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace)
+  const taken = await limits.takeAndRun('reads', 'u_ada', [guard(true), guard(false)], COUNT)
+  expect(taken).toEqual({ heldBack: [0, 'any'] })
+  expect(await keyspace.connect().get('ran')).toBeNull()
+  expect((await limits.peek('reads', 'u_ada')).remaining).toBe(3)
+})
+
+test('windows that a script counted expire', async () => {
+  const keyspace = newKeyspace()
+  const limits = newLimits(keyspace, createKnownAllowances(10), 3, 60)
+  await limits.takeAndRun('reads', 'u_ada', [], COUNT)
+  const redis = keyspace.connect()
+  const [key = ''] = await keysOf(redis, 'limit:reads:u_ada:*')
+  const ttl = await redis.pttl(key)
+  expect(ttl).toBeGreaterThan(60_000)
+  expect(ttl).toBeLessThanOrEqual(121_000)
 })

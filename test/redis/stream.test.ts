@@ -170,3 +170,17 @@ test('an append whose reply is lost publishes when it is repeated, and a followe
   expect(await valuesOf(log.follow(start, of(published), NEVER))).toEqual(['b'])
   expect(await valuesOf(log.follow({ ...current, position: last }, of(published), NEVER))).toEqual([])
 })
+
+test('names of entries that are not on the log any more are removed now and then, and both keys expire', async () => {
+  const { log, redis } = newStream(3)
+  for (let i = 0; i < 200; i += 1) await log.append([item(String(i))])
+  expect(await redis.xlen(KEYS.streamLog)).toBe(3)
+  const names = await redis.zcard(KEYS.streamNames)
+  expect(names).toBeGreaterThanOrEqual(3)
+  expect(names).toBeLessThan(200) // one append of 16 removes them, on average
+  for (const key of [KEYS.streamLog, KEYS.streamNames]) {
+    const ttl = await redis.pttl(key)
+    expect(ttl).toBeGreaterThan(55_000) // less than a 24th part of the TTL has passed since it was renewed
+    expect(ttl).toBeLessThanOrEqual(60_000)
+  }
+})
