@@ -23,7 +23,7 @@ test('the Worker answers as it is deployed', async () => {
   expect(env.UPSTASH_REDIS_REST_URL).toContain('127.0.0.1')
 })
 
-test('what it has learned serves its next request: the isolate is one', async () => {
+test('all requests of the test share one isolate and its memory', async () => {
   const { id } = await addUser()
   await (await exports.default.fetch(`https://edge.test/v1/users/${id}`)).text()
   const statusOf = async () => {

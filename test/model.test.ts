@@ -236,6 +236,6 @@ async function play(steps: Step[]): Promise<void> {
   }
 }
 
-test('whatever members do, every count and page is that of a plain model', async () => {
+test('after any actions of users, every count and page matches a plain model', async () => {
   await fc.assert(fc.asyncProperty(story, play), { numRuns: 12, endOnFailure: false })
 }, 180_000)

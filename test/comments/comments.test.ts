@@ -75,7 +75,7 @@ test('a comment is deleted by its author or that of the post, and by nobody else
   expect((await bob.remove('p_1')).status).toBe(400)
 })
 
-test('nobody comments on what is not there, or without signing in', async () => {
+test('a comment needs an existing post and a session', async () => {
   const edge = newEdge()
   const ada = await newMember(edge)
   expect((await ada.comment('p_none', 'Hello?')).status).toBe(404)
@@ -84,7 +84,7 @@ test('nobody comments on what is not there, or without signing in', async () => 
   expect((await edge.fetch(`/v1/posts/${post.id}/comments`, init)).status).toBe(401)
 })
 
-test('twenty comments at once are counted, and twenty with one key are one', async () => {
+test('twenty concurrent comments are all counted; twenty with one idempotency key are one comment', async () => {
   const edge = newEdge()
   const ada = await newMember(edge)
   const post = await addPost({ authorId: ada.id })

@@ -145,14 +145,14 @@ async function costlyLines(queries: Query[]): Promise<string[]> {
   return lines
 }
 
-test('every route that reads is asked here', async () => {
+test('this test calls every route that reads', async () => {
   const reads = newRoutes().filter(({ method, path }) => method === 'GET' && !path.endsWith('*'))
   expect(Object.keys(await newRequests()).sort()).toEqual([...new Set(reads.map(({ path }) => path))].sort())
 })
 
 const OF_WEBHOOKS = ['webhooks', 'deliveries', 'delivery_attempts', 'webhook_hours', 'events']
 
-test('every query a read sends goes by an index and sorts nothing', async () => {
+test('every query of a read uses an index and sorts nothing', async () => {
   expect(await costlyLines(queries)).toEqual([])
   const tables = queries.flatMap(({ sql }) => [...sql.matchAll(/(?:from|join) "(\w+)"/g)].map(([, name]) => name))
   expect(new Set(tables)).toEqual(
@@ -160,7 +160,7 @@ test('every query a read sends goes by an index and sorts nothing', async () => 
   )
 })
 
-test('what one is told of is found by them and by time, not in what all are told of', async () => {
+test('notifications are found by recipient and time, without reading those of others', async () => {
   const query = queries.find(({ sql }) => /FROM "notifications"/.test(sql))
   expect(await planOf(query ?? expect.fail('nobody asked'))).toContain(
     'SEARCH stored USING INDEX notifications_user (user_id=? AND id>? AND id<?)',
@@ -177,7 +177,7 @@ test.each([
   'post_scores_best',
   'sessions_user',
   'deliveries_webhook',
-])('without the index %s a query would walk its table, or sort', async (index) => {
+])('without the index %s a query would scan its table, or sort', async (index) => {
   const definition = await env.DB.prepare('SELECT sql FROM sqlite_master WHERE name = ?')
     .bind(index)
     .first<string>('sql')

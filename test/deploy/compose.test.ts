@@ -43,7 +43,7 @@ test('no port is reachable from another machine', () => {
   }
 })
 
-test('it requires a password and a token, and contains neither', () => {
+test('the compose file requires a password and a token, and contains neither', () => {
   expect(configs.redis.content).toMatch(/^requirepass \$\{REDIS_PASSWORD:\?.+\}$/m)
   expect(redis?.environment['REDISCLI_AUTH']).toMatch(/^\$\{REDIS_PASSWORD:\?.+\}$/)
   expect(emulator?.environment['REDIS_URL']).toMatch(/^redis:\/\/:\$\{REDIS_PASSWORD:\?.+\}@redis:6379$/)
@@ -65,7 +65,7 @@ const hasRedis = (process.env['PATH'] ?? '').split(delimiter).some((folder) => e
 
 // Only `.ci/run` installs a Redis: `npm run test:redis` runs this.
 test.skipIf(!hasRedis)(
-  'its Redis and its emulator behave so, and their health checks notice a stopped Redis',
+  'Redis and the emulator behave so, and the health checks notice a stopped Redis',
   { timeout: 60_000 },
   async () => {
     const values = { REDIS_PASSWORD: 'ownpassword', UPSTASH_REDIS_REST_TOKEN: `token-${crypto.randomUUID()}` }

@@ -121,7 +121,7 @@ test('the plan for this project names everything production has', async () => {
 })
 
 test(
-  'it creates what is missing and writes the ids, and a second run changes nothing',
+  'setup creates what is missing and writes the ids; a second run changes nothing',
   { timeout: 240_000 },
   async () => {
     cloudflare.queuesPerPage = 2 // the list has several pages
@@ -164,7 +164,7 @@ app-staging has all it needs. Commit wrangler.toml if it changed, then: npm run 
   },
 )
 
-test('it continues where it was stopped', { timeout: 240_000 }, async () => {
+test('setup continues where it was stopped', { timeout: 240_000 }, async () => {
   const stopped = await setup({ UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN })
   expect(stopped.code).toBe(1)
   expect(stopped.output).toMatch(/\nSERVICE_TOKEN is missing: set it in the environment, or run this on a terminal\n$/)
@@ -184,7 +184,7 @@ test('it continues where it was stopped', { timeout: 240_000 }, async () => {
   expect(await clone.readConfig()).toContain(`database_id = "${idOf('app-staging')}" # filled in`)
 })
 
-test('it refuses an account that lacks the database whose id is known', { timeout: 240_000 }, async () => {
+test('setup refuses an account that lacks the database whose id is known', { timeout: 240_000 }, async () => {
   const id = crypto.randomUUID()
   await clone.writeConfig(CONFIG.replaceAll(/0{8}[0-]{28}/g, id))
   expect(await setup()).toEqual({
@@ -264,7 +264,7 @@ test('the environment is required, and a wrong flag is reported in one line', as
   expect(outcomes[4]?.output).toBe('--patience is long: it must be a number of seconds\n')
 })
 
-test('on a terminal it asks, and shows no secret as it is typed', { timeout: 240_000 }, async () => {
+test('on a terminal setup asks, and hides secrets as they are typed', { timeout: 240_000 }, async () => {
   createResources()
   const { UPSTASH_REDIS_REST_URL: url = '' } = given
   const command = `'${process.execPath}' '${join(clone.folder, 'scripts/setup.ts')}' --env staging`

@@ -117,7 +117,7 @@ const overflow = (page: Page, name: string) =>
 const hasFocus = (page: Page, selector: string) =>
   page.evaluate((selector) => document.activeElement?.matches(selector) ?? false, selector)
 
-test('it says what there is not yet', async () => {
+test('empty states say what is missing', async () => {
   const page = await openSignedIn({}, true)
   for (const text of ['No likes yet', 'Nobody was online yet', 'No deliveries yet', 'There are no webhooks.']) {
     expect([text, await page.getByText(text, { exact: true }).isVisible()]).toEqual([text, true])
@@ -127,7 +127,7 @@ test('it says what there is not yet', async () => {
   await expectAccessible(page, 'empty')
 })
 
-test('the page may run, show and ask what is of its own origin alone, and be framed by nobody', async () => {
+test('the policy of the page allows its own origin alone, and no framing', async () => {
   const { headers } = await fetch(product.url)
   const policy = headers.get('Content-Security-Policy') ?? ''
   expect(policy).toContain("default-src 'none'; script-src 'self'; style-src 'self'")
@@ -142,7 +142,7 @@ test('the page may run, show and ask what is of its own origin alone, and be fra
   expect(new Set(origins)).toEqual(new Set([product.url]))
 })
 
-test('the reference has a policy of its own, and works under it', async () => {
+test('the API reference has its own policy, and works under it', async () => {
   const policy = (await fetch(`${product.url}/docs/`)).headers.get('Content-Security-Policy')
   expect(policy).toMatch(/^default-src 'self';.*frame-ancestors 'none'$/)
   const page = await open()
@@ -150,7 +150,7 @@ test('the reference has a policy of its own, and works under it', async () => {
   await page.getByText('Read all figures, for Prometheus').waitFor()
 })
 
-test('a wrong token is refused in words, where one is', async () => {
+test('a wrong token shows an error beside the field', async () => {
   const page = await open()
   await expectAccessible(page, 'sign-in')
   const input = page.getByLabel('Service token')
@@ -165,7 +165,7 @@ test('a wrong token is refused in words, where one is', async () => {
   expectComplaint(/401/)
 })
 
-test('the token is kept in memory alone, and signing out forgets it', async () => {
+test('the token is kept only in memory, and signing out drops it', async () => {
   const page = await openSignedIn()
   expect(await hasFocus(page, 'h1')).toBe(true)
   expect(page.url()).toBe(`${product.url}/`)
@@ -191,7 +191,7 @@ test('the token is kept in memory alone, and signing out forgets it', async () =
   expect(await page.getByLabel('Service token').inputValue()).toBe('')
 })
 
-test('figures, charts and tables move under traffic', async () => {
+test('figures, charts and tables change under traffic', async () => {
   const page = await openSignedIn()
   const row = page.getByRole('row', { name: 'GET /v1/posts/hot ' })
   const requests = async () => Number((await row.locator('td').first().innerText()).replaceAll(/\D/g, ''))
@@ -242,7 +242,7 @@ test('a banner says that Redis is down, and goes when it is back', async () => {
   expect(await page.getByRole('status').innerText()).toBe('All dependencies work again.')
 })
 
-test('without the network the last figures stay, and it goes on by itself', async () => {
+test('without the network the last figures stay, and updates continue afterwards', async () => {
   const page = await openSignedIn()
   await page.context().setOffline(true)
   await page.getByText(/The API cannot be reached\. These figures are from \d\d:\d\d:\d\d\./).waitFor()
@@ -256,7 +256,7 @@ test('without the network the last figures stay, and it goes on by itself', asyn
   expectComplaint(/ERR_INTERNET_DISCONNECTED/)
 })
 
-test('an API that fails is quoted, and a token that is refused meanwhile asks to sign in', async () => {
+test('the page shows errors of the API, and a refused token leads to the sign-in', async () => {
   const page = await openSignedIn()
   const problem = { type: 'about:blank', title: 'Not configured', status: 503, detail: 'DB is missing' }
   const contentType = 'application/problem+json'
@@ -276,7 +276,7 @@ test('an API that fails is quoted, and a token that is refused meanwhile asks to
   expectComplaint(/401/)
 })
 
-test('paused, or not looked at, it asks for nothing', async () => {
+test('while paused or hidden the page sends no requests', async () => {
   const page = await open()
   await page.clock.install()
   await page.reload()
@@ -317,7 +317,7 @@ test('paused, or not looked at, it asks for nothing', async () => {
   await looked
 })
 
-test('all of it can be done with a keyboard', async () => {
+test('everything works with a keyboard', async () => {
   const page = await open()
   expect(await hasFocus(page, '#token')).toBe(true)
   await page.keyboard.type(SERVICE_TOKEN)
@@ -467,7 +467,7 @@ test('dead deliveries reload each minute and when the window gets the focus, eve
   }
 })
 
-test('a phone scrolls down, not sideways', async () => {
+test('a phone scrolls vertically only', async () => {
   const page = await openSignedIn({ viewport: { width: 360, height: 780 }, isMobile: true, hasTouch: true })
   const isWide = () => page.evaluate(() => document.documentElement.scrollWidth > 360)
   expect(await isWide()).toBe(false)
@@ -517,7 +517,7 @@ test('a phone scrolls down, not sideways', async () => {
   await expectAccessible(page, 'phone-redis-down')
 })
 
-test('it is dark for who wants it so, charts too, and moves for nobody who does not want it', async () => {
+test('dark mode includes the charts, and reduced motion is respected', async () => {
   const page = await openSignedIn({ colorScheme: 'light', reducedMotion: 'reduce' })
   const ink = async () =>
     page.evaluate(() => {

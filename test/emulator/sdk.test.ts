@@ -247,7 +247,7 @@ test('sorted sets rank, page and combine', async () => {
   expect(await redis.exists('u')).toBe(0)
 })
 
-test('places are found by distance', async () => {
+test('geo: places are found by distance', async () => {
   const redis = client()
   const palermo = { longitude: 13.361389, latitude: 38.115556, member: 'Palermo' }
   const catania = { longitude: 15.087269, latitude: 37.502669, member: 'Catania' }

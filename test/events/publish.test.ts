@@ -50,7 +50,7 @@ function newDispatch(listeners: Listener[]) {
   return { dispatch, outbox, sent, end, failures, later }
 }
 
-test('every change of the write side has its event, numbered per subject, and a change that changed nothing has none', async () => {
+test('every change records an event, numbered per subject; a request that changes nothing records none', async () => {
   const edge = newEdge()
   const [ada, bob] = [await addUser(), await addUser()]
   const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }
@@ -148,7 +148,7 @@ test('every change of the write side has its event, numbered per subject, and a 
   expect(JSON.stringify(await db.select().from(events))).not.toContain('@example.test')
 })
 
-test('the queue hears of a change after the answer, once; and of what it was not told, from the cron', async () => {
+test('an event is enqueued once, after the answer; the cron enqueues what was missed', async () => {
   const edge = newEdge()
   const ada = await addUser()
   const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }
@@ -181,7 +181,7 @@ test('the queue hears of a change after the answer, once; and of what it was not
   expect((await about(id))[0]?.dueAt).toBeNull()
 })
 
-test('a back end publishes an event once under its id, and another under the same id is refused', async () => {
+test('a back end publishes an event once per id; another event with the same id is refused', async () => {
   const edge = newEdge()
   const event = {
     channel: 'custom_orders',
@@ -207,7 +207,7 @@ test('a back end publishes an event once under its id, and another under the sam
   expect((await edge.redis.counts()).commands).toBe(0)
 })
 
-test('what JSON brings back otherwise than it was given is no other event', async () => {
+test('an event that JSON changes in transit is still the same event when it is repeated', async () => {
   const edge = newEdge()
   const text = `{"channel":"custom_json","type":"json","subject":"json","id":"json-1","data":{"a":-0,"b":1e400,"c":"\\ud800"}}`
   for (let time = 0; time < 2; time += 1) {
@@ -221,7 +221,7 @@ test('what JSON brings back otherwise than it was given is no other event', asyn
   expect(await about('json')).toMatchObject([{ data: { a: 0, b: null, c: '\ud800' } }])
 })
 
-test('publishing needs the service token, a known channel, and for its types the right data; the field is named', async () => {
+test('publishing requires the service token, a known channel and valid data; the error names the field', async () => {
   const edge = newEdge()
   const good = { channel: 'post_events', type: 'post_deleted', data: { postId: 'p_1', authorId: 'u_1' } }
   expect((await publish(edge, good, { 'Content-Type': 'application/json' })).status).toBe(401)
@@ -260,7 +260,7 @@ test('publishing needs the service token, a known channel, and for its types the
   }
 })
 
-test('a listener that fails does so alone: the others hear once more at most, and of the rest nobody hears again', async () => {
+test('a failing listener is retried alone: the others receive its event at most once more, and no other event again', async () => {
   const heard: Record<string, string[]> = { steady: [], moody: [] }
   const note = (name: string) => (happened: StoredEvent[]) =>
     heard[name]?.push(...happened.map((event) => event.subject))
@@ -293,7 +293,7 @@ test('a listener that fails does so alone: the others hear once more at most, an
   expect(heard['moody']).toHaveLength(3)
 })
 
-test('a count that changes a thousand times is told of once, with what it is by then', async () => {
+test('a count that changes a thousand times is announced once, with its latest value', async () => {
   await db.delete(counterChanges)
   const author = await addUser()
   const post = await addPost({ authorId: author.id })
@@ -336,7 +336,7 @@ test('a count that changes a thousand times is told of once, with what it is by 
   expect(await db.select().from(counterChanges)).toEqual([])
 })
 
-test('two who tell of the same count at once tell of it once', async () => {
+test('two concurrent announcements of the same count become one event', async () => {
   const author = await addUser()
   const post = await addPost({ authorId: author.id })
   await addComment({ postId: post.id, authorId: author.id })
@@ -345,7 +345,7 @@ test('two who tell of the same count at once tell of it once', async () => {
   expect(await about(post.id)).toHaveLength(1)
 })
 
-test('a rebuild goes on step by step, and an unknown listener is told apart', async () => {
+test('a rebuild continues step by step; an unknown listener is an error of its own', async () => {
   const steps: (string | null)[] = []
   const { dispatch, later } = newDispatch([
     {
@@ -366,7 +366,7 @@ test('a rebuild goes on step by step, and an unknown listener is told apart', as
   expect((await edge.fetch('/v1/listeners/nobody/rebuild', { method: 'POST', headers: SERVICE })).status).toBe(404)
 })
 
-test('what is too much for one step goes on through the queue, each part of it by itself, and one that fails again', async () => {
+test('work that is too much for one step continues through the queue, each part alone; a part that fails is repeated', async () => {
   const steps: string[] = []
   let isDown = true
   const { dispatch, outbox, sent, end, later, failures } = newDispatch([
@@ -393,7 +393,7 @@ test('what is too much for one step goes on through the queue, each part of it b
   expect([steps, later]).toEqual([['a1', 'a2', 'b1'], []])
 })
 
-test('presence is told to those who may know of it, and dispatched events are purged after some days', async () => {
+test('presence events go only to those who may see them, and dispatched events are purged after some days', async () => {
   const edge = newEdge()
   const [ada, bob] = [await addUser(), await addUser({ presenceVisibility: 'followers' })]
   for (const user of [ada, bob])

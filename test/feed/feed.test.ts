@@ -27,7 +27,7 @@ async function addAuthors(fan: string, authors: number, posts: number): Promise<
   return ids
 }
 
-test('the feed is the posts of those I follow, newest first, each once, however many come meanwhile', async () => {
+test('the feed has the posts of followed users, newest first, each once, even if posts arrive between pages', async () => {
   const edge = newEdge()
   const ada = await newMember(edge)
   const expected = await addAuthors(ada.id, 5, 17)
@@ -48,7 +48,7 @@ test('the feed is the posts of those I follow, newest first, each once, however 
   expect(seen).toEqual(expected)
 })
 
-test('the feed is right at once after a post, an edit, a like, a follow and its end', async () => {
+test('the feed shows a post, an edit, a like, a follow and an unfollow at once', async () => {
   const edge = newEdge()
   const [ada, bob] = [await newMember(edge), await newMember(edge)]
   const put = (method: string) => edge.fetch(`/v1/users/${bob.id}/follow`, { method, headers: ada.headers })
@@ -76,7 +76,7 @@ test('a page of the feed is two round trips, session and limit included, beside 
   }
 })
 
-test('the feed is mine: signed in, and asked for as documented', async () => {
+test('the feed requires a session and valid parameters', async () => {
   const edge = newEdge()
   const ada = await newMember(edge)
   expect((await edge.fetch('/v1/feed')).status).toBe(401)

@@ -46,7 +46,7 @@ test('an answer is repeated for a day, to the same user and request only', async
   expect(await idempotency.begin(id, 'k', 'another', DAY + 1)).toHaveProperty('record')
 })
 
-test('a key given back is free, unless it was answered after all', async () => {
+test('a released key is free, unless its answer was recorded after all', async () => {
   const { id } = await addUser()
   const failed = await claim(id, 0)
   await failed.release()
@@ -69,7 +69,7 @@ test('the attempt of a dead Worker blocks its key for a minute', async () => {
   expect(await idempotency.begin(id, 'k', 'print', MINUTE + 3)).toEqual(ANSWER)
 })
 
-test('an attempt that was slow, and is overtaken, creates nothing', async () => {
+test('a slow attempt that another overtakes creates nothing', async () => {
   const { id } = await addUser()
   const slow = await claim(id, 0)
   const second = await claim(id, MINUTE + 1)
@@ -90,7 +90,7 @@ test('an attempt that finds its key gone records its answer all the same', async
   expect(await postsOf(id)).toBe(1)
 })
 
-test('what fails leaves no answer behind', async () => {
+test('a failed attempt records no answer', async () => {
   const { id } = await addUser()
   const claimed = await claim(id, 0)
   await create(claimed, id, 'p_twice')

@@ -35,7 +35,7 @@ function newWorld(bindings: Record<string, unknown> = {}) {
   }
 }
 
-test('a like counts once however often it is asked for, and can be taken back as often', async () => {
+test('a like counts once however often it is repeated, and so does an unlike', async () => {
   const { edge, like } = newWorld()
   const [ada, bob] = [await addUser(), await addUser()]
   const post = await addPost({ authorId: ada.id, likesCount: 5 })
@@ -112,7 +112,7 @@ test('200 parallel likes and unlikes with lost replies are counted exactly, and 
   expect(await likesInRedis(post.id)).toBe(wished.length)
 }, 60_000)
 
-test('the newest state wins in whatever order messages arrive, and twice is once', async () => {
+test('the newest state wins in any order of messages, and repeated messages change nothing', async () => {
   const { edge, like, sent, likesInD1 } = newWorld()
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })
@@ -169,7 +169,7 @@ test('after FLUSHALL in the middle of traffic, D1 and Redis agree once the queue
   }
 }, 60_000)
 
-test('a like that was counted but not queued is not acknowledged, and queued when asked again', async () => {
+test('a like that was counted but not enqueued is not acknowledged, and the retry enqueues it', async () => {
   const { edge, like, queueIs, sent, drain, likesInD1 } = newWorld()
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })
@@ -183,7 +183,7 @@ test('a like that was counted but not queued is not acknowledged, and queued whe
   expect((await likesInD1(post.id)).count).toBe(1)
 })
 
-test('a poison message is retried alone; one for a post that is gone is done with', async () => {
+test('a poison message is retried alone; a message for a deleted post is discarded', async () => {
   const { edge, likesInD1 } = newWorld()
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })
@@ -201,7 +201,7 @@ test('a poison message is retried alone; one for a post that is gone is done wit
   expect((await likesInD1(post.id)).rows).toEqual([ada.id])
 })
 
-test('messages are applied while Redis is down, and the cron settles what it missed', async () => {
+test('messages are applied while Redis is down, and the cron completes what Redis missed', async () => {
   const { edge, like, drain, likesInRedis } = newWorld()
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })
@@ -226,7 +226,7 @@ test('without Redis a like is refused as unavailable, and nothing is written', a
   expect(sent).toEqual([])
 })
 
-test('asking for posts that are not there leaves nothing in Redis of who asked', async () => {
+test('reading unknown posts leaves nothing about the reader in Redis', async () => {
   const { edge } = newWorld()
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })
@@ -236,7 +236,7 @@ test('asking for posts that are not there leaves nothing in Redis of who asked',
   expect(await edge.sdk.hgetall(`liked:${ada.id}`)).toEqual({ [post.id]: '0:0' })
 })
 
-test('likes are for members, of what exists', async () => {
+test('a like requires a session and an existing post or comment', async () => {
   const { edge, like } = newWorld()
   const headers = await edge.signIn(await addUser())
   expect((await like({}, 'p_1')).status).toBe(401)
@@ -246,7 +246,7 @@ test('likes are for members, of what exists', async () => {
   expect(await bad.json()).toMatchObject({ status: 400, errors: [{ in: 'path', field: 'id' }] })
 })
 
-test('the queue of the platform brings a like to D1', async () => {
+test('a like reaches D1 through the real queue', async () => {
   const edge = newEdge() // its LIKES is the real one, and its consumer the Worker of these tests
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })

@@ -68,7 +68,7 @@ test('only its owner extends or releases a lock', async () => {
   expect((await send(edge, 'PATCH', 'a', { owner: held.owner })).status).toBe(200)
 })
 
-test('who names its owner may ask again after a lost answer', async () => {
+test('a caller that names its owner can repeat a request whose reply was lost', async () => {
   const edge = newEdge()
   const first = await acquire(edge, 'a', { owner: OWNER })
   expect(await acquire(edge, 'a', { owner: OWNER })).toMatchObject({ owner: OWNER, fence: first.fence })
@@ -77,7 +77,7 @@ test('who names its owner may ask again after a lost answer', async () => {
   expect((await send(edge, 'POST', 'b', {})).status).toBe(200)
 })
 
-test('a lock is waited for', async () => {
+test('acquire waits for a lock up to the given time', async () => {
   const edge = newEdge()
   const held = await acquire(edge, 'a', { ttlMs: 1_500 })
   expect((await send(edge, 'POST', 'a', { waitMs: 50 })).status).toBe(409)
@@ -92,7 +92,7 @@ test('each route is one round trip', async () => {
   expect([acquired, extended, released].map(roundTrips)).toEqual([1, 1, 1])
 })
 
-test('locks of services never meet those of our jobs', async () => {
+test('locks of services never collide with locks of our jobs', async () => {
   const edge = newEdge()
   await edge.sdk.set('lock:presence', '1:a job', { px: 60_000 })
   expect(await acquire(edge, 'presence')).toMatchObject({ name: 'presence' })

@@ -18,7 +18,7 @@ function reportOf(at: number, ms = 10, status = 200) {
   return { at, ...recorder.take() }
 }
 
-test('reports add up by step, route, key and slowness, and what is older than the window is forgotten', () => {
+test('reports are summed by step, route, key and slowness; figures older than the window are dropped', () => {
   const folded = emptyFolded()
   for (let minute = 0; minute < 200; minute += 1) {
     const at = T - (199 - minute) * MINUTE
@@ -47,7 +47,7 @@ test('reports add up by step, route, key and slowness, and what is older than th
   expect(online.at(-1)).toBe(199)
 })
 
-test('a slow round trip is forgotten after an hour, whatever was slower', () => {
+test('a slow round trip is dropped after an hour, even if it was the slowest', () => {
   const folded = emptyFolded()
   fold(folded, reportOf(T, 9_000))
   prune(folded, T + 59 * MINUTE)
@@ -56,7 +56,7 @@ test('a slow round trip is forgotten after an hour, whatever was slower', () => 
   expect(folded.slow).toEqual([])
 })
 
-test('what a server does not say of itself is not known; a limit of 0 is none', () => {
+test('a figure that the server does not report is unknown; a limit of 0 means no limit', () => {
   const text = 'redis_version:7.2.4\r\nused_memory:1048576\r\nmaxmemory:0\r\nexpired_keys:12\r\nevicted_keys:0\r\n'
   expect(serverOf(`# Server\r\n${text}`)).toEqual({
     version: '7.2.4',

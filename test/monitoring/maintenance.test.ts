@@ -38,7 +38,7 @@ test('maintenance and invalidation are for services', async () => {
   expect((await edge.redis.counts()).requests).toBe(0)
 })
 
-test('a profile that was written in the database is read again when it is said so, by id and by name', async () => {
+test('a profile changed directly in D1 is read again after an invalidation, by id or by name', async () => {
   const edge = newForgetful()
   const user = await addUser({ displayName: 'Before' })
   const paths = [`/v1/users/${user.id}`, `/v1/users/by-username/${user.username}`]
@@ -53,7 +53,7 @@ test('a profile that was written in the database is read again when it is said s
   for (const path of paths) expect(await read(edge, path)).toMatchObject({ displayName: 'After' })
 })
 
-test('a name that was nobody\u2019s is found when its new owner is named', async () => {
+test('an invalidation by user id also clears the remembered absence of their name', async () => {
   const edge = newForgetful()
   expect(await read(edge, '/v1/users/by-username/newcomer')).toMatchObject({ status: 404 })
   const user = await addUser({ username: 'newcomer' })
@@ -62,7 +62,7 @@ test('a name that was nobody\u2019s is found when its new owner is named', async
   expect(await read(edge, '/v1/users/by-username/newcomer')).toMatchObject({ id: user.id })
 })
 
-test('a post is read again, and its counts are what the database has, unless a newer like is on its way', async () => {
+test('an invalidated post is read again with the counts of D1, unless a newer like is in the queue', async () => {
   const edge = newForgetful({ LIKES: { send: async () => {} } }) // the queue brings nothing meanwhile
   const [author, fan] = [await addUser(), await addUser()]
   const post = await addPost({ authorId: author.id, text: 'Before' })
@@ -85,7 +85,7 @@ test('a post is read again, and its counts are what the database has, unless a n
   expect(await readPost(liked.id)).toMatchObject({ text: 'After', likesCount: 1 }) // acknowledged: it stays
 })
 
-test('the hot feed is put together again', async () => {
+test('an invalidation rebuilds the hot feed', async () => {
   const edge = newForgetful()
   const ids = async () =>
     (await read<{ items: { id: string }[] }>(edge, '/v1/posts/hot?limit=100')).items.map((p) => p.id)
@@ -114,7 +114,7 @@ test.each<[unknown, string]>([
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)(
-  'without Redis ("%s") an invalidation is refused as unavailable, to be tried again',
+  'without Redis ("%s") an invalidation answers 503 with Retry-After',
   async (kind) => {
     const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '250' })
     await edge.redis.fault({ kind })
@@ -128,7 +128,7 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)(
   },
 )
 
-test('what is over is thrown away when asked for, and by the cron', async () => {
+test('expired data is purged on request, and by the cron', async () => {
   const long = Date.now() - 90 * 86_400_000
   const user = await addUser()
   const addOld = async () => {
@@ -161,7 +161,7 @@ test('what is over is thrown away when asked for, and by the cron', async () => 
   expect(await db.$count(schema.idempotencyKeys, eq(schema.idempotencyKeys.createdAt, long))).toBe(0)
 })
 
-test('hot feeds of a generation that is over are removed, and none that is current', async () => {
+test('hot feeds of earlier generations are removed, the current one is kept', async () => {
   const edge = newForgetful()
   await read(edge, '/v1/posts/hot')
   const removed = async () => {
@@ -177,7 +177,7 @@ test('hot feeds of a generation that is over are removed, and none that is curre
   expect(await removed()).toBe(0)
 })
 
-test('without Redis what is in the database is purged all the same, and the rest is told as not done', async () => {
+test('without Redis the purge of D1 still runs, and the rest is reported as not done', async () => {
   const edge = newEdge()
   await edge.redis.fault({ kind: 'refuse' })
   using log = vi.spyOn(console, 'error').mockImplementation(() => {})

@@ -52,7 +52,7 @@ function violations(text: string): string[] {
   return wrong
 }
 
-test('the metrics are OpenMetrics, taken by a parser of Prometheus, and name what happened', async () => {
+test('a Prometheus parser accepts the metrics, and they contain what happened', async () => {
   const edge = newEdge()
   const user = await addUser()
   for (let i = 0; i < 3; i += 1) {
@@ -85,7 +85,7 @@ test('the metrics are OpenMetrics, taken by a parser of Prometheus, and name wha
   expect(text).not.toContain(user.id)
 })
 
-test('counters never fall, whichever isolate is asked', async () => {
+test('counters never decrease, whichever isolate answers', async () => {
   const busy = newEdge({ STATS_FLUSH_SECONDS: '0.05' })
   await busy.fetch('/v1/posts/hot')
   await busy.settle()
@@ -100,7 +100,7 @@ test('counters never fall, whichever isolate is asked', async () => {
   expect(valueOf((await scrape(busy)).text, sample)).toBe(2)
 })
 
-test('without Redis there are gauges alone: counters that fell would seem to begin again', async () => {
+test('without Redis only gauges are exposed: decreasing counters would look like a restart', async () => {
   const edge = newEdge()
   await edge.fetch('/v1/posts/hot')
   await edge.settle()
@@ -120,7 +120,7 @@ test('a scrape is one round trip', async () => {
   expect(await edge.redis.counts()).toMatchObject({ requests: 1, commands: 6 })
 })
 
-test('what events and webhooks say becomes metrics, labels are escaped, and the unknown is left out', async () => {
+test('figures of events and webhooks become metrics; labels are escaped and unknown values left out', async () => {
   const webhook = { host: 'a.test', isEnabled: true, succeeded: 3, failed: 1, pending: 2, dead: 1 }
   const webhooks = [
     { ...webhook, id: 'wh_"a\\b\n', successRate: 0.75 },

@@ -47,7 +47,7 @@ test('it is not ready when its database does not answer', async () => {
   expect(await response.json()).toEqual({ isReady: false, redis: up, d1: down })
 })
 
-test('the milliseconds are those of each dependency', async () => {
+test('each dependency has its own milliseconds', async () => {
   const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '2000' })
   await edge.redis.latency(200)
   const { redis, d1 } = await (await edge.fetch('/readyz')).json<Record<'redis' | 'd1', { ms: number }>>()

@@ -28,7 +28,7 @@ async function newData() {
   return { redis, control }
 }
 
-test('a walk keeps to its budget, resumes, sees every key, and begins again', async () => {
+test('a scan keeps to its budget, resumes, sees every key, and starts again', async () => {
   const { redis, control } = await newData()
   const total = await redis.dbsize()
   const budget = 60
@@ -55,7 +55,7 @@ test('a walk keeps to its budget, resumes, sees every key, and begins again', as
   expect(patterns.reduce((sum, { keys }) => sum + keys, 0) - own).toBe(total)
 })
 
-test('the largest keys are told with type, length and expiry, and none that is private by its name', async () => {
+test('the largest keys are listed with type, length and expiry; private names are hidden', async () => {
   const { redis } = await newData()
   const scan = createScan(redis, 1_000)
   await scan.tick([], Date.parse('2026-01-01T00:00:00Z'))
@@ -72,7 +72,7 @@ test('the largest keys are told with type, length and expiry, and none that is p
   expect(JSON.stringify(big)).not.toContain('secret')
 })
 
-test('keys that are asked for are looked up, but not every minute', async () => {
+test('frequently requested keys are inspected, but not every minute', async () => {
   const { redis, control } = await newData()
   const scan = createScan(redis, 100)
   await scan.tick(['presence:0', 'limit:*', 'post:p_gone'], 1_000)
@@ -91,7 +91,7 @@ test('keys that are asked for are looked up, but not every minute', async () => 
   expect((await control.counts()).byCommand['pttl'] ?? 0).toBeLessThan(2)
 })
 
-test('the server that tells sizes in bytes is asked for them', async () => {
+test('sizes in bytes are requested from servers that know them', async () => {
   const { redis } = await newData()
   const hasMemory = await redis.exec(['MEMORY', 'USAGE', 'post:p_big']).then(
     () => true,
@@ -104,7 +104,7 @@ test('the server that tells sizes in bytes is asked for them', async () => {
   for (const { sizeBytes } of scan.bigKeys(state)) expect(sizeBytes === null).toBe(!hasMemory)
 })
 
-test('without Redis nothing is walked, and the walk goes on when it is back', async () => {
+test('without Redis nothing is scanned, and the scan continues when Redis is back', async () => {
   const { redis, control } = await newData()
   const scan = createScan(redis, 30)
   await scan.tick([], 1_000)
@@ -118,7 +118,7 @@ test('without Redis nothing is walked, and the walk goes on when it is back', as
   expect((await scan.read())?.walk.scanned).toBeGreaterThan(before?.walk.scanned ?? 0)
 })
 
-test('the cron walks, and the figures show it', async () => {
+test('the cron scans, and the figures show the result', async () => {
   const edge = newEdge({ STATS_FLUSH_SECONDS: '0.05', SCAN_COMMANDS: '200' })
   await edge.sdk.set('post:p_large', 'x'.repeat(9_000))
   await edge.fetch('/v1/users/u_nobody')
@@ -132,7 +132,7 @@ test('the cron walks, and the figures show it', async () => {
   expect(stats.scan).toMatchObject({ completedAt: expect.any(String) })
 })
 
-test('a budget of 0 walks nothing', async () => {
+test('a budget of 0 scans nothing', async () => {
   const { redis, control } = await newData()
   await createScan(redis, 0).tick(['presence:0'], 1_000)
   expect((await control.counts()).commands).toBe(0)

@@ -60,7 +60,7 @@ test('figures cost one round trip of six commands', async () => {
   expect([requests, byCommand]).toEqual([1, { get: 2, xrange: 1, info: 1, dbsize: 1, zcount: 1 }])
 })
 
-test('an isolate knows at once what it has served: by route, with all that Redis was asked for, and by cache', async () => {
+test('an isolate counts what it serves at once: by route, with its Redis commands, and by cache', async () => {
   const edge = newEdge()
   const user = await addUser()
   for (let i = 0; i < 3; i += 1) {
@@ -106,7 +106,7 @@ test('what a command costs can be set', async () => {
   expect(route?.costPerMillionUsd).toBe((route?.billedCommands ?? 0) * 10)
 })
 
-test('the cost has in it what scripts call, as a real Redis counted it (npm run costs)', async () => {
+test('the cost includes the commands of scripts, as a real Redis counted them (npm run costs)', async () => {
   const edge = newEdge({ LIMIT_READS: '30' }) // every read is counted at once
   const [ada, bob] = [await addUser(), await addUser()]
   const post = await addPost({ authorId: ada.id })
@@ -150,7 +150,7 @@ test('an answer from memory costs nothing, and reporting many requests two comma
   expect(reporting.xadd).toBeLessThanOrEqual(Math.max(1, Math.floor(reporting.seconds / 2)))
 })
 
-test('what isolates report adds up, before it is folded and after, whoever folds it and how often', async () => {
+test('reports of isolates add up before and after folding, whoever folds them and however often', async () => {
   const [first, second] = [newReporter(), newReporter()]
   const edges = [first, newReporter({}, first.token), newReporter({}, first.token)]
   for (const edge of edges) {
@@ -170,7 +170,7 @@ test('what isolates report adds up, before it is folded and after, whoever folds
   expect((await readStats(second)).window.requests).toBe(0) // another keyspace
 })
 
-test('who folds late replaces nothing that another has folded since', async () => {
+test('a late fold replaces nothing that another has folded meanwhile', async () => {
   const edge = newReporter()
   const report = async () => {
     await edge.fetch('/v1/posts/hot')
@@ -186,7 +186,7 @@ test('who folds late replaces nothing that another has folded since', async () =
   expect(routeIn(await readStats(newEdge({}, edge.token)), 'GET /v1/posts/hot')?.requests).toBe(2)
 })
 
-test('a report that has been folded is not counted again, though it was still there when it was read', async () => {
+test('a folded report is not counted again, even if it was still in the stream when it was read', async () => {
   const edge = newReporter()
   for (let i = 0; i < 2; i += 1) {
     await edge.fetch('/v1/posts/hot')
@@ -232,7 +232,7 @@ test('the report that makes 200 folds them, so that no number of isolates loses 
   expect(routeIn(await readStats(newEdge({}, edge.token)), 'GET /v1/posts/hot')?.requests).toBe(200)
 })
 
-test('what could not be reported goes with the next report', async () => {
+test('figures that could not be reported are part of the next report', async () => {
   const edge = newReporter()
   await edge.redis.fault({ kind: 'refuse', match: 'XADD' })
   await edge.fetch('/v1/posts/hot')
@@ -243,7 +243,7 @@ test('what could not be reported goes with the next report', async () => {
   expect(routeIn(await readStats(newEdge({}, edge.token)), 'GET /v1/posts/hot')?.requests).toBe(2)
 })
 
-test('when the platform has ended the invocation that was to report, another reports', async () => {
+test('if the platform ends the invocation that should report, another invocation reports', async () => {
   const waiting: (() => Promise<unknown>)[] = []
   const edge = newReporter()
   const { stats, isolate } = newModule(edge, (work) => void waiting.push(work))
@@ -286,7 +286,7 @@ test.each(['0', '61', 'x', '1.5', ''])('minutes cannot be "%s"', async (minutes)
   await expectRefused(newEdge().fetch(`/v1/stats?minutes=${minutes}`, { headers: service }), 'query', 'minutes')
 })
 
-test('who is online is counted, and noted by the cron', async () => {
+test('online users are counted, and the cron records the number', async () => {
   const edge = newReporter()
   for (let i = 0; i < 3; i += 1) {
     const headers = await edge.signIn(await addUser())
@@ -312,7 +312,7 @@ test('the backlog of the queue is what the platform says of it', async () => {
 })
 
 test.each(['refuse', 'hang', 'cut', 'status'] as const)(
-  'without Redis ("%s") it tells what this isolate knows, and that the rest is unavailable',
+  'without Redis ("%s") the figures are those of this isolate, and the rest is reported as unavailable',
   async (kind) => {
     const edge = newReporter({ REDIS_READ_TIMEOUT_MS: '250' })
     await edge.redis.fault({ kind })
@@ -334,7 +334,7 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)(
   },
 )
 
-test('when its database and queue fail it tells the rest', async () => {
+test('when D1 and the queue fail, the other figures are still reported', async () => {
   const stats = await readStats(newEdge({ DB: {}, LIKES: {} }))
   expect(stats.dependencies.d1.isUp).toBe(false)
   expect(stats.unavailable.toSorted()).toEqual(['d1', 'outbox', 'queues', 'webhooks'])
@@ -371,7 +371,7 @@ test('the slowest ten are kept', () => {
   expect(recorder.held().slow.map(({ ms }) => ms)).toEqual([30, 29, 28, 27, 26, 25, 24, 23, 22, 21])
 })
 
-test('the keys asked for most are told, those of limits and sessions by their pattern', async () => {
+test('the most requested keys are listed; limits and sessions by their pattern', async () => {
   const edge = newEdge({ MEMORY_SECONDS: '0', LIMIT_READS: '30' }) // every read is counted at once
   const user = await addUser()
   const headers = await edge.signIn(user)
@@ -387,7 +387,7 @@ test('the keys asked for most are told, those of limits and sessions by their pa
   expect(JSON.stringify(topKeys)).not.toMatch(/203\.0\.113|session:s_/)
 })
 
-test('an isolate remembers a bounded number of keys, those asked for most', () => {
+test('an isolate remembers a bounded number of keys: the most requested', () => {
   const recorder = createRecorder(100)
   const { onSent } = recorder.watch()
   for (let i = 0; i < 5_000; i += 1) {
@@ -419,7 +419,7 @@ test.each([
   expect(patternsOf([command])).toEqual([shown])
 })
 
-test('every key has a pattern without what was put into it', () => {
+test('every key has a pattern without its variable parts', () => {
   for (const key of Object.values(keys)) {
     const made = typeof key === 'string' ? key : (key as (...parts: string[]) => string)('u_secret', 'p_secret')
     expect(patternOf(made)).not.toMatch(/secret/)
@@ -438,7 +438,7 @@ test.each([
   expect(shownKey(key)).toBe(shown)
 })
 
-test('percentiles are read off a histogram, within its buckets', () => {
+test('percentiles come from a histogram, within its buckets', () => {
   const histogram = (...durations: number[]) => {
     const recorder = createRecorder(100)
     for (const ms of durations) recorder.watch().end({ route: 'GET /', status: 200, ms, meter: newMeter() }, 0)

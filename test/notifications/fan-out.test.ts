@@ -32,7 +32,7 @@ async function addFollowers(authorId: string, count: number): Promise<void> {
 const FOLLOWERS = 100_000
 const idOf = (i: number) => `u_${String(i).padStart(26, '0')}`
 
-test('a post reaches 100 000 followers in bounded steps, though the Worker dies between any two of them', async () => {
+test('a post reaches 100 000 followers in bounded steps, even if the Worker dies between any two of them', async () => {
   const DB = counting(env.DB)
   const EVENTS = newQueue()
   let isQueueUp = true
@@ -87,7 +87,7 @@ test('a post reaches 100 000 followers in bounded steps, though the Worker dies 
   for (const looker of lookers) expect(await looker.list()).toMatchObject({ items: [], unreadCount: 0 })
 }, 120_000)
 
-test('an event whose first step died is given again, by the cron if need be', async () => {
+test('an event whose first step died is delivered again, by the cron if necessary', async () => {
   const { edge, newMember } = newWorld()
   const [author, fan] = [await newMember(), await newMember()]
   await fan.follow(author.id)

@@ -159,6 +159,6 @@ async function play(steps: Step[]): Promise<void> {
   expect(await readAll()).toEqual(live)
 }
 
-test('what members are told of is what happened and was not taken back, live and rebuilt, whatever the queues do', async () => {
+test('notifications match a model of what happened and was not undone, live and rebuilt, in any order of messages', async () => {
   await fc.assert(fc.asyncProperty(story, play), { numRuns: 8, endOnFailure: true })
 }, 120_000)

@@ -20,7 +20,7 @@ async function rebuild(edge: Edge) {
 const brief = ({ items }: Listed) =>
   items.map(({ type, actorIds, postId, commentId }) => ({ type, actorIds, postId, commentId }))
 
-test('an author is told of likes, comments and follows, their followers of posts; nobody of what they did themselves', async () => {
+test('authors are notified of likes, comments and follows, followers of posts; nobody of their own actions', async () => {
   const { newMember, deliver } = newWorld()
   const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
   await ada.post() // before anybody follows
@@ -57,7 +57,7 @@ test('an author is told of likes, comments and follows, their followers of posts
   expect(await eve.list()).toEqual({ items: [], nextCursor: null, unreadCount: 0 })
 })
 
-test('what is taken back is not told any more, and nobody who looks keeps it', async () => {
+test('an undone action removes its notification, also from inboxes that are read meanwhile', async () => {
   const { newMember, deliver } = newWorld()
   const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
   await bob.follow(ada.id)
@@ -101,7 +101,7 @@ test('what is taken back is not told any more, and nobody who looks keeps it', a
   for (const member of [ada, bob]) expect((await member.list()).items).toEqual([])
 })
 
-test('pages go on where they ended, from Redis and beyond, whatever comes meanwhile', async () => {
+test('pages continue where the last one ended, from Redis and from D1, even if notifications arrive between them', async () => {
   const { edge, newMember, deliver } = newWorld({ INBOX_SIZE: '10' })
   const ada = await newMember()
   const [author, bob] = [await addUser(), await newMember()]
@@ -132,7 +132,7 @@ test('pages go on where they ended, from Redis and beyond, whatever comes meanwh
   expect((await ada.list('?limit=100')).items).toHaveLength(27 + 7)
 })
 
-test('what is read stays so, up to where it was read; what comes later is unread, and a mark never goes back', async () => {
+test('notifications are read up to the mark, later ones are unread, and a mark never moves back', async () => {
   const { newMember, deliver, likes, edge } = newWorld()
   const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
   const postId = await ada.post()
@@ -200,7 +200,7 @@ test('marking an older notification as read leaves a newer one unread, wherever 
   expect(await readOf()).toEqual(['comment read', 'like read', 'comment read', 'follow read'])
 })
 
-test('read is what some mark covers: placed up to it, and there when it was made, in any order of marks', async () => {
+test('a notification is read if a mark covers it: it stood at or before the mark when the mark was made', async () => {
   const { newMember, deliver, likes, edge } = newWorld()
   const [ada, bob] = [await newMember(), await newMember()]
   const posts: string[] = []
@@ -249,7 +249,7 @@ test('read is what some mark covers: placed up to it, and there when it was made
   expect(covered.size).toBe(8)
 })
 
-test('a post that reaches D1 after all was marked as read is unread, though it is older than the mark', async () => {
+test('a post that reaches D1 after everything was marked as read is unread, even if it is older than the mark', async () => {
   const { newMember, edge, deliver } = newWorld()
   const [ada, author] = [await newMember(), await newMember()]
   await ada.follow(author.id)
@@ -270,7 +270,7 @@ test.each([
   ['an unlike', /delete from "notifications"/i],
   ['a deleted comment', /delete from "notifications"/i],
   ['a deleted post', /from follows where followed_id/i],
-])('though D1 loses its reply, %s is in an inbox that Redis holds after the retry', async (what, statement) => {
+])('%s is in the cached inbox after the retry although D1 lost the first reply', async (what, statement) => {
   const { DB, lose } = newLossyD1(env.DB)
   const { newMember, likes, edge } = newWorld({ DB })
   const [ada, bob] = [await newMember(), await newMember()]
@@ -309,7 +309,7 @@ test.each([
   expect(held.items).not.toEqual(before.items)
 })
 
-test('a like that is said again is no news, whoever says it, however it arrives, and whatever Redis forgot', async () => {
+test('a repeated like makes no new notification, however it arrives and whatever Redis lost', async () => {
   const { newMember, deliver, likes, edge } = newWorld()
   const [ada, bob, eve] = [await newMember(), await newMember(), await newMember()]
   const postId = await ada.post()
@@ -350,7 +350,7 @@ test('a like that is said again is no news, whoever says it, however it arrives,
   expect(others.map((item) => item.isRead)).toEqual([true, true])
 })
 
-test('a list that Redis holds is one round trip and one command beside the session; others say what they cost', async () => {
+test('a cached list costs one round trip and one command besides the session; other reads have their own budgets', async () => {
   const { newMember, edge } = newWorld()
   const ada = await newMember()
   const ask = async (method = 'GET', path = '', body?: object) => {
@@ -369,7 +369,7 @@ test('a list that Redis holds is one round trip and one command beside the sessi
   expect(await ask()).toEqual({ roundTrips: 2, byCommand: { mget: 3, set: 1, eval: 1 } })
 })
 
-test('without Redis all of it is read from D1 and marked there', async () => {
+test('without Redis notifications are read from D1 and marked there', async () => {
   const { newMember, deliver, edge } = newWorld({ REDIS_BREAKER_SECONDS: '0.05' })
   const [ada, bob] = [await newMember(), await newMember()]
   const postId = await ada.post()
@@ -386,7 +386,7 @@ test('without Redis all of it is read from D1 and marked there', async () => {
   expect(await ada.list()).toMatchObject({ unreadCount: 1, items: [{ commentId, isRead: false }, {}, {}] })
 })
 
-test('what Redis could not be told is told again a little later', async () => {
+test('an update that Redis did not receive is repeated a little later', async () => {
   const { newMember, deliver, edge } = newWorld({ REDIS_BREAKER_SECONDS: '0.05', REDIS_BREAKER_FAILURES: '1000' })
   const [ada, bob] = [await newMember(), await newMember()]
   const postId = await ada.post()
@@ -399,7 +399,7 @@ test('what Redis could not be told is told again a little later', async () => {
   expect((await ada.list()).items).toMatchObject([{ commentId }])
 })
 
-test('what D1 will not take is given again: likes by their queue, the rest by that of events', async () => {
+test('what D1 refuses is retried: likes by their queue, the rest by the queue of events', async () => {
   const { newMember, edge, likes } = newWorld()
   const [ada, bob] = [await newMember(), await newMember()]
   const postId = await ada.post()
@@ -418,7 +418,7 @@ test('what D1 will not take is given again: likes by their queue, the rest by th
   expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['comment', 'like'])
 })
 
-test('another isolate sees at once what was read here', async () => {
+test('another isolate sees at once that notifications were read here', async () => {
   const { newMember, edge, deliver } = newWorld()
   const [ada, bob] = [await newMember(), await newMember()]
   const other = newEdge({}, edge.token)
@@ -432,7 +432,7 @@ test('another isolate sees at once what was read here', async () => {
   expect(await unread()).toBe(0)
 })
 
-test('what is older than its days is neither told nor kept', async () => {
+test('expired notifications are neither listed nor kept', async () => {
   const { newMember, edge } = newWorld()
   const [ada, bob] = [await newMember(), await newMember()]
   const old = Date.now() - 31 * 86_400_000
@@ -452,7 +452,7 @@ test('what is older than its days is neither told nor kept', async () => {
   expect(await kept()).toEqual([])
 })
 
-test('a rebuild is bounded steps of the queue, and unread stays what it was', async () => {
+test('a rebuild runs in bounded queue steps and keeps what is unread', async () => {
   const { newMember, edge } = newWorld()
   const ada = await newMember()
   const [bob, post] = [await addUser(), await addPost({ authorId: ada.id })]
@@ -476,7 +476,7 @@ test('a rebuild is bounded steps of the queue, and unread stays what it was', as
   expect(await ada.list('?limit=1')).toMatchObject({ unreadCount: 0 })
 })
 
-test('only who is signed in is told, and of nobody more than an id', async () => {
+test('notifications require a session and show no more of others than an id', async () => {
   const { newMember, deliver, edge } = newWorld()
   const [ada, bob] = [await newMember(), await newMember()]
   await bob.follow(ada.id)

@@ -132,7 +132,7 @@ test('a deletion leaves the list cached for everybody, and the page full', async
   expect(after.ids.slice(0, 17)).toEqual(ids.slice(3))
 })
 
-test('a changed count is seen at once, and so is the order it makes, while texts and the list are cached', async () => {
+test('a changed count and its order are visible at once, although texts and the list are cached', async () => {
   const authorId = await newAuthor()
   const edge = newEdge()
   const [first, second] = [
@@ -165,7 +165,7 @@ test('of posts with as many likes the newest comes first', async () => {
   expect((await readHot(newEdge())).ids).toEqual(ids)
 })
 
-test('the feed has 20 posts, or as many as asked up to 100, and those are the best', async () => {
+test('the feed has the best 20 posts, or up to 100 on request', async () => {
   const authorId = await newAuthor()
   const now = Date.now()
   const ids = []
@@ -179,7 +179,7 @@ test('the feed has 20 posts, or as many as asked up to 100, and those are the be
   expect((await readHot(edge, '?limit=100')).ids).toEqual(ids.slice(0, 100))
 })
 
-test('one who is signed in reads a hundred at once, as anyone does', async () => {
+test('a signed-in user can read a hundred at once', async () => {
   const author = await addUser()
   await db.delete(schema.posts)
   for (let i = 0; i < 100; i += 1) await addPost({ authorId: author.id, likesCount: i })
@@ -200,7 +200,7 @@ test('a feed without posts is empty', async () => {
   expect((await readHot(edge)).ids).toEqual([])
 })
 
-test('a deleted post leaves the feed with its cache entry, though the list still has it', async () => {
+test('a deleted post leaves the feed at once although the cached list still has it', async () => {
   const authorId = await newAuthor()
   const edge = newEdge()
   const [gone, kept] = [await addPost({ authorId, likesCount: 2 }), await addPost({ authorId, likesCount: 1 })]

@@ -56,7 +56,7 @@ test('a post is read by id', async () => {
   })
 })
 
-test('posts are read by ids in the order asked, each once, without the unknown', async () => {
+test('posts are read by ids in the given order, each once, without unknown ones', async () => {
   const author = await addUser()
   const [one, two] = [
     await addPost({ authorId: author.id, likesCount: 1 }),
@@ -112,7 +112,7 @@ test('a post in memory still has fresh counts, in one round trip', async () => {
   expect(response.headers.get('Cache-Status')).toMatch(/^memory; hit; ttl=\d+$/)
 })
 
-test('the posts of an author are pages, newest first, each post once, however many come meanwhile', async () => {
+test('the posts of an author come in pages, newest first, each once, even if posts arrive between pages', async () => {
   const edge = newEdge()
   const [author, other] = [await addUser(), await addUser()]
   const ids: string[] = []
@@ -134,7 +134,7 @@ test('a page that ends the list has no cursor, and that of an author without pos
   expect((await (await newEdge().fetch(`${path}?limit=1`)).json<Listed>()).nextCursor).not.toBeNull()
 })
 
-test('the comments on a post are pages, newest first, each comment once, however many come meanwhile', async () => {
+test('the comments on a post come in pages, newest first, each once, even if comments arrive between pages', async () => {
   const edge = newEdge()
   const author = await addUser()
   const [post, other] = [await addPost({ authorId: author.id }), await addPost({ authorId: author.id })]
@@ -180,7 +180,7 @@ test.each(['/v1/posts/p_nobody', '/v1/posts/p_nobody/comments'])('%s is an unkno
   expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/not-found', instance: path })
 })
 
-test('counts are those of Redis where it has them, and of D1 where it lacks them', async () => {
+test('counts come from Redis where it has them, and from D1 otherwise', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id, likesCount: 5, commentsCount: 6, viewsCount: 7 })
   await edge.sdk.set(keys.count('likes', post.id), 50)
@@ -194,7 +194,7 @@ test('counts are those of Redis where it has them, and of D1 where it lacks them
   expect(await edge.sdk.ttl(keys.count('comments', post.id))).toBeGreaterThan(86_000)
 })
 
-test('a count that appears while D1 is asked is not overwritten', async () => {
+test('a count that appears during the read of D1 is not overwritten', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id, likesCount: 5 })
   const key = keys.count('likes', post.id)
@@ -210,7 +210,7 @@ test('a count that appears while D1 is asked is not overwritten', async () => {
   expect(await edge.sdk.get(key)).toBe(42)
 })
 
-test('a count that is no number is not believed', async () => {
+test('a cached count that is not a number is ignored', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id, likesCount: 5 })
   await edge.sdk.set(keys.count('likes', post.id), 'many')
@@ -228,7 +228,7 @@ test('unknown posts leave no counts in Redis', async () => {
   expect(counted.map((key) => key.split(':').at(-1))).toEqual([post.id, post.id, post.id])
 })
 
-test('an unchanged post is 304 to who has its ETag, until a count changes', async () => {
+test('a request with the ETag of a post answers 304 until a count changes', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id, likesCount: 3 })
   const path = `/v1/posts/${post.id}`
@@ -248,7 +248,7 @@ test('an unchanged post is 304 to who has its ETag, until a count changes', asyn
   }
 })
 
-test('a list is 304 until something in it changes', async () => {
+test('a list answers 304 until something in it changes', async () => {
   const edge = newEdge()
   const author = await addUser()
   const post = await addPost({ authorId: author.id })
@@ -312,7 +312,7 @@ test.each(['refuse', 'hang', 'cut', 'cut-mid', 'status', 'delay'] as const)(
   },
 )
 
-test('a Redis that is slow, but within its time, is waited for: its counts are the true ones', async () => {
+test('a reply of Redis within the timeout is awaited, because its counts are the current ones', async () => {
   const edge = newEdge({ REDIS_READ_TIMEOUT_MS: '2000', REDIS_SOFT_TIMEOUT_MS: '20', MEMORY_SECONDS: '0' })
   const post = await addPost({ authorId: (await addUser()).id, text: 'Before', likesCount: 3 })
   await edge.fetch(`/v1/posts/${post.id}`)

@@ -13,7 +13,7 @@ const view = (edge: Edge, postId: string, headers: Record<string, string> = {}) 
 const viewsOf = async (response: Response) => (await response.json<{ views: number }>()).views
 const viewsInD1 = async (id: string) => (await db.select().from(posts).where(eq(posts.id, id)))[0]?.viewsCount
 
-test('each user counts once, and each address that is nobody', async () => {
+test('each user counts once, and so does each anonymous address', async () => {
   const edge = newEdge()
   const [ada, bob] = [await addUser(), await addUser()]
   const post = await addPost({ authorId: ada.id, viewsCount: 100 })
@@ -62,7 +62,7 @@ test('1 000 viewers are counted within 3 %, and written to D1 by the cron', asyn
   expect(await viewsInD1(post.id)).toBe(views)
 }, 30_000)
 
-test('a count goes on from what D1 has when Redis has lost everything', async () => {
+test('after Redis lost everything, a count continues from the value in D1', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id })
   for (const i of [1, 2, 3]) await view(edge, post.id, { 'CF-Connecting-IP': `192.0.2.${i}` })
@@ -71,7 +71,7 @@ test('a count goes on from what D1 has when Redis has lost everything', async ()
   expect(await viewsOf(await view(edge, post.id, { 'CF-Connecting-IP': '192.0.2.9' }))).toBe(4)
 })
 
-test('views that D1 would not take are written the next time', async () => {
+test('views that D1 refused are written by the next run', async () => {
   const failing = {
     DB: {
       prepare: () => {
@@ -89,7 +89,7 @@ test('views that D1 would not take are written the next time', async () => {
   expect(await viewsInD1(post.id)).toBe(1)
 })
 
-test('a view of no post is a problem and leaves nothing in Redis; without Redis it is unavailable', async () => {
+test('a view of an unknown post answers 404 and leaves nothing in Redis; without Redis it answers 503', async () => {
   const edge = newEdge()
   expect((await view(edge, 'p_unknown')).status).toBe(404)
   await edge.settle()
@@ -145,7 +145,7 @@ test('each loss of everything counts an earlier viewer once more at most, and ne
   }
 })
 
-test('a view in flight while its post is deleted is of no post, and leaves nothing in Redis', async () => {
+test('a view in flight while its post is deleted answers 404, and leaves nothing in Redis', async () => {
   const [edge, author] = [newEdge(), await addUser()]
   const headers = await edge.signIn(author)
   const post = await addPost({ authorId: author.id })

@@ -102,7 +102,7 @@ test.each([
   }
 })
 
-test('500 characters are enough, whatever they are made of', async () => {
+test('a post may have 500 characters of any kind', async () => {
   const ada = await newMember(newEdge())
   expect((await ada.post('👍🏽'.repeat(500))).status).toBe(201)
 })
@@ -390,7 +390,7 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)('posts are written when 
   await edge.settle()
 })
 
-test('what Redis missed it is told when it is back', async () => {
+test('an update that Redis missed is repeated when Redis is back', async () => {
   const edge = newEdge({ REDIS_BREAKER_SECONDS: '1' })
   const ada = await newMember(edge)
   const { id } = await (await ada.post('Before')).json<Post>()

@@ -31,7 +31,7 @@ test('of many attempts at once exactly as many succeed as there are places', asy
   expect(places.filter((place) => place === 'taken')).toHaveLength(2)
 })
 
-test('a place that is not kept is free after its time, and one that is kept is not', async () => {
+test('a place that is not renewed becomes free after its time; a renewed one does not', async () => {
   const places = newPlaces()
   await places.take('u_ada', 'kept', T)
   await places.take('u_ada', 'dead', T)
@@ -41,7 +41,7 @@ test('a place that is not kept is free after its time, and one that is kept is n
   expect(await places.take('u_ada', 'newer', T + 1_500)).toBe('caller-full')
 })
 
-test('each is one round trip, safe to repeat after a lost reply, and leaves keys that expire', async () => {
+test('each operation costs one round trip, can be repeated after a lost reply, and leaves only keys that expire', async () => {
   const places = newPlaces()
   const { redis, control } = places
   const costs = []

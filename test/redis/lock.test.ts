@@ -47,7 +47,7 @@ const journalOf = async (name: string) =>
 const write = (name: string, fence: number) =>
   fences.batch({ name, fence }, [db.insert(journal).values({ lock: name, fence })])
 
-test('one holds a lock, until it is released', async () => {
+test('one owner holds a lock until it is released', async () => {
   const keyspace = newKeyspace()
   const [ada, bob] = [newLocks(keyspace), newLocks(keyspace)]
   const before = Date.now()
@@ -82,7 +82,7 @@ test('only its owner extends a lock, and not after its end', async () => {
   expect(await locks.extend('a', held.owner, 60_000)).toBeUndefined()
 })
 
-test('the same owner asking again is given the same hold', async () => {
+test('the same owner acquires the same lock again', async () => {
   const locks = newLocks()
   const first = await mustAcquire(locks, 'a', 10_000, 'the same owner')
   const again = await mustAcquire(locks, 'a', 10_000, 'the same owner')
@@ -100,7 +100,7 @@ test.each(['cut', 'cut-mid'] as const)('a lost reply (%s) does not lock out its 
   expect(await keyspace.connect().exists(keys.lock('a'))).toBe(0)
 })
 
-test('a caller who waits outlasts lost replies; one who gives up leaves nothing locked', async () => {
+test('a waiting caller survives lost replies; one that gives up leaves nothing locked', async () => {
   const keyspace = newKeyspace()
   await keyspace.control.fault({ kind: 'cut', times: 5 })
   expect(isHeld(await newLocks(keyspace).acquire('a', { ttlMs: 10_000, waitMs: 10_000 }))).toBe(true)
@@ -110,7 +110,7 @@ test('a caller who waits outlasts lost replies; one who gives up leaves nothing 
   expect(await keyspace.connect().exists(keys.lock('b'))).toBe(0)
 })
 
-test('fences rise with every holder, and go on rising when Redis forgot everything', async () => {
+test('fences increase with every holder, even after a flush', async () => {
   const keyspace = newKeyspace()
   const redis = keyspace.connect()
   const locks = newLocks(keyspace)
@@ -133,7 +133,7 @@ test('fences rise with every holder, and go on rising when Redis forgot everythi
   expect(await redis.pttl(keys.fence('a'))).toBeGreaterThan(86_400_000)
 })
 
-test('who waits pauses at random up to a doubling bound, and gives up at the deadline', async () => {
+test('waiting uses random pauses up to a doubling bound, and ends at the deadline', async () => {
   const keyspace = newKeyspace()
   await mustAcquire(newLocks(keyspace), 'a')
   await keyspace.control.reset()
@@ -161,7 +161,7 @@ test('who waits pauses at random up to a doubling bound, and gives up at the dea
   expect(pauses.reduce((sum, ms) => sum + ms)).toBe(10_000)
 })
 
-test('who waits gets the lock when it is released', async () => {
+test('a waiting caller gets the lock when it is released', async () => {
   const keyspace = newKeyspace()
   const locks = newLocks(keyspace)
   const held = await mustAcquire(locks, 'a')
@@ -180,7 +180,7 @@ test('acquire, extend and release are one round trip each', async () => {
   expect(await keyspace.control.counts()).toMatchObject({ requests: 3, commands: 3 })
 })
 
-test('withLock runs under the lock, extends it while it works, and gives it back', async () => {
+test('withLock runs the work under the lock, extends the lock meanwhile, and releases it', async () => {
   const keyspace = newKeyspace()
   const redis = keyspace.connect()
   const other = newLocks(keyspace)
@@ -198,7 +198,7 @@ test('withLock runs under the lock, extends it while it works, and gives it back
   expect(isHeld(await other.acquire('a', { ttlMs: 1_000 }))).toBe(true)
 }, 20_000)
 
-test('withLock gives the lock back when the work fails, with the error of the work', async () => {
+test('withLock releases the lock when the work fails, and throws the error of the work', async () => {
   const keyspace = newKeyspace()
   const failing = newLocks(keyspace).withLock('a', { ttlMs: 10_000 }, () => Promise.reject(new Error('of the work')))
   await expect(failing).rejects.toThrow('of the work')
@@ -259,7 +259,7 @@ test('a short outage that an extension survives does not end the work', async ()
   expect(result).toBe(false)
 }, 20_000)
 
-test('D1 takes nothing from a holder before the one that has written, and all from the present one', async () => {
+test('D1 accepts writes of the current holder, and none of a holder before the last writer', async () => {
   const name = crypto.randomUUID()
   await write(name, 7)
   await write(name, 7) // the same holder again
@@ -274,7 +274,7 @@ test('D1 takes nothing from a holder before the one that has written, and all fr
   await write(name, 9)
 })
 
-test('a fenced batch answers what its statements do', async () => {
+test('a fenced batch returns the results of its statements', async () => {
   const [first, second] = await fences.batch({ name: crypto.randomUUID(), fence: 1 }, [
     db.insert(journal).values({ lock: 'a', fence: 1 }).returning({ lock: journal.lock }),
     db.insert(journal).values({ lock: 'b', fence: 1 }).returning({ fence: journal.fence }),
@@ -282,7 +282,7 @@ test('a fenced batch answers what its statements do', async () => {
   expect([first, second]).toEqual([[{ lock: 'a' }], [{ fence: 1 }]])
 })
 
-test('an expired holder who works on writes nothing once the next has', async () => {
+test('an expired holder that continues writes nothing after the next holder has written', async () => {
   const keyspace = newKeyspace()
   const name = crypto.randomUUID()
   const slow = await mustAcquire(newLocks(keyspace), name, 50)

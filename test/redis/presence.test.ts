@@ -63,14 +63,14 @@ test('those online are counted over all shards, in one request', async () => {
   expect(await online.count(T + 10_000)).toBe(0)
 })
 
-test('a beat that arrives late does not turn the clock back', async () => {
+test('a late heartbeat does not move the last time back', async () => {
   const online = newOnline()
   await online.seen('u_ada', T + 500)
   expect(await online.seen('u_ada', T, 'tablet')).toBe('online')
   expect(await online.lastSeen(['u_ada'])).toEqual([T + 500])
 })
 
-test('of many beats at once exactly one joins', async () => {
+test('of many concurrent heartbeats exactly one brings the user online', async () => {
   const keyspace = newKeyspace()
   const outcomes = await Promise.all(Array.from({ length: 40 }, (_, i) => newOnline({}, keyspace).seen('u_ada', T + i)))
   expect(outcomes.filter((outcome) => outcome === 'joined')).toHaveLength(1)
@@ -115,20 +115,20 @@ test('a user goes offline with the last of their devices', async () => {
   expect(await online.seen('u_ada', T + 40, 'phone')).toBe('joined')
 })
 
-test('a device that fell silent does not keep its user online', async () => {
+test('a device without heartbeats does not keep its user online', async () => {
   const online = newOnline()
   await online.seen('u_ada', T, 'phone')
   await online.seen('u_ada', T + 900, 'laptop')
   expect(await online.leave('u_ada', 'laptop', T + 1_000)).toMatchObject({ userId: 'u_ada' })
 })
 
-test('the devices of a user are bounded, the longest silent forgotten first', async () => {
+test('the number of devices of a user is bounded; the one silent for longest is dropped first', async () => {
   const online = newOnline({ maxDevices: 3 })
   for (let i = 0; i < 10; i += 1) await online.seen('u_ada', T + i, `device-${i}`)
   expect(await online.redis.zrange(keys.presenceDevices('u_ada'), 0, -1)).toEqual(['device-7', 'device-8', 'device-9'])
 })
 
-test('users are spread over the shards, found there, and listed latest first', async () => {
+test('users are spread over the shards and listed latest first', async () => {
   const online = newOnline()
   const everyone = Array.from({ length: 60 }, (_, i) => `u_${i}`)
   for (const [i, userId] of everyone.entries()) await online.seen(userId, T + i)
@@ -141,7 +141,7 @@ test('users are spread over the shards, found there, and listed latest first', a
   expect((await online.latest(2, T + 60, T + 57)).map(({ userId }) => userId)).toEqual(['u_57', 'u_56'])
 })
 
-test('a beat, a departure, the list, a sweep and 500 users are one round trip each', async () => {
+test('a heartbeat, a departure, the list, a sweep and a read of 500 users cost one round trip each', async () => {
   const online = newOnline()
   await online.seen('u_ada', T)
   const { control } = online.keyspace
@@ -175,7 +175,7 @@ test('a shard never holds more than its bound; displaced users are handed to the
   expect(await online.redis.zcard(keys.presenceChanges(0))).toBe(5)
 })
 
-test('a sweep takes the silent and leaves the others', async () => {
+test('a sweep takes offline the silent users alone', async () => {
   const online = newOnline()
   await online.seen('u_silent', T)
   await online.seen('u_ada', T + 1)
@@ -272,7 +272,7 @@ test('a user who is online when their visibility changes is announced again', as
   expect(await online.show('u_ada', 'everyone', T + 5_000)).toBeUndefined() // silent for longer than the window
 })
 
-test('a departure whose reply is lost is not lost: of leave, and of a sweep', async () => {
+test('a departure survives the loss of its reply, of leave and of a sweep', async () => {
   const online = newOnline({ shards: 1 })
   await online.seen('u_ada', T)
   await online.seen('u_bob', T)
@@ -284,7 +284,7 @@ test('a departure whose reply is lost is not lost: of leave, and of a sweep', as
   expect(ids([...repeated.changes, ...later.changes])).toEqual(['u_ada', 'u_bob'])
 })
 
-test('with another number of shards, a user who is alive in one is not gone from another', async () => {
+test('after a change of the number of shards, a user who is online in one shard does not leave from another', async () => {
   const keyspace = newKeyspace()
   const before = newOnline({ shards: 2 }, keyspace)
   const after = newOnline({ shards: 3 }, keyspace)
@@ -309,7 +309,7 @@ test('every key of presence expires once it is swept', async () => {
   for (const key of await keysOf(online.redis)) expect([key, (await online.redis.pttl(key)) > 0]).toEqual([key, true])
 })
 
-test('whatever devices do, comings and goings alternate and agree with a model', async () => {
+test('after any actions of devices, arrivals and departures alternate and match a model', async () => {
   const step = fc.record({
     user: fc.constantFrom('u_ada', 'u_bob'),
     device: fc.constantFrom('phone', 'laptop'),

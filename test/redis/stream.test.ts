@@ -30,7 +30,7 @@ async function valuesOf(batches: AsyncIterable<Batch<string>>): Promise<string[]
   return values
 }
 
-test('whatever the messages say, and in whatever order, a follower gets every entry once and in order', async () => {
+test('a follower gets every entry once and in order, whatever the order of the messages', async () => {
   const { log, redis } = newStream()
   await log.append([item('before')])
   const start = await log.read(undefined)
@@ -137,7 +137,7 @@ test('a position of another log is not continued, even between the entries of th
   expect((await log.read('0-0')).isComplete).toBe(false)
 })
 
-test('a follower learns of a gap when the log is lost while it follows', async () => {
+test('a follower is notified of a gap when the log is lost', async () => {
   const { log, redis } = newStream()
   await log.append([item('a')])
   const start = await log.read(undefined)

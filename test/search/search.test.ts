@@ -68,7 +68,7 @@ const HAPPENED = {
   traceparent: null,
 }
 
-test('what is written, edited and deleted by the API is found, found anew and not found', async () => {
+test('search follows what the API writes, edits and deletes', async () => {
   const edge = newEdge()
   const ada = await addUser()
   const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }
@@ -106,7 +106,7 @@ test('a deleted post is not answered, even while the index still has it', async 
   expect(await findPosts(edge, word)).toEqual([kept])
 })
 
-test('events that come late, twice and in another order leave the index as the row is', async () => {
+test('late, repeated and reordered events leave the index equal to the rows', async () => {
   const edge = newEdge()
   const { handle } = createSearch(db).listener
   const [old, young] = [newWord(), newWord()]
@@ -128,7 +128,7 @@ test('events that come late, twice and in another order leave the index as the r
   expect(count).toEqual({ n: 0 })
 })
 
-test('of two who index a post at once, the one who read the older text writes nothing', async () => {
+test('of two concurrent indexers of a post, the one with the older text writes nothing', async () => {
   const edge = newEdge()
   const [old, young] = [newWord(), newWord()]
   const { id } = await addPost({ authorId: (await addUser()).id, text: old })
@@ -156,7 +156,7 @@ test('of two who index a post at once, the one who read the older text writes no
   expect([await findPosts(edge, old), await findPosts(edge, young)]).toEqual([[], [id]])
 })
 
-test('an event of another channel is not ours, whatever its type', () => {
+test('events of other channels are ignored, whatever their type', () => {
   const { wants } = createSearch(db).listener
   expect(wants(HAPPENED)).toBe(true)
   expect(wants({ ...HAPPENED, channel: 'custom_x' })).toBe(false)
@@ -178,7 +178,7 @@ test.each([
     ['부산', '치김', '울에김'],
   ],
   ['Thai', 'ฉันรักประเทศไทย', ['ไทย', 'ประเทศ', 'รัก'], ['จีน', 'ไทยรัก']],
-])('%s is found by what somebody would type, two characters or one', async (_language, text, found, missed) => {
+])('%s is found by what people type, two characters or one', async (_language, text, found, missed) => {
   const edge = newEdge()
   const [id] = await addPosts(edge, text, 'something else')
   for (const q of found) {
@@ -190,7 +190,7 @@ test.each([
   for (const q of missed) expect([q, await findPosts(edge, q)]).toEqual([q, []])
 })
 
-test('case, accents and the end of the last word do not matter; all words must be there', async () => {
+test('case, accents and the end of the last word do not matter; all words are required', async () => {
   const edge = newEdge()
   const word = newWord()
   const [id] = await addPosts(edge, `Crème brûlée at the CAFÉ ${word}`)
@@ -202,7 +202,7 @@ test('case, accents and the end of the last word do not matter; all words must b
   }
 })
 
-test('a snippet is plain text in parts, whatever was written', async () => {
+test('a snippet is plain text in parts, whatever the post contains', async () => {
   const edge = newEdge()
   const word = newWord()
   const text = `<script>alert('${word}')</script> <mark>${word}</mark> &amp; ${'and more '.repeat(50)}`
@@ -219,7 +219,7 @@ test('a snippet is plain text in parts, whatever was written', async () => {
   expect(joined(parts)).toMatch(/…$/)
 })
 
-test('the more relevant comes first; of equals the newer, and far newer before a little more relevant', async () => {
+test('more relevant posts come first; of equals the newer, and a much newer post before a slightly more relevant one', async () => {
   const edge = newEdge()
   const word = newWord()
   const padded = `${word} ${'and so many other words '.repeat(10)}`
@@ -264,7 +264,7 @@ async function readPages(edge: Edge, q: string, more: string, between: (page: nu
   return seen
 }
 
-test('pages have everything once, however much is indexed between them, and end after a thousand', async () => {
+test('pages have every result once even if posts are indexed between them, and end after a thousand', async () => {
   const edge = newEdge()
   const word = newWord()
   const ids = await addPosts(edge, ...Array.from({ length: 25 }, () => word))
@@ -366,7 +366,7 @@ test.each([
   expect(joined(items[0]?.snippets['text']).replaceAll(/\[|\]/g, '')).toBe(`${text} ${word}`)
 })
 
-test('after a rebuild from D1 alone, answers are as they were', async () => {
+test('a rebuild from D1 gives the same answers as before', async () => {
   const edge = newEdge()
   const word = newWord()
   const ids = await addPosts(edge, `${word} one`, `${word} 東京タワー`, `${word} three`, 'gone')
@@ -385,7 +385,7 @@ test('after a rebuild from D1 alone, answers are as they were', async () => {
   expect(await answers()).toEqual(before)
 })
 
-test('a rebuild goes on from step to step, and takes out what is gone', async () => {
+test('a rebuild continues step by step, and removes what no longer exists', async () => {
   const edge = newEdge()
   const author = await addUser()
   const word = newWord()
@@ -469,7 +469,7 @@ test.each([
   }
 })
 
-test('what cannot be looked for is refused, naming the field', async () => {
+test('a query without searchable text is refused, and the error names the field', async () => {
   const edge = newEdge()
   for (const q of ['', '%20', '%F0%9F%8E%89', '%22*%22', '%00', 'x'.repeat(201), 'a+'.repeat(11)]) {
     await expectRefused(edge.fetch(`/v1/search?q=${q}`), 'query', 'q')
@@ -482,7 +482,7 @@ test('what cannot be looked for is refused, naming the field', async () => {
   }
 })
 
-test('a page of posts is one round trip, with the session of the reader or without; one of users is none', async () => {
+test('a page of posts costs one round trip, signed in or not; a page of users costs none', async () => {
   const edge = newEdge()
   const word = newWord().slice(0, 20)
   await addPosts(edge, ...Array.from({ length: 30 }, () => word))

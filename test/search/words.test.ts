@@ -53,7 +53,7 @@ test.each([
   ['🎉 \u0000 "*', ''],
 ])('%j looks for %j', (typed, match) => expect(toMatch(parseQuery(typed))).toBe(match))
 
-test('no letter or digit there is becomes a quote', () => {
+test('no letter or digit folds to a quote', () => {
   let letters = ''
   for (let code = 0; code < 0x110000; code += 1) {
     const character = String.fromCodePoint(code)
@@ -108,7 +108,7 @@ test.each([
   ['東東東京', '東東京', '東[東東京]'],
   ['東\u200b京', '東京', '[東\u200b京]'],
   ['ﬁne ﬁre', 'fin', '[ﬁne] ﬁre'],
-])('what folds to another length is marked where it is: in %j, %j marks %j', (text, typed, expected) => {
+])('text that folds to another length is marked at its place: in %j, %j marks %j', (text, typed, expected) => {
   expect(marked(text, typed)).toBe(expected)
 })
 
@@ -127,7 +127,7 @@ const variants: Record<string, (text: string) => string> = {
   'with other apostrophes': (text) => text.replaceAll(/['’ʻ]/g, 'ʼ'),
 }
 
-test('every letter folds as its variants do, and what is folded stays so', () => {
+test('variants of a letter fold to the same text, and folding twice changes nothing', () => {
   const different: string[] = []
   for (let code = 0; code < 0x110000; code += 1) {
     const letter = String.fromCodePoint(code)
@@ -145,7 +145,7 @@ test('every letter folds as its variants do, and what is folded stays so', () =>
   expect(different).toEqual([])
 })
 
-test('the digits of all scripts are those of ASCII', () => {
+test('digits of all scripts fold to ASCII', () => {
   let digits = ''
   for (let code = 0; code < 0x110000; code += 1) {
     const digit = String.fromCodePoint(code)
@@ -163,7 +163,7 @@ const writing = fc
   .array(fc.constantFrom(' ', ' ', ' ', ...CHARACTERS.join(' ').split(' ')), { maxLength: 12 })
   .map((characters) => characters.join(''))
 
-test.each(Object.entries(variants))('any text is found by itself %s, and all of it is marked', (_name, variant) => {
+test.each(Object.entries(variants))('any text %s finds itself, and all of it is marked', (_name, variant) => {
   fc.assert(
     fc.property(writing, (text) => {
       const typed = variant(text)
@@ -221,7 +221,7 @@ test('a text a hundred times as long takes about a hundred times as long', () =>
   }
 })
 
-test('whatever the text, its parts are the text, or a stretch of it', () => {
+test('the parts of a snippet are the text, or a part of it', () => {
   const text = fc.oneof(
     fc.string({ unit: 'binary' }),
     fc.string({ unit: fc.constantFrom('a', 'B', ' ', '東', '京', '한', 'é', '🎉', '\u0301') }),

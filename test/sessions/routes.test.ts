@@ -50,7 +50,7 @@ test('a member can sign in by username or email, and sees their own email', asyn
   expect(await anyones.json()).not.toHaveProperty('email')
 })
 
-test('a new username is found at once, even if somebody looked for it before', async () => {
+test('a new username is found at once, even if its absence was cached', async () => {
   const edge = newEdge()
   expect((await edge.fetch('/v1/users/by-username/newcomer')).status).toBe(404)
   await edge.settle()

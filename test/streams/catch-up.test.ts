@@ -79,7 +79,7 @@ async function refusing(value: 'NULL' | 'NOT NULL', during: () => Promise<void>)
   }
 }
 
-test('what happened while Redis was away reaches the streams when it is back: in order, once, after what is newer', async () => {
+test('events of a Redis outage reach the streams afterwards: in order, once, after newer ones', async () => {
   const edge = newPersistent()
   const seen = await publishSeen(edge)
   await publishUnheard(edge, 'one', 'two', 'three')
@@ -108,7 +108,7 @@ test('what happened while Redis was away reaches the streams when it is back: in
   await edge.settle()
 })
 
-test('a minute in which nothing was missed asks Redis nothing for it; else it is a script and a PUBLISH a page', async () => {
+test('a minute without missed events costs no command; otherwise a script and a PUBLISH per page', async () => {
   const edge = newPersistent()
   await publish(edge, custom('heard'))
   expect(await missedTypes()).toEqual([])
@@ -130,7 +130,7 @@ test('a minute in which nothing was missed asks Redis nothing for it; else it is
 test.each([
   ['the Worker dies before they are noted as there', 'NULL'],
   ['the Worker dies before they are noted as missed', 'NOT NULL'],
-] as const)('when %s, it is done again, and nothing is twice', async (_, value) => {
+] as const)('when %s, the catch-up runs again, and no event appears twice', async (_, value) => {
   const edge = newPersistent()
   const seen = await publishSeen(edge)
   if (value === 'NULL') {
@@ -152,7 +152,7 @@ test.each([
   await edge.settle()
 })
 
-test('what Redis took, and could not say so, is there once', async () => {
+test('an event that Redis stored but could not confirm appears once', async () => {
   const edge = newPersistent()
   const seen = await publishSeen(edge)
   for (const match of ['EVAL', 'PUBLISH']) {
@@ -167,7 +167,7 @@ test('what Redis took, and could not say so, is there once', async () => {
   await edge.settle()
 })
 
-test('when the queue brings again what was missed, or two crons come at once, it is there once', async () => {
+test('an event appears once although the queue repeats it, or two crons run at once', async () => {
   const edge = newPersistent()
   const seen = await publishSeen(edge)
   const names = Array.from({ length: 120 }, (_, i) => `n${i}`)
@@ -190,7 +190,7 @@ test('when the queue brings again what was missed, or two crons come at once, it
   await edge.settle()
 })
 
-test('of more events than the log keeps, an open stream gets all, and a later one is reset', async () => {
+test('an open stream gets all events even if the log keeps fewer; a stream opened later is reset', async () => {
   const edge = newPersistent({ STREAM_EVENTS: '100' })
   const seen = await publishSeen(edge)
   const names = Array.from({ length: 250 }, (_, i) => `n${i}`)
@@ -218,7 +218,7 @@ test('when Redis comes back empty, a resumed stream is reset, then gets what the
   await edge.settle()
 })
 
-test('what was missed longer ago than the log is kept stays away, and does not hold up the rest', async () => {
+test('events missed longer ago than the log is kept are skipped, and delay no others', async () => {
   const edge = newPersistent()
   await publishUnheard(edge, 'old')
   const { meta } = await env.DB.prepare('UPDATE events SET missed_at = missed_at - 86400000 WHERE missed_at > 0').run()
@@ -229,7 +229,7 @@ test('what was missed longer ago than the log is kept stays away, and does not h
   expect(await edge.sdk.xlen(keys.streamLog)).toBe(1)
 })
 
-test('it is done in bounded steps, the oldest first, and no further than it may', async () => {
+test('the catch-up runs in bounded steps, oldest first, within its limits', async () => {
   const edge = newPersistent()
   await publishUnheard(edge, 'one', 'two', 'three')
   const { redis } = edge

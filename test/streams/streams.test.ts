@@ -126,7 +126,7 @@ test('opening is SUBSCRIBE and one round trip; appending a batch is two, and an 
   await edge.settle()
 })
 
-test('who may see an event sees it, and nobody else does: not as it happens, and not on resuming', async () => {
+test('only viewers who may see an event receive it, live and on resuming', async () => {
   const edge = newEdge()
   const [ada, fan, other] = [await addUser(), await addUser(), await addUser()]
   await addFollow(fan.id, ada.id)
@@ -178,7 +178,7 @@ test('who may see an event sees it, and nobody else does: not as it happens, and
   await edge.settle()
 })
 
-test('following and unfollowing change what is seen from then on, whatever the channels', async () => {
+test('following and unfollowing change what a stream delivers from then on, for all channels', async () => {
   const edge = newEdge()
   const [ada, fan] = [await addUser(), await addUser()]
   const as = await edge.signIn(fan)
@@ -201,7 +201,7 @@ test('following and unfollowing change what is seen from then on, whatever the c
   await edge.settle()
 })
 
-test('an unfollow of which no event came is noticed all the same', async () => {
+test('an unfollow whose event is lost is noticed by the next check', async () => {
   const edge = newEdge({ STREAM_CHECK_SECONDS: '0.05' })
   const [ada, fan] = [await addUser(), await addUser()]
   await addFollow(fan.id, ada.id)
@@ -414,7 +414,7 @@ test('a stream that ended before anything happened is resumed too', async () => 
   await edge.settle()
 })
 
-test('the place to resume moves on with what is not for the viewer: with the heartbeat, and at the end', async () => {
+test('the position to resume from also advances past events for others: with heartbeats, and at the end', async () => {
   const edge = newEdge({ STREAM_HEARTBEAT_SECONDS: '0.1', STREAM_LIFE_SECONDS: '2' })
   const stream = await open(edge)
   await publish(edge, custom('secret', { audience: 'services' }))
@@ -426,7 +426,7 @@ test('the place to resume moves on with what is not for the viewer: with the hea
   await edge.settle()
 })
 
-test('what is no longer kept, or was lost with Redis, is said to be missed: `reset`, and then what comes', async () => {
+test('if events are no longer kept, or Redis lost them, the stream sends `reset` and continues', async () => {
   const edge = newEdge({ STREAM_EVENTS: '100' })
   const stream = await open(edge)
   await publish(edge, custom('seen'))
@@ -453,7 +453,7 @@ test('what is no longer kept, or was lost with Redis, is said to be missed: `res
   await edge.settle()
 })
 
-test('an event whose message was lost is found: before the next event, or by the periodic check', async () => {
+test('an event whose message was lost is delivered before the next event, or by the periodic check', async () => {
   const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
   const [patient, looking] = [await open(edge), await open(newEdge({ STREAM_CHECK_SECONDS: '0.1' }, edge.token))]
   await edge.redis.fault({ kind: 'status', match: 'PUBLISH', times: 1 })
@@ -480,7 +480,7 @@ test('messages that overtake each other arrive in order', async () => {
   await edge.settle()
 })
 
-test('an event that the queue brings again is on the stream once', async () => {
+test('an event that the queue repeats appears once on the stream', async () => {
   const edge = newEdge()
   const stream = await open(edge)
   const id = await publish(edge, custom('one'))
@@ -492,7 +492,7 @@ test('an event that the queue brings again is on the stream once', async () => {
   await edge.settle()
 })
 
-test('large events go in parts that Redis takes', async () => {
+test('large events are appended in parts that Redis accepts', async () => {
   const edge = newEdge()
   const stream = await open(edge)
   for (let i = 0; i < 20; i += 1) {
@@ -641,7 +641,7 @@ test('a session that is over opens no stream, and takes no place of its user', a
   await edge.settle()
 })
 
-test('a reader that does not read is dropped, with what waited for it; it resumes', async () => {
+test('a client that does not read is disconnected, its buffer dropped; it can resume', async () => {
   const edge = newEdge({ STREAM_QUEUED_BYTES: '1000', STREAM_STALL_SECONDS: '0.1' })
   const response = await edge.fetch('/v1/events/stream?channels=custom_test')
   const quick = await open(newEdge({}, edge.token))
@@ -654,7 +654,7 @@ test('a reader that does not read is dropped, with what waited for it; it resume
   await edge.settle()
 })
 
-test('a client that leaves leaves nothing behind; nor does one that only asks for the headers', async () => {
+test('a client that disconnects leaves nothing behind; nor does a HEAD request', async () => {
   const edge = newEdge()
   const head = await edge.fetch('/v1/events/stream?channels=custom_test', { method: 'HEAD' })
   expect([head.status, head.headers.get('Content-Type')]).toEqual([200, 'text/event-stream; charset=utf-8'])
@@ -674,7 +674,7 @@ test('a client that leaves leaves nothing behind; nor does one that only asks fo
   await edge.settle()
 })
 
-test('a stream ends by itself after its time, and lets go of Redis', async () => {
+test('a stream ends after its maximum time, and closes its subscription', async () => {
   const edge = newEdge({ STREAM_LIFE_SECONDS: '0.5' })
   const stream = await open(edge)
   expect(await stream.next()).toBeUndefined()
@@ -687,7 +687,7 @@ test.each([
   ['refuses to subscribe', { kind: 'status', match: 'subscribe' }],
   ['does not answer', { kind: 'hang', match: 'subscribe' }],
   ['subscribes, and does not answer', { kind: 'refuse', match: 'XREVRANGE' }],
-] as const)('when Redis %s, opening is 503, to be tried again', async (_, fault) => {
+] as const)('when Redis %s, opening answers 503 with Retry-After', async (_, fault) => {
   const edge = newEdge({ REDIS_WRITE_TIMEOUT_MS: '300' })
   await edge.redis.fault(fault)
   const response = await edge.fetch('/v1/events/stream?channels=custom_test')
@@ -698,7 +698,7 @@ test.each([
   await until(async () => (await listening(edge)) === 0)
 })
 
-test('a subscription that Redis refuses opens no breaker: for anything else it is there; one that fails does', async () => {
+test('a subscription that Redis refuses does not open the breaker; one that fails does', async () => {
   const edge = newEdge()
   const server = { url: env.UPSTASH_REDIS_REST_URL, token: edge.token }
   for (const [status, state] of [
@@ -716,7 +716,7 @@ test('a subscription that Redis refuses opens no breaker: for anything else it i
   }
 })
 
-test('with nothing where Redis should be, opening is 503, and events are dispatched all the same', async () => {
+test('without any Redis, opening answers 503, and events are still dispatched', async () => {
   const edge = newEdge({ UPSTASH_REDIS_REST_URL: 'http://127.0.0.1:9' })
   const response = await edge.fetch('/v1/events/stream?channels=custom_test')
   expect(response.status).toBe(503)
@@ -736,12 +736,12 @@ test.each([
   await expectRefused(newEdge().fetch(`/v1/events/stream?${query}`), where, field)
 })
 
-test('a Last-Event-ID that is none of ours is refused', async () => {
+test('a Last-Event-ID that we did not issue is refused', async () => {
   const headers = { 'Last-Event-ID': 'ev_1' }
   await expectRefused(newEdge().fetch('/v1/events/stream?channels=post_events', { headers }), 'header', 'Last-Event-ID')
 })
 
-test('opening counts as a read, also while the stream is open', async () => {
+test('opening a stream counts as a read, also while it is open', async () => {
   const edge = newEdge({ LIMIT_READS: '1' })
   const stream = await open(edge)
   expect(stream.response.headers.get('RateLimit-Policy')).toBe('"reads";q=1;w=60')

@@ -101,7 +101,7 @@ test('a late write-through does not bring an old count back', async () => {
   }
 })
 
-test('followers who come all at once are all counted', async () => {
+test('concurrent followers are all counted', async () => {
   const edge = newEdge()
   const star = await addUser()
   const fans = await Promise.all(Array.from({ length: 20 }, () => newMember(edge)))

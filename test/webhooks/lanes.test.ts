@@ -19,7 +19,7 @@ const countsOf = (all: Slot[]) => {
   return { all: inFlight.length, suspects, healthy: inFlight.length - suspects }
 }
 
-test('what is picked waits, has a lane of its kind, and has used the least time of those that do', () => {
+test('the next task waits, has a free lane of its kind, and has used the least time', () => {
   fc.assert(
     fc.property(slots, (all) => {
       const picked = pick(all, NOW)
