@@ -52,6 +52,13 @@ export interface Costs {
   d1Queries: number
   /** Round trips to D1. A batch is one. */
   d1Calls: number
+  /** As Cloudflare bills them. */
+  d1RowsRead: number
+  d1RowsWritten: number
+  /** Calls of Durable Objects. */
+  objectCalls: number
+  objectRowsRead: number
+  objectRowsWritten: number
 }
 
 export interface Row {
@@ -82,17 +89,19 @@ type Round = Omit<Row, 'scenario' | 'latencyMs' | 'contender' | 'times' | 'alone
 /** Measures each scenario at each latency, for each contender. Throws if a peer gives another answer than ours. */
 export async function compare(run: Run): Promise<Row[]> {
   const { bundles, emulator, databaseFolder, town, load, settings, progress } = run
-  const contenders: Contender[] = []
+  const all: Contender[] = []
   try {
-    for (const bundle of bundles) contenders.push(await startWorkers(bundle, emulator, databaseFolder))
+    for (const bundle of bundles) all.push(await startWorkers(bundle, emulator, databaseFolder))
     // Compared before the load: under load, a faster contender stores more likes.
     for (const draw of Object.values(town.scenarios)) {
-      await requireSameAnswers(contenders, Array.from({ length: SAME_ANSWERS }, draw))
+      await requireSameAnswers(all, Array.from({ length: SAME_ANSWERS }, draw))
     }
     // The work that these likes cause follows a second later. It must not count for the first measurement.
-    for (const contender of contenders) await settle(contender, 0)
+    for (const contender of all) await settle(contender, 0)
     const rows: Row[] = []
-    for (const latencyMs of settings.latenciesMs) {
+    for (const [i, latencyMs] of settings.latenciesMs.entries()) {
+      // Without Redis, a latency of Redis changes nothing.
+      const contenders = i === 0 ? all : all.filter(({ name }) => name !== 'durable objects')
       for (const [scenario, draw] of Object.entries(town.scenarios)) {
         progress(`${scenario} at ${latencyMs} ms`)
         const asks = Array.from({ length: 2_000 }, draw)
@@ -165,12 +174,7 @@ export async function compare(run: Run): Promise<Row[]> {
             p50Ms: over((round) => round.p50Ms),
             p99Ms: over((round) => round.p99Ms),
             cpuMsPerRequest: over((round) => round.cpuMsPerRequest),
-            costs: {
-              commands: over((round) => round.costs.commands),
-              roundTrips: over((round) => round.costs.roundTrips),
-              d1Queries: over((round) => round.costs.d1Queries),
-              d1Calls: over((round) => round.costs.d1Calls),
-            },
+            costs: medianCosts(mine.map(({ costs }) => costs)),
             alone,
             failures: mine.reduce((sum, round) => sum + round.failures, 0),
           })
@@ -179,7 +183,7 @@ export async function compare(run: Run): Promise<Row[]> {
     }
     return rows
   } finally {
-    for (const contender of contenders) await contender.close()
+    for (const contender of all) await contender.close()
   }
 }
 
@@ -192,12 +196,23 @@ export async function countsOf(contender: Contender): Promise<Counted> {
 }
 
 function costsOf(before: Counted, after: Counted, requests: number): Costs {
+  const perRequest = (name: keyof Counted) => (after[name] - before[name]) / requests
   return {
-    commands: (after.commands - before.commands) / requests,
-    roundTrips: (after.requests - before.requests) / requests,
-    d1Queries: (after.queries - before.queries) / requests,
-    d1Calls: (after.calls - before.calls) / requests,
+    commands: perRequest('commands'),
+    roundTrips: perRequest('requests'),
+    d1Queries: perRequest('queries'),
+    d1Calls: perRequest('calls'),
+    d1RowsRead: perRequest('rowsRead'),
+    d1RowsWritten: perRequest('rowsWritten'),
+    objectCalls: perRequest('objectCalls'),
+    objectRowsRead: perRequest('objectRowsRead'),
+    objectRowsWritten: perRequest('objectRowsWritten'),
   }
+}
+
+function medianCosts(all: Costs[]): Costs {
+  const names = Object.keys(all[0] ?? {}) as (keyof Costs)[] // its own keys
+  return Object.fromEntries(names.map((name) => [name, median(all.map((costs) => costs[name]))])) as unknown as Costs // all of them
 }
 
 /**

@@ -20,12 +20,16 @@ export const CONTENDERS = {
   ours: 'src/index.ts',
   straightforward: 'bench/peers/straightforward.ts',
   cachified: 'bench/peers/cachified.ts',
+  'durable objects': 'bench/peers/durable-objects.ts',
   bare: 'bench/peers/bare.ts',
 } as const
 
 export type ContenderName = keyof typeof CONTENDERS
 
 export const contenderNames = Object.keys(CONTENDERS) as ContenderName[] // its own keys
+
+/** The classes of the peer that has Durable Objects, by binding. */
+const OBJECTS = { RATE_LIMITER: 'RateLimiter', SESSION: 'Session', LIKES: 'Likes', PRESENCE: 'Presence' }
 
 export interface Bundle {
   name: ContenderName
@@ -110,10 +114,30 @@ export interface Counts {
   /** D1 calls. A batch is one call and as many queries as it holds. */
   queries: number
   calls: number
-  /** Messages enqueued, and messages handled. */
+  /** D1 rows, as Cloudflare bills them. */
+  rowsRead: number
+  rowsWritten: number
+  /** Messages enqueued, and messages handled. Also what Durable Objects write behind. */
   sent: number
   received: number
+  /** Calls of Durable Objects, alarms included. Their rows, with one row for each `setAlarm`. */
+  objectCalls: number
+  objectRowsRead: number
+  objectRowsWritten: number
 }
+
+const NO_COUNTS: Counts = {
+  queries: 0,
+  calls: 0,
+  rowsRead: 0,
+  rowsWritten: 0,
+  sent: 0,
+  received: 0,
+  objectCalls: 0,
+  objectRowsRead: 0,
+  objectRowsWritten: 0,
+}
+const COUNTED = Object.keys(NO_COUNTS) as (keyof Counts)[] // its own keys
 
 /** Creates a D1 with the data of `town` in a folder. Each contender gets a copy. */
 export async function prepareDatabase(town: Town): Promise<AsyncDisposable & { folder: string }> {
@@ -152,7 +176,7 @@ export async function startWorkers(
 
   const { compatibilityDate, compatibilityFlags, d1Databases, queueProducers, queueConsumers } = platform()
   const token = `bench-${crypto.randomUUID()}`
-  const names = Array.from({ length: isolates }, (_, i) => `${name}-${i}`)
+  const names = Array.from({ length: isolates }, (_, i) => `${name.replaceAll(' ', '-')}-${i}`)
   const modules = [
     {
       type: 'ESModule' as const,
@@ -161,6 +185,9 @@ export async function startWorkers(
     },
     { type: 'ESModule' as const, path: join(root, 'bench/index.js'), contents: code },
   ]
+  const durableObjects = Object.fromEntries(
+    Object.entries(OBJECTS).map(([binding, className]) => [binding, { className, useSQLite: true }]),
+  )
   const before = await workerdProcesses()
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
@@ -174,6 +201,7 @@ export async function startWorkers(
         bindings: { ...VARIABLES, UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: token, ...variables },
         d1Databases,
         ...(name === 'ours' ? { queueProducers, ...(i === 0 ? { queueConsumers } : {}) } : {}),
+        ...(name === 'durable objects' ? { durableObjects } : {}),
         stripCfConnectingIp: false,
         unsafeDirectSockets: [
           { host: '127.0.0.1', port: 0 },
@@ -202,8 +230,9 @@ export async function startWorkers(
     /** The work of all isolates since they started. */
     async counts(): Promise<Counts> {
       const all = await Promise.all(countUrls.map(async (from) => (await fetch(from)).json() as Promise<Counts>))
-      const sum = (name: keyof Counts) => all.reduce((total, counts) => total + counts[name], 0)
-      return { queries: sum('queries'), calls: sum('calls'), sent: sum('sent'), received: sum('received') }
+      const sum = { ...NO_COUNTS }
+      for (const counts of all) for (const name of COUNTED) sum[name] += counts[name]
+      return sum
     },
     /** Runs the cron jobs of the minute of `scheduledTime`. */
     async cron(scheduledTime: Date): Promise<void> {
