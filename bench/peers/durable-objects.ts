@@ -290,9 +290,7 @@ const like = (isLiked: boolean) => async (c: AppContext) => {
   await limit(c, 'likes', userId)
   const id = c.req.param('id') ?? ''
   const likes = await c.env.LIKES.getByName(id).set(id, userId, isLiked)
-  return likes === null
-    ? c.json({ title: 'There is no such resource' }, 404)
-    : c.json({ liked: isLiked, likes })
+  return likes === null ? c.json({ title: 'There is no such resource' }, 404) : c.json({ liked: isLiked, likes })
 }
 app.put('/v1/posts/:id/like', like(true))
 app.delete('/v1/posts/:id/like', like(false))
