@@ -2,7 +2,6 @@
 // D1, queues and Durable Objects are wrapped. The wrapper takes microseconds, a query hundreds of them.
 import { DurableObject } from 'cloudflare:workers'
 import * as module from './index.js'
-export * from './index.js' // the classes of Durable Objects
 
 const worker = module.default
 

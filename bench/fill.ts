@@ -187,12 +187,12 @@ export function fill(file: string, rows: number, now: number, progress: (text: s
   db.exec('COMMIT')
   progress('')
 
-  const one = <T>(sql: string) => Object.values(db.prepare(sql).get() ?? {})[0] as T
+  const one = (sql: string) => Object.values(db.prepare(sql).get() ?? {})[0]
   const tables = ['users', 'posts', 'post_likes', 'follows', 'events']
   const filled = {
-    rows: tables.reduce((sum, table) => sum + one<number>(`SELECT count(*) FROM ${table}`), 0),
-    bytes: one<number>('SELECT page_count * page_size FROM pragma_page_count, pragma_page_size'),
-    famousUserId: one<string>('SELECT id FROM user_ranks WHERE rank = 1'),
+    rows: tables.reduce((sum, table) => sum + Number(one(`SELECT count(*) FROM ${table}`)), 0),
+    bytes: Number(one('SELECT page_count * page_size FROM pragma_page_count, pragma_page_size')),
+    famousUserId: String(one('SELECT id FROM user_ranks WHERE rank = 1')),
     likedPostIds: db
       .prepare('SELECT id FROM post_ranks ORDER BY rank LIMIT 200')
       .all()
@@ -247,9 +247,9 @@ const WORDS = 'bread cheese garden river winter letter music window coffee mount
   ' ',
 )
 
-/** Six words. About one text in three has a given word, one in 50,000 the last one. */
+/** Six words. About one text in three has a given word, and no two texts the last one. */
 const textOf = (n: number): string =>
-  [...[1, 3, 7, 11, 13].map((step) => WORDS[(n * step + (n >> step)) % WORDS.length]), `word${n % 50_000}`].join(' ')
+  [...[1, 3, 7, 11, 13].map((step) => WORDS[(n * step + (n >> step)) % WORDS.length]), `word${n}x`].join(' ')
 
 /** Numbers from 0 to 1 that depend on `seed` only. */
 function seeded(seed: number): () => number {

@@ -67,6 +67,8 @@ const flags = readFlags({
   connections: { type: 'string' },
   readers: { type: 'string' },
   isolates: { type: 'string' },
+  /** Requests of the hot profile that the bill is measured with. */
+  billed: { type: 'string' },
   /** Measures what grows with the database, and nothing else. `max`: the most rows. */
   growth: { type: 'boolean', default: false },
   max: { type: 'string', default: '10000000' },
@@ -87,6 +89,7 @@ const settings: Settings = {
   connections: given('connections', chosen.connections),
   readers: given('readers', chosen.readers),
   isolates: given('isolates', chosen.isolates),
+  billed: given('billed', chosen.billed),
 }
 
 const machine = await describeMachine()

@@ -80,7 +80,7 @@ export function printReport({ machine, settings, bundles, rows, billed, targets,
       ],
       billed
         .toSorted((a, b) => a.scenario.localeCompare(b.scenario))
-        .map(({ scenario, contender, usage, dollarsPerMillion: dollars }) => [
+        .map(({ scenario, contender, usage, dollarsPerMillion: { redis, d1, objects, total } }) => [
           contender === 'ours' ? scenario : '',
           contender,
           usage.commands.toFixed(2),
@@ -88,7 +88,10 @@ export function printReport({ machine, settings, bundles, rows, billed, targets,
           usage.d1RowsWritten.toFixed(1),
           usage.objectCalls.toFixed(2),
           usage.objectRowsWritten.toFixed(2),
-          ...[dollars.redis, dollars.d1, dollars.objects, dollars.total].map((each) => each.toFixed(2)),
+          redis.toFixed(2),
+          d1.toFixed(2),
+          objects.toFixed(2),
+          total.toFixed(2),
         ]),
     )
   } else {

@@ -201,11 +201,12 @@ export async function startWorkers(
   const { compatibilityDate, compatibilityFlags, d1Databases, queueProducers, queueConsumers } = platform()
   const token = `bench-${crypto.randomUUID()}`
   const names = Array.from({ length: isolates }, (_, i) => `${name.replaceAll(' ', '-')}-${i}`)
+  const classes = name === 'durable objects' ? `export { ${Object.values(OBJECTS).join()} } from './index.js'` : ''
   const modules = [
     {
       type: 'ESModule' as const,
       path: join(root, 'bench/counting.js'),
-      contents: await readFile(join(root, 'bench/counting.js'), 'utf8'),
+      contents: `${await readFile(join(root, 'bench/counting.js'), 'utf8')}\n${classes}`,
     },
     { type: 'ESModule' as const, path: join(root, 'bench/index.js'), contents: code },
   ]

@@ -298,7 +298,7 @@ app.delete('/v1/posts/:id/like', like(false))
 app.post('/v1/presence/heartbeat', async (c) => {
   const userId = await requireUser(c)
   await limit(c, 'presence', userId)
-  const shard = [...userId].reduce((sum, character) => (sum * 31 + character.charCodeAt(0)) % PRESENCE_SHARDS, 0)
+  const shard = Number.parseInt(userId.slice(-2), 36) % PRESENCE_SHARDS // the end of a ULID is random
   await c.env.PRESENCE.getByName(`shard:${shard}`).beat(userId)
   return c.body(null, 204)
 })
