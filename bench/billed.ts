@@ -12,6 +12,8 @@ export interface Billed {
   /** Per request, with everything that follows from it. */
   usage: Usage
   dollarsPerMillion: ReturnType<typeof dollarsOf>
+  /** Bytes to and from Redis per request, before anything is counted later. */
+  redisBytes: number
 }
 
 /** The limits that are deployed. Ours counts a caller more often, the nearer the limit is. */
@@ -67,7 +69,7 @@ export async function measureBilled(run: Run): Promise<Billed[]> {
     const worker = await startWorkers(bundle, emulator, run.databaseFolder, isolates, VARIABLES)
     try {
       const originOf = (i: number) => worker.urls[i] ?? worker.url
-      const bills: { usage: Usage; requests: number }[] = []
+      const bills: { usage: Usage; requests: number; redisBytes: number }[] = []
       for (const [i, { warmUp, parts }] of batches.entries()) {
         await send(run, originOf(i), warmUp)
         const spent = async () => {
@@ -76,7 +78,10 @@ export async function measureBilled(run: Run): Promise<Billed[]> {
             await quiet(emulator, worker)
           }
         }
-        bills.push({ usage: await usageOf(emulator, worker, spent), requests: parts.flat().length })
+        const before = await emulator.traffic()
+        const usage = await usageOf(emulator, worker, spent)
+        const requests = parts.flat().length
+        bills.push({ usage, requests, redisBytes: ((await emulator.traffic()) - before) / requests })
       }
       if (bundle.name === 'ours') {
         await sleep(COUNTED_LATER_MS)
@@ -88,7 +93,7 @@ export async function measureBilled(run: Run): Promise<Billed[]> {
           bill.usage.commands += later.commands
         }
       }
-      for (const [i, { usage: sum, requests }] of bills.entries()) {
+      for (const [i, { usage: sum, requests, redisBytes }] of bills.entries()) {
         const usage: Usage = {
           commands: sum.commands / requests,
           d1RowsRead: sum.d1RowsRead / requests,
@@ -98,7 +103,8 @@ export async function measureBilled(run: Run): Promise<Billed[]> {
           objectRowsWritten: sum.objectRowsWritten / requests,
         }
         const { scenario } = batches[i] ?? { scenario: '' }
-        results.push({ scenario, contender: bundle.name, usage, dollarsPerMillion: dollarsOf(usage, 1_000_000) })
+        const dollarsPerMillion = dollarsOf(usage, 1_000_000)
+        results.push({ scenario, contender: bundle.name, usage, dollarsPerMillion, redisBytes })
       }
     } finally {
       await worker.close()

@@ -10,6 +10,8 @@ const DAY_MS = 86_400_000
 const CHUNK = 100_000
 /** Expired rows of each kind, however large the database: more than one purge removes. */
 const EXPIRED = 1_500
+/** The most liked posts, which the measurement uses. */
+const POSTS = 200
 /** Users who are signed in. */
 const SIGNED_IN = 300
 
@@ -50,7 +52,7 @@ export function fill(file: string, rows: number, now: number, progress: (text: s
   const db = new DatabaseSync(file, { enableForeignKeyConstraints: false })
   db.exec('PRAGMA synchronous = OFF; PRAGMA cache_size = -400000; PRAGMA temp_store = MEMORY')
   const users = Math.max(SIGNED_IN + 50, Math.round(rows * 0.05))
-  const posts = Math.round(rows * 0.1)
+  const posts = Math.max(POSTS, Math.round(rows * 0.1))
   const events = Math.round(rows * 0.1)
   const topLikes = zipfTop(rows * 0.6, posts, users - SIGNED_IN)
   const topFollowers = zipfTop(rows * 0.15, users, users - 1)
@@ -194,7 +196,7 @@ export function fill(file: string, rows: number, now: number, progress: (text: s
     bytes: Number(one('SELECT page_count * page_size FROM pragma_page_count, pragma_page_size')),
     famousUserId: String(one('SELECT id FROM user_ranks WHERE rank = 1')),
     likedPostIds: db
-      .prepare('SELECT id FROM post_ranks ORDER BY rank LIMIT 200')
+      .prepare(`SELECT id FROM post_ranks ORDER BY rank LIMIT ${POSTS}`)
       .all()
       .map(({ id }) => String(id)),
     members,

@@ -8,7 +8,6 @@ import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { readFlags, readNumber } from '../scripts/flags.ts'
 import { measureColdStarts } from './cold-start.ts'
-import { measureGrowth, printGrowth } from './growth.ts'
 import { startLoadGenerator } from './load.ts'
 import { type Billed, measureBilled } from './billed.ts'
 import { compare, type LoneWrite, measureLoneWrites, type Row, type Run, type Settings } from './measure.ts'
@@ -35,7 +34,7 @@ export interface Results {
 const FULL: Settings = {
   latenciesMs: [0, 5, 25],
   rounds: 5,
-  roundMs: 1_000,
+  roundMs: 800,
   warmUpMs: 300,
   connections: 32,
   alone: 25,
@@ -55,7 +54,7 @@ const QUICK: Settings = {
   stampedes: 1,
   coldStarts: 3,
   billed: 400,
-  billedLikes: 2,
+  billedLikes: 1,
 }
 
 const flags = readFlags({
@@ -98,6 +97,7 @@ const progress = (text: string) =>
   process.stderr.write(`${((performance.now() - startedAt) / 1_000).toFixed(0).padStart(4)} s  ${text}\n`)
 
 if (flags.growth) {
+  const { measureGrowth, printGrowth } = await import('./growth.ts') // node:sqlite prints a warning
   const growth = await measureGrowth(readNumber('max', flags.max, { min: 1_000 }), progress)
   printGrowth(growth)
   await write({ machine, ...growth })

@@ -128,8 +128,8 @@ export async function measureLoneWrites(run: Run): Promise<LoneWrite[]> {
           times.push(ms)
           trips.push(roundTrips)
         }
-        await settle(worker, 0)
       }
+      await settle(worker, latencyMs)
       results.push({ scenario, latencyMs, p50Ms: median(times), roundTrips: median(trips) })
     }
     return results

@@ -16,6 +16,8 @@ export interface BilledEmulator extends AsyncDisposable {
   url: string
   /** Commands that Upstash would have billed so far, for all keyspaces. */
   billed(): Promise<number>
+  /** Bytes to and from Redis so far. Upstash counts about these, as JSON. */
+  traffic(): Promise<number>
 }
 
 /** Whether there is a `redis-server` on the PATH. */
@@ -44,6 +46,13 @@ export async function startBilledEmulator(): Promise<BilledEmulator> {
       let billed = 0
       for (const [, name = '', number] of calls) if (!OWN_COMMANDS.has(name)) billed += Number(number)
       return billed
+    },
+    async traffic() {
+      const [reply] = await redis.connection.send([['INFO', 'stats']])
+      const bytes = textOf(reply).matchAll(/^total_net_(?:input|output)_bytes:(\d+)/gm)
+      let traffic = 0
+      for (const [, number] of bytes) traffic += Number(number)
+      return traffic
     },
     async [Symbol.asyncDispose]() {
       await emulator.close()

@@ -1,6 +1,7 @@
 /** The tables of a run, as text. */
 import type { Results } from './main.ts'
 import type { Row } from './measure.ts'
+import { monthOf } from './prices.ts'
 
 export function printReport({ machine, settings, bundles, rows, billed, targets, stampede }: Results): void {
   for (const [name, value] of Object.entries(machine)) console.log(`${name.padEnd(12)} ${value}`)
@@ -96,6 +97,22 @@ export function printReport({ machine, settings, bundles, rows, billed, targets,
     )
   } else {
     console.log('Not measured: there is no redis-server on the PATH (apt-get install redis-server).')
+  }
+
+  const mixed = billed?.find(({ scenario, contender }) => scenario === 'mixed, Zipf' && contender === 'ours')
+  if (mixed) {
+    console.log('\nDollars a month for mixed requests, what the plan of Workers includes subtracted')
+    printTable(
+      ['requests', 'commands/s', 'Upstash, by command', 'fixed plan', 'Upstash, fixed', 'D1', 'Workers', 'in all'],
+      [1e6, 100e6, 10e9].map((requests) => {
+        const month = monthOf(mixed.usage, mixed.redisBytes, requests)
+        const { plan, databases } = month.fixed
+        const dollars = [month.payAsYouGo, month.fixed.dollars, month.d1, month.workers, month.total]
+        const [payAsYouGo = '', fixed = '', ...others] = dollars.map((each) => each.toFixed(0))
+        const chosen = databases > 1 ? `${databases} × ${plan}` : plan
+        return [requests.toExponential(), month.commandsPerSecond.toFixed(1), payAsYouGo, chosen, fixed].concat(others)
+      }),
+    )
   }
 
   console.log('\nTargets')
