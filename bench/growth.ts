@@ -375,14 +375,19 @@ export function printGrowth({ isBilled, sizes, steps, grown }: Growth): void {
     ),
   )
   console.log(`\nPer step and size${isBilled ? '' : ' (commands without those in scripts: there is no redis-server)'}`)
-  printTable(
-    ['step', 'D1 rows read', 'D1 rows written', 'Redis commands', 'ms', 'grows'],
-    steps.map(({ step, figures }) => [
-      step,
-      ...FIGURES.map((name) => figures.map((each) => each[name].toFixed(name === 'ms' ? 1 : 0)).join(' / ')),
-      grown.flatMap((each) => (each.step === step ? each.figure : [])).join(', '),
-    ]),
-  )
+  // As docs/costs.md shows it.
+  const line = (cells: string[]) => console.log(`| ${cells.join(' | ')} |`)
+  const head = ['step', 'D1 rows read', 'D1 rows written', 'Redis commands', 'ms', 'grows']
+  line(head)
+  line(head.map(() => '---'))
+  for (const { step, figures } of steps) {
+    const shown = FIGURES.map((name) => {
+      const values = figures.map((each) => each[name])
+      const isSteady = Math.max(...values) - Math.min(...values) < COUNTED[name]
+      return (isSteady ? values.slice(-1) : values).map((value) => value.toFixed(0)).join(' / ')
+    })
+    line([step, ...shown, grown.flatMap((each) => (each.step === step ? each.figure : [])).join(', ')])
+  }
   console.log(`\nGrows by more than ${MAX_GROWTH} ×, from ${sizes[0]?.rows} to ${sizes.at(-1)?.rows} rows`)
   for (const { step, figure, factor, worst } of grown) {
     console.log(`- ${step}: ${figure} × ${factor.toFixed(1)}. Most rows: ${worst}`)

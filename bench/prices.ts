@@ -59,7 +59,7 @@ export interface Month {
   requests: number
   commandsPerSecond: number
   payAsYouGo: number
-  /** The cheapest fixed plan that is enough, and how many databases of it. More than one: the keys must be split. */
+  /** The cheapest fixed plan of which one database is enough; else the cheapest number of databases, with the keys split. */
   fixed: { plan: string; databases: number; dollars: number }
   d1: number
   workers: number
@@ -75,7 +75,7 @@ export function monthOf(usage: Usage, redisBytes: number, requests: number): Mon
     const bySpeed = (commandsPerSecond * PEAK) / limits.commandsPerSecond
     const databases = Math.ceil(Math.max(bySpeed, trafficGb / limits.trafficGb))
     return { plan, databases, dollars: databases * dollars }
-  }).sort((a, b) => a.dollars - b.dollars || a.databases - b.databases)
+  }).sort((a, b) => Number(a.databases > 1) - Number(b.databases > 1) || a.dollars - b.dollars)
   const payAsYouGo = usage.commands * requests * DOLLARS_PER_COMMAND
   const beyond = (used: number, included: number) => Math.max(0, used - included)
   const d1 =
