@@ -31,6 +31,8 @@ export const contenderNames = Object.keys(CONTENDERS) as ContenderName[] // its 
 /** The classes of the peer that has Durable Objects, by binding. */
 const OBJECTS = { RATE_LIMITER: 'RateLimiter', SESSION: 'Session', LIKES: 'Likes', PRESENCE: 'Presence' }
 
+const classesOf = (name: ContenderName) => (name === 'durable objects' ? Object.values(OBJECTS) : [])
+
 /** Ours with its cron jobs one by one, for the growth of costs. */
 const STEPS = 'bench/steps.ts'
 
@@ -43,7 +45,7 @@ export interface Bundle {
 
 /** The bundle of contender `name`, made like the Worker that is deployed. */
 export async function bundle(name: ContenderName, entry: string = CONTENDERS[name]): Promise<Bundle> {
-  const code = await bundleWorker(entry, { minify: true })
+  const code = await bundleWorker(entry, { minify: true, classes: classesOf(name) })
   return { name, code, bytes: Buffer.byteLength(code), gzipBytes: gzipSync(code).byteLength }
 }
 
@@ -201,7 +203,7 @@ export async function startWorkers(
   const { compatibilityDate, compatibilityFlags, d1Databases, queueProducers, queueConsumers } = platform()
   const token = `bench-${crypto.randomUUID()}`
   const names = Array.from({ length: isolates }, (_, i) => `${name.replaceAll(' ', '-')}-${i}`)
-  const classes = name === 'durable objects' ? `export { ${Object.values(OBJECTS).join()} } from './index.js'` : ''
+  const classes = `export { ${classesOf(name).join()} } from './index.js'`
   const modules = [
     {
       type: 'ESModule' as const,
