@@ -2,26 +2,17 @@
  * `npm run costs`: Redis commands of each kind of request, for docs/costs.md. It runs the deployed bundle,
  * the demo data, and a new `redis-server` from the PATH, whose `INFO commandstats` also counts what scripts call.
  */
-import { spawn } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect, type Connection, parseRedisUrl, textOf } from '../emulator/resp.ts'
-import { startEmulator } from '../emulator/server.ts'
 import { DEMO_PASSWORD } from '../scripts/demo/data.ts'
-import { freePort } from '../scripts/ports.ts'
 import { readFlags } from '../scripts/flags.ts'
 import { settle } from './measure.ts'
+import { DOLLARS_PER_COMMAND } from './prices.ts'
+import { startBilledEmulator } from './redis.ts'
 import { createTown, SERVICE_TOKEN } from './town.ts'
 import { bundle, type Contender, prepareDatabase, startWorkers } from './workers.ts'
 
-/** Upstash's pay-as-you-go plan: https://upstash.com/pricing/redis */
-const DOLLARS_PER_COMMAND = 0.2 / 100_000
 /** A request is done when Redis has had no command for this long. The queue waits longer. */
 const QUIET_MS = 120
-/** Commands that the emulator and this script send for themselves. */
-const OWN_COMMANDS = new Set(['info', 'select', 'ping', 'auth', 'hello', 'client', 'flushdb', 'command', 'config'])
 
 interface Ask {
   method?: string
@@ -34,8 +25,7 @@ interface Ask {
 }
 
 readFlags({}) // refuses any flag: this script has none
-await using redis = await startRedis()
-const emulator = await startEmulator({ redisUrl: redis.url, openTokens: true })
+await using emulator = await startBilledEmulator()
 const town = createTown()
 await using prepared = await prepareDatabase(town)
 const DAY = '86400'
@@ -53,7 +43,6 @@ try {
   await main(worker)
 } finally {
   await worker.close()
-  await emulator.close()
 }
 
 async function main(worker: Contender): Promise<void> {
@@ -66,11 +55,7 @@ async function main(worker: Contender): Promise<void> {
 
   /** Commands so far: `sent` is what the emulator counts, `billed` what Redis counts. */
   async function counts(): Promise<{ sent: number; billed: number }> {
-    const { commands } = await control.counts()
-    const [reply] = await redis.connection.send([['INFO', 'commandstats']])
-    const calls = textOf(reply).matchAll(/^cmdstat_([^:|]+)[^:]*:calls=(\d+)/gm)
-    let billed = 0
-    for (const [, name = '', number] of calls) if (!OWN_COMMANDS.has(name)) billed += Number(number)
+    const [{ commands }, billed] = await Promise.all([control.counts(), emulator.billed()])
     return { sent: commands, billed }
   }
 
@@ -196,44 +181,4 @@ async function main(worker: Contender): Promise<void> {
 
   const header = ['request', 'sent', 'billed', 'afterwards', 'per million']
   for (const row of [header, header.map(() => '---'), ...rows]) console.log(`| ${row.join(' | ')} |`)
-}
-
-/** A Redis for this run only. */
-async function startRedis(): Promise<AsyncDisposable & { url: string; connection: Connection }> {
-  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-costs-'))
-  const port = await freePort()
-  const args = ['--port', String(port), '--bind', '127.0.0.1', '--databases', '4096', '--save', '', '--dir', folder]
-  const server = spawn('redis-server', args, { stdio: 'ignore' })
-  const ended = new Promise<void>((resolve, reject) => {
-    server.once('error', () => reject(new Error('There is no redis-server on the PATH: apt-get install redis-server')))
-    server.once('close', () => resolve())
-  })
-  const url = `redis://127.0.0.1:${port}`
-  const connection = await Promise.race([
-    reach(url),
-    ended.then(() => {
-      throw new Error('redis-server ended')
-    }),
-  ])
-  return {
-    url,
-    connection,
-    async [Symbol.asyncDispose]() {
-      connection.close()
-      server.kill('SIGTERM')
-      await ended
-      await rm(folder, { recursive: true })
-    },
-  }
-}
-
-async function reach(url: string): Promise<Connection> {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      return await connect(parseRedisUrl(url), 0)
-    } catch (error) {
-      if (tries === 100) throw error
-      await sleep(50)
-    }
-  }
 }

@@ -9,9 +9,12 @@ import { dirname, resolve } from 'node:path'
 import { readFlags, readNumber } from '../scripts/flags.ts'
 import { measureColdStarts } from './cold-start.ts'
 import { startLoadGenerator } from './load.ts'
-import { compare, type Row, type Run, type Settings } from './measure.ts'
+import { type Billed, measureBilled } from './billed.ts'
+import { compare, type LoneWrite, measureLoneWrites, type Row, type Run, type Settings } from './measure.ts'
+import { hasRedisServer } from './redis.ts'
 import { printReport } from './report.ts'
 import { measureStampede } from './stampede.ts'
+import { type Target, targetsOf } from './targets.ts'
 import { createTown } from './town.ts'
 import { bundle, contenderNames, prepareDatabase, startEmulator } from './workers.ts'
 
@@ -21,13 +24,17 @@ export interface Results {
   settings: Settings
   bundles: { contender: string; bytes: number; gzipBytes: number; coldStartMs: number }[]
   rows: Row[]
+  loneWrites: LoneWrite[]
+  /** Null: there is no `redis-server`. */
+  billed: Billed[] | null
+  targets: Target[]
   stampede: Awaited<ReturnType<typeof measureStampede>>
 }
 
 const FULL: Settings = {
   latenciesMs: [0, 5, 25],
   rounds: 5,
-  roundMs: 1_000,
+  roundMs: 800,
   warmUpMs: 300,
   connections: 32,
   alone: 25,
@@ -35,8 +42,20 @@ const FULL: Settings = {
   isolates: 8,
   stampedes: 5,
   coldStarts: 15,
+  billed: 2_000,
+  billedLikes: 6,
 }
-const QUICK: Settings = { ...FULL, rounds: 1, roundMs: 250, warmUpMs: 80, alone: 8, stampedes: 1, coldStarts: 3 }
+const QUICK: Settings = {
+  ...FULL,
+  rounds: 1,
+  roundMs: 250,
+  warmUpMs: 80,
+  alone: 8,
+  stampedes: 1,
+  coldStarts: 3,
+  billed: 400,
+  billedLikes: 1,
+}
 
 const flags = readFlags({
   quick: { type: 'boolean', default: false },
@@ -47,12 +66,19 @@ const flags = readFlags({
   connections: { type: 'string' },
   readers: { type: 'string' },
   isolates: { type: 'string' },
+  /** Requests of the hot profile that the bill is measured with. */
+  billed: { type: 'string' },
+  /** Measures what grows with the database, and nothing else. `max`: the most rows. */
+  growth: { type: 'boolean', default: false },
+  max: { type: 'string', default: '10000000' },
   /** File for the JSON. Without it, none is written. */
   out: { type: 'string' },
 })
 const chosen = flags.quick ? QUICK : FULL
-const given = (flag: Exclude<keyof typeof flags, 'quick' | 'latencies' | 'out'>, otherwise: number) =>
-  flags[flag] === undefined ? otherwise : readNumber(flag, flags[flag], { min: 1 })
+const given = (
+  flag: Exclude<keyof typeof flags, 'quick' | 'latencies' | 'growth' | 'max' | 'out'>,
+  otherwise: number,
+) => (flags[flag] === undefined ? otherwise : readNumber(flag, flags[flag], { min: 1 }))
 const settings: Settings = {
   ...chosen,
   latenciesMs: flags.latencies?.split(',').map((ms) => readNumber('latencies', ms)) ?? chosen.latenciesMs,
@@ -62,6 +88,7 @@ const settings: Settings = {
   connections: given('connections', chosen.connections),
   readers: given('readers', chosen.readers),
   isolates: given('isolates', chosen.isolates),
+  billed: given('billed', chosen.billed),
 }
 
 const machine = await describeMachine()
@@ -69,8 +96,16 @@ const startedAt = performance.now()
 const progress = (text: string) =>
   process.stderr.write(`${((performance.now() - startedAt) / 1_000).toFixed(0).padStart(4)} s  ${text}\n`)
 
+if (flags.growth) {
+  const { measureGrowth, printGrowth } = await import('./growth.ts') // node:sqlite prints a warning
+  const growth = await measureGrowth(readNumber('max', flags.max, { min: 1_000 }), progress)
+  printGrowth(growth)
+  await write({ machine, ...growth })
+  process.exit()
+}
+
 progress('Bundling …')
-const bundles = await Promise.all(contenderNames.map(bundle))
+const bundles = await Promise.all(contenderNames.map((name) => bundle(name)))
 await using emulator = await startEmulator()
 const load = startLoadGenerator()
 const town = createTown()
@@ -81,10 +116,13 @@ progress('Data')
 await using prepared = await prepareDatabase(town)
 const run: Run = { bundles, emulator, databaseFolder: prepared.folder, town, load, settings, progress }
 const rows = await compare(run)
+progress('Writes alone')
+const loneWrites = await measureLoneWrites(run)
+const billed = (await hasRedisServer()) ? await measureBilled(run) : null
 const stampede = await measureStampede(run)
 await load.close()
 
-const results: Results = {
+const measured = {
   machine: { ...machine, loadAfter: Number(loadavg()[0]?.toFixed(2)) },
   settings,
   bundles: bundles.map(({ name, bytes, gzipBytes }) => ({
@@ -94,18 +132,24 @@ const results: Results = {
     coldStartMs: coldStarts.get(name) ?? NaN,
   })),
   rows,
+  loneWrites,
+  billed,
   stampede,
 }
+const results: Results = { ...measured, targets: targetsOf(measured) }
 printReport(results)
-if (flags.out !== undefined) {
-  const file = resolve(flags.out)
-  await mkdir(dirname(file), { recursive: true })
-  await writeFile(file, `${JSON.stringify(results, null, 2)}\n`)
-}
+await write(results)
 const failures = [...rows, ...stampede].reduce((sum, row) => sum + row.failures, 0)
 if (failures > 0) {
   progress(`${failures} requests failed: the figures are not to be trusted`)
   process.exitCode = 1
+}
+
+async function write(report: object): Promise<void> {
+  if (flags.out === undefined) return
+  const file = resolve(flags.out)
+  await mkdir(dirname(file), { recursive: true })
+  await writeFile(file, `${JSON.stringify(report, null, 2)}\n`)
 }
 
 async function describeMachine() {

@@ -30,6 +30,9 @@ export interface Settings {
   isolates: number
   stampedes: number
   coldStarts: number
+  /** Requests that the bill of the hot profile is measured with; the other scenarios take a share of them. */
+  billed: number
+  billedLikes: number
 }
 
 export interface Run {
@@ -52,6 +55,13 @@ export interface Costs {
   d1Queries: number
   /** Round trips to D1. A batch is one. */
   d1Calls: number
+  /** As Cloudflare bills them. */
+  d1RowsRead: number
+  d1RowsWritten: number
+  /** Calls of Durable Objects. */
+  objectCalls: number
+  objectRowsRead: number
+  objectRowsWritten: number
 }
 
 export interface Row {
@@ -59,8 +69,8 @@ export interface Row {
   latencyMs: number
   contender: ContenderName
   requestsPerSecond: number
-  /** Our requests per second divided by this contender's: the median over the rounds. */
-  times: Record<ContenderName, number>
+  /** This contender's requests per second divided by those of each one measured with it: the median over the rounds. */
+  times: Partial<Record<ContenderName, number>>
   p50Ms: number
   p99Ms: number
   /** CPU time of workerd, including D1 and queues. */
@@ -73,26 +83,77 @@ export interface Row {
   failures: number
 }
 
+/** A signed-in write of ours, sent alone with Redis `latencyMs` away: what its caller waits. */
+export interface LoneWrite {
+  scenario: 'like' | 'heartbeat'
+  latencyMs: number
+  p50Ms: number
+  /** Redis round trips before the answer, by its `Server-Timing`: the median. */
+  roundTrips: number
+}
+
 /** Requests of each scenario that all contenders must answer alike. */
 const SAME_ANSWERS = 20
 
 /** The measurements of one contender in one round. */
 type Round = Omit<Row, 'scenario' | 'latencyMs' | 'contender' | 'times' | 'alone'>
 
+/** Measures writes of one user, whose session Redis knows. Each like differs from the one before. */
+export async function measureLoneWrites(run: Run): Promise<LoneWrite[]> {
+  const { settings, town } = run
+  const latencyMs = Math.max(...settings.latenciesMs)
+  const ours = run.bundles.find(({ name }) => name === 'ours')
+  if (!ours) return []
+  const worker = await startWorkers(ours, run.emulator, run.databaseFolder)
+  try {
+    const [like] = town.newLikes(1)
+    if (!like) return []
+    const likes = (n: number): Ask => ({ ...like, method: n % 2 === 0 ? 'PUT' : 'DELETE' })
+    const beat = { ...like, method: 'POST' as const, path: '/v1/presence/heartbeat' }
+    const results: LoneWrite[] = []
+    for (const [scenario, askOf] of [['like', likes] as const, ['heartbeat', () => beat] as const]) {
+      await worker.control.latency(latencyMs)
+      const times: number[] = []
+      const trips: number[] = []
+      for (let n = 0; n < settings.alone + 2; n += 1) {
+        const { method, path, headers } = askOf(n)
+        const startedAt = performance.now()
+        const answer = await request(worker.url + path, { method, headers })
+        await answer.body.dump()
+        const ms = performance.now() - startedAt
+        if (answer.statusCode > 299) throw new Error(`${method} ${path}: ${answer.statusCode}`)
+        const roundTrips = Number(/(\d+) round trips/.exec(String(answer.headers['server-timing']))?.[1])
+        // The first reads D1 and sends scripts that Redis does not have yet.
+        if (n >= 2) {
+          times.push(ms)
+          trips.push(roundTrips)
+        }
+      }
+      await settle(worker, latencyMs)
+      results.push({ scenario, latencyMs, p50Ms: median(times), roundTrips: median(trips) })
+    }
+    return results
+  } finally {
+    await worker.close()
+  }
+}
+
 /** Measures each scenario at each latency, for each contender. Throws if a peer gives another answer than ours. */
 export async function compare(run: Run): Promise<Row[]> {
   const { bundles, emulator, databaseFolder, town, load, settings, progress } = run
-  const contenders: Contender[] = []
+  const all: Contender[] = []
   try {
-    for (const bundle of bundles) contenders.push(await startWorkers(bundle, emulator, databaseFolder))
+    for (const bundle of bundles) all.push(await startWorkers(bundle, emulator, databaseFolder))
     // Compared before the load: under load, a faster contender stores more likes.
     for (const draw of Object.values(town.scenarios)) {
-      await requireSameAnswers(contenders, Array.from({ length: SAME_ANSWERS }, draw))
+      await requireSameAnswers(all, Array.from({ length: SAME_ANSWERS }, draw))
     }
     // The work that these likes cause follows a second later. It must not count for the first measurement.
-    for (const contender of contenders) await settle(contender, 0)
+    for (const contender of all) await settle(contender, 0)
     const rows: Row[] = []
-    for (const latencyMs of settings.latenciesMs) {
+    for (const [i, latencyMs] of settings.latenciesMs.entries()) {
+      // Without Redis, a latency of Redis changes nothing.
+      const contenders = i === 0 ? all : all.filter(({ name }) => name !== 'durable objects')
       for (const [scenario, draw] of Object.entries(town.scenarios)) {
         progress(`${scenario} at ${latencyMs} ms`)
         const asks = Array.from({ length: 2_000 }, draw)
@@ -161,16 +222,11 @@ export async function compare(run: Run): Promise<Row[]> {
             latencyMs,
             contender: contender.name,
             requestsPerSecond: over((round) => round.requestsPerSecond),
-            times: Object.fromEntries(times) as Row['times'], // of all contenders
+            times: Object.fromEntries(times),
             p50Ms: over((round) => round.p50Ms),
             p99Ms: over((round) => round.p99Ms),
             cpuMsPerRequest: over((round) => round.cpuMsPerRequest),
-            costs: {
-              commands: over((round) => round.costs.commands),
-              roundTrips: over((round) => round.costs.roundTrips),
-              d1Queries: over((round) => round.costs.d1Queries),
-              d1Calls: over((round) => round.costs.d1Calls),
-            },
+            costs: medianCosts(mine.map(({ costs }) => costs)),
             alone,
             failures: mine.reduce((sum, round) => sum + round.failures, 0),
           })
@@ -179,7 +235,7 @@ export async function compare(run: Run): Promise<Row[]> {
     }
     return rows
   } finally {
-    for (const contender of contenders) await contender.close()
+    for (const contender of all) await contender.close()
   }
 }
 
@@ -191,13 +247,25 @@ export async function countsOf(contender: Contender): Promise<Counted> {
   return { commands, requests, ...counts }
 }
 
-function costsOf(before: Counted, after: Counted, requests: number): Costs {
+/** What each of `requests` has used between two counts. */
+export function costsOf(before: Counted, after: Counted, requests: number): Costs {
+  const perRequest = (name: keyof Counted) => (after[name] - before[name]) / requests
   return {
-    commands: (after.commands - before.commands) / requests,
-    roundTrips: (after.requests - before.requests) / requests,
-    d1Queries: (after.queries - before.queries) / requests,
-    d1Calls: (after.calls - before.calls) / requests,
+    commands: perRequest('commands'),
+    roundTrips: perRequest('requests'),
+    d1Queries: perRequest('queries'),
+    d1Calls: perRequest('calls'),
+    d1RowsRead: perRequest('rowsRead'),
+    d1RowsWritten: perRequest('rowsWritten'),
+    objectCalls: perRequest('objectCalls'),
+    objectRowsRead: perRequest('objectRowsRead'),
+    objectRowsWritten: perRequest('objectRowsWritten'),
   }
+}
+
+function medianCosts(all: Costs[]): Costs {
+  const names = Object.keys(all[0] ?? {}) as (keyof Costs)[] // its own keys
+  return Object.fromEntries(names.map((name) => [name, median(all.map((costs) => costs[name]))])) as unknown as Costs // all of them
 }
 
 /**

@@ -76,6 +76,16 @@ export function createTown(now = Date.now()) {
     demo,
     /** Draws the next request of a scenario, by its name. */
     scenarios: { ...asks, 'mixed, Zipf': mixed },
+    /** Likes of old posts by users who do not like them yet, each of another post by another user. */
+    newLikes(count: number): Ask[] {
+      const known = new Set(demo.postLikes.map(({ postId, userId }) => `${postId} ${userId}`))
+      return demo.posts.slice(0, count).map((post, i) => {
+        const later = [...demo.users.keys()].slice(i)
+        const liker = later.find((n) => !known.has(`${post.id} ${demo.users[n]?.id}`)) ?? 0
+        const headers = { ...anyone(), authorization: `Bearer ${sessions[liker]?.token}` }
+        return { method: 'PUT', path: `/v1/posts/${post.id}/like`, headers }
+      })
+    },
     /** Session token of the nth user. */
     tokenOf: (n: number) => sessions[n]?.token ?? '',
     /** Signs all users in. */

@@ -20,12 +20,21 @@ export const CONTENDERS = {
   ours: 'src/index.ts',
   straightforward: 'bench/peers/straightforward.ts',
   cachified: 'bench/peers/cachified.ts',
+  'durable objects': 'bench/peers/durable-objects.ts',
   bare: 'bench/peers/bare.ts',
 } as const
 
 export type ContenderName = keyof typeof CONTENDERS
 
 export const contenderNames = Object.keys(CONTENDERS) as ContenderName[] // its own keys
+
+/** The classes of the peer that has Durable Objects, by binding. */
+const OBJECTS = { RATE_LIMITER: 'RateLimiter', SESSION: 'Session', LIKES: 'Likes', PRESENCE: 'Presence' }
+
+const classesOf = (name: ContenderName) => (name === 'durable objects' ? Object.values(OBJECTS) : [])
+
+/** Ours with its cron jobs one by one, for the growth of costs. */
+const STEPS = 'bench/steps.ts'
 
 export interface Bundle {
   name: ContenderName
@@ -35,10 +44,12 @@ export interface Bundle {
 }
 
 /** The bundle of contender `name`, made like the Worker that is deployed. */
-export async function bundle(name: ContenderName): Promise<Bundle> {
-  const code = await bundleWorker(CONTENDERS[name], { minify: true })
+export async function bundle(name: ContenderName, entry: string = CONTENDERS[name]): Promise<Bundle> {
+  const code = await bundleWorker(entry, { minify: true, classes: classesOf(name) })
   return { name, code, bytes: Buffer.byteLength(code), gzipBytes: gzipSync(code).byteLength }
 }
+
+export const bundleSteps = (): Promise<Bundle> => bundle('ours', STEPS)
 
 export interface EmulatorProcess extends AsyncDisposable {
   url: string
@@ -110,13 +121,52 @@ export interface Counts {
   /** D1 calls. A batch is one call and as many queries as it holds. */
   queries: number
   calls: number
-  /** Messages enqueued, and messages handled. */
+  /** D1 rows, as Cloudflare bills them. */
+  rowsRead: number
+  rowsWritten: number
+  /** Messages enqueued, and messages handled. Also what Durable Objects write behind. */
   sent: number
   received: number
+  /** Calls of Durable Objects, alarms included. Their rows, with one row for each `setAlarm`. */
+  objectCalls: number
+  objectRowsRead: number
+  objectRowsWritten: number
 }
 
+interface QueueHandler {
+  queue(queueName: string, messages: object[]): Promise<{ outcome: string; retryMessages: object[] }>
+}
+
+export interface Details {
+  messages: { binding: string; body: unknown }[]
+  statements: [sql: string, [queries: number, rowsRead: number, rowsWritten: number]][]
+}
+
+const NO_COUNTS: Counts = {
+  queries: 0,
+  calls: 0,
+  rowsRead: 0,
+  rowsWritten: 0,
+  sent: 0,
+  received: 0,
+  objectCalls: 0,
+  objectRowsRead: 0,
+  objectRowsWritten: 0,
+}
+const COUNTED = Object.keys(NO_COUNTS) as (keyof Counts)[] // its own keys
+
 /** Creates a D1 with the data of `town` in a folder. Each contender gets a copy. */
-export async function prepareDatabase(town: Town): Promise<AsyncDisposable & { folder: string }> {
+export const prepareDatabase = (town: Town): Promise<Folder> =>
+  createDatabase(async (database) => {
+    await loadDemo(database, town.demo)
+    await town.loadSessions(database)
+  })
+
+/** A folder that is deleted when it is disposed of. */
+type Folder = AsyncDisposable & { folder: string }
+
+/** Creates a D1 with empty tables in a folder, and calls `load` with it. */
+export async function createDatabase(load?: (database: Database) => Promise<void>): Promise<Folder> {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
@@ -128,8 +178,7 @@ export async function prepareDatabase(town: Town): Promise<AsyncDisposable & { f
   )
   const database = (await miniflare.getD1Database('DB')) as unknown as Database // what loadDemo uses of it
   await migrate(database)
-  await loadDemo(database, town.demo)
-  await town.loadSessions(database)
+  await load?.(database)
   await miniflare.dispose()
   return { folder, [Symbol.asyncDispose]: () => rm(folder, { recursive: true }) }
 }
@@ -139,6 +188,7 @@ export type Contender = Awaited<ReturnType<typeof startWorkers>>
 /**
  * Runs `isolates` copies of a Worker in one workerd, with one new keyspace and one copy of the D1 in `databaseFolder`.
  * `.url` is the first of `.urls`. Each is a socket directly into an isolate. `variables` override those of all runs.
+ * With `BENCH_DETAILS` among them, no queue has a consumer: `details` answers what was sent, and `deliver` delivers it.
  */
 export async function startWorkers(
   { name, code }: Bundle,
@@ -152,15 +202,20 @@ export async function startWorkers(
 
   const { compatibilityDate, compatibilityFlags, d1Databases, queueProducers, queueConsumers } = platform()
   const token = `bench-${crypto.randomUUID()}`
-  const names = Array.from({ length: isolates }, (_, i) => `${name}-${i}`)
+  const names = Array.from({ length: isolates }, (_, i) => `${name.replaceAll(' ', '-')}-${i}`)
+  const classes = `export { ${classesOf(name).join()} } from './index.js'`
   const modules = [
     {
       type: 'ESModule' as const,
       path: join(root, 'bench/counting.js'),
-      contents: await readFile(join(root, 'bench/counting.js'), 'utf8'),
+      contents: `${await readFile(join(root, 'bench/counting.js'), 'utf8')}\n${classes}`,
     },
     { type: 'ESModule' as const, path: join(root, 'bench/index.js'), contents: code },
   ]
+  const durableObjects = Object.fromEntries(
+    Object.entries(OBJECTS).map(([binding, className]) => [binding, { className, useSQLite: true }]),
+  )
+  const hasDetails = 'BENCH_DETAILS' in variables
   const before = await workerdProcesses()
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
@@ -173,7 +228,9 @@ export async function startWorkers(
         compatibilityFlags,
         bindings: { ...VARIABLES, UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: token, ...variables },
         d1Databases,
-        ...(name === 'ours' ? { queueProducers, ...(i === 0 ? { queueConsumers } : {}) } : {}),
+        ...(name === 'ours' ? { queueProducers } : {}),
+        ...(name === 'ours' && i === 0 && !hasDetails ? { queueConsumers } : {}),
+        ...(name === 'durable objects' ? { durableObjects } : {}),
         stripCfConnectingIp: false,
         unsafeDirectSockets: [
           { host: '127.0.0.1', port: 0 },
@@ -202,8 +259,27 @@ export async function startWorkers(
     /** The work of all isolates since they started. */
     async counts(): Promise<Counts> {
       const all = await Promise.all(countUrls.map(async (from) => (await fetch(from)).json() as Promise<Counts>))
-      const sum = (name: keyof Counts) => all.reduce((total, counts) => total + counts[name], 0)
-      return { queries: sum('queries'), calls: sum('calls'), sent: sum('sent'), received: sum('received') }
+      const sum = { ...NO_COUNTS }
+      for (const counts of all) for (const name of COUNTED) sum[name] += counts[name]
+      return sum
+    },
+    /** What the first isolate sent to queues since the last call, and its SQL with queries, rows read and written. */
+    async details() {
+      const answer = await fetch(new URL('/details', countUrls[0]))
+      return (await answer.json()) as Details // as counting.js answers
+    },
+    /** Hands one batch to the consumer of a queue. */
+    async deliver(queueName: string, bodies: unknown[]): Promise<void> {
+      // Missing in Miniflare's types.
+      const worker = (await miniflare.getWorker(names[0])) as unknown as QueueHandler
+      const messages = bodies.map((body) => ({
+        id: crypto.randomUUID(),
+        timestamp: new Date(),
+        attempts: 1,
+        body,
+      }))
+      const { outcome, retryMessages } = await worker.queue(queueName, messages)
+      if (outcome !== 'ok' || retryMessages.length > 0) throw new Error(`A batch of ${queueName} failed`)
     },
     /** Runs the cron jobs of the minute of `scheduledTime`. */
     async cron(scheduledTime: Date): Promise<void> {

@@ -8,6 +8,7 @@ import { type Context, Hono } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import type { Post } from '../../src/posts/schema.ts'
 import * as db from './database.ts'
+import { readToken } from './token.ts'
 
 export interface PeerEnv {
   DB: D1Database
@@ -72,18 +73,13 @@ const addressOf = (c: AppContext) => `ip:${c.req.header('CF-Connecting-IP') ?? '
 
 /** The user of a token. `GETEX` reads the session and extends it in one command. */
 async function userOf(c: AppContext): Promise<string | null> {
-  const token = /^Bearer +(\S+)$/i.exec(c.req.header('Authorization') ?? '')?.[1]
-  const id = token?.split('.')[1]
-  if (token === undefined || id === undefined) return null
-  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(token))
-  const hash = btoa(String.fromCharCode(...new Uint8Array(digest)))
-    .replaceAll('+', '-')
-    .replaceAll('/', '_')
-    .replace(/=+$/, '')
-  const key = `session:${id}`
+  const claims = await readToken(c.req.header('Authorization'))
+  if (!claims) return null
+  const { sessionId, hash } = claims
+  const key = `session:${sessionId}`
   let session = await c.var.redis.getex<db.Session>(key, { ex: SESSION_SECONDS })
   if (!session) {
-    session = await db.loadSession(c.env.DB, id)
+    session = await db.loadSession(c.env.DB, sessionId)
     if (session) await c.var.redis.set(key, session, { ex: SESSION_SECONDS })
   }
   return session && session.hash === hash && Date.now() < session.expiresAt ? session.userId : null

@@ -5,7 +5,7 @@ import { cut, childrenOf } from './syntax.ts'
 /** Members that the runtime or the language calls, without a mention in the program. */
 const PROTOCOL =
   'constructor then catch finally next return throw toString toJSON valueOf start pull cancel transform flush write close ' +
-  'abort fetch queue scheduled get set has apply'
+  'abort fetch queue scheduled alarm get set has apply'
 
 const isFunction = (node: ESTree.Node | null) =>
   node?.type === 'FunctionExpression' || node?.type === 'ArrowFunctionExpression'

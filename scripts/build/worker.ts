@@ -66,8 +66,8 @@ const source: Plugin = {
   },
 }
 
-/** The Worker that is deployed. Others, in the benchmark, use their libraries as they like. */
-const OURS = 'src/index.ts'
+/** The Worker that is deployed, and the same with its cron jobs one by one. Others use their libraries as they like. */
+const OURS = ['src/index.ts', 'bench/steps.ts']
 
 const PROGRAM = 'program.js'
 const ENTRY = 'entry.js'
@@ -75,8 +75,13 @@ const ENTRY = 'entry.js'
 /**
  * Bundles a Worker into one module: the program without its documentation and without what it never calls. Throws if the
  * libraries of the OpenAPI document are still in it: then a description is not an argument, as `removeDocumentation` expects.
+ * `classes`: what it exports besides `default`, such as Durable Objects.
  */
-export async function bundleWorker(entry: string, { minify }: { minify: boolean }): Promise<string> {
+export async function bundleWorker(
+  entry: string,
+  { minify, classes = [] }: { minify: boolean; classes?: string[] },
+): Promise<string> {
+  const isOurs = OURS.includes(entry)
   const input: InputOptions = {
     external: /^(node|cloudflare):/,
     platform: 'browser',
@@ -89,20 +94,18 @@ export async function bundleWorker(entry: string, { minify }: { minify: boolean 
       propertyReadSideEffects: false,
     },
   }
-  const whole = await generate(
-    { ...input, input: pathOf(entry), plugins: entry === OURS ? [source, options] : [] },
-    false,
-  )
+  const whole = await generate({ ...input, input: pathOf(entry), plugins: isOurs ? [source, options] : [] }, false)
   const isDocumented = Object.entries(whole.modules).some(([id, module]) => /hono-openapi/.test(id) && module.code)
   if (isDocumented) throw new Error(`${entry} has descriptions of routes that the build cannot remove`)
 
-  const code = removeUnusedMembers(whole.code, entry === OURS ? UNUSED : {})
+  const code = removeUnusedMembers(whole.code, isOurs ? UNUSED : {})
   if (!minify) return code
+  const names = ['default', ...classes].join()
   const inMemory: Plugin = {
     name: 'program in memory',
     resolveId: (id) => (id === PROGRAM || id === ENTRY ? id : null),
     // workerd takes every export of a Worker for an entry point.
-    load: (id) => (id === PROGRAM ? code : id === ENTRY ? `export { default } from '${PROGRAM}'` : null),
+    load: (id) => (id === PROGRAM ? code : id === ENTRY ? `export { ${names} } from '${PROGRAM}'` : null),
   }
   return (await generate({ ...input, input: ENTRY, plugins: [inMemory] }, true)).code
 }
