@@ -67,7 +67,7 @@ const source: Plugin = {
 }
 
 /** The Worker that is deployed, and the same with its cron jobs one by one. Others use their libraries as they like. */
-const OURS = ['src/index.ts', 'bench/steps.ts']
+const OURS = new Set(['src/index.ts', 'bench/steps.ts'])
 
 const PROGRAM = 'program.js'
 const ENTRY = 'entry.js'
@@ -81,7 +81,7 @@ export async function bundleWorker(
   entry: string,
   { minify, classes = [] }: { minify: boolean; classes?: string[] },
 ): Promise<string> {
-  const isOurs = OURS.includes(entry)
+  const isOurs = OURS.has(entry)
   const input: InputOptions = {
     external: /^(node|cloudflare):/,
     platform: 'browser',
