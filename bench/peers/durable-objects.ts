@@ -274,7 +274,7 @@ app.get('/v1/posts/hot', async (c) => {
   await limit(c, 'reads', viewerId ?? addressOf(c))
   const ids = await hotIds(c)
   const items = await readPosts(c, ids.slice(0, Math.min(100, Number(c.req.query('limit') ?? 20))), viewerId)
-  items.sort((a, b) => b.likesCount - a.likesCount || (a.id < b.id ? 1 : -1))
+  items.sort((a, b) => db.scoreOf(b) - db.scoreOf(a) || (a.id < b.id ? 1 : -1))
   return c.json({ items, nextCursor: null })
 })
 
