@@ -148,8 +148,15 @@ const access = {
 }
 
 const redis = {
-  REDIS_READ_TIMEOUT_MS: whole('ms', 250, 1, 10_000, 'Timeout of a Redis read.'),
-  REDIS_SOFT_TIMEOUT_MS: whole('ms', 60, 1, 10_000, 'Time a reader waits for Redis when memory has a stale value.'),
+  REDIS_READ_TIMEOUT_MS: whole('ms', 250, 1, 10_000, 'Timeout of a Redis read. Longer where replies take long.'),
+  REDIS_MAX_READ_TIMEOUT_MS: whole('ms', 1_000, 1, 10_000, 'Longest timeout of a Redis read, where Redis is far away.'),
+  REDIS_SOFT_TIMEOUT_MS: whole(
+    'ms',
+    60,
+    1,
+    10_000,
+    'Time a reader waits for Redis when memory has a stale value. Longer where replies take long.',
+  ),
   REDIS_WRITE_TIMEOUT_MS: whole('ms', 1_000, 1, 10_000, 'Timeout of a Redis write.'),
   REDIS_BREAKER_FAILURES: whole(
     'failures',
@@ -454,6 +461,7 @@ export function readConfig(env: object) {
       url: set.UPSTASH_REDIS_REST_URL,
       token: set.UPSTASH_REDIS_REST_TOKEN,
       readTimeoutMs: set.REDIS_READ_TIMEOUT_MS,
+      maxReadTimeoutMs: set.REDIS_MAX_READ_TIMEOUT_MS,
       writeTimeoutMs: set.REDIS_WRITE_TIMEOUT_MS,
       breakerFailures: set.REDIS_BREAKER_FAILURES,
       breakerCoolDownMs: set.REDIS_BREAKER_SECONDS,

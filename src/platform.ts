@@ -10,6 +10,7 @@ import { createRecorder, type Outcome } from './monitoring/recorder.ts'
 import { type Cache, type CacheEvent, type CacheKind, createCache } from './redis/cache.ts'
 import { createBreaker, createConnection, type Meter, newMeter, type Sent } from './redis/client.ts'
 import { type Counters, createCounters } from './redis/counter.ts'
+import { createLatency } from './redis/latency.ts'
 import { createLocks, type Locks } from './redis/lock.ts'
 import { createMemory, type Memory } from './redis/memory.ts'
 import { createWriteThrough, type WriteThrough } from './redis/write-through.ts'
@@ -100,6 +101,7 @@ export function createIsolate(config: Config, features: readonly Feature[]) {
     services: new Map<Service<unknown>, unknown>(),
     memory: createMemory(config.memoryMaxBytes),
     breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
+    latency: createLatency({ minMs: config.redis.readTimeoutMs, maxMs: config.redis.maxReadTimeoutMs }),
     recorder: createRecorder(config.monitoring.slowMs),
   }
 }
@@ -162,7 +164,8 @@ class InvocationPlatform implements Platform {
   readonly cache = <T>(kind: CacheKind<T>, { isPrivate } = { isPrivate: false }): Cache<T> => {
     const { onCacheEvent: onEvent = () => {}, defer } = this.#invocation
     const memory = isPrivate ? createMemory(0) : this.memory
-    return createCache({ redis: () => this.redis.reads, memory, defer, onEvent }, kind)
+    const { softMs } = this.#isolate.latency
+    return createCache({ redis: () => this.redis.reads, memory, defer, onEvent, softMs }, kind)
   }
 
   readonly enqueue = async (queue: QueueName, messages: MessageSendRequest[]): Promise<void> => {
@@ -215,8 +218,15 @@ class InvocationPlatform implements Platform {
   }
   get redis() {
     if (this.#redis) return this.#redis
-    const { readTimeoutMs, writeTimeoutMs } = this.config.redis
-    const connect = createConnection(this.config.redis, this.breaker, this.meter, this.onSent)
+    const { breaker, onSent } = this
+    const { latency } = this.#isolate
+    const connect = createConnection(this.config.redis, breaker, this.meter, (sent) => {
+      if (sent.isAnswered) latency.answered(sent.ms)
+      else latency.failed(sent.ms, breaker.state(Date.now()) !== 'closed')
+      onSent(sent)
+    })
+    const readTimeoutMs = latency.hardMs()
+    const writeTimeoutMs = Math.max(readTimeoutMs, this.config.redis.writeTimeoutMs)
     return (this.#redis = {
       reads: connect({ timeoutMs: readTimeoutMs, isSafeTwice: true }),
       writes: connect({ timeoutMs: writeTimeoutMs, isSafeTwice: true }),

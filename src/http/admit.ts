@@ -149,7 +149,7 @@ export function admit<R extends SessionRule>(
         if (claims && isSignedIn && session !== 'none') add('userId', claims.userId)
         else if (session === 'required' || (claims && session !== 'none' && refuses)) throw sessionEnded()
       }
-      setLimitHeaders(c, name, allowance)
+      setLimitHeaders(c, name, isStrict ? allowance : (allowance ?? limits.estimate(name, subject)))
     }
 
     if (check === 'within') {
@@ -168,7 +168,7 @@ export function admit<R extends SessionRule>(
     }
     // A read that needs no round trip stays synchronous.
     if (isStrict || needsCheck) await decide()
-    else setLimitHeaders(c, name, known)
+    else setLimitHeaders(c, name, known ?? limits.estimate(name, subject))
     if (check === 'alongside') add('caller', createCaller(claims, checkNow, session)) // a stream checks again and again
     await next()
     if (isStrict) return

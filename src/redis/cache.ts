@@ -23,6 +23,8 @@ export interface CacheDependencies {
   /** Runs work after the answer. */
   defer: (work: () => Promise<unknown>) => void
   onEvent: (event: CacheEvent) => void
+  /** The soft timeout here, by that of the policy. Absent: that of the policy. */
+  softMs?: (shortestMs: number) => number
   now?: () => number
   random?: () => number
 }
@@ -38,7 +40,7 @@ export interface CachePolicy {
   negativeMs: number
   /** How long memory answers without Redis, from the start of the read: the longest delay before a reader sees another isolate's write. */
   memoryMs: number
-  /** After this wait for Redis, a value in memory that is fresh or stale is served instead. */
+  /** After this wait for Redis, a value in memory that is fresh or stale is served instead. Longer where Redis is far away. */
   softTimeoutMs: number
   /** How long a reader owns the right to load a key. A load that takes longer is not stored. */
   leaseMs: number
@@ -510,8 +512,10 @@ export class Cache<T> {
       rememberAll(lookup)
       return lookup
     }
+    const { softMs } = this.#dependencies
+    const { softTimeoutMs } = this.#kind
     const { promise: gaveUp, resolve: giveUp } = Promise.withResolvers<undefined>()
-    const timer = setTimeout(giveUp, this.#kind.softTimeoutMs)
+    const timer = setTimeout(giveUp, softMs?.(softTimeoutMs) ?? softTimeoutMs)
     const lookup = await Promise.race([looking, gaveUp]).finally(() => clearTimeout(timer))
     if (lookup) rememberAll(lookup)
     else this.#defer(() => looking.then(rememberAll, this.#emitError))

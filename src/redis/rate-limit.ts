@@ -214,6 +214,17 @@ export class RateLimit<Policy extends string> {
     return remaining === allowance.remaining ? allowance : { ...allowance, remaining }
   }
 
+  /** What remains as far as this isolate knows. The subject may have spent more on other isolates. */
+  estimate(policy: Policy, subject: string, now = Date.now()): Allowance {
+    const known = this.known(policy, subject, now)
+    if (known) return known
+    const name = this.#nameOf(policy, subject)
+    const { limit, windowSeconds } = this.#quotas[policy]
+    const remaining = Math.max(1, this.#known.get(name)?.remaining ?? limit) - this.#uncountedOf(name)
+    const resetsAt = (this.#windowOf(policy, now) + 1) * windowSeconds * 1_000
+    return { isAllowed: true, limit, remaining: Math.max(0, remaining), resetsAt }
+  }
+
   /** Spends one request. Repeating it spends another one. */
   take(policy: Policy, subject: string): Promise<Allowance> {
     return this.#take(policy, subject, 1)

@@ -112,3 +112,22 @@ test('a problem has its cost too, and an answer from memory costs nothing', asyn
   expect([known.status, costOf(known).requests, costOf(known).commands]).toEqual([404, 0, 0])
   expect(known.headers.get('Cache-Status')).toMatch(/^memory; hit; ttl=[12]\d$/)
 })
+
+test('an isolate far from Redis waits longer for it, and its circuit stays closed', async () => {
+  const path = `/v1/users/${(await addUser()).id}`
+  const near = newEdge()
+  await near.fetch(path)
+  await near.settle()
+
+  const far = newEdge({ REDIS_READ_TIMEOUT_MS: '100', MEMORY_SECONDS: '0', REDIS_BREAKER_FAILURES: '5' }, near.token)
+  await far.redis.latency(150)
+  const seen = []
+  for (let i = 0; i < 8; i += 1) {
+    const response = await far.fetch(path)
+    expect(response.status).toBe(200)
+    seen.push(response.headers.get('Cache-Status')?.split(';', 2).join())
+    await far.settle()
+  }
+  expect(seen[0]).toBe('redis, fwd=bypass') // it timed out: D1 answered
+  expect(seen.slice(-4)).toEqual(Array(4).fill('redis, hit'))
+})

@@ -55,6 +55,7 @@ test('an isolate knows a refused subject until a place is free again', async () 
   const known = limits.known('reads', 'u_ada')
   expect(known?.isAllowed).toBe(false)
   expect(limits.known('reads', 'u_ada', known?.resetsAt)).toBeUndefined()
+  expect(limits.estimate('reads', 'u_ada', known?.resetsAt)).toMatchObject({ isAllowed: true, remaining: 1 })
   // One ms into the next window, less than all three requests of this one count.
   expect((known?.resetsAt ?? 0) % (DAY_SECONDS * 1_000)).toBe(1)
   expect((await keyspace.control.counts()).requests).toBe(0)
@@ -85,6 +86,7 @@ test('a subject far below its quota costs one command for many requests', async 
   for (let i = 0; i < 99; i += 1) await spend(limits)
   expect((await keyspace.control.counts()).requests).toBe(0)
   expect(limits.known('reads', 'u_ada')).toBeUndefined()
+  expect(limits.estimate('reads', 'u_ada').remaining).toBe(3_101)
 
   await spend(limits) // a hundred: 1/32 of the quota
   expect((await keyspace.control.counts()).byCommand).toEqual({ evalsha: 1, eval: 1 }) // the server learns the script
