@@ -187,17 +187,19 @@ export const jurisdictionFlag = (jurisdiction: string | undefined) =>
   jurisdiction === undefined ? [] : ['--jurisdiction', jurisdiction]
 
 /**
- * Finds which `buckets` exist. `wrangler r2 bucket list` shows only the first twenty, and `info` also needs a permission to
- * read analytics. A list of rules needs neither.
+ * Finds which `buckets` exist. A list of buckets has one jurisdiction only, so this asks for the rules of each bucket: that
+ * needs no permission but to read buckets.
  */
 async function listBuckets(env: string, buckets: Environment['buckets']): Promise<Set<string>> {
   const found = await Promise.all(
     buckets.map(async ({ name, jurisdiction }) => {
       try {
-        await wrangler(env, ['r2', 'bucket', 'lifecycle', 'list', name, ...jurisdictionFlag(jurisdiction)])
+        await ask(env, `r2/buckets/${name}/lifecycle`, v.unknown(), {
+          ...(jurisdiction !== undefined && { 'cf-r2-jurisdiction': jurisdiction }),
+        })
         return name
       } catch (error) {
-        if (error instanceof Obstacle && error.message.includes('[code: 10006]')) return undefined // no such bucket
+        if (error instanceof ApiError && error.code === NO_SUCH_BUCKET) return undefined
         throw error
       }
     }),
@@ -215,21 +217,35 @@ class ApiError extends Obstacle {
 }
 
 const NO_SUCH_WORKER = 10_007
+const NO_SUCH_BUCKET = 10_006
 
 const ApiAnswer = v.object({
-  result: v.optional(v.nullable(v.array(v.unknown()))),
+  result: v.optional(v.unknown()),
   errors: v.optional(v.array(v.object({ code: v.number(), message: v.string() })), []),
 })
 
+/** Lists resources of the account. */
+const list = <T extends v.GenericSchema>(env: string, path: string, item: T) => ask(env, path, listOf(item))
+
+const listOf = <T extends v.GenericSchema>(item: T) =>
+  v.pipe(
+    v.nullish(v.array(item)),
+    v.transform((all) => all ?? []),
+  )
+
 /**
- * Lists resources of the account by Cloudflare's API. wrangler takes a second for each list, and prints some only as
- * tables.
+ * Asks Cloudflare's API about the account. wrangler takes a second for each question, and answers some only with tables.
  * @see https://developers.cloudflare.com/api/
  */
-async function list<T extends v.GenericSchema>(env: string, path: string, item: T): Promise<v.InferOutput<T>[]> {
+async function ask<T extends v.GenericSchema>(
+  env: string,
+  path: string,
+  result: T,
+  headers: Record<string, string> = {},
+): Promise<v.InferOutput<T>> {
   account ??= findAccount(env)
-  const { id, headers } = await account
-  return read(`accounts/${id}/${path}`, headers, item)
+  const { id, headers: credentials } = await account
+  return read(`accounts/${id}/${path}`, { ...credentials, ...headers }, result)
 }
 
 let account: Promise<{ id: string; headers: Record<string, string> }> | undefined
@@ -240,7 +256,7 @@ async function findAccount(env: string): Promise<{ id: string; headers: Record<s
   const headers = token ? { Authorization: `Bearer ${token}` } : await readSession(env)
   const id = given || readToml().env[env]?.account_id || readToml().account_id
   if (id) return { id, headers }
-  const accounts = await read('accounts', headers, v.object({ id: v.string(), name: v.string() }))
+  const accounts = await read('accounts', headers, listOf(v.object({ id: v.string(), name: v.string() })))
   const [only, ...others] = accounts
   if (!only || others.length > 0) {
     const names = accounts.map(({ id, name }) => `${id} (${name})`).join(', ')
@@ -266,8 +282,8 @@ async function readSession(env: string): Promise<Record<string, string>> {
 async function read<T extends v.GenericSchema>(
   path: string,
   headers: Record<string, string>,
-  item: T,
-): Promise<v.InferOutput<T>[]> {
+  result: T,
+): Promise<v.InferOutput<T>> {
   const api = process.env['CLOUDFLARE_API_BASE_URL'] || 'https://api.cloudflare.com/client/v4' // wrangler reads it too
   let response: Response
   try {
@@ -279,7 +295,7 @@ async function read<T extends v.GenericSchema>(
   if (!response.ok || !answer.success) {
     throw new ApiError(path, response.status, answer.success ? answer.output.errors[0] : undefined)
   }
-  return v.parse(v.array(item), answer.output.result ?? [])
+  return v.parse(result, answer.output.result)
 }
 
 /**
