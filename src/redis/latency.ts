@@ -51,7 +51,7 @@ export function createLatency({ minMs, maxMs }: PatiencePolicy) {
     hardMs,
 
     /** After this time a reader takes a stale value, if there is one. At least `shortestMs`. */
-    softMs(shortestMs: number): number {
+    softMs: (shortestMs: number): number => {
       const measuredMs = averageMs === undefined ? 0 : 1.5 * averageMs + 4 * deviationMs
       return Math.min(Math.max(shortestMs, Math.round(measuredMs)), Math.max(shortestMs, hardMs()))
     },
