@@ -1,6 +1,3 @@
-/** How long an isolate waits for Redis. One per isolate. */
-export type Latency = ReturnType<typeof createLatency>
-
 /** All in ms. */
 export interface PatiencePolicy {
   /** The shortest hard timeout: that of an isolate near Redis. */
@@ -10,9 +7,10 @@ export interface PatiencePolicy {
 }
 
 /**
- * Derives timeouts from the time that replies take, as TCP does: an average and a deviation (RFC 6298 §2). The soft timeout,
- * after which a reader takes a stale value, is one and a half averages plus four deviations. The hard timeout is half an
- * average more. Neither is shorter than its minimum, so an isolate near Redis has fixed timeouts.
+ * How long an isolate waits for Redis. One per isolate. Derives timeouts from the time that replies take, as TCP does: an
+ * average and a deviation (RFC 6298 §2). The soft timeout, after which a reader takes a stale value, is one and a half
+ * averages plus four deviations. The hard timeout is half an average more. Neither is shorter than its minimum, so an
+ * isolate near Redis has fixed timeouts.
  *
  * A timeout tells only that Redis is further away than it. So the hard timeout doubles (RFC 6298 §5.5) while no reply has
  * been measured, and with each probe of an open circuit that times out; a reply ends that. Other timeouts change nothing:
@@ -51,7 +49,7 @@ export function createLatency({ minMs, maxMs }: PatiencePolicy) {
     hardMs,
 
     /** After this time a reader takes a stale value, if there is one. At least `shortestMs`. */
-    softMs(shortestMs: number): number {
+    softMs: (shortestMs: number): number => {
       const measuredMs = averageMs === undefined ? 0 : 1.5 * averageMs + 4 * deviationMs
       return Math.min(Math.max(shortestMs, Math.round(measuredMs)), Math.max(shortestMs, hardMs()))
     },
