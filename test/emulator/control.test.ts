@@ -163,7 +163,7 @@ test('latency is added once to each request, to concurrent ones at the same time
   expect(await took(() => redis.pipeline().ping().ping().exec())).toBeGreaterThanOrEqual(49)
   const parallel = await took(() => Promise.all(Array.from({ length: 50 }, () => redis.ping())))
   expect(parallel).toBeGreaterThanOrEqual(49)
-  expect(parallel).toBeLessThan(500)
+  expect(parallel).toBeLessThan(2_000) // one after another: 2,500
 })
 
 test('a fault may match several commands', async () => {

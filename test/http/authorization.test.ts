@@ -211,7 +211,10 @@ test('cheap open routes have a limit in memory, per network', async () => {
   const edge = newEdge()
   const read = async (address: string) =>
     (await edge.fetch('/readyz', { headers: { 'CF-Connecting-IP': address } })).status
-  for (let i = 0; i < 120; i += 1) expect(await read('192.0.2.200')).toBe(200)
+  let answered = 0
+  while (answered <= 240 && (await read('192.0.2.200')) === 200) answered += 1
+  expect(answered).toBeGreaterThanOrEqual(120)
+  expect(answered).toBeLessThanOrEqual(240) // the window may end meanwhile
   const response = await edge.fetch('/readyz', { headers: { 'CF-Connecting-IP': '192.0.2.200' } })
   expect([response.status, Number(response.headers.get('Retry-After'))]).toEqual([429, expect.any(Number)])
   expect(await read('192.0.2.201')).toBe(200)
