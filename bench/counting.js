@@ -55,21 +55,15 @@ function count(env) {
   }
   const queues = Object.entries(env).filter(([, binding]) => typeof binding?.sendBatch === 'function')
   if (queues.length === 0) return
-  const note = (queue, bodies) => {
-    counts.sent += bodies.length
+  const note = (queue, sent) => {
+    counts.sent += sent.length
     if (!env.BENCH_DETAILS) return
     const [binding] = queues.find(([, candidate]) => candidate === queue)
-    messages.push(...bodies.map((body) => ({ binding, body })))
+    messages.push(...sent.map(({ body, delaySeconds = 0 }) => ({ binding, body, delaySeconds })))
   }
   const prototype = Object.getPrototypeOf(queues[0][1])
-  wrap(prototype, 'send', (send, [body], queue) => (note(queue, [body]), send()))
-  wrap(prototype, 'sendBatch', (send, [batch], queue) => {
-    note(
-      queue,
-      [...batch].map(({ body }) => body),
-    )
-    return send()
-  })
+  wrap(prototype, 'send', (send, [body, options], queue) => (note(queue, [{ body, ...options }]), send()))
+  wrap(prototype, 'sendBatch', (send, [batch], queue) => (note(queue, [...batch]), send()))
 }
 
 /** What the objects asked SQLite since the last call of an object ended. */

@@ -149,7 +149,21 @@ async function measureSize(
     return text.startsWith('{') ? JSON.parse(text) : text
   }
 
-  let messages: { binding: string; body: unknown }[] = []
+  /** What was sent and is not delivered. `dueAt`: not before (ms, as `performance.now`). */
+  let messages: { binding: string; body: unknown; dueAt: number }[] = []
+  /** Takes what was sent since the last call; returns the statements of that time. */
+  async function takeDetails() {
+    const details = await worker.details()
+    const now = performance.now()
+    messages.push(
+      ...details.messages.map(({ binding, body, delaySeconds }) => ({
+        binding,
+        body,
+        dueAt: now + delaySeconds * 1_000,
+      })),
+    )
+    return details.statements
+  }
 
   /** Measures `work` some times, each after `before`. Figures are per time, and divided by `of` if it does several things. */
   async function measure(
@@ -165,16 +179,14 @@ async function measureSize(
     for (let n = 0; n < times; n += 1) {
       await before?.()
       await idle()
-      messages.push(...(await worker.details()).messages)
+      await takeDetails()
       const start = await used()
       const startedAt = performance.now()
       await work(n)
       ms.push((performance.now() - startedAt) / of)
       const end = await idle()
       for (const name of ['rowsRead', 'rowsWritten', 'commands'] as const) sums[name] += end[name] - start[name]
-      const details = await worker.details()
-      messages.push(...details.messages)
-      for (const [sql, [, rowsRead]] of details.statements) {
+      for (const [sql, [, rowsRead]] of await takeDetails()) {
         if (rowsRead <= worstRows) continue
         worstRows = rowsRead
         worst = sql.replaceAll(/\s+/g, ' ').slice(0, 400)
@@ -198,8 +210,11 @@ async function measureSize(
   async function deliver(after: string): Promise<void> {
     for (let round = 0; messages.length > 0; round += 1) {
       if (round > 20) throw new Error(`${after} sends messages without end`)
-      const [{ binding } = { binding: '' }] = messages
-      const batch = messages.filter((message) => message.binding === binding).slice(0, BATCH[binding])
+      const dueAt = Math.min(...messages.map((message) => message.dueAt))
+      await sleep(Math.max(0, dueAt - performance.now()))
+      const due = messages.filter((message) => message.dueAt <= Math.max(dueAt, performance.now()))
+      const [{ binding } = { binding: '' }] = due
+      const batch = due.filter((message) => message.binding === binding).slice(0, BATCH[binding])
       messages = messages.filter((message) => !batch.includes(message))
       const name = `queue ${binding.toLowerCase()}, after ${after}`
       const bodies = batch.map(({ body }) => body)
@@ -207,7 +222,7 @@ async function measureSize(
       if (results.has(name)) await worker.deliver(binding.toLowerCase(), bodies)
       else await measure(name, 1, () => worker.deliver(binding.toLowerCase(), bodies))
       await idle()
-      messages.push(...(await worker.details()).messages)
+      await takeDetails()
     }
   }
 
@@ -309,7 +324,7 @@ async function measureSize(
   // The cron finds the changes of a minute.
   for (let n = 0; n < LIKES; n += 1) await answer(like(n + 50, n % 2 === 0 ? 'PUT' : 'DELETE'))
   await idle()
-  messages = messages.concat((await worker.details()).messages)
+  await takeDetails()
   const likesOnly = messages.filter(({ binding }) => binding === 'LIKES').map(({ body }) => body)
   for (let from = 0; from < likesOnly.length; from += 100)
     await worker.deliver('likes', likesOnly.slice(from, from + 100))

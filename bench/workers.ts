@@ -138,7 +138,7 @@ interface QueueHandler {
 }
 
 export interface Details {
-  messages: { binding: string; body: unknown }[]
+  messages: { binding: string; body: unknown; delaySeconds: number }[]
   statements: [sql: string, [queries: number, rowsRead: number, rowsWritten: number]][]
 }
 

@@ -193,7 +193,6 @@ async function drill(document: Document, operations: Map<string, Operation>, bre
       .catch((error: unknown) => void wrong.push(`${who}: ${String(error)}`))
     if (isAcknowledged && happened === false) wrong.push(`${who}: acknowledged, but it did not happen`)
   })
-  await heal(lab) // what the reads above have caused
   wrong.push(...(await inconsistencies(lab)))
   return { wrong, statuses }
 }
@@ -201,7 +200,7 @@ async function drill(document: Document, operations: Map<string, Operation>, bre
 const all = Object.keys(breakages)
 const drilled = env.DRILL_FAULTS === 'all' ? all : env.DRILL_FAULTS.split(',')
 
-test.each(drilled)('no operation fails or is left half done: %s', { timeout: 600_000, retry: 1 }, async (name) => {
+test.each(drilled)('no operation fails or is left half done: %s', { timeout: 600_000 }, async (name) => {
   const { document, operations } = await readOperations()
   for (const name of NOT_DRILLED) operations.delete(name)
   expect(Object.keys(calls).sort()).toEqual([...operations.keys()].sort())

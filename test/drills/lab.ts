@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { listOf } from '../../src/db/list.ts'
-import { posts } from '../../src/db/schema.ts'
-import { gte, sql } from 'drizzle-orm'
+import { counterChanges, posts } from '../../src/db/schema.ts'
+import { gte, max, sql } from 'drizzle-orm'
 import { newEdge, newQueue } from '../edge.ts'
 import { addUser, db } from '../rows.ts'
 
@@ -125,10 +125,21 @@ export function newLab() {
   }
 }
 
+/** How long after its last change a count may be published. */
+const COALESCE_MS = 1_000
+
+/** Waits as long as the platform would delay the message that publishes counts. `deliver` does not wait. */
+async function waitForCounts(): Promise<void> {
+  const [latest] = await db.select({ changedAt: max(counterChanges.changedAt) }).from(counterChanges)
+  const waitMs = (latest?.changedAt ?? 0) + COALESCE_MS - Date.now()
+  if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs))
+}
+
 /** Runs the cron and the queues until nothing is pending, as the minutes after an outage do. */
 export async function heal(lab: Lab): Promise<void> {
   const now = Date.now()
   for (let minute = 0; minute < 4; minute += 1) {
+    await waitForCounts()
     // A cron that lost its Redis may hold the lock for another second.
     for (let attempt = 0; ; attempt += 1) {
       try {
