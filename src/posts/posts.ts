@@ -1,16 +1,14 @@
 import { and, desc, eq, gt, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
-import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { comments, posts } from '../db/schema.ts'
 import { DOUBLING_MS, scoreOf } from '../db/score.ts'
 import { Problem } from '../errors.ts'
-import type { Outbox } from '../events/outbox.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
+import type { Platform } from '../platform.ts'
 import type { Cache } from '../redis/cache.ts'
-import type { Counter, Counters, KnownCounts } from '../redis/counter.ts'
-import type { WriteThrough } from '../redis/write-through.ts'
+import type { Counter, KnownCounts } from '../redis/counter.ts'
 import { service } from '../service.ts'
 import type { Users } from '../users/users.ts'
 import type { Post } from './schema.ts'
@@ -61,16 +59,12 @@ const HOT_SEARCHED = 500
 const EVICTED_COMMENTS = 500
 
 /** What posts need. Each part may be built at its first use: a cached read uses one cache and the counters. */
+/** What posts need beside the platform. */
 export interface PostsDependencies {
-  db: DrizzleD1Database
   byId: Cache<CachedPost>
   hotIds: Cache<string[]>
-  counters: Counters
   likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>
-  authors: Users
-  outbox: Outbox
-  writeThrough: WriteThrough
-  hotWindowMs: number
+  authors: () => Users
 }
 
 export type Posts = ReturnType<typeof createPosts>
@@ -83,9 +77,12 @@ export const postsService = service<Posts>('posts')
  * Each write is one D1 batch with its event. Recorded in D1, then completed: where the caches miss a write, the
  * write-through repeats it, and the cron evicts the counts of what was deleted.
  */
-export function createPosts(needs: PostsDependencies) {
+export function createPosts(
+  platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'writeThrough'>,
+  { byId, hotIds, likedBy, authors }: PostsDependencies,
+) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
-    const rows = await needs.db
+    const rows = await platform.db
       .select(content)
       .from(posts)
       .where(sql`${posts.id} IN ${listOf(ids)}`)
@@ -95,7 +92,7 @@ export function createPosts(needs: PostsDependencies) {
 
   async function loadCounts(ids: string[]) {
     if (ids.length === 0) return new Map<string, never>()
-    const rows = await needs.db
+    const rows = await platform.db
       .select({
         id: posts.id,
         likes: posts.likesCount,
@@ -111,18 +108,18 @@ export function createPosts(needs: PostsDependencies) {
 
   /** The counts of `ids`, in their order. */
   async function countsOf(ids: string[], load: typeof loadCounts, known?: Map<string, KnownCounts>): Promise<Counts[]> {
-    const read = await needs.counters.read(COUNTERS, ids, load, known)
+    const read = await platform.counters.reads.read(COUNTERS, ids, load, known)
     return read.map(([likes = 0, comments = 0, views = 0]) => ({ likes, comments, views }))
   }
 
   /** Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes. */
   async function getMany(ids: string[], viewerId?: string): Promise<Post[]> {
-    const finding = needs.byId.getMany(ids, load)
+    const finding = byId.getMany(ids, load)
     const counting = countsOf(ids, async (uncounted) => {
       const existing = new Set((await finding).map((post) => post?.id))
       return loadCounts(uncounted.filter((id) => existing.has(id)))
     })
-    const liking = viewerId === undefined ? undefined : needs.likedBy(viewerId, ids)
+    const liking = viewerId === undefined ? undefined : likedBy(viewerId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])
     return found.flatMap((post, i) => {
       const count = counted[i]
@@ -135,7 +132,7 @@ export function createPosts(needs: PostsDependencies) {
     const ids = rows.map((row) => row.id)
     const [counted, liked] = await Promise.all([
       countsOf(ids, loadCounts, new Map(rows.map((row) => [row.id, row]))),
-      viewerId === undefined ? undefined : needs.likedBy(viewerId, ids),
+      viewerId === undefined ? undefined : likedBy(viewerId, ids),
     ])
     return rows.map((row, i) => toPost(row, counted[i] ?? row, liked?.[i]))
   }
@@ -145,16 +142,16 @@ export function createPosts(needs: PostsDependencies) {
    * the highest scores, and the newest posts, which may have no score yet.
    */
   async function loadHot(now: number): Promise<string[]> {
-    const since = now - needs.hotWindowMs
+    const since = now - platform.config.hotWindowMs
     const [scored, newest] = await Promise.all([
       // In the window every score is higher than `since` gives alone. A few older posts are higher too.
-      needs.db.all<PostRow>(sql`
+      platform.db.all<PostRow>(sql`
         SELECT posts.id, created_at AS createdAt, likes_count AS likes, comments_count AS comments, views_count AS views
         FROM (
           SELECT post_id FROM post_scores WHERE score > ${since / DOUBLING_MS} ORDER BY score DESC LIMIT ${HOT_SEARCHED}
         ) AS best CROSS JOIN posts ON posts.id = best.post_id
         WHERE created_at > ${since} LIMIT ${HOT_SIZE}`),
-      needs.db
+      platform.db
         .select(columns)
         .from(posts)
         .where(and(gt(posts.id, newId('p', Math.max(0, since))), gt(posts.createdAt, since)))
@@ -173,7 +170,7 @@ export function createPosts(needs: PostsDependencies) {
     and(eq(posts.id, id), eq(posts.authorId, authorId), versions && sql`${posts.version} IN ${listOf(versions)}`)
 
   const ownership = (id: string) =>
-    needs.db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
+    platform.db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
 
   return {
     getMany,
@@ -188,7 +185,7 @@ export function createPosts(needs: PostsDependencies) {
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
     async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
-      const rows = await needs.db
+      const rows = await platform.db
         .select(columns)
         .from(posts)
         .where(and(eq(posts.authorId, authorId), cursor === undefined ? undefined : lt(posts.id, cursor)))
@@ -209,7 +206,7 @@ export function createPosts(needs: PostsDependencies) {
      * of the list read instead. Two round trips from Redis, one when memory has the list; one more where posts are gone.
      */
     async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
-      const ids = (await needs.hotIds.get(HOT, () => loadHot(now))) ?? []
+      const ids = (await hotIds.get(HOT, () => loadHot(now))) ?? []
       const hot: Post[] = []
       for (let read = 0; read < ids.length && hot.length < limit; read += limit) {
         hot.push(...(await getMany(ids.slice(read, read + limit), viewerId)))
@@ -231,17 +228,17 @@ export function createPosts(needs: PostsDependencies) {
       const id = newId('p', now)
       const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
       const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
-      const transaction = needs.outbox.transaction()
-      const [, rows] = await needs.db.batch([
-        needs.db.insert(posts).values(post),
-        needs.authors.select(authorId),
+      const transaction = platform.outbox.transaction()
+      const [, rows] = await platform.db.batch([
+        platform.db.insert(posts).values(post),
+        authors().select(authorId),
         transaction.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
         ...alongside(created),
       ])
       transaction.enqueue()
-      await needs.writeThrough(
-        () => [needs.byId.put(id, post), ...needs.authors.refreshCache(rows)],
-        () => [needs.byId.invalidate([id]), needs.authors.invalidateCache([authorId])],
+      await platform.writeThrough(
+        () => [byId.put(id, post), ...authors().refreshCache(rows)],
+        () => [byId.invalidate([id]), authors().invalidateCache([authorId])],
       )
       return created
     },
@@ -254,10 +251,10 @@ export function createPosts(needs: PostsDependencies) {
       const isEditable = editable(id, authorId, versions)
       const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
-      const transaction = needs.outbox.transaction()
-      const [, [row], [found]] = await needs.db.batch([
+      const transaction = platform.outbox.transaction()
+      const [, [row], [found]] = await platform.db.batch([
         transaction.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`, now),
-        needs.db
+        platform.db
           .update(posts)
           .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
           .where(isEditable)
@@ -269,22 +266,22 @@ export function createPosts(needs: PostsDependencies) {
       const { likes: _likes, comments: _comments, views: _views, ...post } = row
       const [[updated]] = await Promise.all([
         withCounts([row], authorId),
-        needs.writeThrough(
-          () => [needs.byId.put(id, post)],
-          () => [needs.byId.invalidate([id])],
+        platform.writeThrough(
+          () => [byId.put(id, post)],
+          () => [byId.invalidate([id])],
         ),
       ])
       return updated ?? toPost(row, row, undefined)
     },
 
     /** Invalidates the texts of posts that another back end wrote in D1. One round trip. */
-    invalidate: (ids: string[]) => needs.byId.invalidate(ids),
+    invalidate: (ids: string[]) => byId.invalidate(ids),
 
     /** Expires every hot feed. One command. */
-    expireHot: () => needs.hotIds.expireAll(),
+    expireHot: () => hotIds.expireAll(),
 
     /** Purges hot feeds that were expired; returns how many. One script. */
-    purgeHot: () => needs.hotIds.purge([HOT]),
+    purgeHot: () => hotIds.purge([HOT]),
 
     /**
      * Removes a post, if it is `authorId`'s and at one of `versions`, with its likes, comments, counts, and places in
@@ -292,9 +289,9 @@ export function createPosts(needs: PostsDependencies) {
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
       const isEditable = editable(id, authorId, versions)
-      const transaction = needs.outbox.transaction()
-      const [commented, [found], , [removed], rows] = await needs.db.batch([
-        needs.db
+      const transaction = platform.outbox.transaction()
+      const [commented, [found], , [removed], rows] = await platform.db.batch([
+        platform.db
           .select({ id: comments.id })
           .from(comments)
           .where(eq(comments.postId, id))
@@ -306,22 +303,22 @@ export function createPosts(needs: PostsDependencies) {
           sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`,
           now,
         ),
-        needs.db.delete(posts).where(isEditable).returning({ id: posts.id }),
-        needs.authors.select(authorId),
+        platform.db.delete(posts).where(isEditable).returning({ id: posts.id }),
+        authors().select(authorId),
       ])
       transaction.enqueue()
       if (!removed) throw refusal(id, authorId, found)
       const evict = () => [
-        needs.byId.invalidate([id]),
-        needs.counters.evict(COUNTERS, [id]),
-        needs.counters.evict(
+        byId.invalidate([id]),
+        platform.counters.reads.evict(COUNTERS, [id]),
+        platform.counters.reads.evict(
           ['likes'],
           commented.map((comment) => comment.id),
         ),
       ]
-      await needs.writeThrough(
-        () => [...evict(), ...needs.authors.refreshCache(rows)],
-        () => [...evict(), needs.authors.invalidateCache([authorId])],
+      await platform.writeThrough(
+        () => [...evict(), ...authors().refreshCache(rows)],
+        () => [...evict(), authors().invalidateCache([authorId])],
       )
     },
   }

@@ -1,13 +1,11 @@
 import { and, eq, inArray, sql } from 'drizzle-orm'
-import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import type { SQLiteColumn } from 'drizzle-orm/sqlite-core'
 import { listOf } from '../db/list.ts'
 import { users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
-import type { Outbox } from '../events/outbox.ts'
 import { service } from '../service.ts'
+import type { Platform } from '../platform.ts'
 import type { Cache } from '../redis/cache.ts'
-import type { WriteThrough } from '../redis/write-through.ts'
 import type { OwnUser, ProfileChanges, User } from './schema.ts'
 
 /** A profile in the cache. It contains nothing private. */
@@ -42,18 +40,14 @@ export type Users = ReturnType<typeof createUsers>
 export const usersService = service<Users>('users')
 
 /** What profiles need. Each part may be built at its first use: a cached read uses one cache and nothing else. */
-export interface UsersDependencies {
-  db: DrizzleD1Database
-  byId: Cache<CachedUser>
-  idsByUsername: Cache<string>
-  outbox: Outbox
-  writeThrough: WriteThrough
-}
-
 /** Profiles, cache-aside. Without Redis, reads use memory or D1, and writes reach the cache later. */
-export function createUsers(needs: UsersDependencies) {
+export function createUsers(
+  platform: Pick<Platform, 'db' | 'outbox' | 'writeThrough'>,
+  byId: Cache<CachedUser>,
+  idsByUsername: Cache<string>,
+) {
   async function load(ids: string[]): Promise<(CachedUser | null)[]> {
-    const rows = await needs.db
+    const rows = await platform.db
       .select(profile)
       .from(users)
       .where(inArray(users.id, listOf(ids)))
@@ -62,7 +56,7 @@ export function createUsers(needs: UsersDependencies) {
   }
 
   async function get(id: string): Promise<User> {
-    const [user] = await needs.byId.getMany([id], load)
+    const [user] = await byId.getMany([id], load)
     if (!user) throw new Problem('not-found', `There is no user ${id}`)
     return toUser(user)
   }
@@ -75,28 +69,28 @@ export function createUsers(needs: UsersDependencies) {
     async getOwn(id: string): Promise<OwnUser> {
       const [user, [row]] = await Promise.all([
         get(id),
-        needs.db.select({ email: users.email }).from(users).where(eq(users.id, id)),
+        platform.db.select({ email: users.email }).from(users).where(eq(users.id, id)),
       ])
       return { ...user, email: row?.email ?? '' }
     },
 
     /** Invalidates the cached id of a username, for example after sign-up. One round trip. Safe to repeat. */
     async invalidateUsername(username: string): Promise<void> {
-      const invalidate = () => [needs.idsByUsername.invalidate([username.toLowerCase()])]
-      await needs.writeThrough(invalidate, invalidate)
+      const invalidate = () => [idsByUsername.invalidate([username.toLowerCase()])]
+      await platform.writeThrough(invalidate, invalidate)
     },
 
     /** Returns the users of `ids` that exist, in that order. One `MGET`. */
     async getMany(ids: string[]): Promise<User[]> {
-      const rows = await needs.byId.getMany(ids, load)
+      const rows = await byId.getMany(ids, load)
       return rows.filter((user) => user !== null).map(toUser)
     },
 
     /** Returns a profile by its username, in any case. Looking up the id takes one more round trip. */
     async getByUsername(username: string): Promise<User> {
       const name = username.toLowerCase()
-      const id = await needs.idsByUsername.get(name, async () => {
-        const [row] = await needs.db.select({ id: users.id }).from(users).where(eq(users.username, name))
+      const id = await idsByUsername.get(name, async () => {
+        const [row] = await platform.db.select({ id: users.id }).from(users).where(eq(users.username, name))
         return row?.id ?? null
       })
       if (id === null) throw new Problem('not-found', `There is no user named ${name}`)
@@ -110,8 +104,8 @@ export function createUsers(needs: UsersDependencies) {
     async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
       const isExpected = and(eq(users.id, id), versions && inArray(users.version, listOf(versions)))
       const current = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${users} WHERE ${users.id} = ${id})`
-      const transaction = needs.outbox.transaction()
-      const [, [row], [latest]] = await needs.db.batch([
+      const transaction = platform.outbox.transaction()
+      const [, [row], [latest]] = await platform.db.batch([
         transaction.record(
           {
             type: 'user_updated',
@@ -126,7 +120,7 @@ export function createUsers(needs: UsersDependencies) {
           sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isExpected})`,
           now,
         ),
-        needs.db
+        platform.db
           .update(users)
           .set({
             ...changes,
@@ -136,15 +130,15 @@ export function createUsers(needs: UsersDependencies) {
           })
           .where(isExpected)
           .returning({ ...profile, email: users.email }),
-        needs.db.select({ version: users.version }).from(users).where(eq(users.id, id)),
+        platform.db.select({ version: users.version }).from(users).where(eq(users.id, id)),
       ])
       transaction.enqueue()
       if (!latest) throw new Problem('not-found', `There is no user ${id}`)
       if (!row) throw new Problem('version-changed', `The profile is at version ${latest.version}`)
       const { email, ...user } = row
-      await needs.writeThrough(
-        () => [needs.byId.put(id, user)],
-        () => [needs.byId.invalidate([id])],
+      await platform.writeThrough(
+        () => [byId.put(id, user)],
+        () => [byId.invalidate([id])],
       )
       return { ...toUser(user), email }
     },
@@ -152,27 +146,24 @@ export function createUsers(needs: UsersDependencies) {
     /** Invalidates profiles that another program changed in D1, and their usernames. D1, then one round trip. Safe to repeat. */
     async invalidate(ids: string[]): Promise<void> {
       if (ids.length === 0) return
-      const rows = await needs.db
+      const rows = await platform.db
         .select({ username: users.username })
         .from(users)
         .where(inArray(users.id, listOf(ids)))
-      await Promise.all([
-        needs.byId.invalidate(ids),
-        needs.idsByUsername.invalidate(rows.map(({ username }) => username)),
-      ])
+      await Promise.all([byId.invalidate(ids), idsByUsername.invalidate(rows.map(({ username }) => username))])
     },
 
     /** Selects profiles for `refreshCache`, at the end of a batch that changes their counts. */
     select: (...ids: string[]) =>
-      needs.db
+      platform.db
         .select(profile)
         .from(users)
         .where(inArray(users.id, listOf(ids))),
 
     /** Writes profiles from `select` through to the cache. One round trip. Safe to repeat. */
-    refreshCache: (rows: CachedUser[]) => rows.map((row) => needs.byId.put(row.id, row)),
+    refreshCache: (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row)),
 
     /** Invalidates profiles, where `refreshCache` failed. One round trip. Safe to repeat. */
-    invalidateCache: (ids: string[]) => needs.byId.invalidate(ids),
+    invalidateCache: (ids: string[]) => byId.invalidate(ids),
   }
 }
