@@ -2,6 +2,7 @@ import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
+import { removeOwned } from '../db/remove.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -120,14 +121,8 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
     },
 
     /** Deletes at most `most` comments of a deleted post. Returns how many. Safe to repeat. */
-    async removeOfPost(postId: string, most: number): Promise<number> {
-      const left = sql`(SELECT rowid FROM ${comments} WHERE post_id = ${postId} LIMIT ${most})`
-      const removed = await db
-        .delete(comments)
-        .where(sql`rowid IN ${left} AND NOT EXISTS (SELECT 1 FROM posts WHERE id = ${postId})`)
-        .returning({ id: comments.id })
-      return removed.length
-    },
+    removeOfPost: (postId: string, most: number): Promise<number> =>
+      removeOwned(db, [comments, comments.postId], posts, postId, most),
 
     /** Brings the counts of comments of `postIds` to those in D1. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {

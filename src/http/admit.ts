@@ -160,10 +160,7 @@ export function admit<R extends SessionRule>(
       setLimitHeaders(c, name, known)
       await next()
       // Work that failed before its script, because the input is not valid say, is counted and refused all the same.
-      if (!guarded.isDecided()) {
-        await decide()
-        delete c.get('answer').complete // it has headers from before
-      }
+      if (!guarded.isDecided()) await decide()
       return
     }
     // A read that needs no round trip stays synchronous.

@@ -1,7 +1,7 @@
 import type { Context } from 'hono'
+import type { CacheEvent } from '../redis/cache.ts'
 import { traceparentOf } from '../trace.ts'
 import type { AppEnv, RequestContext } from './context.ts'
-import { cacheStatus } from './measure.ts'
 
 /** What protects answers that are not pages. `public/_headers` has what protects pages. */
 const SECURITY = {
@@ -65,4 +65,19 @@ export function completeAnswer(c: Context<AppEnv>): void {
   for (const [name, value] of Object.entries(others)) headers.set(name, value)
   if (Vary !== undefined && !/\bOrigin\b/i.test(headers.get('Vary') ?? '')) headers.append('Vary', Vary)
   if (!headers.has('Cache-Control')) headers.set('Cache-Control', 'no-store')
+}
+
+/** The value of `Cache-Status`: the cache layers of a request, the layer nearest to the source of truth first. */
+export function cacheStatus(events: readonly CacheEvent[]): string {
+  const layers = (['redis', 'memory'] as const).flatMap((layer) => {
+    const seen = events.filter((event) => event.layer === layer)
+    const hits = seen.filter(({ outcome }) => outcome === 'hit' || outcome === 'stale' || outcome === 'negative')
+    const hasMiss = seen.some(({ outcome }) => outcome === 'miss')
+    if (seen.some(({ outcome }) => outcome === 'error')) return `${layer}; fwd=bypass; detail=error`
+    if (hasMiss) return `${layer}; fwd=${hits.length > 0 ? 'partial' : 'uri-miss'}`
+    if (hits.length === 0) return []
+    const ttlMs = Math.min(...hits.map(({ ttlMs = 0 }) => ttlMs))
+    return `${layer}; hit; ttl=${Math.floor(ttlMs / 1_000)}`
+  })
+  return layers.join(', ')
 }

@@ -2,7 +2,7 @@ import { dispatchService } from '../events/dispatch.ts'
 import { consumer, type Feature, provide } from '../feature.ts'
 import { notificationsService } from '../notifications/notifications.ts'
 import { createLikes, likesService } from './likes.ts'
-import { purgeRemovedLikes, removeLikesOf } from './purge.ts'
+import { purgeRemovedLikes, removeLikesOfComment, removeLikesOfPost } from './purge.ts'
 import { commentLikes, postLikes } from './routes.ts'
 import { LikeMessage } from './schema.ts'
 
@@ -53,7 +53,7 @@ export const likes: Feature = {
   ],
   purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },
   removals: {
-    post: ({ db }, id, most) => removeLikesOf(db, 'post', id, most),
-    comment: ({ db }, id, most) => removeLikesOf(db, 'comment', id, most),
+    post: ({ db }, id, most) => removeLikesOfPost(db, id, most),
+    comment: ({ db }, id, most) => removeLikesOfComment(db, id, most),
   },
 }

@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { removeOwned } from '../db/remove.ts'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
 
 /**
@@ -20,23 +21,10 @@ export async function purgeRemovedLikes(db: DrizzleD1Database, most: number, now
   return purged
 }
 
-const contents = {
-  post: { rows: posts, likes: postLikes, contentId: postLikes.postId },
-  comment: { rows: comments, likes: commentLikes, contentId: commentLikes.commentId },
-}
+/** Deletes at most `most` likes of a deleted post. Returns how many. Safe to repeat. */
+export const removeLikesOfPost = (db: DrizzleD1Database, id: string, most: number): Promise<number> =>
+  removeOwned(db, [postLikes, postLikes.postId], posts, id, most)
 
-/** Deletes at most `most` likes of a deleted content. Returns how many. Safe to repeat. */
-export async function removeLikesOf(
-  db: DrizzleD1Database,
-  kind: 'post' | 'comment',
-  id: string,
-  most: number,
-): Promise<number> {
-  const { rows, likes, contentId } = contents[kind]
-  const left = sql`(SELECT rowid FROM ${likes} WHERE ${contentId} = ${id} LIMIT ${most})`
-  const removed = await db
-    .delete(likes)
-    .where(sql`rowid IN ${left} AND NOT EXISTS (SELECT 1 FROM ${rows} WHERE ${rows.id} = ${id})`)
-    .returning({ userId: likes.userId })
-  return removed.length
-}
+/** As `removeLikesOfPost`, for a comment. */
+export const removeLikesOfComment = (db: DrizzleD1Database, id: string, most: number): Promise<number> =>
+  removeOwned(db, [commentLikes, commentLikes.commentId], comments, id, most)

@@ -335,12 +335,14 @@ export function createPresence({ db, online, capacity, outbox, defer, onFailure 
       let swept = 0
       for (let batch = 0; batch < SWEEP_BATCHES; batch += 1) {
         if (signal?.aborted === true) break
-        const [{ changes, hasMore }, lostAt, users] = await Promise.all([
+        const [{ changes, hasMore }, lostAt, onlineCount] = await Promise.all([
           online.takeChanges(SWEEP_BATCH, now),
           batch === 0 ? online.findLoss(now) : undefined, // in the same round trip
           batch === 0 ? online.count(now) : 0,
         ])
-        if (users >= FULL_SHARE * capacity) onFailure('presence', new PresenceNearlyFull(users, capacity))
+        if (onlineCount >= FULL_SHARE * capacity) {
+          onFailure('presence', new PresenceNearlyFull(onlineCount, capacity))
+        }
         // While the number of shards changes, a user who is silent in one may be alive in another.
         const misplaced = changes.filter((change) => !change.isOnline && online.isMisplaced(change))
         const scores = await online.lastSeen(misplaced.map(({ userId }) => userId))

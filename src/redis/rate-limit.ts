@@ -138,8 +138,12 @@ export class RateLimit<Policy extends string> {
     return `${this.#prefixOf(policy)}:${subject}`
   }
 
+  #windowMs(policy: Policy): number {
+    return this.#quotas[policy].windowSeconds * 1_000
+  }
+
   #windowOf(policy: Policy, at: number): number {
-    return Math.floor(at / (this.#quotas[policy].windowSeconds * 1_000))
+    return Math.floor(at / this.#windowMs(policy))
   }
 
   /** Whether an invocation of this isolate is counting. An end that is further away is from before the clock was set back. */
@@ -187,7 +191,7 @@ export class RateLimit<Policy extends string> {
 
   /** When a request of `subject` passes again (Unix ms). One round trip. */
   async #nextFreeAt(policy: Policy, subject: string, windowEndsAt: number): Promise<number> {
-    const windowMs = this.#quotas[policy].windowSeconds * 1_000
+    const windowMs = this.#windowMs(policy)
     const window = Math.round(windowEndsAt / windowMs) - 1
     const windows = this.#windowKeys(policy, subject, window)
     const [current, previous] = await this.#connect().mget<(number | null)[]>(...windows)
@@ -209,19 +213,17 @@ export class RateLimit<Policy extends string> {
     const allowance = this.#known.get(name)
     const waitMs = (allowance?.resetsAt ?? 0) - now
     // A quota is free after two windows at most: any longer means that the clock was set back.
-    if (!allowance || waitMs <= 0 || waitMs > 2_000 * this.#quotas[policy].windowSeconds) return undefined
+    if (!allowance || waitMs <= 0 || waitMs > 2 * this.#windowMs(policy)) return undefined
     const remaining = allowance.isAllowed ? Math.max(0, allowance.remaining - this.#uncountedOf(name)) : 0
     return remaining === allowance.remaining ? allowance : { ...allowance, remaining }
   }
 
-  /** What remains as far as this isolate knows. The subject may have spent more on other isolates. */
+  /** What may remain where nothing is `known`. The subject may have spent more on other isolates. */
   estimate(policy: Policy, subject: string, now = Date.now()): Allowance {
-    const known = this.known(policy, subject, now)
-    if (known) return known
     const name = this.#nameOf(policy, subject)
-    const { limit, windowSeconds } = this.#quotas[policy]
+    const { limit } = this.#quotas[policy]
     const remaining = Math.max(1, this.#known.get(name)?.remaining ?? limit) - this.#uncountedOf(name)
-    const resetsAt = (this.#windowOf(policy, now) + 1) * windowSeconds * 1_000
+    const resetsAt = (this.#windowOf(policy, now) + 1) * this.#windowMs(policy)
     return { isAllowed: true, limit, remaining: Math.max(0, remaining), resetsAt }
   }
 
@@ -237,9 +239,9 @@ export class RateLimit<Policy extends string> {
    */
   async takeAndRun<T>(policy: Policy, subject: string, guards: Guard[], script: Script): Promise<Taken<T>> {
     const quota = this.#quotas[policy]
-    const windowMs = quota.windowSeconds * 1_000
+    const windowMs = this.#windowMs(policy)
     const now = Date.now()
-    const window = Math.floor(now / windowMs)
+    const window = this.#windowOf(policy, now)
     const share = 1 - (now % windowMs) / windowMs
     const limitGuard = {
       text: GUARD,
@@ -249,21 +251,14 @@ export class RateLimit<Policy extends string> {
     }
     const replies = await runGuarded(this.#connect(), [...guards, limitGuard], script)
     if (replies.length <= guards.length) return { heldBack: replies.at(-1) }
-    const [isAllowed, current = 0, previous = 0] = replies[guards.length] as number[] // as GUARD returns it
-    const allowance =
-      isAllowed === 1
-        ? {
-            isAllowed: true,
-            limit: quota.limit,
-            remaining: quota.limit - current - Math.floor(previous * share),
-            resetsAt: (window + 1) * windowMs,
-          }
-        : {
-            isAllowed: false,
-            limit: quota.limit,
-            remaining: 0,
-            resetsAt: freeAt(quota, window * windowMs, previous, current),
-          }
+    const [spent = 0, current = 0, previous = 0] = replies[guards.length] as number[] // as GUARD returns it
+    const isAllowed = spent === 1
+    const allowance = {
+      isAllowed,
+      limit: quota.limit,
+      remaining: isAllowed ? quota.limit - current - Math.floor(previous * share) : 0,
+      resetsAt: isAllowed ? (window + 1) * windowMs : freeAt(quota, window * windowMs, previous, current),
+    }
     this.#known.set(this.#nameOf(policy, subject), allowance)
     return { allowance, reply: replies[guards.length + 1] as T } // the script's own, or nothing
   }

@@ -47,6 +47,12 @@ export function createAttempts(dependencies: Dependencies) {
   const claims = createDeliveryClaims(db)
   const record = createResultRecorder(dependencies)
 
+  /** Waits for `work` for `BATCH_MS` at most. The invocation waits for the rest. */
+  async function waitFor(work: Promise<unknown>): Promise<void> {
+    defer(() => work)
+    await within(work, BATCH_MS)
+  }
+
   /** Attempts the deliveries named by messages of the queue. What is claimed and lost returns when its lease ends. */
   async function deliver(tickets: { id: string; turn: number }[], startedAt: number): Promise<void> {
     const claimed = await claims.claim(tickets, startedAt)
@@ -72,9 +78,7 @@ export function createAttempts(dependencies: Dependencies) {
       await Promise.all([runInLanes(tasks), discardOrphans(orphans)])
       await Promise.all(recording)
     }
-    const working = work()
-    defer(() => working) // the invocation waits for what takes longer
-    await within(working, BATCH_MS)
+    await waitFor(work())
   }
 
   /** Tests whether an endpoint that was disabled for failing answers again: once in `probeMs`, by one invocation. */
@@ -84,10 +88,7 @@ export function createAttempts(dependencies: Dependencies) {
       .set({ wakeAt: now + policy.probeMs })
       .where(and(eq(webhooks.id, webhook.id), sql`wake_at IS ${webhook.wakeAt}`))
       .returning({ id: webhooks.id })
-    if (claimed.length === 0) return
-    const probing = dependencies.probe(webhook)
-    defer(() => probing)
-    await within(probing, BATCH_MS)
+    if (claimed.length > 0) await waitFor(dependencies.probe(webhook))
   }
 
   return { deliver, probe }

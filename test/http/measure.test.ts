@@ -1,5 +1,5 @@
 import { beforeAll, expect, test } from 'vitest'
-import { cacheStatus } from '../../src/http/measure.ts'
+import { cacheStatus } from '../../src/http/answer.ts'
 import type { CacheEvent } from '../../src/redis/cache.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addPost, addUser } from '../rows.ts'
