@@ -76,7 +76,8 @@ const PATIENT = {
 
 /**
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
- * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test sets them.
+ * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test
+ * sets them.
  */
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()

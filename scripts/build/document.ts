@@ -1,4 +1,7 @@
-/** Prints the OpenAPI document. A program of its own, because it runs the source of the Worker, which has the types of the Worker. */
+/**
+ * Prints the OpenAPI document. A program of its own, because it runs the source of the Worker, which has the types of
+ * the Worker.
+ */
 import { createApp } from '../../src/app.ts'
 import { describeApp } from '../../src/http/document.ts'
 

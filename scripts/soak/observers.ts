@@ -24,7 +24,10 @@ const SECRET = `whsec_${Buffer.from('a secret for the soak, ok').toString('base6
 
 export type Receiver = Awaited<ReturnType<typeof startReceiver>>
 
-/** An endpoint that fails a fifth of the deliveries: it answers 500, closes the connection, or fails after it stored the event. */
+/**
+ * An endpoint that fails a fifth of the deliveries: it answers 500, closes the connection, or fails after it stored the
+ * event.
+ */
 export async function startReceiver(random: SimpleFaker) {
   const events = new Map<string, Observed>()
   const counts = { deliveries: 0, failures: 0, duplicates: 0, forgeries: 0 }

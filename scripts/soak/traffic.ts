@@ -68,7 +68,7 @@ export interface Member {
 
 export type Traffic = ReturnType<typeof createTraffic>
 
-/** Users who use the product, and a service that publishes events. The model hears of everything they write. */
+/** Users who use the product, and a service that publishes events. The model records everything they write. */
 export function createTraffic(product: Product, model: Model, randomOf: (name: string) => SimpleFaker) {
   /** What was wrong at once: a read that failed, a session that was lost. */
   const wrong: { kind: 'failed reads' | 'lost'; what: string }[] = []

@@ -147,8 +147,8 @@ export function createOutbox(
     },
 
     /**
-     * The number of events that are not dispatched, counted up to `MAX_COUNTED`, and the age of the oldest of those. D1
-     * reads no more rows than it counts.
+     * The number of events that are not dispatched, up to `MAX_COUNTED`, and the age of the oldest of those. D1 reads
+     * only these rows.
      */
     async backlog(now: number): Promise<{ pending: number; oldestAgeSeconds: number }> {
       const first = db

@@ -31,8 +31,8 @@ export interface Writer<UserId> {
   claims: UserId extends string ? Claims : Claims | undefined
   /**
    * Runs `work` for the claimed user. The first script that `work` gives to `evaluate` runs only if the session is live and
-   * the limit allows it, all in one round trip; otherwise `evaluate` throws the 401 or 429. If Redis cannot tell that the
-   * session is live, D1 does, and the script takes a second round trip.
+   * the limit allows it, all in one round trip; otherwise `evaluate` throws the 401 or 429. If Redis does not know the
+   * session, D1 is asked, and the script takes a second round trip.
    */
   write: <T>(work: (userId: UserId, evaluate: Evaluate) => Promise<T>) => Promise<T>
 }

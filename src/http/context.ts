@@ -14,7 +14,10 @@ export interface AppEnv {
     use: Use
     /** Also the `X-Request-Id` of the answer. */
     requestId: string
-    /** What the token of the request claims, if the token is genuine. Null: read, and there is none. Its session may have ended. */
+    /**
+     * What the token of the request claims, if the token is genuine. Null: read, and there is none. Its session may
+     * have ended.
+     */
     claims?: Claims | null
     trace: Trace
     /** What is known of the answer before its route has made it. */

@@ -96,10 +96,16 @@ function graphemesIn(text: string): number {
 /** The average number of UTF-16 units that a character may take. The largest emoji take 14. */
 const MAX_UNITS = 16
 
-/** More combining marks in a row than any language uses (UAX #15, Stream-Safe): normalization takes quadratic time on them. */
+/**
+ * More combining marks in a row than any language uses (UAX #15, Stream-Safe): normalization takes quadratic time on
+ * them.
+ */
 const MANY_MARKS = /\p{M}{31}/u
 
-/** A character that leaves something to see. The last ones of the list are blanks that Unicode counts as letters or symbols. */
+/**
+ * A character that leaves something to see. The last ones of the list are blanks that Unicode counts as letters or
+ * symbols.
+ */
 const VISIBLE =
   /[^\s\p{M}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\p{Noncharacter_Code_Point}\u2800\ufffc\u{13441}\u{13442}\u{1d159}]/u
 

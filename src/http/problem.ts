@@ -4,7 +4,10 @@ import { ConfigError } from '../config.ts'
 import { Problem, problems } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
-/** Turns any error into an RFC 9457 problem document. Internal errors and outages are logged, and their details stay hidden. */
+/**
+ * Turns any error into an RFC 9457 problem document. Internal errors and outages are logged, and their details stay
+ * hidden.
+ */
 export function renderError(error: unknown, c: Context): Response {
   const problem = toProblem(error)
   const isOurFault = problem.type === 'internal' || (problem.type === 'unavailable' && problem !== error)

@@ -38,9 +38,15 @@ export interface CachePolicy {
   staleIfErrorMs: number
   /** How long `null` is fresh. It is never served stale. */
   negativeMs: number
-  /** How long memory answers without Redis, from the start of the read: the longest delay before a reader sees another isolate's write. */
+  /**
+   * How long memory answers without Redis, from the start of the read: the longest delay before a reader sees another
+   * isolate's write.
+   */
   memoryMs: number
-  /** After this wait for Redis, a value in memory that is fresh or stale is served instead. Longer where Redis is far away. */
+  /**
+   * After this wait for Redis, a value in memory that is fresh or stale is served instead. Longer where Redis is far
+   * away.
+   */
   softTimeoutMs: number
   /** How long a reader owns the right to load a key. A load that takes longer is not stored. */
   leaseMs: number
@@ -179,7 +185,10 @@ export class Cache<T> {
   readonly #keepMs: number
   readonly #memory: Memory
   readonly #defer: CacheDependencies['defer']
-  /** Loads of this invocation that Redis does not have yet, by key: a second read joins them, and does not wait for their leases. */
+  /**
+   * Loads of this invocation that Redis does not have yet, by key: a second read joins them, and does not wait for
+   * their leases.
+   */
   readonly #pendingLoads = new Map<string, PendingLoad<T>>()
 
   constructor(dependencies: CacheDependencies, kind: CacheKind<T>) {
@@ -338,7 +347,10 @@ export class Cache<T> {
     if (keys.length > 0) this.#defer(() => this.#redis.eval(RELEASE, keys.map(leaseOf), [nonce]).catch(this.#emitError))
   }
 
-  /** Writes entries to Redis: with a nonce as a fill under that lease, with '' as a write-through. Returns the keys stored. */
+  /**
+   * Writes entries to Redis: with a nonce as a fill under that lease, with '' as a write-through. Returns the keys
+   * stored.
+   */
   async #store(entries: Map<string, CacheEntry<T>>, nonce: string): Promise<Set<string>> {
     if (entries.size === 0) return new Set()
     const replies = await this.#redis.eval<string[], number[]>(

@@ -100,9 +100,9 @@ export type SessionStore = ReturnType<typeof createSessionStore>
  * Sessions, cached in Redis. A session is live until it is ended, idles out or expires.
  *
  * Redis types: one string of JSON per session, which expires when idle; one integer per user, the epoch. Ending all
- * sessions of a user raises the epoch. A check is one `MGET` of both: one round trip, which a guarded write shares. If Redis fails or lacks the
- * session, the check asks the source. If the source fails too, the check throws; if only the source fails, the check
- * uses what Redis holds.
+ * sessions of a user raises the epoch. A check is one `MGET` of both: one round trip, which a guarded write shares. If
+ * Redis fails or lacks the session, the check asks the source. If the source fails too, the check throws; if only the
+ * source fails, the check uses what Redis holds.
  *
  * A check trusts a cached session for `TRUST_MS` after the source confirmed it, then asks the source again. So an end that
  * Redis missed (unreachable, out of memory, read-only, flushed) takes effect within 60 s everywhere. It takes effect at
@@ -266,7 +266,10 @@ export function createSessionStore(
       await writeTombstone(sessionId).catch(noteFailure)
     },
 
-    /** Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if Redis fails. */
+    /**
+     * Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if
+     * Redis fails.
+     */
     async endAll(userId: string, epoch: number): Promise<void> {
       await raiseEpoch(userId, epoch).catch(noteFailure)
     },

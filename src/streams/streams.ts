@@ -84,13 +84,14 @@ export const streamsService = service<Streams>('streams')
  * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.
  *
  * A listener appends every event to a log in Redis, except hints: a `counter_update` carries the latest value and is
- * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and sends the
- * events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer follows is loaded from D1 when first needed,
- * again after a follow or unfollow, and every `checkMs`.
+ * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and
+ * sends the events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer
+ * follows is loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`.
  *
- * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden since.
- * Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under the same
- * sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted apart.
+ * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden
+ * since. Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under
+ * the same sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted
+ * apart.
  *
  * Opening: `SUBSCRIBE`, then one round trip, both before the answer. Open: one round trip every `checkMs`, whatever
  * happens. Closing: one round trip. A later stream continues where this one ended.

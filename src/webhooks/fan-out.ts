@@ -60,7 +60,10 @@ export function createFanOut(db: DrizzleD1Database, enqueue: (messages: Outgoing
   return { store, listener }
 }
 
-/** When the cron enqueues a new delivery that the queue has lost. Null: it is parked until its endpoint, `webhooks`, wakes. */
+/**
+ * When the cron enqueues a new delivery that the queue has lost. Null: it is parked until its endpoint, `webhooks`,
+ * wakes.
+ */
 export const dueAt = (now: number) => sql`CASE
   WHEN webhooks.status = 'enabled'
     AND (webhooks.open_until IS NULL OR webhooks.open_until <= ${now} OR webhooks.wake_at IS NULL)
