@@ -32,6 +32,8 @@ export interface CacheDependencies {
 /** All times in ms. Redis keeps an entry for `freshMs + max(staleMs, staleIfErrorMs)`. */
 export interface CachePolicy {
   freshMs: number
+  /** A reader refreshes a value that is fresh for less than this, after its answer. Absent: only stale values. */
+  eagerMs?: number
   /** Stale-while-revalidate: how long past fresh a value is served while one reader refreshes it. */
   staleMs: number
   /** Stale-if-error: how long past fresh a value is served when the loader fails. */
@@ -221,6 +223,12 @@ export class Cache<T> {
   // An entry loaded in the future is from before the clock was set back: how long it is fresh is not known.
   #isFresh(entry: CacheEntry<T>, time = this.#now()): boolean {
     return time < entry.f && entry.l <= time + CLOCK_SKEW_MS
+  }
+
+  /** Whether a reader should refresh an entry that Redis returned. */
+  #isDue(entry: CacheEntry<T>): boolean {
+    const time = this.#now()
+    return entry.d !== null && (!this.#isFresh(entry, time) || entry.f - time < (this.#kind.eagerMs ?? 0))
   }
 
   #isServable(entry: CacheEntry<T>, time = this.#now()): boolean {
@@ -492,7 +500,7 @@ export class Cache<T> {
     return values
   }
 
-  /** Reloads stale values, except those that another reader is already refreshing. */
+  /** Reloads values that are due, except those that another reader is already refreshing. */
   async #refresh(ids: string[], load: Load<T>): Promise<void> {
     const nonce = crypto.randomUUID()
     const keys = ids.map(this.#kind.key)
@@ -505,7 +513,7 @@ export class Cache<T> {
     const ours = ids.filter((id) => claimed.has(this.#kind.key(id)))
     const isRefreshed = (id: string) => {
       const entry = entries.get(this.#kind.key(id))
-      return entry !== undefined && this.#isFresh(entry)
+      return entry !== undefined && !this.#isDue(entry)
     }
     this.#release(ours.filter(isRefreshed).map(this.#kind.key), nonce)
     const due = ours.filter((id) => !isRefreshed(id))
@@ -549,18 +557,18 @@ export class Cache<T> {
       this.#emitError()
     }
 
-    const stale: string[] = []
+    const due: string[] = []
     for (const id of ids) {
       const key = this.#kind.key(id)
       const entry = lookup ? lookup.entries.get(key) : this.#slotOf(key)?.entry
       if (entry && this.#isServable(entry)) {
-        if (lookup && !this.#isFresh(entry)) stale.push(id)
+        if (lookup && this.#isDue(entry)) due.push(id)
         values.set(id, this.#serve(lookup ? 'redis' : 'memory', entry))
       } else if (lookup) {
         this.#emit('redis', 'miss')
       }
     }
-    if (stale.length > 0) this.#defer(() => this.#refresh(stale, load))
+    if (due.length > 0) this.#defer(() => this.#refresh(due, load))
 
     const missing = ids.filter((id) => !values.has(id))
     if (missing.length === 0) return
