@@ -20,6 +20,12 @@ const documents = [
 /** Commands that another file runs, by that file. `needs` is what the file must contain for this to be true. */
 const RUN_ELSEWHERE: { command: RegExp; file: string; needs: string }[] = [
   { command: /^npm install && npm start$/, file: 'test/scripts/start.test.ts', needs: "run('npm', ['start']" },
+  { command: /^npm pack\b/, file: 'test/e2e/package.test.ts', needs: "run('npm', ['pack'" },
+  {
+    command: /^npm install \.\/threads-edge-\S+\.tgz/,
+    file: 'test/e2e/package.test.ts',
+    needs: "run('npm', ['install'",
+  },
   { command: /^npm install && npm test$/, file: '.ci/run', needs: 'npm install && npm test' },
   { command: /^REDIS_URL=\S+ npm run test:redis$/, file: '.ci/run', needs: 'npm run test:redis' },
   {
