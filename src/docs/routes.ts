@@ -13,7 +13,13 @@ const ProblemKind = v.object({ type: v.string(), title: v.string(), status: v.nu
 /** What problem types mean. The page `/docs` and the OpenAPI document are static assets. */
 export const docs = new Hono<AppEnv>().get(
   '/problems/:type',
-  doc({ tag, summary: 'Read what a problem type means', answer: ProblemKind, problems: ['not-found'] }),
+  doc({
+    id: 'getProblemType',
+    tag,
+    summary: 'Read what a problem type means',
+    answer: ProblemKind,
+    problems: ['not-found'],
+  }),
   limitLocally(),
   valid('param', v.object({ type: v.string() })),
   (c) => {

@@ -37,6 +37,8 @@ const HEADERS = {
  * description from the Worker, and those that `described` and `describedInput` add (scripts/build/documentation.ts).
  */
 export function doc(route: {
+  /** The name of the operation: generated clients call it so. Renaming it breaks them. */
+  id: string
   summary: string
   description?: string
   tag: string
@@ -63,6 +65,7 @@ export function doc(route: {
     ]),
   )
   return describeRoute({
+    operationId: route.id,
     summary,
     ...(description === undefined ? {} : { description }),
     tags: [tag],
