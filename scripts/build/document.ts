@@ -1,6 +1,6 @@
 /** Prints the OpenAPI document. A program of its own, because it runs the source of the Worker, which has the types of the Worker. */
 import { createApp } from '../../src/app.ts'
-import { describeApp } from '../../src/http/document.ts'
+import { describeApp } from '../../src/docs/document.ts'
 
 const app = createApp(() => {
   throw new Error('only its routes are read')

@@ -31,7 +31,6 @@ type Policy = keyof typeof POLICIES
 const DECLARED: Record<string, Policy> = {
   'GET /healthz': 'open',
   'GET /readyz': 'open',
-  'GET /problems/{type}': 'open',
   'GET /metrics': 'service',
   'GET /v1/stats': 'service',
   'POST /v1/maintenance': 'service',
@@ -160,7 +159,6 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
   const [method = '', pattern = ''] = name.split(' ')
   const names: Record<string, string> = {
     username: owner.username,
-    type: 'internal',
     name: 'notifications',
     table: 'users',
     date: '2026-01-01',
@@ -204,7 +202,7 @@ test('every write but those of services refuses a cookie that another site sends
     expect([name, response.status, (await response.json<{ type: string }>()).type]).toEqual([
       name,
       403,
-      'https://edge.test/problems/cross-site',
+      '/problems/cross-site',
     ])
     expect([name, responses[403]?.description]).toEqual([name, expect.stringContaining('`cross-site`')])
   }
