@@ -1,4 +1,7 @@
-/** Every problem this API reports: its RFC 9457 `type` (as `/problems/<name>`), HTTP status and title. */
+/**
+ * Every problem this API reports: its `type`, HTTP status and title. In documents the type is the relative URI
+ * `/problems/<name>` (RFC 9457 §3.1.1): it is the same on every deployment, and there it leads to a page that explains it.
+ */
 export const problems = {
   'invalid-request': { status: 400, title: 'The request is not valid' },
   'malformed-json': { status: 400, title: 'The body is not JSON' },

@@ -1,6 +1,5 @@
 import { backup } from './backup/feature.ts'
 import { comments } from './comments/feature.ts'
-import { docs } from './docs/feature.ts'
 import { events } from './events/feature.ts'
 import type { Feature } from './feature.ts'
 import { feed } from './feed/feature.ts'
@@ -23,7 +22,6 @@ import { webhooks } from './webhooks/feature.ts'
 
 /** The features of the Worker. The order is that of routes, of queue consumers, and of purges. */
 export const features: readonly Feature[] = [
-  docs,
   monitoring,
   users,
   sessions,

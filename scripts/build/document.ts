@@ -3,7 +3,7 @@
  * the Worker.
  */
 import { createApp } from '../../src/app.ts'
-import { describeApp } from '../../src/http/document.ts'
+import { describeApp } from '../../src/docs/document.ts'
 
 const app = createApp(() => {
   throw new Error('only its routes are read')

@@ -22,6 +22,7 @@ export const backups = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'beginBackup',
       tag,
       summary: 'Begin a backup',
       description:
@@ -35,6 +36,7 @@ export const backups = new Hono<AppEnv>()
   .get(
     '/:table',
     doc({
+      id: 'getBackupPage',
       tag,
       summary: 'Read a page of a table',
       description: 'For `npm run backup`. With password hashes and secrets. About 1 MB at most.',
@@ -53,6 +55,7 @@ export const backups = new Hono<AppEnv>()
   .get(
     '/:date/:file',
     doc({
+      id: 'getBackupFile',
       tag,
       summary: 'Read a file of a daily backup',
       description: '`manifest.json` names the files.',
@@ -73,6 +76,7 @@ export const restores = new Hono<AppEnv>()
   .put(
     '/',
     doc({
+      id: 'beginRestore',
       tag,
       summary: 'Begin to restore a backup',
       description:
@@ -98,6 +102,7 @@ export const restores = new Hono<AppEnv>()
   .post(
     '/:table',
     doc({
+      id: 'restoreRows',
       tag,
       summary: 'Restore rows of a table',
       description: 'Skips rows that exist, and rows that refer to one which does not. Safe to repeat.',
@@ -124,6 +129,7 @@ export const restores = new Hono<AppEnv>()
   .delete(
     '/',
     doc({
+      id: 'endRestore',
       tag,
       summary: 'End the restore',
       description: 'Allows writes, and begins to rebuild search, scores and counts. Safe to repeat.',

@@ -18,6 +18,7 @@ export const commentsOnPost = new Hono<AppEnv>()
   .get(
     '/:id/comments',
     doc({
+      id: 'listComments',
       tag,
       summary: 'List the comments on a post, newest first',
       answer: pageSchema(Comment),
@@ -37,6 +38,7 @@ export const commentsOnPost = new Hono<AppEnv>()
   .post(
     '/:id/comments',
     doc({
+      id: 'createComment',
       tag,
       summary: 'Comment on a post',
       description: 'At most 500 characters. Works without Redis. Then the count follows later.',
@@ -73,6 +75,7 @@ export const commentsOnPost = new Hono<AppEnv>()
 export const comments = new Hono<AppEnv>().delete(
   '/:id',
   doc({
+    id: 'deleteComment',
     tag,
     summary: 'Delete a comment',
     description:

@@ -11,6 +11,7 @@ const tag = 'Events'
 export const events = new Hono<AppEnv>().post(
   '/',
   doc({
+    id: 'publishEvent',
     tag,
     summary: 'Publish an event',
     description:
@@ -37,6 +38,7 @@ export const events = new Hono<AppEnv>().post(
 export const listeners = new Hono<AppEnv>().post(
   '/:name/rebuild',
   doc({
+    id: 'rebuildListener',
     tag,
     summary: 'Rebuild the data of a listener from D1',
     description: 'The queue does the work step by step after the answer. Works without Redis.',

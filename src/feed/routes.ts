@@ -10,6 +10,7 @@ import { feedService } from './feed.ts'
 export const feed = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'listFeed',
     tag: 'Feed',
     summary: 'List the posts of the users I follow, newest first',
     description: 'Works without Redis. Then counts may be slightly old.',

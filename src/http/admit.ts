@@ -46,8 +46,8 @@ export type SessionRule =
 export interface AdmitOptions {
   /** Counts every request against the address, also those of users. */
   by?: 'address'
-  /** Refuses a credential that is not accepted, although the route reads and needs none. */
-  refusesInvalid?: boolean
+  /** Accepts the service token too, and refuses a credential that is not valid, although the route reads and needs none. */
+  acceptsService?: boolean
 }
 
 /** What `admit` adds to the context, by the rule of the route. */
@@ -91,13 +91,13 @@ const SECURITY = {
  * checks session and limit in the script of the write, strict or not: `c.var.writer`.
  *
  * A credential that is not accepted: 401 on routes that write or need a session. Other reads treat the caller as
- * anonymous, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
+ * anonymous, unless `acceptsService`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
  * or from `CORS_ORIGINS`.
  */
 export function admit<R extends SessionRule>(
   name: LimitName,
   rule: R,
-  { by, refusesInvalid = false }: AdmitOptions = {},
+  { by, acceptsService = false }: AdmitOptions = {},
 ): MiddlewareHandler<AdmittedEnv<R>> {
   const { session } = rule
   const check = 'check' in rule ? rule.check : 'before'
@@ -109,7 +109,7 @@ export function admit<R extends SessionRule>(
     const limits = use(limitsService)
     const claims = readClaims(c)
     const isRead = c.req.method === 'GET' || c.req.method === 'HEAD'
-    const refuses = session === 'required' || refusesInvalid || (session === 'optional' && !isRead)
+    const refuses = session === 'required' || acceptsService || (session === 'optional' && !isRead)
     if (!isRead) requireOwnSite(c)
     if (!claims && session === 'required') throw new Problem('not-signed-in')
     if (!claims && refuses && hasCredential(c) && !isService(c)) {
@@ -178,7 +178,8 @@ export function admit<R extends SessionRule>(
       })
     }
   }
-  const spec = { 'x-rate-limit': name, security: SECURITY[session] }
+  const security = [...SECURITY[session], ...(acceptsService ? [{ serviceToken: [] }] : [])]
+  const spec = { 'x-rate-limit': name, security }
   return described(spec, middleware) as unknown as MiddlewareHandler<AdmittedEnv<R>> // it added what `Admitted` says
 }
 

@@ -13,14 +13,29 @@ const COMMON: ProblemType[] = ['rate-limited', 'internal', 'misconfigured', 'una
 /** The schema of a problem document (RFC 9457). */
 const ProblemDocument = v.pipe(
   v.looseObject({
-    type: v.pipe(v.string(), v.url()),
-    title: v.string(),
-    status: v.number(),
-    detail: v.string(),
-    instance: v.string(),
-    errors: v.optional(v.array(v.object({ in: v.string(), field: v.string(), message: v.string() }))),
+    type: v.pipe(
+      v.picklist(Object.keys(problems).map((type) => `/problems/${type}`)),
+      v.metadata({ ref: 'ProblemType' }),
+    ),
+    title: v.pipe(v.string(), v.description('The same for each problem of this type.')),
+    status: v.pipe(v.number(), v.integer(), v.description('The status of the answer.')),
+    detail: v.pipe(v.string(), v.description('What is wrong with this request.')),
+    instance: v.pipe(v.string(), v.description('The path of the request.')),
+    errors: v.optional(
+      v.pipe(
+        v.array(
+          v.object({
+            in: v.pipe(v.picklist(['path', 'query', 'body', 'header']), v.description('The part of the request.')),
+            field: v.pipe(v.string(), v.description('The name of the field, a path in the body: `data.total`.')),
+            message: v.pipe(v.string(), v.description('What the API expects.')),
+          }),
+        ),
+        v.description('Each invalid field.'),
+      ),
+    ),
+    retryAfter: v.optional(v.pipe(v.number(), v.description('Seconds to wait, as in `Retry-After`.'))),
   }),
-  v.metadata({ ref: 'Problem' }),
+  v.metadata({ ref: 'Problem', description: 'A problem document (RFC 9457). Some types have members of their own.' }),
 )
 
 /** The optional headers of requests, with their descriptions. */
@@ -37,6 +52,8 @@ const HEADERS = {
  * description from the Worker, and those that `described` and `describedInput` add (scripts/build/documentation.ts).
  */
 export function doc(route: {
+  /** The name of the operation: generated clients call it so. Renaming it breaks them. */
+  id: string
   summary: string
   description?: string
   tag: string
@@ -63,6 +80,7 @@ export function doc(route: {
     ]),
   )
   return describeRoute({
+    operationId: route.id,
     summary,
     ...(description === undefined ? {} : { description }),
     tags: [tag],

@@ -39,7 +39,7 @@ export const errorCode = (error: unknown) =>
 export function renderProblem(problem: Problem, c: Context): Response {
   const { status, title } = problems[problem.type]
   const document = {
-    type: new URL(`/problems/${problem.type}`, c.req.url).href,
+    type: `/problems/${problem.type}`,
     title,
     status,
     detail: problem.message,

@@ -24,6 +24,7 @@ const Invalidation = v.pipe(
 export const invalidation = new Hono<AppEnv>().post(
   '/invalidate',
   doc({
+    id: 'invalidateCache',
     tag: 'Cache',
     summary: 'Invalidate caches after a change in the database',
     description:

@@ -26,7 +26,12 @@ async function check(work: () => Promise<unknown>): Promise<Dependency> {
 /** Needs no configuration. */
 export const health = new Hono<AppEnv>().get(
   '/healthz',
-  doc({ tag, summary: 'Check that the Worker is alive', answer: v.object({ status: v.literal('alive') }) }),
+  doc({
+    id: 'getHealth',
+    tag,
+    summary: 'Check that the Worker is alive',
+    answer: v.object({ status: v.literal('alive') }),
+  }),
   limitLocally(),
   (c) => c.json({ status: 'alive' as const }),
 )
@@ -41,6 +46,7 @@ export const monitoring = new Hono<AppEnv>()
   .get(
     '/readyz',
     doc({
+      id: 'getReadiness',
       tag,
       summary: 'Check that D1 and Redis are up',
       description: 'With the milliseconds of each. 503 if D1 or Redis is down. Reads work without Redis.',
@@ -61,6 +67,7 @@ export const monitoring = new Hono<AppEnv>()
   .get(
     '/v1/stats',
     doc({
+      id: 'getStats',
       tag,
       summary: 'Read all figures',
       description:
@@ -80,6 +87,7 @@ export const monitoring = new Hono<AppEnv>()
   .get(
     '/metrics',
     doc({
+      id: 'getMetrics',
       tag,
       summary: 'Read all figures, for Prometheus',
       description: 'For services. OpenMetrics 1.0. Counters cover all isolates. Without Redis the counters are absent.',
@@ -95,6 +103,7 @@ export const monitoring = new Hono<AppEnv>()
   .post(
     '/v1/maintenance',
     doc({
+      id: 'purgeExpiredData',
       tag,
       summary: 'Purge expired data now',
       description:

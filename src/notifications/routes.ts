@@ -13,6 +13,7 @@ export const notifications = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'listNotifications',
       tag,
       summary: 'List my notifications, newest first, with the unread count',
       description:
@@ -34,6 +35,7 @@ export const notifications = new Hono<AppEnv>()
   .post(
     '/read',
     doc({
+      id: 'markNotificationsRead',
       tag,
       summary: 'Mark my notifications as read: all, or those up to a notification',
       description:

@@ -30,6 +30,7 @@ export const posts = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'createPost',
       tag,
       summary: 'Write a post',
       description: 'At most 500 characters. Works without Redis. Then caches follow later.',
@@ -57,6 +58,7 @@ export const posts = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'getPosts',
       tag,
       summary: 'Read posts by ids',
       description: 'The answer keeps the order of the ids and omits unknown ids.',
@@ -75,6 +77,7 @@ export const posts = new Hono<AppEnv>()
   .get(
     '/hot',
     doc({
+      id: 'listHotPosts',
       tag,
       summary: 'Read the hot feed',
       description:
@@ -94,7 +97,7 @@ export const posts = new Hono<AppEnv>()
   )
   .get(
     '/:id',
-    doc({ tag, summary: 'Read a post', answer: Post, problems: ['invalid-request', 'not-found'] }),
+    doc({ id: 'getPost', tag, summary: 'Read a post', answer: Post, problems: ['invalid-request', 'not-found'] }),
     admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', PostId),
     async (c) => {
@@ -107,6 +110,7 @@ export const posts = new Hono<AppEnv>()
   .patch(
     '/:id',
     doc({
+      id: 'updatePost',
       tag,
       summary: 'Edit my post',
       description: 'Works without Redis. Then readers may see the old text for some minutes.',
@@ -137,6 +141,7 @@ export const posts = new Hono<AppEnv>()
   .delete(
     '/:id',
     doc({
+      id: 'deletePost',
       tag,
       summary: 'Delete my post',
       description:
@@ -155,6 +160,7 @@ export const posts = new Hono<AppEnv>()
   .post(
     '/:id/views',
     doc({
+      id: 'recordView',
       tag,
       summary: 'Record that I saw a post',
       description: 'Each user, or else each address, counts once. The count is approximate. Without Redis: 503.',
@@ -177,6 +183,7 @@ export const posts = new Hono<AppEnv>()
 export const postsByAuthor = new Hono<AppEnv>().get(
   '/:id/posts',
   doc({
+    id: 'listUserPosts',
     tag: 'Users',
     summary: 'List the posts of a user, newest first',
     answer: pageSchema(Post),

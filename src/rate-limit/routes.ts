@@ -22,6 +22,7 @@ const Limits = v.object({
 export const rateLimit = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'getRateLimits',
     tag: 'Rate limits',
     summary: 'Read my limits',
     description:

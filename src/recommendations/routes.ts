@@ -11,6 +11,7 @@ import { recommendationsService } from './recommendations.ts'
 export const recommendations = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'listRecommendations',
     tag: 'Feed',
     summary: 'List posts recommended to me',
     description:

@@ -11,6 +11,7 @@ import { searchService } from './search.ts'
 export const search = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'search',
     tag: 'Search',
     summary: 'Search posts or users',
     description:

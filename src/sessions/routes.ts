@@ -65,6 +65,7 @@ export const sessions = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'signIn',
       tag,
       summary: 'Sign in',
       description:
@@ -97,6 +98,7 @@ export const sessions = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'listSessions',
       tag,
       summary: 'List my devices',
       answer: v.object({ items: v.array(Device), nextCursor: v.null() }),
@@ -112,6 +114,7 @@ export const sessions = new Hono<AppEnv>()
   .delete(
     '/',
     doc({
+      id: 'signOutEverywhere',
       tag,
       summary: 'Sign out everywhere',
       description:
@@ -130,6 +133,7 @@ export const sessions = new Hono<AppEnv>()
   .delete(
     '/current',
     doc({
+      id: 'signOut',
       tag,
       summary: 'Sign out',
       description:

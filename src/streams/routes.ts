@@ -25,6 +25,7 @@ function lastReceived(c: RequestContext, fromQuery: string | undefined): string 
 export const streams = new Hono<AppEnv>().get(
   '/stream',
   doc({
+    id: 'streamEvents',
     tag: 'Events',
     summary: 'Stream events as Server-Sent Events',
     description:
@@ -40,7 +41,7 @@ export const streams = new Hono<AppEnv>().get(
     headers: ['Last-Event-ID'],
     problems: ['invalid-request', 'not-signed-in', 'unavailable'],
   }),
-  admit('reads', { session: 'optional', check: 'alongside' }, { refusesInvalid: true }), // checked in the round trip that opens the stream
+  admit('reads', { session: 'optional', check: 'alongside' }, { acceptsService: true }), // checked in the round trip that opens the stream
   valid('query', StreamQuery),
   async (c) => {
     const { channels, lastEventId } = c.req.valid('query')

@@ -16,10 +16,10 @@ const tag = 'Users'
 const tagParts = (user: User) => [user.version, user.followersCount, user.followingsCount, user.postsCount]
 
 /** A page of the followers or followings of a user. */
-const followList = (list: 'followers' | 'followings', summary: string) =>
+const followList = (list: 'followers' | 'followings', id: string, summary: string) =>
   new Hono<AppEnv>().get(
     `/:id/${list}`,
-    doc({ tag, summary, answer: pageSchema(User), problems: ['invalid-request', 'not-found'] }),
+    doc({ id, tag, summary, answer: pageSchema(User), problems: ['invalid-request', 'not-found'] }),
     admit('reads', { session: 'none' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),
@@ -36,6 +36,7 @@ export const users = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'signUp',
       tag,
       summary: 'Sign up',
       answer: OwnUser,
@@ -56,6 +57,7 @@ export const users = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'getUsers',
       tag,
       summary: 'Read users by ids',
       description:
@@ -73,6 +75,7 @@ export const users = new Hono<AppEnv>()
   .get(
     '/by-username/:username',
     doc({
+      id: 'getUserByUsername',
       tag,
       summary: 'Read a user by username',
       description: 'Upper and lower case are equal.',
@@ -89,6 +92,7 @@ export const users = new Hono<AppEnv>()
   .get(
     '/:id',
     doc({
+      id: 'getUser',
       tag,
       summary: 'Read a user',
       description: 'The owner also sees `email`.',
@@ -111,6 +115,7 @@ export const users = new Hono<AppEnv>()
   .patch(
     '/me',
     doc({
+      id: 'updateProfile',
       tag,
       summary: 'Change my profile',
       description: 'Works without Redis. Then readers on other isolates may see the old profile for some minutes.',
@@ -138,6 +143,7 @@ export const users = new Hono<AppEnv>()
   .put(
     '/:id/follow',
     doc({
+      id: 'followUser',
       tag,
       summary: 'Follow a user',
       description: 'Repeated requests count once. Works without Redis. Then cached counts follow later.',
@@ -151,6 +157,7 @@ export const users = new Hono<AppEnv>()
   .delete(
     '/:id/follow',
     doc({
+      id: 'unfollowUser',
       tag,
       summary: 'Unfollow a user',
       description: 'Succeeds if I do not follow the user. Works without Redis. Then cached counts follow later.',
@@ -161,5 +168,5 @@ export const users = new Hono<AppEnv>()
     valid('param', UserId),
     async (c) => c.json(await c.var.use(followsService).unfollow(c.var.userId, c.req.valid('param').id)),
   )
-  .route('/', followList('followers', 'List the followers of a user, latest first'))
-  .route('/', followList('followings', 'List the users whom a user follows, latest first'))
+  .route('/', followList('followers', 'listFollowers', 'List the followers of a user, latest first'))
+  .route('/', followList('followings', 'listFollowings', 'List the users whom a user follows, latest first'))

@@ -34,6 +34,7 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'createWebhook',
       tag,
       summary: 'Add a webhook',
       description:
@@ -59,6 +60,7 @@ export const webhooks = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'listWebhooks',
       tag,
       summary: 'List webhooks',
       description: `Newest first. ${NO_REDIS}`,
@@ -74,7 +76,14 @@ export const webhooks = new Hono<AppEnv>()
   )
   .get(
     '/:id',
-    doc({ tag, summary: 'Read a webhook', description: NO_REDIS, answer: Webhook, problems: [...PROBLEMS] }),
+    doc({
+      id: 'getWebhook',
+      tag,
+      summary: 'Read a webhook',
+      description: NO_REDIS,
+      answer: Webhook,
+      problems: [...PROBLEMS],
+    }),
     requireService,
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).read(c.req.valid('param').id)),
@@ -82,6 +91,7 @@ export const webhooks = new Hono<AppEnv>()
   .patch(
     '/:id',
     doc({
+      id: 'updateWebhook',
       tag,
       summary: 'Change a webhook',
       description: `Changes the given fields. A new URL must answer a challenge first; the API sends it at once. ${NO_REDIS}`,
@@ -100,6 +110,7 @@ export const webhooks = new Hono<AppEnv>()
   .delete(
     '/:id',
     doc({
+      id: 'deleteWebhook',
       tag,
       summary: 'Delete a webhook',
       description: `Its pending deliveries are discarded. ${NO_REDIS}`,
@@ -116,6 +127,7 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/:id/rotate',
     doc({
+      id: 'rotateWebhookSecret',
       tag,
       summary: 'Rotate the secret of a webhook',
       description: `For 24 hours, deliveries are signed with the new and the previous secret. ${NO_REDIS}`,
@@ -132,6 +144,7 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/:id/pause',
     doc({
+      id: 'pauseWebhook',
       tag,
       summary: 'Pause a webhook',
       description: `The API stores later events and delivers them when you enable the webhook again. ${NO_REDIS}`,
@@ -145,6 +158,7 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/:id/enable',
     doc({
+      id: 'enableWebhook',
       tag,
       summary: 'Enable a webhook',
       description:
@@ -160,6 +174,7 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/:id/test',
     doc({
+      id: 'testWebhook',
       tag,
       summary: 'Send a sample to a webhook',
       description: `One signed event of type \`webhook_test\`, without retries. ${NO_REDIS}`,
@@ -173,6 +188,7 @@ export const webhooks = new Hono<AppEnv>()
   .get(
     '/:id/deliveries',
     doc({
+      id: 'listDeliveries',
       tag,
       summary: 'List the deliveries of a webhook',
       description: `Newest first, with every attempt. A delivery is dead after its last retry. ${NO_REDIS}`,
@@ -190,6 +206,7 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/:id/replay',
     doc({
+      id: 'replayMissedEvents',
       tag,
       summary: 'Replay the events that a webhook missed',
       description:
@@ -215,6 +232,7 @@ export const webhooks = new Hono<AppEnv>()
 export const deliveries = new Hono<AppEnv>().post(
   '/:id/replay',
   doc({
+    id: 'replayDelivery',
     tag,
     summary: 'Replay a delivery',
     description: `Delivers the event again under the same \`webhook-id\`, with a new retry schedule. ${NO_REDIS}`,

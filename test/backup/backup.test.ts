@@ -263,7 +263,7 @@ test('an interrupted restore starts again from its beginning, and no other backu
   await restoreParts(fresh, saved, ['users', 'posts'])
 
   const other = await begin('another')
-  expect([other.status, await other.json()]).toMatchObject([409, { type: 'https://edge.test/problems/not-empty' }])
+  expect([other.status, await other.json()]).toMatchObject([409, { type: '/problems/not-empty' }])
   await restore(fresh, saved)
   const again = await backUp(fresh)
   for (const table of saved.manifest.tables.slice(1)) {

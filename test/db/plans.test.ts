@@ -54,7 +54,6 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
   const pages = (path: string, kind: string) => [path, `${path}?limit=3&cursor=${kind}_zzz`]
   return {
     '/healthz': ['/healthz'],
-    '/problems/:type': ['/problems/internal'],
     '/readyz': ['/readyz'],
     '/v1/stats': [['/v1/stats', service]],
     '/v1/backup/:table': [['/v1/backup/users', service]],

@@ -1,5 +1,5 @@
 import { dereference, type Schema, validate } from '@cfworker/json-schema'
-import { describeApp } from '../../src/http/document.ts'
+import { describeApp } from '../../src/docs/document.ts'
 import { newApp } from '../edge.ts'
 
 export interface Parameter {

@@ -19,6 +19,8 @@ const POLICIES = {
   public: () => 'admitted',
   /** Answers everyone, but refuses a credential that is not accepted. */
   'public, strict': (caller) => (caller === 'bad token' || caller === 'ended session' ? 401 : 'admitted'),
+  /** The same, and services have more rights. */
+  'public or service, strict': (caller) => (caller === 'bad token' || caller === 'ended session' ? 401 : 'admitted'),
   member: (caller) => (caller === 'owner' || caller === 'other member' ? 'admitted' : 401),
   owner: (caller) => (caller === 'owner' ? 'admitted' : caller === 'other member' ? 403 : 401),
   service: (caller) => (caller === 'service' ? 'admitted' : 401),
@@ -29,7 +31,6 @@ type Policy = keyof typeof POLICIES
 const DECLARED: Record<string, Policy> = {
   'GET /healthz': 'open',
   'GET /readyz': 'open',
-  'GET /problems/{type}': 'open',
   'GET /metrics': 'service',
   'GET /v1/stats': 'service',
   'POST /v1/maintenance': 'service',
@@ -95,7 +96,7 @@ const DECLARED: Record<string, Policy> = {
   'GET /v1/recommendations': 'member',
   'GET /v1/search': 'public',
   'GET /v1/rate-limit': 'public',
-  'GET /v1/events/stream': 'public, strict',
+  'GET /v1/events/stream': 'public or service, strict',
 }
 
 /** The queries and bodies without which an operation answers 400 before it looks at the owner. */
@@ -116,6 +117,7 @@ test('every operation has a declared policy, and the document says the same', as
     open: [],
     public: [{}, ...session],
     'public, strict': [{}, ...session],
+    'public or service, strict': [{}, ...session, { serviceToken: [] }],
     member: session,
     owner: session,
     service: [{ serviceToken: [] }],
@@ -157,7 +159,6 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
   const [method = '', pattern = ''] = name.split(' ')
   const names: Record<string, string> = {
     username: owner.username,
-    type: 'internal',
     name: 'notifications',
     table: 'users',
     date: '2026-01-01',
@@ -201,7 +202,7 @@ test('every write but those of services refuses a cookie that another site sends
     expect([name, response.status, (await response.json<{ type: string }>()).type]).toEqual([
       name,
       403,
-      'https://edge.test/problems/cross-site',
+      '/problems/cross-site',
     ])
     expect([name, responses[403]?.description]).toEqual([name, expect.stringContaining('`cross-site`')])
   }

@@ -367,7 +367,7 @@ test('a stream ends with its session, and that session opens no other', async ()
   const headers = { ...as, 'Last-Event-ID': stream.lastEventId() }
   const refused = await edge.fetch('/v1/events/stream?channels=custom_test', { headers })
   expect(refused.status).toBe(401)
-  expect(await refused.json()).toMatchObject({ type: 'https://edge.test/problems/not-signed-in' })
+  expect(await refused.json()).toMatchObject({ type: '/problems/not-signed-in' })
   await until(async () => (await listening(edge)) === 1)
   await publish(edge, custom('after', { audience: [ada.id] }))
   await publish(edge, custom('mark'))
@@ -565,7 +565,7 @@ test('a caller has a bounded number of open streams over all isolates, and closi
     for (let n = 0; n < 5; n += 1) responses.push(await open(n, headers))
     expect([caller, responses.map((response) => response?.status)]).toEqual([caller, [200, 200, 200, 429, 429]])
     expect(responses[3]?.headers.get('Retry-After')).toBe('5')
-    expect(await responses[3]?.json()).toMatchObject({ type: 'https://edge.test/problems/rate-limited' })
+    expect(await responses[3]?.json()).toMatchObject({ type: '/problems/rate-limited' })
     await responses[4]?.body?.cancel()
     expect([caller, await held()]).toEqual([caller, 3])
     await responses[0]?.body?.cancel()
@@ -611,7 +611,7 @@ test.each([
   const [first, second, third] = [await opening(1), await opening(2), await opening(3)]
   expect([first.status, second.status, third.status]).toEqual([200, 200, 503])
   expect(third.headers.get('Retry-After')).toBe('5')
-  expect(await third.json()).toMatchObject({ type: 'https://edge.test/problems/unavailable' })
+  expect(await third.json()).toMatchObject({ type: '/problems/unavailable' })
   await first.body?.cancel()
   let again: Response | undefined
   await until(async () => {
@@ -692,7 +692,7 @@ test.each([
   await edge.redis.fault(fault)
   const response = await edge.fetch('/v1/events/stream?channels=custom_test')
   expect([response.status, response.headers.get('Retry-After')]).toEqual([503, '5'])
-  expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/unavailable' })
+  expect(await response.json()).toMatchObject({ type: '/problems/unavailable' })
   await edge.redis.clearFaults()
   await edge.settle()
   await until(async () => (await listening(edge)) === 0)

@@ -1,7 +1,7 @@
 import type { Hono } from 'hono'
 import { generateSpecs } from 'hono-openapi'
 import { problems, type ProblemType } from '../errors.ts'
-import type { AppEnv } from './context.ts'
+import type { AppEnv } from '../http/context.ts'
 
 /** Problems that the middleware of `app.ts`, or admission, reports on a route that writes. */
 function problemsOfWrite({ security = [], 'x-rate-limit': limit }: Operation): ProblemType[] {
