@@ -59,7 +59,7 @@ export const backups = new Hono<AppEnv>()
       tag,
       summary: 'Read a file of a daily backup',
       description: '`manifest.json` names the files.',
-      textType: 'application/octet-stream',
+      textTypes: ['application/octet-stream'],
       problems: ['invalid-request', 'service-token-required', 'not-found'],
     }),
     requireService,

@@ -58,8 +58,8 @@ export function doc(route: {
   description?: string
   tag: string
   answer?: Schema
-  /** The media type of an answer that is text, not JSON. */
-  textType?: string
+  /** The media types of an answer that is text, not JSON. */
+  textTypes?: string[]
   status?: 200 | 201 | 202 | 204
   /** Answers with other statuses that are not problems. */
   answers?: Record<number, Schema>
@@ -95,9 +95,9 @@ export function doc(route: {
       [status]: {
         description: 'Success',
         ...(answer ? json(answer) : {}),
-        ...(route.textType === undefined
-          ? {}
-          : { content: { [route.textType]: { schema: { type: 'string' as const } } } }),
+        ...(route.textTypes && {
+          content: Object.fromEntries(route.textTypes.map((type) => [type, { schema: { type: 'string' as const } }])),
+        }),
       },
       ...failures,
       ...Object.fromEntries(
@@ -176,8 +176,9 @@ function findLists(schema: Schema, value: unknown, path: (string | number)[] = [
   if (wrapped) return findLists(wrapped, value, path)
   if (Array.isArray(value)) {
     if (item) return value.flatMap((part, i) => findLists(item, part, [...path, i]))
-    if (type === 'union' && options?.some((option) => findLists(option, value, path).length === 0)) return []
-    return entries || type === 'record' || type === 'union' ? [path.join('.')] : []
+    const isUnion = type === 'union' || type === 'variant'
+    if (isUnion && options?.some((option) => findLists(option, value, path).length === 0)) return []
+    return entries || type === 'record' || isUnion ? [path.join('.')] : []
   }
   if (!entries || typeof value !== 'object' || value === null) return []
   const fields = value as Record<string, unknown> // an object, as checked
