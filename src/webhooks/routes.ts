@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
+import { nextLink } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery, pageSchema, Time } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -71,7 +72,9 @@ export const webhooks = new Hono<AppEnv>()
     valid('query', pageQuery('wh')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
-      return c.json(await c.var.use(webhooksService).list(limit, cursor))
+      const page = await c.var.use(webhooksService).list(limit, cursor)
+      c.header('Link', nextLink(c, page))
+      return c.json(page)
     },
   )
   .get(
@@ -200,7 +203,9 @@ export const webhooks = new Hono<AppEnv>()
     valid('query', DeliveriesQuery),
     async (c) => {
       const { limit, cursor, status } = c.req.valid('query')
-      return c.json(await c.var.use(deliveriesService).list(c.req.valid('param').id, status, limit, cursor))
+      const page = await c.var.use(deliveriesService).list(c.req.valid('param').id, status, limit, cursor)
+      c.header('Link', nextLink(c, page))
+      return c.json(page)
     },
   )
   .post(

@@ -191,7 +191,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   }),
   'GET /v1/search': ({ asFan }) => ({
     200: [
-      { path: '/v1/search?q=hello', before: rebuild('search') },
+      { path: '/v1/search?q=h%C3%A9llo&limit=1', before: rebuild('search') },
       { path: '/v1/search?q=hello&type=posts&limit=1', headers: asFan, before: rebuild('search') },
       { path: '/v1/search?q=some&type=users', before: rebuild('search') },
       { path: '/v1/search?q=hello', before: redisGone },
@@ -211,7 +211,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     429: [limited(`/v1/posts/${post.id}`)],
   }),
   'GET /v1/webhooks': () => ({
-    200: [{ path: '/v1/webhooks?limit=1', headers: service }],
+    200: [{ path: '/v1/webhooks?limit=1', headers: service, before: () => addWebhookRows() }],
     400: [{ path: '/v1/webhooks?limit=0', headers: service }],
     401: [{ path: '/v1/webhooks' }],
   }),
@@ -249,6 +249,13 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     }
   },
   'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
+}
+
+/** The `nextCursor` of a page. Null: it is the last one, or no page. */
+async function nextPage(response: Response): Promise<string | null> {
+  if (!response.headers.get('Content-Type')?.startsWith('application/json')) return null
+  const { nextCursor = null } = await response.json<{ nextCursor?: string | null }>()
+  return nextCursor
 }
 
 const limited = (path: string): Example => ({
@@ -452,7 +459,16 @@ test.each(Object.entries(examples))('%s answers exactly what the document says',
       await before?.(edge)
       const response = await edge.fetch(path, { headers })
       expect([path, String(response.status)]).toEqual([path, status])
+      const next = await nextPage(response.clone())
       expect([path, status, await errorsIn(document, operation, response)]).toEqual([path, status, []])
+      expect([path, response.headers.get('Link')]).toEqual([path, next === null ? null : expect.any(String)])
+      if (next !== null) {
+        const link = /^<(\/[^>]+)>; rel="next"$/.exec(response.headers.get('Link') ?? '')?.[1] ?? ''
+        const [followed, wanted] = [new URL(link, 'https://edge.test'), new URL(path, 'https://edge.test')]
+        wanted.searchParams.set('cursor', next)
+        expect(followed.href).toBe(wanted.href)
+        expect([link, (await edge.fetch(link, { headers })).status]).toEqual([link, 200])
+      }
       await edge.settle()
     }
   }
