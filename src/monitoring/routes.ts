@@ -30,7 +30,7 @@ export const health = new Hono<AppEnv>().get(
     id: 'getHealth',
     tag,
     summary: 'Check that the Worker is alive',
-    answer: v.object({ status: v.literal('alive') }),
+    answer: v.pipe(v.object({ status: v.literal('alive') }), v.description('The Worker is alive.')),
   }),
   limitLocally(),
   (c) => c.json({ status: 'alive' as const }),
@@ -93,7 +93,8 @@ export const monitoring = new Hono<AppEnv>()
       description:
         'For services. By `Accept`: OpenMetrics 1.0, or the text format of Prometheus 0.0.4, which is the default. Counters ' +
         'cover all isolates. Without Redis the counters are absent.',
-      textTypes: ['text/plain', 'application/openmetrics-text'],
+      answer: v.pipe(v.string(), v.description('The figures.')),
+      mediaTypes: ['text/plain', 'application/openmetrics-text'],
       problems: ['service-token-required'],
     }),
     requireService,

@@ -46,6 +46,7 @@ export const webhooks = new Hono<AppEnv>()
         NO_REDIS,
       answer: CreatedWebhook,
       status: 201,
+      sends: ['Location'],
       problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
     requireService,
@@ -218,7 +219,10 @@ export const webhooks = new Hono<AppEnv>()
         'Delivers matching events since that time that are dead or were never stored for the webhook, under the same ' +
         '`webhook-id`. With `includeDelivered`, delivered events too. Events expire after EVENT_DAYS. The queue does the ' +
         `work after the answer. Safe to repeat. ${NO_REDIS}`,
-      answer: v.object({ webhookId: v.string(), since: Time }),
+      answer: v.pipe(
+        v.object({ webhookId: v.string(), since: Time }),
+        v.description('The deliveries begin after the answer.'),
+      ),
       status: 202,
       problems: [...PROBLEMS, ...BODY_PROBLEMS, 'webhook-not-enabled'],
     }),
@@ -241,7 +245,7 @@ export const deliveries = new Hono<AppEnv>().post(
     tag,
     summary: 'Replay a delivery',
     description: `Delivers the event again under the same \`webhook-id\`, with a new retry schedule. ${NO_REDIS}`,
-    answer: v.object({ id: v.string() }),
+    answer: v.pipe(v.object({ id: v.string() }), v.description('The delivery begins after the answer.')),
     status: 202,
     problems: [...PROBLEMS, 'webhook-not-enabled', 'event-gone'],
   }),
