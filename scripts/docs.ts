@@ -7,27 +7,10 @@ import { dirname, join } from 'node:path'
 import { toJsonSchema } from '@valibot/to-json-schema'
 import { getMetadata } from 'valibot'
 import { type Declaration, sections } from '../src/config.ts'
+import { CAUSES } from '../src/docs/events.ts'
 import { catalog, type EventType } from '../src/events/catalog.ts'
 
 const root = dirname(import.meta.dirname)
-
-/** When each event is published. The type makes sure that none is missing. */
-const CAUSES: Record<EventType, string> = {
-  post_created: 'A user writes a post',
-  post_updated: 'The author edits the text',
-  post_deleted: 'The author deletes the post. Its comments go too, without events of their own',
-  user_created: 'A user signs up',
-  user_updated: 'A user changes the profile',
-  user_followed: 'A user follows another',
-  user_unfollowed: 'A user unfollows another',
-  user_status_change:
-    'A user comes online, or goes offline. On streams, followers see it, and everyone if the user allows that',
-  comment_created: 'A user comments on a post',
-  comment_deleted: 'The author of the comment or of the post deletes it',
-  counter_update: 'A count changed. At most one event a second for each count, with the latest value',
-  webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
-  webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
-}
 
 interface JsonSchema {
   type?: string

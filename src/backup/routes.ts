@@ -1,4 +1,5 @@
 import { Hono } from 'hono'
+import * as v from 'valibot'
 import { Problem } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -59,7 +60,8 @@ export const backups = new Hono<AppEnv>()
       tag,
       summary: 'Read a file of a daily backup',
       description: '`manifest.json` names the files.',
-      textType: 'application/octet-stream',
+      answer: v.pipe(v.string(), v.description('The file.')),
+      mediaTypes: ['application/octet-stream'],
       problems: ['invalid-request', 'service-token-required', 'not-found'],
     }),
     requireService,

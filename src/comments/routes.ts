@@ -22,6 +22,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       tag,
       summary: 'List the comments on a post, newest first',
       answer: pageSchema(Comment),
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'none' }),
@@ -45,6 +46,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       answer: Comment,
       status: 201,
       headers: ['Idempotency-Key'],
+      sends: ['Location', 'Idempotent-Replayed'],
       problems: [
         'invalid-request',
         'malformed-json',

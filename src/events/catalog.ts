@@ -136,11 +136,18 @@ export interface CloudEvent {
   time: string
   datacontenttype: 'application/json'
   channel: string
-  sequence: number
+  /** Its sequence, as `formatSequence` writes it. */
+  sequence: string
   /** W3C Trace Context (the CloudEvents extension for distributed tracing), where a request made it. */
   traceparent?: string
   data: Record<string, unknown>
 }
+
+/**
+ * A sequence as CloudEvents have it (https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/sequence.md): a string
+ * that sorts like the number. 16 digits hold every safe integer.
+ */
+export const formatSequence = (sequence: number): string => String(sequence).padStart(16, '0')
 
 /** https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md */
 export function toCloudEvent(event: StoredEvent, source: string): CloudEvent {
@@ -154,7 +161,7 @@ export function toCloudEvent(event: StoredEvent, source: string): CloudEvent {
     time: new Date(event.createdAt).toISOString(),
     datacontenttype: 'application/json',
     channel,
-    sequence,
+    sequence: formatSequence(sequence),
     ...(traceparent === null ? {} : { traceparent }),
     data,
   }

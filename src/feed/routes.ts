@@ -15,6 +15,7 @@ export const feed = new Hono<AppEnv>().get(
     summary: 'List the posts of the users I follow, newest first',
     description: 'Works without Redis. Then counts may be slightly old.',
     answer: pageSchema(Post),
+    sends: ['ETag'],
     problems: ['invalid-request', 'not-signed-in'],
   }),
   admit('reads', { session: 'required' }),

@@ -3,6 +3,7 @@ import { createMiddleware } from 'hono/factory'
 import type { Env as HonoEnv, MiddlewareHandler, ValidationTargets } from 'hono'
 import { describeRoute, resolver, uniqueSymbol } from 'hono-openapi'
 import * as v from 'valibot'
+import type { headers as responseHeaders } from '../docs/headers.ts'
 import { type FieldError, invalidField, Problem, type ProblemType, problems } from '../errors.ts'
 
 type Schema = v.GenericSchema
@@ -58,16 +59,18 @@ export function doc(route: {
   description?: string
   tag: string
   answer?: Schema
-  /** The media type of an answer that is text, not JSON. */
-  textType?: string
+  /** The media types of the answer. The default is JSON. */
+  mediaTypes?: string[]
   status?: 200 | 201 | 202 | 204
+  /** Headers of the answer, besides those that middleware sends. With `ETag`, a read is conditional. */
+  sends?: (keyof typeof responseHeaders)[]
   /** Answers with other statuses that are not problems. */
   answers?: Record<number, Schema>
   problems?: ProblemType[]
   /** Optional request headers that the route reads. */
   headers?: (keyof typeof HEADERS)[]
 }) {
-  const { summary, description, tag, answer, status = 200, headers = [] } = route
+  const { summary, description, tag, answer, mediaTypes = ['application/json'], status = 200, headers = [] } = route
   const json = (schema: Schema) => ({ content: { 'application/json': { schema: resolver(schema) } } })
   const byStatus = Map.groupBy([...(route.problems ?? []), ...COMMON], (type) => problems[type].status)
   const failures = Object.fromEntries(
@@ -93,11 +96,13 @@ export function doc(route: {
     })),
     responses: {
       [status]: {
-        description: 'Success',
-        ...(answer ? json(answer) : {}),
-        ...(route.textType === undefined
-          ? {}
-          : { content: { [route.textType]: { schema: { type: 'string' as const } } } }),
+        description: '', // that of the schema, see `describeApp`
+        ...(route.sends && {
+          headers: Object.fromEntries(route.sends.map((name) => [name, { $ref: `#/components/headers/${name}` }])),
+        }),
+        ...(answer && {
+          content: Object.fromEntries(mediaTypes.map((type) => [type, { schema: resolver(answer) }])),
+        }),
       },
       ...failures,
       ...Object.fromEntries(
@@ -176,8 +181,9 @@ function findLists(schema: Schema, value: unknown, path: (string | number)[] = [
   if (wrapped) return findLists(wrapped, value, path)
   if (Array.isArray(value)) {
     if (item) return value.flatMap((part, i) => findLists(item, part, [...path, i]))
-    if (type === 'union' && options?.some((option) => findLists(option, value, path).length === 0)) return []
-    return entries || type === 'record' || type === 'union' ? [path.join('.')] : []
+    const isUnion = type === 'union' || type === 'variant'
+    if (isUnion && options?.some((option) => findLists(option, value, path).length === 0)) return []
+    return entries || type === 'record' || isUnion ? [path.join('.')] : []
   }
   if (!entries || typeof value !== 'object' || value === null) return []
   const fields = value as Record<string, unknown> // an object, as checked

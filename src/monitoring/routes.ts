@@ -7,7 +7,7 @@ import { doc, valid } from '../http/openapi.ts'
 import { logError } from '../http/problem.ts'
 import { requireService } from '../http/service-token.ts'
 import { maintenanceService, type PurgeBudget } from './maintenance.ts'
-import { OPEN_METRICS, render } from './open-metrics.ts'
+import { formatFor, render } from './open-metrics.ts'
 import { type Dependency, Maintained, Readiness, Stats } from './schema.ts'
 import { statsService } from './stats.ts'
 
@@ -30,7 +30,7 @@ export const health = new Hono<AppEnv>().get(
     id: 'getHealth',
     tag,
     summary: 'Check that the Worker is alive',
-    answer: v.object({ status: v.literal('alive') }),
+    answer: v.pipe(v.object({ status: v.literal('alive') }), v.description('The Worker is alive.')),
   }),
   limitLocally(),
   (c) => c.json({ status: 'alive' as const }),
@@ -90,14 +90,18 @@ export const monitoring = new Hono<AppEnv>()
       id: 'getMetrics',
       tag,
       summary: 'Read all figures, for Prometheus',
-      description: 'For services. OpenMetrics 1.0. Counters cover all isolates. Without Redis the counters are absent.',
-      textType: 'application/openmetrics-text',
+      description:
+        'For services. By `Accept`: OpenMetrics 1.0, or the text format of Prometheus 0.0.4, which is the default. Counters ' +
+        'cover all isolates. Without Redis the counters are absent.',
+      answer: v.pipe(v.string(), v.description('The figures.')),
+      mediaTypes: ['text/plain', 'application/openmetrics-text'],
       problems: ['service-token-required'],
     }),
     requireService,
     async (c) => {
-      const { figures, totals } = await c.var.use(statsService).expose()
-      return c.body(render(figures, totals), 200, { 'Content-Type': OPEN_METRICS, 'Cache-Control': 'no-store' })
+      const format = formatFor(c.req.header('Accept'))
+      const metrics = render(format, await c.var.use(statsService).expose())
+      return c.body(metrics, 200, { 'Content-Type': format, 'Cache-Control': 'no-store', Vary: 'Accept' })
     },
   )
   .post(

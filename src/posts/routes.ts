@@ -37,6 +37,7 @@ export const posts = new Hono<AppEnv>()
       answer: Post,
       status: 201,
       headers: ['Idempotency-Key'],
+      sends: ['ETag', 'Location', 'Idempotent-Replayed'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -63,6 +64,7 @@ export const posts = new Hono<AppEnv>()
       summary: 'Read posts by ids',
       description: 'The answer keeps the order of the ids and omits unknown ids.',
       answer: pageSchema(Post),
+      sends: ['ETag'],
       problems: ['invalid-request'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -84,6 +86,7 @@ export const posts = new Hono<AppEnv>()
         'The posts of the last days with the most likes, comments and views, newer ones before older ones: twice as many ' +
         'are worth eight hours. Counts are current. A new post may take a minute to appear.',
       answer: pageSchema(Post),
+      sends: ['ETag'],
       problems: ['invalid-request'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -97,7 +100,14 @@ export const posts = new Hono<AppEnv>()
   )
   .get(
     '/:id',
-    doc({ id: 'getPost', tag, summary: 'Read a post', answer: Post, problems: ['invalid-request', 'not-found'] }),
+    doc({
+      id: 'getPost',
+      tag,
+      summary: 'Read a post',
+      answer: Post,
+      sends: ['ETag'],
+      problems: ['invalid-request', 'not-found'],
+    }),
     admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', PostId),
     async (c) => {
@@ -116,6 +126,7 @@ export const posts = new Hono<AppEnv>()
       description: 'Works without Redis. Then readers may see the old text for some minutes.',
       answer: Post,
       headers: ['If-Match'],
+      sends: ['ETag'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -164,7 +175,7 @@ export const posts = new Hono<AppEnv>()
       tag,
       summary: 'Record that I saw a post',
       description: 'Each user, or else each address, counts once. The count is approximate. Without Redis: 503.',
-      answer: v.object({ views: Count }),
+      answer: v.pipe(v.object({ views: Count }), v.description('The count of viewers.')),
       problems: ['invalid-request', 'not-found', 'unavailable'],
     }),
     admit('views', { session: 'optional', check: 'within' }),
@@ -187,6 +198,7 @@ export const postsByAuthor = new Hono<AppEnv>().get(
     tag: 'Users',
     summary: 'List the posts of a user, newest first',
     answer: pageSchema(Post),
+    sends: ['ETag'],
     problems: ['invalid-request', 'not-found'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),

@@ -19,6 +19,7 @@ export const recommendations = new Hono<AppEnv>().get(
       'Never my own posts, and none that I like already. A user without likes gets the hot feed. The list is refreshed ' +
       'every few minutes; counts are current. Works without Redis.',
     answer: pageSchema(Post),
+    sends: ['ETag'],
     problems: ['invalid-request', 'not-signed-in'],
   }),
   admit('reads', { session: 'required', check: 'alongside' }),

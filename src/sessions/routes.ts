@@ -74,6 +74,7 @@ export const sessions = new Hono<AppEnv>()
         'cannot be counted.',
       answer: SignedIn,
       status: 201,
+      sends: ['Set-Cookie'],
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'wrong-credentials', 'unavailable'],
     }),
     admitSignIn,
@@ -101,7 +102,7 @@ export const sessions = new Hono<AppEnv>()
       id: 'listSessions',
       tag,
       summary: 'List my devices',
-      answer: v.object({ items: v.array(Device), nextCursor: v.null() }),
+      answer: v.pipe(v.object({ items: v.array(Device), nextCursor: v.null() }), v.description('My devices.')),
       problems: ['not-signed-in'],
     }),
     admit('reads', { session: 'required' }),
@@ -121,6 +122,7 @@ export const sessions = new Hono<AppEnv>()
         'Ends all my sessions, including this one. Works without Redis. Then a session can stay usable in some places for ' +
         'up to a minute.',
       status: 204,
+      sends: ['Set-Cookie'],
       problems: ['not-signed-in'],
     }),
     forgetCookie,
@@ -140,6 +142,7 @@ export const sessions = new Hono<AppEnv>()
         'Ends this session and takes its device offline. Works without Redis. Then the session can stay usable in some ' +
         'places for up to a minute.',
       status: 204,
+      sends: ['Set-Cookie'],
       problems: ['not-signed-in'],
     }),
     forgetCookie,

@@ -37,7 +37,8 @@ export const streams = new Hono<AppEnv>().get(
       'An event may arrive twice under the same CloudEvent `id`. Without Redis: 503, and open streams end. Events of an ' +
       'outage arrive a minute or two after it, after newer events; `sequence` gives the order. A caller may have 50 open ' +
       'streams (429), and a deployment 10 000 (503).',
-    textType: 'text/event-stream',
+    answer: v.pipe(v.string(), v.description('The stream.')),
+    mediaTypes: ['text/event-stream'],
     headers: ['Last-Event-ID'],
     problems: ['invalid-request', 'not-signed-in', 'unavailable'],
   }),

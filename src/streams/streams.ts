@@ -5,7 +5,13 @@ import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { events, follows, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
-import { type CloudEvent, type StoredAudience, type StoredEvent, toCloudEvent } from '../events/catalog.ts'
+import {
+  type CloudEvent,
+  formatSequence,
+  type StoredAudience,
+  type StoredEvent,
+  toCloudEvent,
+} from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
 import type { Concurrency } from '../redis/concurrency.ts'
 import { service } from '../service.ts'
@@ -193,11 +199,12 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         if (Array.isArray(audience)) {
           return userId !== undefined && audience.includes(userId) ? { event, isRedacted: false } : undefined
         }
-        const isSame = audience === 'everyone' && publicSequence === event.sequence && !isCheckedNow
+        const isSame = audience === 'everyone' && formatSequence(publicSequence) === event.sequence && !isCheckedNow
         const isStranger =
           isSame || userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
         if (audience === (isStranger ? 'followers' : 'others')) return undefined
-        const seen = isStranger ? { ...event, sequence: publicSequence || event.sequence } : event
+        const isCountedApart = isStranger && publicSequence !== 0
+        const seen = isCountedApart ? { ...event, sequence: formatSequence(publicSequence) } : event
         const visibility = visibilities?.get(event.subject)
         const mayKnow = visibility === 'everyone' || (visibility === 'followers' && !isStranger)
         return isCheckedNow && !mayKnow ? { event: redact(seen), isRedacted: true } : { event: seen, isRedacted: false }

@@ -19,7 +19,7 @@ const tagParts = (user: User) => [user.version, user.followersCount, user.follow
 const followList = (list: 'followers' | 'followings', id: string, summary: string) =>
   new Hono<AppEnv>().get(
     `/:id/${list}`,
-    doc({ id, tag, summary, answer: pageSchema(User), problems: ['invalid-request', 'not-found'] }),
+    doc({ id, tag, summary, answer: pageSchema(User), sends: ['ETag'], problems: ['invalid-request', 'not-found'] }),
     admit('reads', { session: 'none' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),
@@ -41,6 +41,7 @@ export const users = new Hono<AppEnv>()
       summary: 'Sign up',
       answer: OwnUser,
       status: 201,
+      sends: ['Location'],
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'taken'],
     }),
     admit('sign-up', { session: 'none' }, { by: 'address' }),
@@ -63,6 +64,7 @@ export const users = new Hono<AppEnv>()
       description:
         'The answer keeps the order of the ids and omits unknown ids. Counts as many requests as there are ids.',
       answer: pageSchema(User),
+      sends: ['ETag'],
       problems: ['invalid-request'],
     }),
     admit('reads', { session: 'none' }),
@@ -80,6 +82,7 @@ export const users = new Hono<AppEnv>()
       summary: 'Read a user by username',
       description: 'Upper and lower case are equal.',
       answer: User,
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'none' }),
@@ -96,7 +99,8 @@ export const users = new Hono<AppEnv>()
       tag,
       summary: 'Read a user',
       description: 'The owner also sees `email`.',
-      answer: v.union([OwnUser, User]),
+      answer: v.pipe(v.union([OwnUser, User]), v.description('The profile.')),
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -121,6 +125,7 @@ export const users = new Hono<AppEnv>()
       description: 'Works without Redis. Then readers on other isolates may see the old profile for some minutes.',
       answer: OwnUser,
       headers: ['If-Match'],
+      sends: ['ETag'],
       problems: [
         'invalid-request',
         'malformed-json',

@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
+import { nextLink } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery, pageSchema, Time } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -45,6 +46,7 @@ export const webhooks = new Hono<AppEnv>()
         NO_REDIS,
       answer: CreatedWebhook,
       status: 201,
+      sends: ['Location'],
       problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
     requireService,
@@ -71,7 +73,9 @@ export const webhooks = new Hono<AppEnv>()
     valid('query', pageQuery('wh')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
-      return c.json(await c.var.use(webhooksService).list(limit, cursor))
+      const page = await c.var.use(webhooksService).list(limit, cursor)
+      c.header('Link', nextLink(c, page))
+      return c.json(page)
     },
   )
   .get(
@@ -200,7 +204,9 @@ export const webhooks = new Hono<AppEnv>()
     valid('query', DeliveriesQuery),
     async (c) => {
       const { limit, cursor, status } = c.req.valid('query')
-      return c.json(await c.var.use(deliveriesService).list(c.req.valid('param').id, status, limit, cursor))
+      const page = await c.var.use(deliveriesService).list(c.req.valid('param').id, status, limit, cursor)
+      c.header('Link', nextLink(c, page))
+      return c.json(page)
     },
   )
   .post(
@@ -213,7 +219,10 @@ export const webhooks = new Hono<AppEnv>()
         'Delivers matching events since that time that are dead or were never stored for the webhook, under the same ' +
         '`webhook-id`. With `includeDelivered`, delivered events too. Events expire after EVENT_DAYS. The queue does the ' +
         `work after the answer. Safe to repeat. ${NO_REDIS}`,
-      answer: v.object({ webhookId: v.string(), since: Time }),
+      answer: v.pipe(
+        v.object({ webhookId: v.string(), since: Time }),
+        v.description('The deliveries begin after the answer.'),
+      ),
       status: 202,
       problems: [...PROBLEMS, ...BODY_PROBLEMS, 'webhook-not-enabled'],
     }),
@@ -236,7 +245,7 @@ export const deliveries = new Hono<AppEnv>().post(
     tag,
     summary: 'Replay a delivery',
     description: `Delivers the event again under the same \`webhook-id\`, with a new retry schedule. ${NO_REDIS}`,
-    answer: v.object({ id: v.string() }),
+    answer: v.pipe(v.object({ id: v.string() }), v.description('The delivery begins after the answer.')),
     status: 202,
     problems: [...PROBLEMS, 'webhook-not-enabled', 'event-gone'],
   }),

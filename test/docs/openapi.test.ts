@@ -1,11 +1,13 @@
 import { reset } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
+import type { Schema } from '@cfworker/json-schema'
+import { catalog, toCloudEvent } from '../../src/events/catalog.ts'
 import { keys } from '../../src/keys.ts'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser, addWebhookRows } from '../rows.ts'
 import { receiver } from '../webhooks/endpoints.ts'
-import { errorsIn, errorsOf, readDocument, readOperations } from './document.ts'
+import { errorsIn, errorsOf, headerErrors, readDocument, readOperations } from './document.ts'
 
 beforeAll(migrate)
 
@@ -191,7 +193,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   }),
   'GET /v1/search': ({ asFan }) => ({
     200: [
-      { path: '/v1/search?q=hello', before: rebuild('search') },
+      { path: '/v1/search?q=h%C3%A9llo&limit=1', before: rebuild('search') },
       { path: '/v1/search?q=hello&type=posts&limit=1', headers: asFan, before: rebuild('search') },
       { path: '/v1/search?q=some&type=users', before: rebuild('search') },
       { path: '/v1/search?q=hello', before: redisGone },
@@ -211,7 +213,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     429: [limited(`/v1/posts/${post.id}`)],
   }),
   'GET /v1/webhooks': () => ({
-    200: [{ path: '/v1/webhooks?limit=1', headers: service }],
+    200: [{ path: '/v1/webhooks?limit=1', headers: service, before: () => addWebhookRows() }],
     400: [{ path: '/v1/webhooks?limit=0', headers: service }],
     401: [{ path: '/v1/webhooks' }],
   }),
@@ -249,6 +251,13 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     }
   },
   'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
+}
+
+/** The `nextCursor` of a page. Null: it is the last one, or no page. */
+async function nextPage(response: Response): Promise<string | null> {
+  if (!response.headers.get('Content-Type')?.startsWith('application/json')) return null
+  const { nextCursor = null } = await response.json<{ nextCursor?: string | null }>()
+  return nextCursor
 }
 
 const limited = (path: string): Example => ({
@@ -376,6 +385,65 @@ test('every operation has a summary, a tag and its problems', async () => {
   }
 })
 
+test('tags, parameters, answers and named schemas are described', async () => {
+  const { document, operations } = await readOperations()
+  const tags = document.tags.map(({ name, description }) => [name, description.length > 10])
+  expect(tags.slice(0, 2)).toEqual([
+    ['Users', true],
+    ['Posts', true],
+  ])
+  const used = new Set([...operations.values()].flatMap((operation) => operation.tags ?? []))
+  expect(Object.fromEntries(tags)).toEqual(Object.fromEntries([...used].map((tag) => [tag, true])))
+  for (const [name, { parameters = [], responses }] of operations) {
+    for (const { name: parameter, description = '' } of parameters) {
+      expect([name, parameter, description]).toEqual([name, parameter, expect.stringMatching(/^.{9,}\.$/)])
+    }
+    for (const [status, { description }] of Object.entries(responses)) {
+      expect([name, status, description]).toEqual([name, status, expect.stringMatching(/^.{8,}\.$/)])
+    }
+  }
+  for (const [name, { description, properties = {} }] of Object.entries(document.components.schemas)) {
+    expect([name, description]).toEqual([name, expect.stringMatching(/.{10,}/)])
+    if (name === 'Stats') continue // docs/operations.md explains figures
+    for (const [field, schema] of Object.entries(properties as Record<string, Schema>)) {
+      const isDescribed = '$ref' in schema || 'description' in schema
+      expect([name, field, isDescribed]).toEqual([name, field, true])
+    }
+  }
+})
+
+test('an answer may be 304 where it has an ETag, and nowhere else', async () => {
+  const { operations } = await readOperations()
+  for (const [name, { responses, parameters = [] }] of operations) {
+    const hasTag = name.startsWith('GET ') && 'ETag' in (responses['200']?.headers ?? {})
+    const isConditional = parameters.some((parameter) => parameter.name === 'If-None-Match')
+    expect([name, '304' in responses, isConditional]).toEqual([name, hasTag, hasTag])
+  }
+})
+
+test('every type of event, and the challenge, is a webhook in the document, with the schema of its data', async () => {
+  const document = await readDocument()
+  expect(Object.keys(document.webhooks)).toEqual(['endpoint.challenge', ...Object.keys(catalog), 'custom'])
+  const id = 'p_a'
+  const stored = {
+    id: 'ev_1',
+    channel: 'post_events',
+    subject: id,
+    sequence: 7,
+    audience: 'everyone',
+    createdAt: 0,
+  } as const
+  const data = { postId: id, authorId: 'u_a' }
+  const event = toCloudEvent({ ...stored, type: 'post_deleted', data, traceparent: null }, '/threads-edge')
+  const schemaOf = (type: string): Schema =>
+    document.webhooks[type]?.post.requestBody.content['application/cloudevents+json']?.schema ?? { not: {} }
+  expect(errorsOf(document, schemaOf('post_deleted'), event)).toEqual([])
+  expect(errorsOf(document, schemaOf('post_deleted'), { ...event, sequence: 7 })).not.toEqual([])
+  expect(errorsOf(document, schemaOf('post_created'), event)).not.toEqual([])
+  const own = { ...event, channel: 'custom_a', type: 'paid', data: { total: 1 } }
+  expect(errorsOf(document, schemaOf('custom'), own)).toEqual([])
+})
+
 test('every reference in the document resolves', async () => {
   const document = await readDocument()
   const referred = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
@@ -452,7 +520,17 @@ test.each(Object.entries(examples))('%s answers exactly what the document says',
       await before?.(edge)
       const response = await edge.fetch(path, { headers })
       expect([path, String(response.status)]).toEqual([path, status])
+      const next = await nextPage(response.clone())
       expect([path, status, await errorsIn(document, operation, response)]).toEqual([path, status, []])
+      expect([path, status, headerErrors(operation, response)]).toEqual([path, status, []])
+      expect([path, response.headers.get('Link')]).toEqual([path, next === null ? null : expect.any(String)])
+      if (next !== null) {
+        const link = /^<(\/[^>]+)>; rel="next"$/.exec(response.headers.get('Link') ?? '')?.[1] ?? ''
+        const [followed, wanted] = [new URL(link, 'https://edge.test'), new URL(path, 'https://edge.test')]
+        wanted.searchParams.set('cursor', next)
+        expect(followed.href).toBe(wanted.href)
+        expect([link, (await edge.fetch(link, { headers })).status]).toEqual([link, 200])
+      }
       await edge.settle()
     }
   }
@@ -481,6 +559,7 @@ test('every write answers exactly what the document says', async () => {
       ...init,
     })
     expect([name, response.ok]).toEqual([name, true])
+    expect([name, headerErrors(operation, response)]).toEqual([name, []])
     if (response.status === 204) {
       expect([name, Object.keys(operation.responses)]).toEqual([name, expect.arrayContaining(['204'])])
       return {}

@@ -43,7 +43,7 @@ test('an event reaches every stream on its channel as it happens, once, with its
       time: expect.any(String),
       datacontenttype: 'application/json',
       channel: 'custom_test',
-      sequence: 1,
+      sequence: '0000000000000001',
       traceparent: expect.any(String),
       data: { text: 'said' },
     })
@@ -250,8 +250,15 @@ test('hiding completes what each audience knows, without gaps, and a client that
   const streams = {} as Record<Name, Awaited<ReturnType<typeof open>>>
   const read = async (name: Name, stream = streams[name]) => {
     const { type, data, ...event } = await stream.event()
-    const { id, sequence, time } = event as unknown as { id: string; sequence: number; time: string }
-    return { id, sequence, time, said: type === 'user_updated' ? 'fact' : String(data['status']), data }
+    const { id, sequence, time } = event as unknown as { id: string; sequence: string; time: string }
+    expect(sequence).toMatch(/^\d{16}$/)
+    return {
+      id,
+      sequence: Number(sequence),
+      time,
+      said: type === 'user_updated' ? 'fact' : String(data['status']),
+      data,
+    }
   }
   for (const name of names) {
     const stream = await open(edge, headersOf[name], query)

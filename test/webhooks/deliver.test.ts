@@ -57,7 +57,7 @@ test('an event arrives once, as a CloudEvent that the verifier of Standard Webho
     traceparent: expect.any(String),
     datacontenttype: 'application/json',
     channel,
-    sequence: 1,
+    sequence: '0000000000000001',
     data: { total: 12.5, note: 'Ünï — 🧵' },
   })
   expect(await readDeliveries(edge, id)).toMatchObject([
