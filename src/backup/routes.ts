@@ -30,7 +30,7 @@ export const backups = new Hono<AppEnv>()
       answer: Tables,
       problems: ['service-token-required', 'unavailable'],
     }),
-    requireService,
+    requireService('backup'),
     async (c) => c.json({ tables: await c.var.use(backupService).begin() }),
   )
   .get(
@@ -43,7 +43,7 @@ export const backups = new Hono<AppEnv>()
       answer: TablePage,
       problems: ['invalid-request', 'service-token-required', 'not-found', 'unavailable'],
     }),
-    requireService,
+    requireService('backup'),
     valid('param', TableName),
     valid('query', PageQuery),
     async (c) => {
@@ -62,7 +62,7 @@ export const backups = new Hono<AppEnv>()
       textType: 'application/octet-stream',
       problems: ['invalid-request', 'service-token-required', 'not-found'],
     }),
-    requireService,
+    requireService('backup'),
     valid('param', DailyFile),
     async (c) => {
       const { date, file } = c.req.valid('param')
@@ -91,7 +91,7 @@ export const restores = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('root'),
     requireJson,
     valid('json', RestoreRequest),
     async (c) => {
@@ -117,7 +117,7 @@ export const restores = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('root'),
     valid('param', TableName),
     requireJson,
     valid('json', RestoreRows),
@@ -137,6 +137,6 @@ export const restores = new Hono<AppEnv>()
       status: 202,
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('root'),
     async (c) => c.json({ rebuilding: await c.var.use(backupService).endRestore() }, 202),
   )

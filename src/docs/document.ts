@@ -2,15 +2,31 @@ import type { Hono } from 'hono'
 import { generateSpecs } from 'hono-openapi'
 import { problems, type ProblemType } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
+import type { Scope } from '../service-tokens/scopes.ts'
 
-/** Problems that the middleware of `app.ts`, or admission, reports on a route that writes. */
-function problemsOfWrite({ security = [], 'x-rate-limit': limit }: Operation): ProblemType[] {
-  const takesCookie = security.some((credentials) => 'cookie' in credentials)
+/** What each scope of a service token allows. */
+const scopeMeanings: Record<Scope, string> = {
+  backup: 'read a backup of everything, with password hashes',
+  'cache:invalidate': 'invalidate caches',
+  'events:publish': 'publish events',
+  'events:read': 'stream all events, whatever their audience',
+  locks: 'acquire, extend and release locks',
+  maintenance: 'purge expired data, and rebuild the data of listeners',
+  'stats:read': 'read all figures',
+  'webhooks:manage': 'manage webhooks, and read and replay their deliveries',
+}
+
+/** Problems that the middleware of `app.ts`, or admission, reports on an operation. */
+function problemsOf({ security = [], 'x-rate-limit': limit }: Operation, isWrite: boolean): ProblemType[] {
+  const takes = (scheme: string) => security.some((credentials) => scheme in credentials)
+  const common: ProblemType[] = takes('serviceToken') ? ['scope-required'] : []
+  if (!isWrite) return common
   return [
+    ...common,
     'body-too-large',
     'unsupported-media-type',
     ...(limit === undefined ? [] : (['cross-site'] as const)), // routes of services have no limit, and take no cookie
-    ...(takesCookie ? (['not-signed-in'] as const) : []),
+    ...(takes('cookie') ? (['not-signed-in'] as const) : []),
   ]
 }
 
@@ -27,10 +43,9 @@ function addCommonAnswers(paths: Record<string, Record<string, Operation>>): voi
     if (method === 'get') {
       const isStream = 'text/event-stream' in (responses['200']?.content ?? {})
       if (!isStream) responses['304'] = { description: 'The `ETag` in `If-None-Match` is current.' }
-      continue
     }
     const content = responses['500']?.content // a problem document, as of every problem
-    for (const type of problemsOfWrite(operation)) {
+    for (const type of problemsOf(operation, method !== 'get')) {
       const { status, title } = problems[type]
       const { description = '' } = responses[status] ?? {}
       if (description.includes(`\`${type}\``)) continue
@@ -44,6 +59,10 @@ function addCommonAnswers(paths: Record<string, Record<string, Operation>>): voi
  * neither descriptions nor the libraries that convert schemas.
  */
 export async function describeApp(app: Hono<AppEnv>): Promise<object> {
+  const description =
+    '`SERVICE_TOKEN` of the Worker, the root token, which may do everything; or a token of `POST /v1/service-tokens` ' +
+    'that has the scope of the route. Routes with the scope `root` require the root token.'
+  const serviceToken = { type: 'http' as const, scheme: 'bearer', description, 'x-scopes': scopeMeanings }
   const document = await generateSpecs(app, {
     defaultValidationErrorResponse: false,
     excludeStaticFile: false,
@@ -62,7 +81,7 @@ export async function describeApp(app: Hono<AppEnv>): Promise<object> {
         securitySchemes: {
           bearer: { type: 'http', scheme: 'bearer', description: 'The `token` of a sign-in.' },
           cookie: { type: 'apiKey', in: 'cookie', name: '__Host-session' },
-          serviceToken: { type: 'http', scheme: 'bearer', description: '`SERVICE_TOKEN` of the Worker.' },
+          serviceToken,
         },
       },
     },

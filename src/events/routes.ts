@@ -29,7 +29,7 @@ export const events = new Hono<AppEnv>().post(
       'event-id-reused',
     ],
   }),
-  requireService,
+  requireService('events:publish'),
   requireJson,
   valid('json', Publication),
   async (c) => c.json({ id: await c.var.platform.outbox.publish(c.req.valid('json')) }, 202),
@@ -46,7 +46,7 @@ export const listeners = new Hono<AppEnv>().post(
     status: 202,
     problems: ['invalid-request', 'service-token-required', 'not-found'],
   }),
-  requireService,
+  requireService('maintenance'),
   valid('param', v.object({ name: v.pipe(v.string(), v.regex(/^[a-z]{1,30}$/, 'must be the name of a listener')) })),
   async (c) => {
     const { name } = c.req.valid('param')

@@ -77,7 +77,7 @@ export const monitoring = new Hono<AppEnv>()
       answer: Stats,
       problems: ['invalid-request', 'service-token-required'],
     }),
-    requireService,
+    requireService('stats:read'),
     valid('query', v.object({ minutes: limitOf(60, 60) })),
     async (c) => {
       c.header('Cache-Control', 'no-store')
@@ -94,7 +94,7 @@ export const monitoring = new Hono<AppEnv>()
       textType: 'application/openmetrics-text',
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('stats:read'),
     async (c) => {
       const { figures, totals } = await c.var.use(statsService).expose()
       return c.body(render(figures, totals), 200, { 'Content-Type': OPEN_METRICS, 'Cache-Control': 'no-store' })
@@ -112,7 +112,7 @@ export const monitoring = new Hono<AppEnv>()
       answer: Maintained,
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('maintenance'),
     async (c) => {
       const outcomes = await c.var.use(maintenanceService)(PURGES_ON_REQUEST)
       for (const outcome of Object.values(outcomes)) if ('error' in outcome) logError(outcome.error, c, 'request')

@@ -47,7 +47,7 @@ export const webhooks = new Hono<AppEnv>()
       status: 201,
       problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     requireJson,
     valid('json', NewWebhook),
     async (c) => {
@@ -67,7 +67,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: pageSchema(Webhook),
       problems: ['invalid-request', 'service-token-required'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('query', pageQuery('wh')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
@@ -84,7 +84,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).read(c.req.valid('param').id)),
   )
@@ -98,7 +98,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: ChangedWebhook,
       problems: [...PROBLEMS, ...BODY_PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     requireJson,
     valid('json', WebhookChanges),
@@ -117,7 +117,7 @@ export const webhooks = new Hono<AppEnv>()
       status: 204,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => {
       await c.var.use(webhooksService).remove(c.req.valid('param').id)
@@ -134,7 +134,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: RotatedWebhook,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => {
       c.header('Cache-Control', 'no-store')
@@ -151,7 +151,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).pause(c.req.valid('param').id)),
   )
@@ -167,7 +167,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS, 'challenge-failed'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).enable(c.req.valid('param').id)),
   )
@@ -181,7 +181,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: TestResult,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).test(c.req.valid('param').id)),
   )
@@ -195,7 +195,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: pageSchema(Delivery),
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     valid('query', DeliveriesQuery),
     async (c) => {
@@ -217,7 +217,7 @@ export const webhooks = new Hono<AppEnv>()
       status: 202,
       problems: [...PROBLEMS, ...BODY_PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     requireJson,
     valid('json', ReplayRequest),
@@ -240,7 +240,7 @@ export const deliveries = new Hono<AppEnv>().post(
     status: 202,
     problems: [...PROBLEMS, 'webhook-not-enabled', 'event-gone'],
   }),
-  requireService,
+  requireService('webhooks:manage'),
   valid('param', DeliveryId),
   async (c) => {
     const { id } = c.req.valid('param')

@@ -54,6 +54,7 @@ async function fill(edge: ReturnType<typeof newSource>) {
   await addFollow(bob.id, ada.id)
   await addWebhookRows()
   await db.insert(schema.webhookHours).values({ hour: 1, webhookId: 'wh_1', succeeded: 2, failed: 3 })
+  await ask(edge, 'POST', '/v1/service-tokens', { name: 'importer', scopes: ['locks'] })
   await db.insert(schema.fences).values({ name: 'cron', fence: 1_764_000_000_000_001 })
   await db.insert(schema.revocations).values({ subjectId: 's_1', createdAt: 1 })
   await db.insert(schema.signInSources).values({ userId: ada.id, source: 'a network', seenAt: 1 })
