@@ -328,6 +328,12 @@ export const eventSequences = sqliteTable(
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
 
+/** With which code each listener last began to rebuild its data: see `Listener.version`. */
+export const listenerVersions = sqliteTable('listener_versions', {
+  listener: text().primaryKey(),
+  version: integer().notNull(),
+})
+
 /** Counts that changed since their last `counter_update`. Triggers insert them. */
 export const counterChanges = sqliteTable(
   'counter_changes',

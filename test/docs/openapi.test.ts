@@ -315,6 +315,10 @@ test('every route is documented, and every documented operation is a route', asy
 
 /** The names by which generated clients call the operations. Changing or removing one breaks them. */
 const OPERATION_IDS = {
+  createServiceToken: 'POST /v1/service-tokens',
+  listServiceTokens: 'GET /v1/service-tokens',
+  rotateServiceToken: 'POST /v1/service-tokens/{id}/rotate',
+  revokeServiceToken: 'DELETE /v1/service-tokens/{id}',
   getHealth: 'GET /healthz',
   getMetrics: 'GET /metrics',
   getReadiness: 'GET /readyz',
