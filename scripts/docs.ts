@@ -1,9 +1,11 @@
 /**
  * `npm run docs`: writes the generated parts of README.md and docs/. The variables come from src/config.ts, the event
- * types from src/events/catalog.ts, what happens without Redis from the last `npm run drill`.
+ * types from src/events/catalog.ts, the scopes of service tokens from the routes, what happens without Redis from the last `npm run drill`.
  */
+import { execFile } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
 import { toJsonSchema } from '@valibot/to-json-schema'
 import { getMetadata } from 'valibot'
 import { type Declaration, sections } from '../src/config.ts'
@@ -11,6 +13,7 @@ import { CAUSES } from '../src/docs/events.ts'
 import { catalog, type EventType } from '../src/events/catalog.ts'
 
 const root = dirname(import.meta.dirname)
+const execute = promisify(execFile)
 
 interface JsonSchema {
   type?: string
@@ -32,10 +35,11 @@ function typeName(schema: JsonSchema): string {
 
 function eventTable(): string {
   const rows = Object.entries(catalog).map(([type, { channel, subject, data }]) => {
-    const { properties = {} } = toJsonSchema(data, { errorMode: 'ignore' })
+    const { properties = {}, required = [] } = toJsonSchema(data, { errorMode: 'ignore' })
     // Each property of these schemas is an object schema, never `true`.
     const fields = Object.entries(properties as Record<string, JsonSchema>)
-    const list = fields.map(([name, schema]) => `\`${name}\`: ${typeName(schema)}`).join(', ')
+    const mark = (name: string) => (required.includes(name) ? '' : '?')
+    const list = fields.map(([name, schema]) => `\`${name}\`${mark(name)}: ${typeName(schema)}`).join(', ')
     return [`\`${type}\``, `\`${channel}\``, CAUSES[type as EventType], `\`${subject}\``, list]
   })
   return table(['Type', 'Channel', 'Published when', 'Subject', 'Data'], rows)
@@ -84,6 +88,7 @@ const NOTES: Record<string, string> = {
   'Rate limits': 'Reads and writes pass uncounted',
   Events: 'Stored and queued. Open streams end. Events of that time arrive when Redis is back',
   Webhooks: 'Delivered: they use only D1 and queues',
+  'Service tokens': 'Checked in D1',
   Cache: 'Caches are stale for at most their TTL',
   Monitoring: 'Only what the answering isolate has counted. The answer names the rest as unavailable',
 }
@@ -103,6 +108,37 @@ async function withoutRedis(): Promise<string> {
   return table(['Feature', 'Works', 'Answers 503', 'Without Redis'], rows)
 }
 
+/** The parts of the OpenAPI document with the scopes. */
+interface Scopes {
+  paths: Record<string, Record<string, { security?: { serviceToken?: string[] }[] }>>
+  components: { securitySchemes: { serviceToken: { 'x-scopes': Record<string, string> } } }
+}
+
+/** Each scope of service tokens, and the routes that it opens. */
+async function scopeTable(): Promise<string> {
+  const { stdout } = await execute(process.execPath, [join(root, 'scripts/build/document.ts')], { maxBuffer: 1e8 })
+  const { paths, components } = JSON.parse(stdout) as Scopes
+  const operations = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { security = [] }]) => ({
+      name: `\`${method.toUpperCase()} ${path}\``,
+      scopes: security.flatMap(({ serviceToken = [] }) => serviceToken),
+    })),
+  )
+  const row = (scope: string, shown: string, allows: string) => {
+    const routes = operations.filter(({ scopes }) => scopes.includes(scope)).map(({ name }) => name)
+    return [shown, allows, routes.join(', ')]
+  }
+  const scopes = Object.entries(components.securitySchemes.serviceToken['x-scopes'])
+  return table(
+    ['Scope', 'Allows to', 'Routes'],
+    [
+      ...scopes.map(([scope, allows]) => row(scope, `\`${scope}\``, allows)),
+      row('root', '`SERVICE_TOKEN` only', 'manage service tokens, restore a backup'),
+    ],
+  )
+}
+
+const SCOPES_BLOCK = /(<!-- generated: scopes -->\n)[^]*(\n<!-- end -->)/
 const REDIS_BLOCK = /(<!-- generated: without Redis -->\n)[^]*(\n<!-- end -->)/
 const EVENTS_BLOCK = /(<!-- generated: event types -->\n)[^]*(\n<!-- end -->)/
 
@@ -112,10 +148,17 @@ export async function generate(): Promise<Record<string, string>> {
   if (!EVENTS_BLOCK.test(events)) throw new Error('docs/events.md has no block for the event types')
   const readme = await readFile(join(root, 'README.md'), 'utf8')
   if (!REDIS_BLOCK.test(readme)) throw new Error('README.md has no block for what happens without Redis')
+  const operations = await readFile(join(root, 'docs/operations.md'), 'utf8')
+  if (!SCOPES_BLOCK.test(operations)) throw new Error('docs/operations.md has no block for the scopes')
+  const scopes = await scopeTable()
   const redisTable = await withoutRedis()
   return {
     'README.md': readme.replace(REDIS_BLOCK, (_, start: string, end: string) => `${start}\n${redisTable}\n${end}`),
     'docs/configuration.md': configuration(),
+    'docs/operations.md': operations.replace(
+      SCOPES_BLOCK,
+      (_, start: string, end: string) => `${start}\n${scopes}\n${end}`,
+    ),
     'docs/events.md': events.replace(
       EVENTS_BLOCK,
       (_, start: string, end: string) => `${start}\n${eventTable()}\n${end}`,

@@ -15,6 +15,7 @@ import { rateLimit } from './rate-limit/feature.ts'
 import { recommendations } from './recommendations/feature.ts'
 import { removals } from './removals/feature.ts'
 import { search } from './search/feature.ts'
+import { serviceTokens } from './service-tokens/feature.ts'
 import { sessions } from './sessions/feature.ts'
 import { streams } from './streams/feature.ts'
 import { users } from './users/feature.ts'
@@ -39,6 +40,7 @@ export const features: readonly Feature[] = [
   removals,
   streams,
   webhooks,
+  serviceTokens,
   invalidation,
   idempotency,
   backup,

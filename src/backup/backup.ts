@@ -27,6 +27,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.counterChanges,
     schema.unsettledCounts,
     schema.removals,
+    schema.serviceTokens,
     schema.webhooks,
     schema.eventSequences,
     schema.events,

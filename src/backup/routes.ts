@@ -31,7 +31,7 @@ export const backups = new Hono<AppEnv>()
       answer: Tables,
       problems: ['service-token-required', 'unavailable'],
     }),
-    requireService,
+    requireService('backup'),
     async (c) => c.json({ tables: await c.var.use(backupService).begin() }),
   )
   .get(
@@ -44,7 +44,7 @@ export const backups = new Hono<AppEnv>()
       answer: TablePage,
       problems: ['invalid-request', 'service-token-required', 'not-found', 'unavailable'],
     }),
-    requireService,
+    requireService('backup'),
     valid('param', TableName),
     valid('query', PageQuery),
     async (c) => {
@@ -64,7 +64,7 @@ export const backups = new Hono<AppEnv>()
       mediaTypes: ['application/octet-stream'],
       problems: ['invalid-request', 'service-token-required', 'not-found'],
     }),
-    requireService,
+    requireService('backup'),
     valid('param', DailyFile),
     async (c) => {
       const { date, file } = c.req.valid('param')
@@ -93,7 +93,7 @@ export const restores = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('root'),
     requireJson,
     valid('json', RestoreRequest),
     async (c) => {
@@ -119,7 +119,7 @@ export const restores = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('root'),
     valid('param', TableName),
     requireJson,
     valid('json', RestoreRows),
@@ -139,6 +139,6 @@ export const restores = new Hono<AppEnv>()
       status: 202,
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('root'),
     async (c) => c.json({ rebuilding: await c.var.use(backupService).endRestore() }, 202),
   )

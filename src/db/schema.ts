@@ -214,6 +214,29 @@ export const revocations = sqliteTable(
   (t) => [index('revocations_created').on(t.createdAt)],
 )
 
+/** Tokens of back ends. `SERVICE_TOKEN` is not among them. */
+export const serviceTokens = sqliteTable(
+  'service_tokens',
+  {
+    /** `st_` + ULID. */
+    id: text().primaryKey(),
+    /** Who uses it. */
+    name: text().notNull(),
+    /** What it may do. */
+    scopes: text({ mode: 'json' }).$type<string[]>().notNull(),
+    /** SHA-256 of the token, base64url. */
+    hash: text().notNull(),
+    /** The hashes before the last rotations, the latest first, and until when each works. */
+    previous: text({ mode: 'json' }).$type<{ hash: string; until: number }[]>().notNull(),
+    createdAt: integer('created_at').notNull(),
+    /** When `hash` was made. Null: at `createdAt`. */
+    rotatedAt: integer('rotated_at'),
+    /** Accurate to ten minutes. Null: never. */
+    lastUsedAt: integer('last_used_at'),
+  },
+  (t) => [uniqueIndex('service_tokens_name').on(t.name)],
+)
+
 /** Networks from which a user has signed in. Their guesses have a limit of their own. */
 export const signInSources = sqliteTable(
   'sign_in_sources',
@@ -304,6 +327,12 @@ export const eventSequences = sqliteTable(
   },
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
+
+/** With which code each listener last began to rebuild its data: see `Listener.version`. */
+export const listenerVersions = sqliteTable('listener_versions', {
+  listener: text().primaryKey(),
+  version: integer().notNull(),
+})
 
 /** Counts that changed since their last `counter_update`. Triggers insert them. */
 export const counterChanges = sqliteTable(

@@ -2,6 +2,7 @@ import type { Hono } from 'hono'
 import { generateSpecs } from 'hono-openapi'
 import { problems, type ProblemType } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
+import type { Scope } from '../service-tokens/scopes.ts'
 import { describeWebhooks } from './events.ts'
 import { headers } from './headers.ts'
 import { explanations } from './problems.ts'
@@ -10,7 +11,7 @@ const INTRODUCTION = `The edge API of a Threads-like social app.
 
 **Sign in** with \`POST /v1/sessions\`, and send the token as \`Authorization: Bearer\`. Browsers also get it as a cookie; writes by cookie \
 must come from the origin of the API or from an allowed origin. Public reads with a token that is not valid, or whose session has \
-ended, treat the caller as anonymous. Other routes that use tokens answer 401. **Services** send \`SERVICE_TOKEN\` in the same header.
+ended, treat the caller as anonymous. Other routes that use tokens answer 401. **Services** send \`SERVICE_TOKEN\`, or a service token, in the same header.
 
 **Errors** are problem documents (RFC 9457). Their \`type\` is a path that explains the problem. **Lists** answer \`{ items, nextCursor }\`, \
 and \`Link\` with the next page. **Repeating a request is safe.** Each answer states its cost in \`Server-Timing\` and the outcome of \
@@ -35,6 +36,7 @@ const TAGS: Record<string, Record<string, string>> = {
     Locks: 'Locks with fencing tokens.',
     Cache: 'Invalidation, for back ends that write the database themselves.',
     Monitoring: 'Health, figures, metrics, and the purge of expired data.',
+    'Service tokens': 'Tokens of back ends, with names and scopes.',
     Backup: 'What `npm run backup` and `npm run restore` use.',
   },
 }
@@ -68,27 +70,41 @@ interface Document {
   components: { schemas: Record<string, Schema> }
 }
 
-/** Problems that the middleware of `app.ts`, or admission, reports on a route that writes. */
-function problemsOfWrite({ security = [], 'x-rate-limit': limit }: Operation): ProblemType[] {
-  const takesCookie = security.some((credentials) => 'cookie' in credentials)
+/** What each scope of a service token allows. */
+const scopeMeanings: Record<Scope, string> = {
+  backup: 'read a backup of everything, with password hashes',
+  'cache:invalidate': 'invalidate caches',
+  'events:publish': 'publish events',
+  'events:read': 'stream all events, whatever their audience',
+  locks: 'acquire, extend and release locks',
+  maintenance: 'purge expired data, and rebuild the data of listeners',
+  'stats:read': 'read all figures',
+  'webhooks:manage': 'manage webhooks, and read and replay their deliveries',
+}
+
+/** Problems that the middleware of `app.ts`, or admission, reports on an operation. */
+function problemsOf({ security = [], 'x-rate-limit': limit }: Operation, isWrite: boolean): ProblemType[] {
+  const takes = (scheme: string) => security.some((credentials) => scheme in credentials)
+  const common: ProblemType[] = takes('serviceToken') ? ['scope-required'] : []
+  if (!isWrite) return common
   return [
+    ...common,
     'body-too-large',
     'unsupported-media-type',
     ...(limit === undefined ? [] : (['cross-site'] as const)), // routes of services have no limit, and take no cookie
-    ...(takesCookie ? (['not-signed-in'] as const) : []),
+    ...(takes('cookie') ? (['not-signed-in'] as const) : []),
   ]
 }
 
 /** Adds the answers that no route declares, because middleware or `answerCacheable` gives them. */
 function addAnswers(method: string, operation: Operation): void {
   const { responses } = operation
-  if (method === 'get') {
-    if (responses['200']?.headers?.['ETag'])
-      responses['304'] = { description: 'The `ETag` in `If-None-Match` is current.' }
-    return
+  const isWrite = method !== 'get'
+  if (!isWrite && responses['200']?.headers?.['ETag']) {
+    responses['304'] = { description: 'The `ETag` in `If-None-Match` is current.' }
   }
   const content = responses['500']?.content // a problem document, as of every problem
-  for (const type of problemsOfWrite(operation)) {
+  for (const type of problemsOf(operation, isWrite)) {
     const { status, title } = problems[type]
     const { description = '' } = responses[status] ?? {}
     if (description.includes(`\`${type}\``)) continue
@@ -160,6 +176,10 @@ export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): P
   const tags = groups.flatMap(([, group]) =>
     Object.entries(group).map(([name, description]) => ({ name, description })),
   )
+  const description =
+    'A service: `SERVICE_TOKEN` of the Worker, the root token, which may do everything; or a token of ' +
+    '`POST /v1/service-tokens` that has the scope of the route. Routes with the scope `root` require the root token.'
+  const serviceToken = { type: 'http' as const, scheme: 'bearer', description, 'x-scopes': scopeMeanings }
   const described = await generateSpecs(app, {
     defaultValidationErrorResponse: false,
     excludeStaticFile: false,
@@ -182,7 +202,7 @@ export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): P
             name: '__Host-session',
             description: 'A member: browsers get it at the sign-in and send it on their own.',
           },
-          serviceToken: { type: 'http', scheme: 'bearer', description: 'A service: `SERVICE_TOKEN` of the Worker.' },
+          serviceToken,
         },
         headers,
       },

@@ -33,7 +33,12 @@ export const explanations: Record<ProblemType, Explanation> = {
   'service-token-required': {
     meaning: 'Only services may use this route.',
     cause: 'The request has no service token, or a wrong one. Session tokens are not accepted here.',
-    remedy: 'Send the `SERVICE_TOKEN` of the deployment as `Authorization: Bearer`, from a back end only.',
+    remedy: 'Send a service token of the deployment as `Authorization: Bearer`, from a back end only.',
+  },
+  'scope-required': {
+    meaning: 'This service token is valid, and may not use this route.',
+    cause: 'The token lacks the scope of the route. `scope` names it. `root` stands for `SERVICE_TOKEN` itself.',
+    remedy: 'Use a token with this scope. `SERVICE_TOKEN` creates one with `POST /v1/service-tokens`.',
   },
   'cross-site': {
     meaning: 'The API refused a write that another site sent with the cookie of the user.',

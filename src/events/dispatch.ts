@@ -1,7 +1,7 @@
 import { listOf } from '../db/list.ts'
 import { and, inArray, isNotNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { events } from '../db/schema.ts'
+import { events, listenerVersions } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { service } from '../service.ts'
 import type { StoredEvent } from './catalog.ts'
@@ -23,6 +23,11 @@ export interface Listener {
   proceed?: (cursor: string) => Promise<string | null>
   /** Does one step of rebuilding its data from D1. `null` begins. Returns the next cursor, or null at the end. */
   rebuild?: (cursor: string | null) => Promise<string | null>
+  /**
+   * The form of the data. Raise it with code that needs the data made again, where SQL in a migration cannot: the cron then
+   * begins a rebuild.
+   */
+  version?: number
 }
 
 type Step = Extract<EventMessage, { listener: string }>
@@ -127,6 +132,25 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
 
     publishCounts,
     publishCountsLater,
+
+    /**
+     * Begins to rebuild the data of listeners that older code made, or a database without it. Returns how many. One D1 query
+     * when there are none. Safe to repeat: a failure after the message was sent begins a second rebuild. For the cron.
+     */
+    async rebuildOutdated(): Promise<number> {
+      const made = new Map((await db.select().from(listenerVersions)).map((row) => [row.listener, row.version]))
+      const outdated = listeners.flatMap(({ name, version = 0 }) =>
+        version > (made.get(name) ?? 0) ? [{ name, version }] : [],
+      )
+      for (const { name, version } of outdated) {
+        await enqueue({ kind: 'rebuild', listener: name, cursor: null })
+        await db
+          .insert(listenerVersions)
+          .values({ listener: name, version })
+          .onConflictDoUpdate({ target: listenerVersions.listener, set: { version } })
+      }
+      return outdated.length
+    },
 
     /** Begins to rebuild the data of a listener from D1. The queue does it step by step. */
     async beginRebuild(name: string): Promise<void> {

@@ -33,6 +33,11 @@ export const events: Feature = {
       run: ({ outbox }, { now }) => outbox.resend(1_000, now),
     },
     {
+      name: 'rebuild outdated data',
+      isExclusive: true,
+      run: ({ use }) => use(dispatchService).rebuildOutdated(),
+    },
+    {
       name: 'publish counts',
       isExclusive: false,
       async run({ use }) {

@@ -16,7 +16,7 @@ import type { EventMessage, Publication } from './schema.ts'
 export type NewEvent = {
   [T in EventType]: {
     type: T
-    data: { [F in keyof EventData<T>]: EventData<T>[F] | SQL }
+    data: { [F in keyof EventData<T>]-?: EventData<T>[F] | SQL }
     audience?: Audience | SQL
     given?: Record<string, unknown>
   }

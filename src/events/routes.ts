@@ -34,7 +34,7 @@ export const events = new Hono<AppEnv>().post(
       'event-id-reused',
     ],
   }),
-  requireService,
+  requireService('events:publish'),
   requireJson,
   valid('json', Publication),
   async (c) => c.json({ id: await c.var.platform.outbox.publish(c.req.valid('json')) }, 202),
@@ -51,7 +51,7 @@ export const listeners = new Hono<AppEnv>().post(
     status: 202,
     problems: ['invalid-request', 'service-token-required', 'not-found'],
   }),
-  requireService,
+  requireService('maintenance'),
   valid(
     'param',
     v.object({

@@ -2,6 +2,7 @@ import type { Context } from 'hono'
 import type { Config } from '../config.ts'
 import type { Platform, Use } from '../platform.ts'
 import type { Claims } from '../redis/session.ts'
+import type { ServiceCaller } from '../service-tokens/service-tokens.ts'
 import type { Trace } from '../trace.ts'
 
 /** What handlers find in the context of every request. `admit` adds the caller. */
@@ -19,6 +20,8 @@ export interface AppEnv {
      * have ended.
      */
     claims?: Claims | null
+    /** The back end whose token the route accepted. */
+    service?: ServiceCaller
     trace: Trace
     /** What is known of the answer before its route has made it. */
     answer: {

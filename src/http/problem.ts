@@ -50,9 +50,16 @@ export function renderProblem(problem: Problem, c: Context): Response {
   return c.body(JSON.stringify(document), status, {
     'Content-Type': 'application/problem+json',
     'Cache-Control': 'no-store',
-    ...(status === 401 ? { 'WWW-Authenticate': 'Bearer' } : {}), // RFC 9110 §11.6.1
+    ...challengeOf(problem),
     ...(typeof retryAfter === 'number' ? { 'Retry-After': String(retryAfter) } : {}),
   })
+}
+
+/** What a client that lacks a credential must present (RFC 9110 §11.6.1, RFC 6750 §3.1). */
+function challengeOf({ type, extensions: { scope } }: Problem): Record<string, string> {
+  if (problems[type].status === 401) return { 'WWW-Authenticate': 'Bearer' }
+  if (typeof scope !== 'string') return {}
+  return { 'WWW-Authenticate': `Bearer error="insufficient_scope", scope="${scope}"` }
 }
 
 function toProblem(error: unknown): Problem {

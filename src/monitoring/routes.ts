@@ -77,7 +77,7 @@ export const monitoring = new Hono<AppEnv>()
       answer: Stats,
       problems: ['invalid-request', 'service-token-required'],
     }),
-    requireService,
+    requireService('stats:read'),
     valid('query', v.object({ minutes: limitOf(60, 60) })),
     async (c) => {
       c.header('Cache-Control', 'no-store')
@@ -97,7 +97,7 @@ export const monitoring = new Hono<AppEnv>()
       mediaTypes: ['text/plain', 'application/openmetrics-text'],
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('stats:read'),
     async (c) => {
       const format = formatFor(c.req.header('Accept'))
       const metrics = render(format, await c.var.use(statsService).expose())
@@ -116,7 +116,7 @@ export const monitoring = new Hono<AppEnv>()
       answer: Maintained,
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('maintenance'),
     async (c) => {
       const outcomes = await c.var.use(maintenanceService)(PURGES_ON_REQUEST)
       for (const outcome of Object.values(outcomes)) if ('error' in outcome) logError(outcome.error, c, 'request')

@@ -5,9 +5,12 @@ import { admit } from '../http/admit.ts'
 import type { AppEnv, RequestContext } from '../http/context.ts'
 import { addressSubject } from '../http/limit.ts'
 import { doc, valid } from '../http/openapi.ts'
-import { isService } from '../http/service-token.ts'
+import { isAdmitted } from '../http/service-token.ts'
 import { Position, StreamQuery } from './schema.ts'
 import { streamsService } from './streams.ts'
+
+/** What a service token needs for a stream. */
+const SCOPE = 'events:read'
 
 const HEADERS = {
   'Content-Type': 'text/event-stream; charset=utf-8',
@@ -31,8 +34,8 @@ export const streams = new Hono<AppEnv>().get(
     description:
       'For `EventSource`: `event` is the type, `data` is the CloudEvent, `id` is the position. Without a session, the ' +
       'stream has the public events. With a session (cookie or token), also those of users I follow and those for me. ' +
-      'With the service token, all events. A comment arrives every 15 s. The stream ends after 15 minutes, with the ' +
-      'session, or when the client is too slow. Then browsers reconnect with `Last-Event-ID` (or `?lastEventId=`) and ' +
+      'With a service token, all events. A comment arrives every 15 s. The stream ends after 15 minutes, with the ' +
+      'session or the service token, or when the client is too slow. Then browsers reconnect with `Last-Event-ID` (or `?lastEventId=`) and ' +
       'miss nothing. If the position is too old, the stream sends an event `reset`: load your data again, then continue. ' +
       'An event may arrive twice under the same CloudEvent `id`. Without Redis: 503, and open streams end. Events of an ' +
       'outage arrive a minute or two after it, after newer events; `sequence` gives the order. A caller may have 50 open ' +
@@ -42,18 +45,19 @@ export const streams = new Hono<AppEnv>().get(
     headers: ['Last-Event-ID'],
     problems: ['invalid-request', 'not-signed-in', 'unavailable'],
   }),
-  admit('reads', { session: 'optional', check: 'alongside' }, { acceptsService: true }), // checked in the round trip that opens the stream
+  // The session is checked in the round trip that opens the stream.
+  admit('reads', { session: 'optional', check: 'alongside' }, { service: SCOPE }),
   valid('query', StreamQuery),
   async (c) => {
     const { channels, lastEventId } = c.req.valid('query')
     const seen = lastReceived(c, lastEventId)
     if (c.req.method === 'HEAD') return c.body(null, 200, HEADERS)
-    const { use, caller, defer } = c.var
+    const { use, caller, service, defer } = c.var
     const { body, ended } = await use(streamsService).open({
       channels: new Set(channels),
-      viewer: isService(c) ? { isService: true } : { isService: false, userId: caller.claims?.userId },
-      caller: isService(c) ? 'service' : (caller.claims?.userId ?? addressSubject(c)),
-      isLive: caller.isLive,
+      viewer: service ? { isService: true } : { isService: false, userId: caller.claims?.userId },
+      caller: service ? `service:${service.id}` : (caller.claims?.userId ?? addressSubject(c)),
+      isLive: service ? () => isAdmitted(c, SCOPE) : caller.claims && caller.isLive,
       seen,
       signal: c.req.raw.signal,
     })

@@ -64,8 +64,8 @@ export interface Opening {
   viewer: Viewer
   /** Whose streams are bounded: a user id, a network address, or a service. */
   caller: string
-  /** Whether the session of the viewer is live. Called only for a viewer with a user id. */
-  isLive: () => Promise<boolean>
+  /** Whether the credential of the viewer is still valid. Undefined: there is none that can end. */
+  isLive: (() => Promise<boolean>) | undefined
   /** The id of the last event the client has received. */
   seen: string | undefined
   /** Aborts when the client disconnects. */
@@ -243,7 +243,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
      * Opens a stream; `ended` resolves when it is over. It ends when the client disconnects, the session or the
      * subscription ends, after `lifeMs`, or when the client stalls.
      *
-     * Throws `not-signed-in` when the session of the viewer is over, `rate-limited` when the caller has too many streams
+     * Throws `not-signed-in` when the credential of the viewer has ended, `rate-limited` when the caller has too many streams
      * open, and `unavailable` when there are too many in total or Redis fails. It writes only the place, which is
      * released when the stream ends or is refused, and expires when the isolate dies.
      */
@@ -253,7 +253,6 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       const id = crypto.randomUUID()
       const over = new AbortController()
       const listening = AbortSignal.any([signal, over.signal])
-      const hasSession = !viewer.isService && viewer.userId !== undefined
       function close(): void {
         open.count -= 1
         over.abort()
@@ -262,22 +261,22 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 
       let messages: AsyncIterator<string, void>
       let start: Start<Streamed>
-      let isSignedIn: boolean
+      let isStillLive: boolean
       let place: Awaited<ReturnType<Concurrency['take']>>
       try {
         messages = await log.subscribe(listening)
-        ;[start, place, isSignedIn] = await Promise.all([
+        ;[start, place, isStillLive] = await Promise.all([
           log.read(seen),
           places.take(caller, id, Date.now()),
-          hasSession && isLive(),
+          isLive?.() ?? true,
         ])
       } catch (cause) {
         close()
         refuse('Streams cannot be opened right now', cause)
       }
-      if (place !== 'taken' || (hasSession && !isSignedIn)) {
+      if (place !== 'taken' || !isStillLive) {
         close()
-        if (hasSession && !isSignedIn) throw new Problem('not-signed-in', 'This session has ended')
+        if (!isStillLive) throw new Problem('not-signed-in', 'This session has ended')
         if (place === 'all-full') refuse('Too many streams are open')
         throw new Problem('rate-limited', 'You have too many streams open: close one', {
           retryAfter: RETRY_AFTER_SECONDS,
@@ -307,11 +306,11 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         const life = setTimeout(() => over.abort(), policy.lifeMs * (0.9 + 0.1 * Math.random()))
         const heartbeat = setInterval(() => outlet.sendIfRoom(mark('still here')), policy.heartbeatMs)
         async function check(): Promise<boolean> {
-          const [isStillLive] = await Promise.all([
-            !hasSession || isLive(),
+          const [isValid] = await Promise.all([
+            isLive?.() ?? true,
             places.keep(caller, id, Date.now()).catch(() => {}), // the next check repeats it
           ])
-          return isStillLive
+          return isValid
         }
         try {
           await outlet.send(`retry: ${retryMs}\n${mark('open')}`)

@@ -49,7 +49,7 @@ export const webhooks = new Hono<AppEnv>()
       sends: ['Location'],
       problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     requireJson,
     valid('json', NewWebhook),
     async (c) => {
@@ -69,7 +69,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: pageSchema(Webhook),
       problems: ['invalid-request', 'service-token-required'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('query', pageQuery('wh')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
@@ -88,7 +88,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).read(c.req.valid('param').id)),
   )
@@ -102,7 +102,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: ChangedWebhook,
       problems: [...PROBLEMS, ...BODY_PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     requireJson,
     valid('json', WebhookChanges),
@@ -121,7 +121,7 @@ export const webhooks = new Hono<AppEnv>()
       status: 204,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => {
       await c.var.use(webhooksService).remove(c.req.valid('param').id)
@@ -138,7 +138,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: RotatedWebhook,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => {
       c.header('Cache-Control', 'no-store')
@@ -155,7 +155,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).pause(c.req.valid('param').id)),
   )
@@ -171,7 +171,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS, 'challenge-failed'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).enable(c.req.valid('param').id)),
   )
@@ -185,7 +185,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: TestResult,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).test(c.req.valid('param').id)),
   )
@@ -199,7 +199,7 @@ export const webhooks = new Hono<AppEnv>()
       answer: pageSchema(Delivery),
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     valid('query', DeliveriesQuery),
     async (c) => {
@@ -226,7 +226,7 @@ export const webhooks = new Hono<AppEnv>()
       status: 202,
       problems: [...PROBLEMS, ...BODY_PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     requireJson,
     valid('json', ReplayRequest),
@@ -249,7 +249,7 @@ export const deliveries = new Hono<AppEnv>().post(
     status: 202,
     problems: [...PROBLEMS, 'webhook-not-enabled', 'event-gone'],
   }),
-  requireService,
+  requireService('webhooks:manage'),
   valid('param', DeliveryId),
   async (c) => {
     const { id } = c.req.valid('param')

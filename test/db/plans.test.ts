@@ -85,6 +85,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
     '/v1/posts/hot': ['/v1/posts/hot'],
     '/v1/posts/:id': [`/v1/posts/${post.id}`, '/v1/posts/p_nobody'],
     '/v1/posts/:id/comments': pages(`/v1/posts/${post.id}/comments`, 'c'),
+    '/v1/service-tokens': pages('/v1/service-tokens', 'st').map((path) => [path, service] satisfies Signed),
     '/v1/webhooks': pages('/v1/webhooks', 'wh').map((path) => [path, service] satisfies Signed),
     '/v1/webhooks/:id': [[`/v1/webhooks/${webhookId}`, service]],
     '/v1/webhooks/:id/deliveries': [
@@ -155,7 +156,17 @@ test('every query of a read uses an index and sorts nothing', async () => {
   expect(await costlyLines(queries)).toEqual([])
   const tables = queries.flatMap(({ sql }) => [...sql.matchAll(/(?:from|join) "(\w+)"/g)].map(([, name]) => name))
   expect(new Set(tables)).toEqual(
-    new Set(['events', 'users', 'posts', 'comments', 'follows', 'sessions', 'notification_reads', ...OF_WEBHOOKS]),
+    new Set([
+      'events',
+      'users',
+      'posts',
+      'comments',
+      'follows',
+      'sessions',
+      'notification_reads',
+      'service_tokens',
+      ...OF_WEBHOOKS,
+    ]),
   )
 })
 

@@ -34,12 +34,25 @@ async function newData() {
     webhookId,
     asAuthor: await newEdge().signIn(author),
     asFan: await newEdge().signIn(fan),
+    /** A service token without the scope of any read. */
+    withoutScope: await newServiceToken('cache:invalidate'),
     /** A session that is over. */
     asFormerFan: await newEdge().signIn({ ...fan, sessionEpoch: fan.sessionEpoch - 1 }),
   }
 }
 
 const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+
+async function newServiceToken(scope: string) {
+  const response = await newEdge().fetch('/v1/service-tokens', {
+    method: 'POST',
+    headers: { ...service, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ name: crypto.randomUUID(), scopes: [scope] }),
+  })
+  const { token } = await response.json<{ token: string }>()
+  return { Authorization: `Bearer ${token}` }
+}
+
 /** Makes some traffic, a slow command and a scan of the keys, so that no list of the figures is empty. */
 const busy = async (edge: Edge) => {
   await edge.sdk.set(keys.statsScan, SCANNED)
@@ -72,8 +85,10 @@ const spend = async (edge: Edge, headers: Record<string, string> = {}) => {
   }
 }
 
+type Data = Awaited<ReturnType<typeof newData>>
+
 /** Requests by operation and by the status of their answer. A read that is not here fails a test below. */
-const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Record<number, Example[]>> = {
+const ownExamples: Record<string, (data: Data) => Record<number, Example[]>> = {
   'GET /v1/sessions': ({ asAuthor }) => ({
     200: [{ path: '/v1/sessions', headers: asAuthor }],
     401: [{ path: '/v1/sessions' }, { path: '/v1/sessions', headers: { Authorization: 'Bearer forged' } }],
@@ -110,7 +125,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
     429: [limited('/v1/presence')],
   }),
-  'GET /v1/events/stream': ({ asFan, asFormerFan }) => {
+  'GET /v1/events/stream': ({ asFan, asFormerFan, withoutScope }) => {
     const path = '/v1/events/stream?channels=post_events,custom_a'
     const bindings = { STREAM_LIFE_SECONDS: '0.5' } // its body is read to the end
     return {
@@ -128,6 +143,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
         { path, headers: asFormerFan },
         { path, headers: { Authorization: 'Bearer forged' } },
       ],
+      403: [{ path, headers: withoutScope }],
       429: [limited(path)],
       503: [{ path, before: redisGone }, misconfigured(path)],
     }
@@ -212,6 +228,11 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     404: [{ path: '/v1/posts/p_nobody' }],
     429: [limited(`/v1/posts/${post.id}`)],
   }),
+  'GET /v1/service-tokens': () => ({
+    200: [{ path: '/v1/service-tokens?limit=1', headers: service }],
+    400: [{ path: '/v1/service-tokens?limit=0', headers: service }],
+    401: [{ path: '/v1/service-tokens' }],
+  }),
   'GET /v1/webhooks': () => ({
     200: [{ path: '/v1/webhooks?limit=1', headers: service, before: () => addWebhookRows() }],
     400: [{ path: '/v1/webhooks?limit=0', headers: service }],
@@ -259,6 +280,18 @@ async function nextPage(response: Response): Promise<string | null> {
   const { nextCursor = null } = await response.json<{ nextCursor?: string | null }>()
   return nextCursor
 }
+/** The same; of routes for services also what a token without their scope gets. */
+const examples = Object.fromEntries(
+  Object.entries(ownExamples).map(([name, examplesOf]) => [
+    name,
+    (data: Data): Record<number, Example[]> => {
+      const own = examplesOf(data)
+      const [known] = own[200] ?? []
+      if (known?.headers !== service) return own
+      return { ...own, 403: [{ path: known.path, headers: data.withoutScope }] }
+    },
+  ]),
+)
 
 const limited = (path: string): Example => ({
   path,
@@ -290,6 +323,10 @@ test('every route is documented, and every documented operation is a route', asy
 
 /** The names by which generated clients call the operations. Changing or removing one breaks them. */
 const OPERATION_IDS = {
+  createServiceToken: 'POST /v1/service-tokens',
+  listServiceTokens: 'GET /v1/service-tokens',
+  rotateServiceToken: 'POST /v1/service-tokens/{id}/rotate',
+  revokeServiceToken: 'DELETE /v1/service-tokens/{id}',
   getHealth: 'GET /healthz',
   getMetrics: 'GET /metrics',
   getReadiness: 'GET /readyz',
@@ -600,6 +637,11 @@ test('every write answers exactly what the document says', async () => {
   for (const action of ['rotate', 'test', 'pause', 'enable']) {
     await send(`POST /v1/webhooks/{id}/${action}`, `/v1/webhooks/${hookId}/${action}`, undefined, service)
   }
+  const newToken = { name: 'contract', scopes: ['locks'] }
+  const { id: tokenId } = await send('POST /v1/service-tokens', '/v1/service-tokens', newToken, service)
+  const rotation = { overlapSeconds: 60 }
+  await send('POST /v1/service-tokens/{id}/rotate', `/v1/service-tokens/${tokenId}/rotate`, rotation, service)
+  await send('DELETE /v1/service-tokens/{id}', `/v1/service-tokens/${tokenId}`, undefined, service)
   const event = { channel: 'custom_orders', type: 'paid', data: { total: 1 } }
   await send('POST /v1/events', '/v1/events', event, service)
   await edge.settle()

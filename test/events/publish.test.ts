@@ -218,6 +218,39 @@ test('an event that JSON changes in transit is still the same event when it is r
   expect(await about('json')).toMatchObject([{ data: { a: 0, b: null, c: '\ud800' } }])
 })
 
+test('a back end that writes D1 itself publishes ids only: listeners read the rest from D1', async () => {
+  const edge = newEdge()
+  const [ada, bob] = [await addUser({ displayName: 'quoxadaist' }), await addUser()]
+  const post = await addPost({ authorId: ada.id, text: 'quoxpostist' })
+  const comment = await addComment({ postId: post.id, authorId: bob.id })
+  const ofPost = { postId: post.id, authorId: ada.id }
+  for (const [channel, type, data] of [
+    ['user_events', 'user_created', { userId: ada.id }],
+    ['user_events', 'user_updated', { userId: ada.id, displayName: 'quoxadaist' }],
+    ['post_events', 'post_created', ofPost],
+    ['post_events', 'post_updated', { ...ofPost, version: 2 }],
+    ['comment_events', 'comment_created', { commentId: comment.id, postId: post.id, authorId: bob.id }],
+  ] as const) {
+    expect([type, (await publish(edge, { channel, type, data })).status]).toEqual([type, 202])
+  }
+  await edge.settle()
+  expect(await edge.dispatch()).toBe(0)
+  const read = async (path: string, headers = {}) =>
+    (await edge.fetch(path, { headers })).json<{ items: Record<string, unknown>[] }>()
+  expect(await read('/v1/search?q=quoxpostist')).toMatchObject({ items: [{ post: { id: post.id } }] })
+  expect(await read('/v1/search?q=quoxadaist&type=users')).toMatchObject({ items: [{ user: { id: ada.id } }] })
+  expect(await read('/v1/notifications', await edge.signIn(ada))).toMatchObject({
+    items: [{ type: 'comment', commentId: comment.id }],
+  })
+  const stored = (await about(post.id)).map(({ type, data }) => [type, data])
+  expect(stored).toContainEqual(['post_created', ofPost])
+
+  const nameless = { channel: 'post_events', type: 'post_created', data: { postId: post.id, text: 'Hello' } }
+  await expectRefused(publish(edge, nameless), 'body', 'data.authorId')
+  const wrong = { channel: 'post_events', type: 'post_created', data: { ...ofPost, version: 'two' } }
+  await expectRefused(publish(edge, wrong), 'body', 'data.version')
+})
+
 test('publishing requires the service token, a known channel and valid data; the error names the field', async () => {
   const edge = newEdge()
   const good = { channel: 'post_events', type: 'post_deleted', data: { postId: 'p_1', authorId: 'u_1' } }

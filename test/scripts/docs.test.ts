@@ -29,11 +29,11 @@ const RUN_ELSEWHERE: { command: RegExp; file: string; needs: string }[] = [
   { command: /^npm install && npm test$/, file: '.ci/run', needs: 'npm install && npm test' },
   { command: /^REDIS_URL=\S+ npm run test:redis$/, file: '.ci/run', needs: 'npm run test:redis' },
   {
-    command: /^npm run setup -- --env \w+( --dry-run)?$/,
+    command: /^npm run setup( -- --env \w+( --dry-run)?)?$/,
     file: 'test/deploy/setup.test.ts',
     needs: "['setup', '--env'",
   },
-  { command: /^npm run deploy -- --env \w+$/, file: 'test/deploy/deploy.test.ts', needs: "'deploy'" },
+  { command: /^npm run deploy( -- --env \w+)?$/, file: 'test/deploy/deploy.test.ts', needs: "'deploy'" },
   { command: /^REDIS_PASSWORD=.* docker compose up/, file: 'test/deploy/compose.test.ts', needs: 'compose.yaml' },
   { command: /^npm run bench\b/, file: 'test/bench/bench.test.ts', needs: 'bench/main.ts' },
   { command: /^npm run backup -- --to \S+$/, file: 'test/scripts/backup.test.ts', needs: "run('backup'" },

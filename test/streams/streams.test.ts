@@ -561,7 +561,7 @@ test('a caller has a bounded number of open streams over all isolates, and closi
     [bob.id, [await edge.signIn(bob)]],
     ['ip:192.0.2.9', [from('192.0.2.9')]],
     ['ip:2001:db8:0:0::/64', [from('2001:db8::1'), from('2001:db8::2')]],
-    ['service', [SERVICE]],
+    ['service:root', [SERVICE]],
   ]
   const open = (n: number, headers: Record<string, string>[]) =>
     edges[n % 2]?.fetch(PATH, { headers: headers[n % headers.length] ?? {} })
