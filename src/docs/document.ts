@@ -131,7 +131,7 @@ function addHeaders(operation: Operation): void {
       if (limit !== undefined && !QUIET_LIMITS.has(limit)) add(answer, 'RateLimit', 'RateLimit-Policy')
     }
     if (status === '304') add(answer, 'ETag')
-    if (status === '401') add(answer, 'WWW-Authenticate')
+    if (status === '401' || /`scope-required`/.test(answer.description)) add(answer, 'WWW-Authenticate')
     if (status === '401' && responses['204']?.headers?.['Set-Cookie']) add(answer, 'Set-Cookie') // `forgetCookie`
     if (status === '429' && limit !== 'local') add(answer, 'RateLimit', 'RateLimit-Policy')
     if (/`(rate-limited|unavailable|lock-held|idempotency-key-in-use)`/.test(answer.description)) {

@@ -1,4 +1,5 @@
 import { Hono } from 'hono'
+import { nextLink } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -45,8 +46,10 @@ export const serviceTokens = new Hono<AppEnv>()
     valid('query', pageQuery('st')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
+      const page = await c.var.use(serviceTokensService).list(limit, cursor)
+      c.header('Link', nextLink(c, page))
       c.header('Cache-Control', 'no-store')
-      return c.json(await c.var.use(serviceTokensService).list(limit, cursor))
+      return c.json(page)
     },
   )
   .post(

@@ -36,19 +36,25 @@ export const RotationRequest = v.strictObject({
 })
 
 const shown = {
-  id: v.string(),
-  name: v.string(),
-  scopes: v.array(v.string()),
-  createdAt: Time,
+  id: v.pipe(v.string(), v.description('Sorts by time.')),
+  name: v.pipe(v.string(), v.description('Who uses the token.')),
+  scopes: v.pipe(v.array(v.string()), v.description('What the token may do.')),
+  createdAt: v.pipe(Time, v.description('When it was created.')),
   rotatedAt: v.pipe(v.nullable(Time), v.description('When the current secret was made. Null: with the token.')),
   previousUntil: v.pipe(v.nullable(Time), v.description('Until when a previous secret works. Null: none does.')),
   lastUsedAt: v.pipe(v.nullable(Time), v.description('Accurate to ten minutes. Null: never.')),
 }
 
-export const ServiceToken = v.object(shown)
+export const ServiceToken = v.pipe(
+  v.object(shown),
+  v.metadata({ ref: 'ServiceToken', description: 'A service token, without its secret.' }),
+)
 export type ServiceToken = v.InferOutput<typeof ServiceToken>
 
-export const IssuedServiceToken = v.object({
-  ...shown,
-  token: v.pipe(v.string(), v.description('The bearer token: `st_…`. No later answer has it.')),
-})
+export const IssuedServiceToken = v.pipe(
+  v.object({
+    ...shown,
+    token: v.pipe(v.string(), v.description('The bearer token: `st_…`. No later answer has it.')),
+  }),
+  v.description('The service token, with its secret.'),
+)
