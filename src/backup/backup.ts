@@ -28,6 +28,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.unsettledCounts,
     schema.removals,
     schema.webhooks,
+    schema.webhookVersion,
     schema.eventSequences,
     schema.events,
     schema.deliveries,
