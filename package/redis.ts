@@ -28,7 +28,8 @@ import {
   type RateLimit,
 } from '../src/redis/rate-limit.ts'
 import { type Claims, createSessionStore, type SessionSource } from '../src/redis/session.ts'
-import { createStream as createLog, type Batch } from '../src/redis/stream.ts'
+import { createSharedSubscription, newSharedSubscription } from '../src/redis/shared-subscription.ts'
+import { createStream as createLog, type Batch, type Message } from '../src/redis/stream.ts'
 import { createSubscribe } from '../src/redis/subscription.ts'
 import { createWriteThrough as createWriteThroughOf, type WriteThrough } from '../src/redis/write-through.ts'
 
@@ -504,17 +505,27 @@ export interface StreamOptions extends Common {
   maxEntries?: number
   /** How long the log is kept after its last entry. Default: a day. */
   ttlMs?: number
+  defer?: Defer
 }
 
 /** While nothing arrives, a follower looks for lost messages this often. */
 const CHECK_MS = MINUTE_MS
+/** A follower shows this often that it is alive. */
+const BEAT_MS = 15 * SECOND_MS
 
 /** A log that followers read live and resume: every entry once, in order, and a gap is reported. */
 export function createStream<T>(options: StreamOptions) {
-  const { redis, name = 'stream', server, maxEntries = 5_000, ttlMs = DAY_MS } = options
+  const { redis, name = 'stream', server, maxEntries = 5_000, ttlMs = DAY_MS, defer = atOnce } = options
   const breaker = keep(`breaker ${server.url}`, () => createBreaker(5, 5_000))
+  const join = createSharedSubscription(
+    keep(`subscription ${server.url} ${name}`, newSharedSubscription<Message<T>>),
+    createSubscribe(server, breaker, newMeter(), 5_000),
+    `${name}:live`,
+    BEAT_MS,
+    defer,
+  )
   const log = createLog<T>(
-    { redis, writes: redis, subscribe: createSubscribe(server, breaker, newMeter(), 5_000) },
+    { redis, writes: redis, join },
     {
       streamLog: `${name}:log`,
       streamNames: `${name}:names`,
@@ -535,10 +546,17 @@ export function createStream<T>(options: StreamOptions) {
      * from the last id. `hasGap`: the log no longer has everything after `since`.
      */
     async *follow(since: string | undefined, signal: AbortSignal): AsyncGenerator<Batch<T>, void> {
-      const messages = await log.subscribe(signal)
-      const start = await log.read(since)
-      if (!start.isComplete) yield { entries: [], isReplay: true, hasGap: true }
-      yield* log.follow(start, messages, { everyMs: CHECK_MS, alongside: async () => !signal.aborted })
+      const over = new AbortController()
+      const membership = await log.join(AbortSignal.any([signal, over.signal]))
+      const beats = setInterval(membership.beat, BEAT_MS)
+      try {
+        const start = await log.read(since)
+        if (!start.isComplete) yield { entries: [], isReplay: true, hasGap: true }
+        yield* log.follow(start, membership, { everyMs: CHECK_MS, alongside: async () => !signal.aborted })
+      } finally {
+        clearInterval(beats)
+        over.abort()
+      }
     },
   }
 }

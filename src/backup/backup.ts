@@ -29,6 +29,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.removals,
     schema.serviceTokens,
     schema.webhooks,
+    schema.webhookVersion,
     schema.eventSequences,
     schema.events,
     schema.deliveries,

@@ -478,6 +478,15 @@ export const webhooks = sqliteTable(
   ],
 )
 
+/**
+ * One row with a random value that changes whenever an endpoint may take other events: one is added, deleted or changes its
+ * status, channels, types or filter. Triggers write it (migrations/0018_webhook_version.sql).
+ */
+export const webhookVersion = sqliteTable('webhook_version', {
+  id: integer().primaryKey(),
+  version: text().notNull(),
+})
+
 /** The delivery of an event to an endpoint. The purge removes those of deleted endpoints. */
 export const deliveries = sqliteTable(
   'deliveries',

@@ -14,7 +14,7 @@ export const events: Feature = {
         db: platform.db,
         listeners: platform.features.flatMap(({ listener }) => listener?.(platform) ?? []),
         counterUpdates: platform.use(counterUpdatesService),
-        enqueue: (message, options) => platform.enqueue('EVENTS', [{ body: message, ...options }]),
+        enqueue: (messages) => platform.enqueue('EVENTS', messages),
         onFailure: platform.onFailure,
       }),
     ),

@@ -15,7 +15,8 @@ import {
 import type { Listener } from '../events/dispatch.ts'
 import type { Concurrency } from '../redis/concurrency.ts'
 import { service } from '../service.ts'
-import type { Entry, Start, Stream } from '../redis/stream.ts'
+import type { Membership, SharedSubscription } from '../redis/shared-subscription.ts'
+import type { Entry, Message, Start, Stream } from '../redis/stream.ts'
 
 /** An event on the log. */
 export interface Streamed {
@@ -31,7 +32,7 @@ export type Viewer = { isService: true } | { isService: false; userId: string | 
 /** Times in ms. */
 export interface StreamsPolicy {
   heartbeatMs: number
-  /** How often a stream checks its session, looks for entries whose message was lost and keeps its place. */
+  /** How often a stream checks its session, and the streams of an isolate look for entries whose message was lost. */
   checkMs: number
   /** A stream ends after about this long, and the client opens another. */
   lifeMs: number
@@ -78,12 +79,16 @@ const MAX_FOLLOWED = 10_000
 const PAGE = 100
 /** An event about presence that is published this long after it happened is checked like a replayed one. */
 const LATE_MS = 60_000
+/** An open stream keeps its place with every so many checks. */
+export const CHECKS_PER_KEEP = 4
 /** How long a client waits after a refusal. */
 const RETRY_AFTER_SECONDS = 5
 
 export type Streams = ReturnType<typeof createStreams>
 /** How many streams this isolate has open. */
 export const openStreams = service<{ count: number }>('open streams')
+/** The subscription that the streams of this isolate share. */
+export const streamSubscription = service<SharedSubscription<Message<Streamed>>>('stream subscription')
 export const streamsService = service<Streams>('streams')
 
 /**
@@ -99,8 +104,9 @@ export const streamsService = service<Streams>('streams')
  * the same sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted
  * apart.
  *
- * Opening: `SUBSCRIBE`, then one round trip, both before the answer. Open: one round trip every `checkMs`, whatever
- * happens. Closing: one round trip. A later stream continues where this one ended.
+ * Opening: `SUBSCRIBE` if the isolate has no subscription yet, then one round trip, both before the answer. Open: one
+ * round trip every `checkMs` for the session, another command for the first stream of the isolate, and two with every
+ * `CHECKS_PER_KEEP`th to keep its place. Closing: one round trip. A later stream continues where this one ended.
  *
  * Without Redis, opening is refused as `unavailable` and open streams end. Events then miss the log, not the other
  * listeners: D1 records which they are (one statement per batch), and `catchUp` appends them once Redis is back, after
@@ -259,12 +265,12 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         defer(() => places.release(caller, id).catch(() => {})) // it expires
       }
 
-      let messages: AsyncIterator<string, void>
+      let membership: Membership<Message<Streamed>>
       let start: Start<Streamed>
       let isStillLive: boolean
       let place: Awaited<ReturnType<Concurrency['take']>>
       try {
-        messages = await log.subscribe(listening)
+        membership = await log.join(listening)
         ;[start, place, isStillLive] = await Promise.all([
           log.read(seen),
           places.take(caller, id, Date.now()),
@@ -304,18 +310,23 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       async function run(): Promise<void> {
         const retryMs = Math.round(policy.retryMs * (1 + Math.random())) // streams that end together return apart
         const life = setTimeout(() => over.abort(), policy.lifeMs * (0.9 + 0.1 * Math.random()))
-        const heartbeat = setInterval(() => outlet.sendIfRoom(mark('still here')), policy.heartbeatMs)
+        const heartbeat = setInterval(() => {
+          outlet.sendIfRoom(mark('still here'))
+          membership.beat()
+        }, policy.heartbeatMs)
+        let checks = 0
         async function check(): Promise<boolean> {
+          checks += 1
           const [isValid] = await Promise.all([
             isLive?.() ?? true,
-            places.keep(caller, id, Date.now()).catch(() => {}), // the next check repeats it
+            checks % CHECKS_PER_KEEP === 0 && places.keep(caller, id, Date.now()).catch(() => {}), // the next repeats it
           ])
           return isValid
         }
         try {
           await outlet.send(`retry: ${retryMs}\n${mark('open')}`)
           if (!start.isComplete) await sendReset()
-          const batches = log.follow(start, messages, { everyMs: policy.checkMs, alongside: check })
+          const batches = log.follow(start, membership, { everyMs: policy.checkMs, alongside: check })
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()

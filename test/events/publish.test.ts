@@ -44,7 +44,7 @@ function newDispatch(listeners: Listener[]) {
     db,
     listeners,
     counterUpdates: createCounterUpdates(db, outbox),
-    enqueue: async (message) => void later.push(message),
+    enqueue: async (messages) => void later.push(...messages.map(({ body }) => body)),
     onFailure: (of) => void failures.push(of),
   })
   return { dispatch, outbox, sent, end, failures, later }
@@ -407,7 +407,7 @@ test('work that is too much for one step continues through the queue, each part 
       proceed: async (cursor) => {
         if (cursor === 'b1' && isDown) throw new Error('not now')
         steps.push(cursor)
-        return cursor === 'a1' ? 'a2' : null
+        return cursor === 'a1' ? ['a2'] : []
       },
     },
   ])
@@ -420,7 +420,7 @@ test('work that is too much for one step continues through the queue, each part 
   expect(failures).toEqual(['busy'])
   isDown = false
   await dispatch.consume([...later.splice(0), ...messages.slice(1)])
-  expect([steps, later]).toEqual([['a1', 'a2', 'b1'], []])
+  expect([steps.sort(), later]).toEqual([['a1', 'a2', 'b1'], []])
 })
 
 test('presence events go only to those who may see them, and dispatched events are purged after some days', async () => {

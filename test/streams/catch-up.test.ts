@@ -237,7 +237,7 @@ test('the catch-up runs in bounded steps, oldest first, within its limits', asyn
   const streams = createStreams({
     db,
     log: createStream<Streamed>(
-      { redis: edge.sdk, writes: edge.sdk, subscribe: () => Promise.reject(new Error('nobody follows')) },
+      { redis: edge.sdk, writes: edge.sdk, join: () => Promise.reject(new Error('nobody follows')) },
       keys,
       { maxEntries: 100, ttlMs: 60_000 },
     ),
