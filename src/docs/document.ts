@@ -189,7 +189,7 @@ export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): P
         title: 'threads-edge',
         version: '1',
         description: INTRODUCTION,
-        license: { name: 'MIT', identifier: 'MIT' } as { name: string }, // its type is that of OpenAPI 3.0
+        license: { name: 'MIT', identifier: 'MIT' },
       },
       servers: [{ url: '/', description: 'This deployment' }],
       tags,
