@@ -4,8 +4,9 @@
  */
 import { createApp } from '../../src/app.ts'
 import { describeApp } from '../../src/docs/document.ts'
+import examples from '../../src/docs/examples.json' with { type: 'json' }
 
 const app = createApp(() => {
   throw new Error('only its routes are read')
 })
-process.stdout.write(JSON.stringify(await describeApp(app)))
+process.stdout.write(JSON.stringify(await describeApp(app, examples)))

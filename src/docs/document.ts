@@ -62,7 +62,7 @@ interface Operation {
   requestBody?: { content: Record<string, { schema: Schema }> }
   responses: Record<string, Answer>
 }
-/** The bodies of answers by operation and status. */
+/** The bodies of answers by operation and status. `Problem` is one of a problem. */
 export type Examples = Record<string, Record<string, unknown>>
 
 interface Document {
@@ -189,7 +189,7 @@ export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): P
         title: 'threads-edge',
         version: '1',
         description: INTRODUCTION,
-        license: { name: 'MIT', identifier: 'MIT' } as { name: string }, // its type is that of OpenAPI 3.0
+        license: { name: 'MIT', identifier: 'MIT' },
       },
       servers: [{ url: '/', description: 'This deployment' }],
       tags,
@@ -211,6 +211,8 @@ export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): P
   const document = described as unknown as Document // as `doc` and the library made it
   const { components } = document
   const types = components.schemas['ProblemType'] as Schema & { 'x-enum-descriptions'?: object }
+  const [problem] = Object.values(examples['Problem'] ?? {})
+  if (problem) Object.assign(components.schemas['Problem'] ?? {}, { examples: [problem] })
   types.description = 'Each leads to a page that explains it, for example `/problems/not-found`.'
   types['x-enum-descriptions'] = Object.fromEntries(
     Object.entries(explanations).map(([type, { meaning }]) => [`/problems/${type}`, meaning]),

@@ -1,5 +1,6 @@
 import { dereference, type Schema, validate } from '@cfworker/json-schema'
 import { describeApp } from '../../src/docs/document.ts'
+import examples from '../../src/docs/examples.json'
 import { headers as describedHeaders } from '../../src/docs/headers.ts'
 import { newApp } from '../edge.ts'
 
@@ -43,7 +44,7 @@ let read: Promise<Document> | undefined
 
 /** The document, which the first call reads: it takes as long as a hundred requests. */
 export const readDocument = (): Promise<Document> =>
-  (read ??= describeApp(newApp()).then((document) => JSON.parse(JSON.stringify(document)) as Document)) // as it is served
+  (read ??= describeApp(newApp(), examples).then((document) => JSON.parse(JSON.stringify(document)) as Document)) // as it is served
 
 /** Every operation by its name, `GET /v1/users/{id}`, in a new map. */
 export async function readOperations() {

@@ -481,6 +481,20 @@ test('every type of event, and the challenge, is a webhook in the document, with
   expect(errorsOf(document, schemaOf('custom'), own)).toEqual([])
 })
 
+test('every successful answer in JSON has an example that matches its schema', async () => {
+  const { document, operations } = await readOperations()
+  for (const [name, { responses }] of operations) {
+    for (const [status, { content = {} }] of Object.entries(responses)) {
+      const media = content['application/json']
+      if (!media || status >= '300') continue
+      expect([name, status, media.example]).toEqual([name, status, expect.any(Object)])
+      expect([name, status, errorsOf(document, media.schema, media.example)]).toEqual([name, status, []])
+    }
+  }
+  const { Problem } = document.components.schemas
+  expect(errorsOf(document, { $ref: '#/components/schemas/Problem' }, Problem?.['examples']?.[0])).toEqual([])
+})
+
 test('every reference in the document resolves', async () => {
   const document = await readDocument()
   const referred = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
