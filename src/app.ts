@@ -50,7 +50,7 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
     const { platform, end } = beginInvocation(
       isolate,
       c.env,
-      (work) => c.executionCtx.waitUntil(work),
+      c.executionCtx,
       (during, error) => logError(error, c, during),
       traceparentOf(c.get('trace')),
     )

@@ -182,6 +182,11 @@ const redis = {
 const caches = {
   MEMORY_MAX_BYTES: whole('bytes', 8_000_000, 10_000, 64_000_000, 'Size of the memory tier of an isolate.'),
   MEMORY_SECONDS: seconds(5, 0, 60, 'Time an isolate serves a value from memory without asking Redis.'),
+  EDGE_CACHE: choice(
+    ['true', 'false'],
+    'true',
+    "`true` lets Cloudflare's cache and browsers keep answers to anonymous callers, at most MEMORY_SECONDS long.",
+  ),
   USER_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached profile is fresh.'),
   POST_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached post is fresh.'),
   HOT_FRESH_SECONDS: seconds(60, 1, 3_600, 'Time a cached hot feed is fresh.'),
@@ -502,6 +507,8 @@ export function readConfig(env: object) {
     },
     logRequests: set.LOG_REQUESTS,
     memoryMaxBytes: set.MEMORY_MAX_BYTES,
+    /** How old an answer may become in a shared cache. 0: none may keep one. */
+    edgeCacheMs: set.EDGE_CACHE === 'true' ? set.MEMORY_SECONDS : 0,
     caches: {
       users: { ...cache, freshMs: set.USER_FRESH_SECONDS },
       posts: { ...cache, freshMs: set.POST_FRESH_SECONDS },

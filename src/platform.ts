@@ -1,6 +1,7 @@
 import { drizzle, type DrizzleD1Database } from 'drizzle-orm/d1'
 import type { Redis } from '@upstash/redis/cloudflare'
 import type { Config } from './config.ts'
+import { createPurges, type EdgeCache } from './edge-cache.ts'
 import { createOutbox, type Outbox } from './events/outbox.ts'
 import type { EventMessage } from './events/schema.ts'
 import type { Feature, Provider } from './feature.ts'
@@ -65,6 +66,11 @@ export interface Platform {
   locks: Locks
   fences: Fences
   outbox: Outbox
+  /**
+   * Purges answers that contain these users or posts from Cloudflare's cache, after the answer. A failure is logged: the
+   * answers expire soon. Call it when the caches have the change.
+   */
+  purge: (ids: string[]) => void
   /** Sends messages to a queue, a hundred per request. */
   enqueue: (queue: QueueName, messages: MessageSendRequest[]) => Promise<void>
   /** Where the cron writes backups. Undefined: nowhere. */
@@ -103,6 +109,7 @@ export function createIsolate(config: Config, features: readonly Feature[]) {
     breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
     latency: createLatency({ minMs: config.redis.readTimeoutMs, maxMs: config.redis.maxReadTimeoutMs }),
     recorder: createRecorder(config.monitoring.slowMs),
+    purges: createPurges(),
   }
 }
 
@@ -118,6 +125,14 @@ export interface Invocation {
   onFailure: (during: string, error: unknown) => void
   defer: (work: () => Promise<unknown>) => void
   traceparent?: string | undefined
+  /** Where `purge` goes. Absent: nowhere. */
+  edgeCache?: () => EdgeCache | undefined
+}
+
+/** What the runtime gives an invocation. */
+export interface InvocationContext {
+  waitUntil: (work: Promise<unknown>) => void
+  cache?: EdgeCache
 }
 
 /** Builds the platform of one invocation. */
@@ -138,6 +153,7 @@ class InvocationPlatform implements Platform {
   #locks: Locks | undefined
   #fences: Fences | undefined
   #outbox: Outbox | undefined
+  #purged: Set<string> | undefined
 
   constructor(isolate: Isolate, bindings: Bindings, invocation: Invocation) {
     this.#isolate = isolate
@@ -166,6 +182,18 @@ class InvocationPlatform implements Platform {
     const memory = isPrivate ? createMemory(0) : this.memory
     const { softMs } = this.#isolate.latency
     return createCache({ redis: () => this.redis.reads, memory, defer, onEvent, softMs }, kind)
+  }
+
+  readonly purge = (ids: string[]): void => {
+    const edgeCache = this.config.edgeCacheMs > 0 ? this.#invocation.edgeCache?.() : undefined
+    if (!edgeCache) return
+    if (!this.#purged) {
+      const tags = (this.#purged = new Set())
+      this.defer(() =>
+        this.#isolate.purges(edgeCache, [...tags]).catch((error: unknown) => this.onFailure('purge', error)),
+      )
+    }
+    for (const id of ids) this.#purged.add(id)
   }
 
   readonly enqueue = async (queue: QueueName, messages: MessageSendRequest[]): Promise<void> => {
@@ -267,7 +295,7 @@ class InvocationPlatform implements Platform {
 export function beginInvocation(
   isolate: Isolate,
   bindings: Bindings,
-  waitUntil: (work: Promise<unknown>) => void,
+  context: InvocationContext,
   onFailure: (during: string, error: unknown) => void,
   traceparent?: string,
 ) {
@@ -277,7 +305,7 @@ export function beginInvocation(
   const run = (work: () => Promise<unknown>) => {
     const done = work().catch((error: unknown) => onFailure('deferred', error))
     running.push(done)
-    waitUntil(done)
+    context.waitUntil(done)
   }
   const platform = createPlatform(isolate, bindings, {
     cacheEvents: watch.cacheEvents,
@@ -286,6 +314,7 @@ export function beginInvocation(
     onFailure,
     defer: (work) => (waiting ? void waiting.push(work) : run(work)),
     traceparent,
+    edgeCache: () => context.cache,
   })
   return {
     platform,
@@ -302,7 +331,7 @@ export function beginInvocation(
         for (const work of running) await work
         record()
       }
-      waitUntil(recordLater())
+      context.waitUntil(recordLater())
     },
   }
 }

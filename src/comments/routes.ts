@@ -33,7 +33,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
       const [page] = await Promise.all([use(commentsService).ofPost(id, limit, cursor), use(postsService).get(id)])
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [id, ...page.items.map((comment) => comment.authorId)])
     },
   )
   .post(

@@ -30,7 +30,7 @@ export const notifications = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const notifications = c.var.use(notificationsService)
       const page = await c.var.caller.read((userId) => notifications.page(userId, limit, cursor))
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [])
     },
   )
   .post(

@@ -78,7 +78,7 @@ export const postsService = service<Posts>('posts')
  * write-through repeats it, and the cron evicts the counts of what was deleted.
  */
 export function createPosts(
-  platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'writeThrough'>,
+  platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'purge' | 'writeThrough'>,
   { byId, hotIds, likedBy, authors }: PostsDependencies,
 ) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
@@ -271,11 +271,15 @@ export function createPosts(
           () => [byId.invalidate([id])],
         ),
       ])
+      platform.purge([id])
       return updated ?? toPost(row, row, undefined)
     },
 
     /** Invalidates the texts of posts that another back end wrote in D1. One round trip. */
-    invalidate: (ids: string[]) => byId.invalidate(ids),
+    async invalidate(ids: string[]): Promise<void> {
+      await byId.invalidate(ids)
+      platform.purge(ids)
+    },
 
     /** Expires every hot feed. One command. */
     expireHot: () => hotIds.expireAll(),
@@ -320,6 +324,7 @@ export function createPosts(
         () => [...evict(), ...authors().refreshCache(rows)],
         () => [...evict(), authors().invalidateCache([authorId])],
       )
+      platform.purge([id])
     },
   }
 }

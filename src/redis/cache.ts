@@ -14,6 +14,8 @@ export interface CacheEvent {
   outcome: 'hit' | 'stale' | 'negative' | 'miss' | 'error' | 'load' | 'store' | 'lost' | 'refused'
   /** For hits: how long the value is still fresh (ms); negative when stale. */
   ttlMs?: number
+  /** For hits in memory: how long memory may go on to answer without Redis (ms). 0: not at all. */
+  memoryMs?: number
 }
 
 export interface CacheDependencies {
@@ -152,6 +154,8 @@ return purged`
 
 const leaseOf = (key: string) => `${key}:lease`
 
+const hasEntry = <T>(slot: Slot<T> | undefined): slot is Slot<T> & { entry: CacheEntry<T> } => slot?.entry !== undefined
+
 /**
  * Cache-aside in three layers: isolate memory, then Redis, then the loader (D1).
  *
@@ -213,9 +217,8 @@ export class Cache<T> {
     return this.#dependencies.random?.() ?? Math.random()
   }
 
-  #emit(layer: CacheEvent['layer'], outcome: CacheEvent['outcome'], ttlMs?: number): void {
-    const cache = this.#kind.name
-    this.#dependencies.onEvent(ttlMs === undefined ? { cache, layer, outcome } : { cache, layer, outcome, ttlMs })
+  #emit(layer: CacheEvent['layer'], outcome: CacheEvent['outcome']): void {
+    this.#dependencies.onEvent({ cache: this.#kind.name, layer, outcome })
   }
 
   readonly #emitError = () => this.#emit('redis', 'error')
@@ -239,9 +242,17 @@ export class Cache<T> {
     return entry.d !== null && this.#now() < entry.f + this.#kind.staleIfErrorMs
   }
 
-  #serve(layer: 'memory' | 'redis', entry: CacheEntry<T>): T | null {
-    const ttlMs = entry.f - this.#now()
-    this.#emit(layer, ttlMs <= 0 ? 'stale' : entry.d === null ? 'negative' : 'hit', ttlMs)
+  /** `memoryUntil`: until when memory may answer with this entry, without Redis. */
+  #serve(layer: 'memory' | 'redis', entry: CacheEntry<T>, memoryUntil = 0): T | null {
+    const now = this.#now()
+    const ttlMs = entry.f - now
+    const outcome = ttlMs <= 0 ? 'stale' : entry.d === null ? 'negative' : 'hit'
+    const cache = this.#kind.name
+    this.#dependencies.onEvent(
+      layer === 'redis'
+        ? { cache, layer, outcome, ttlMs }
+        : { cache, layer, outcome, ttlMs, memoryMs: Math.max(0, memoryUntil - now) },
+    )
     return entry.d
   }
 
@@ -270,11 +281,11 @@ export class Cache<T> {
   }
 
   /** What memory may answer without Redis. */
-  #fromMemory(key: string): CacheEntry<T> | undefined {
+  #fromMemory(key: string): (Slot<T> & { entry: CacheEntry<T> }) | undefined {
     const slot = this.#slotOf(key)
-    if (!slot?.entry) return undefined
+    if (!hasEntry(slot)) return undefined
     const time = this.#now()
-    return slot.since <= time && time < slot.until && this.#isServable(slot.entry, time) ? slot.entry : undefined
+    return slot.since <= time && time < slot.until && this.#isServable(slot.entry, time) ? slot : undefined
   }
 
   #isMarked(key: string, read: ReadStart): boolean {
@@ -451,8 +462,8 @@ export class Cache<T> {
     /** Takes what this isolate got meanwhile. */
     const share = async () => {
       for (const id of waiting) {
-        const entry = this.#fromMemory(this.#kind.key(id))
-        if (entry) values.set(id, this.#serve('memory', entry))
+        const slot = this.#fromMemory(this.#kind.key(id))
+        if (slot) values.set(id, this.#serve('memory', slot.entry, slot.until))
       }
       waiting = waiting.filter((id) => !values.has(id))
       await this.#join(waiting, values)
@@ -594,8 +605,8 @@ export class Cache<T> {
     const values: Values<T> = new Map()
     const unanswered: string[] = []
     for (const id of new Set(ids)) {
-      const entry = this.#fromMemory(this.#kind.key(id))
-      if (entry) values.set(id, this.#serve('memory', entry))
+      const slot = this.#fromMemory(this.#kind.key(id))
+      if (slot) values.set(id, this.#serve('memory', slot.entry, slot.until))
       else unanswered.push(id)
     }
     const inOrder = () => ids.map((id) => values.get(id) ?? null)

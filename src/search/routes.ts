@@ -4,6 +4,7 @@ import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, valid } from '../http/openapi.ts'
 import { postsService } from '../posts/posts.ts'
+import { idsIn } from '../posts/schema.ts'
 import { toUser } from '../users/users.ts'
 import { Results, SearchQuery } from './schema.ts'
 import { searchService } from './search.ts'
@@ -31,14 +32,13 @@ export const search = new Hono<AppEnv>().get(
     const search = use(searchService)
     if (type === 'users') {
       const { items, nextCursor } = await search.users(q, limit, cursor)
-      return answerCacheable(c, {
-        items: items.map(({ row, snippets }) => ({ user: toUser(row), snippets })),
-        nextCursor,
-      })
+      const found = items.map(({ row, snippets }) => ({ user: toUser(row), snippets }))
+      return answerCacheable(c, { items: found, nextCursor }, () => items.map(({ row }) => row.id))
     }
     const { items, nextCursor } = await search.posts(q, limit, cursor)
     const rows = items.map(({ row }) => row)
     const posts = await caller.read((viewerId) => use(postsService).withCounts(rows, viewerId))
-    return answerCacheable(c, { items: posts.map((post, i) => ({ post, snippets: items[i]?.snippets })), nextCursor })
+    const found = posts.map((post, i) => ({ post, snippets: items[i]?.snippets }))
+    return answerCacheable(c, { items: found, nextCursor }, () => idsIn(posts))
   },
 )
