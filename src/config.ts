@@ -158,6 +158,14 @@ const access = {
   MAX_BODY_BYTES: whole('bytes', 65_536, 1_000, 10_000_000, 'Largest request body.'),
 }
 
+const database = {
+  READ_REPLICAS: choice(
+    ['true', 'false'],
+    'false',
+    '`true` lets lists read from replicas of D1. Enable read replication of the database first.',
+  ),
+}
+
 const redis = {
   REDIS_READ_TIMEOUT_MS: whole('ms', 250, 1, 10_000, 'Timeout of a Redis read. Longer where replies take long.'),
   REDIS_MAX_READ_TIMEOUT_MS: whole('ms', 1_000, 1, 10_000, 'Longest timeout of a Redis read, where Redis is far away.'),
@@ -350,6 +358,7 @@ const monitoring = {
 export const sections = {
   Access: access,
   Bindings: bindings,
+  D1: database,
   Redis: redis,
   Caches: caches,
   Sessions: sessions,
@@ -365,6 +374,7 @@ export const sections = {
 const Variables = v.object({
   ...access,
   ...bindings,
+  ...database,
   ...redis,
   ...caches,
   ...sessions,
@@ -482,6 +492,7 @@ export function readConfig(env: object) {
       breakerFailures: set.REDIS_BREAKER_FAILURES,
       breakerCoolDownMs: set.REDIS_BREAKER_SECONDS,
     },
+    readsReplicas: set.READ_REPLICAS === 'true',
     serviceToken: set.SERVICE_TOKEN,
     serviceTokenTrustMs: set.SERVICE_TOKEN_SECONDS,
     sessions: {

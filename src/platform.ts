@@ -1,6 +1,7 @@
 import { drizzle, type DrizzleD1Database } from 'drizzle-orm/d1'
 import type { Redis } from '@upstash/redis/cloudflare'
 import type { Config } from './config.ts'
+import { createReplication } from './db/replication.ts'
 import { createPurges, type EdgeCache } from './edge-cache.ts'
 import { createOutbox, type Outbox } from './events/outbox.ts'
 import type { EventMessage } from './events/schema.ts'
@@ -43,7 +44,12 @@ export type Use = <T>(service: Service<T>) => T
 export interface Platform {
   config: Config
   use: Use
+  /** The primary of D1: for writes, for what caches keep, for queue consumers and jobs. */
   db: DrizzleD1Database
+  /** D1 for answers that no cache of ours keeps: maybe a replica, which lags, but has all that the caller wrote or saw before. */
+  replica: DrizzleD1Database
+  /** The state of D1 that the caller has now written or seen. Undefined: it reads no replicas, or did neither. */
+  bookmark: string | undefined
   redis: {
     /** Short timeout; one retry: only for commands that are safe to run twice. */
     reads: Redis
@@ -125,6 +131,8 @@ export interface Invocation {
   onFailure: (during: string, error: unknown) => void
   defer: (work: () => Promise<unknown>) => void
   traceparent?: string | undefined
+  /** For requests. Absent: replicas are not read. */
+  replication?: { isWrite: boolean; constraint: () => string } | undefined
   /** Where `purge` goes. Absent: nowhere. */
   edgeCache?: () => EdgeCache | undefined
 }
@@ -146,7 +154,9 @@ class InvocationPlatform implements Platform {
   readonly #invocation: Invocation
   readonly #services = new Map<Service<unknown>, unknown>()
   readonly meter: Meter
+  readonly #replication: ReturnType<typeof createReplication> | undefined
   #db: Platform['db'] | undefined
+  #replica: Platform['db'] | undefined
   #redis: Platform['redis'] | undefined
   #counters: Platform['counters'] | undefined
   #writeThrough: WriteThrough | undefined
@@ -160,6 +170,8 @@ class InvocationPlatform implements Platform {
     this.#bindings = bindings
     this.#invocation = invocation
     this.meter = invocation.meter ?? newMeter()
+    const { replication } = invocation
+    if (replication) this.#replication = createReplication(bindings.DB, replication.constraint)
   }
 
   // Features take what they need out of the platform, so its functions know it without `this`.
@@ -242,7 +254,17 @@ class InvocationPlatform implements Platform {
   }
 
   get db() {
-    return (this.#db ??= drizzle(this.#bindings.DB))
+    const isWrite = this.#invocation.replication?.isWrite
+    const primary = isWrite ? this.#replication?.primary : undefined
+    // Drizzle uses only `prepare` and `batch` of the binding.
+    return (this.#db ??= drizzle((primary ?? this.#bindings.DB) as D1Database))
+  }
+  get replica() {
+    if (!this.#replication) return this.db
+    return (this.#replica ??= drizzle(this.#replication.replica() as unknown as D1Database)) // the same
+  }
+  get bookmark() {
+    return this.#replication?.bookmark()
   }
   get redis() {
     if (this.#redis) return this.#redis
@@ -298,6 +320,7 @@ export function beginInvocation(
   context: InvocationContext,
   onFailure: (during: string, error: unknown) => void,
   traceparent?: string,
+  replication?: Invocation['replication'],
 ) {
   const watch = isolate.recorder.watch()
   const running: Promise<unknown>[] = []
@@ -314,6 +337,7 @@ export function beginInvocation(
     onFailure,
     defer: (work) => (waiting ? void waiting.push(work) : run(work)),
     traceparent,
+    replication,
     edgeCache: () => context.cache,
   })
   return {

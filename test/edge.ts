@@ -25,6 +25,7 @@ declare global {
     interface Env {
       MIGRATIONS: D1Migration[]
       TEST_BACKUPS: R2Bucket
+      TEST_REPLICA: D1Database
     }
   }
 }

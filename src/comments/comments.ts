@@ -28,9 +28,11 @@ export const commentsService = service<Comments>('comments')
  * Without Redis everything works; the count of comments in Redis is settled later, by the cron at the latest.
  */
 export function createComments(
-  { db, outbox, purge, writeThrough }: Pick<Platform, 'db' | 'outbox' | 'purge' | 'writeThrough'>,
+  platform: Pick<Platform, 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
   counters: Counters,
 ) {
+  const { db, outbox, purge, writeThrough } = platform
+
   const countOf = (postIds: string[]) =>
     db
       .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision })
@@ -133,7 +135,7 @@ export function createComments(
 
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
     async ofPost(postId: string, limit: number, cursor?: string): Promise<Page<Comment>> {
-      const rows = await db
+      const rows = await platform.replica
         .select(content)
         .from(comments)
         .where(and(eq(comments.postId, postId), cursor === undefined ? undefined : lt(comments.id, cursor)))

@@ -23,6 +23,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       summary: 'List the comments on a post, newest first',
       answer: pageSchema(Comment),
       sends: ['ETag'],
+      headers: ['X-D1-Bookmark'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'none' }),

@@ -16,6 +16,7 @@ export const feed = new Hono<AppEnv>().get(
     description: 'Works without Redis. Then counts may be slightly old.',
     answer: pageSchema(Post),
     sends: ['ETag'],
+    headers: ['X-D1-Bookmark'],
     problems: ['invalid-request', 'not-signed-in'],
   }),
   admit('reads', { session: 'required' }),

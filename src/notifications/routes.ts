@@ -22,6 +22,7 @@ export const notifications = new Hono<AppEnv>()
         'answer comes from D1.',
       answer: NotificationPage,
       sends: ['ETag'],
+      headers: ['X-D1-Bookmark'],
       problems: ['invalid-request', 'not-signed-in'],
     }),
     admit('reads', { session: 'required', check: 'alongside' }),

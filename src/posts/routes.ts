@@ -199,6 +199,7 @@ export const postsByAuthor = new Hono<AppEnv>().get(
     summary: 'List the posts of a user, newest first',
     answer: pageSchema(Post),
     sends: ['ETag'],
+    headers: ['X-D1-Bookmark'],
     problems: ['invalid-request', 'not-found'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),

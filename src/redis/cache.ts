@@ -90,9 +90,15 @@ interface PendingLoad<T> {
   entries: Promise<Map<string, CacheEntry<T>>>
 }
 
-/** An invalidation writes this in place of the entry, for `TOMBSTONE_MS`: a miss that no write-through may replace. */
+/**
+ * An invalidation writes this in place of the entry, for `TOMBSTONE_MS`: a miss that no write-through may replace. The
+ * version of the value may follow. Then no load that returns an older one, from a replica that lags say, is stored.
+ */
 const TOMBSTONE = 'x'
 const TOMBSTONE_MS = 10_000
+
+/** The version in the tombstone of a value that was deleted: higher than any other. */
+const GONE = Number.MAX_SAFE_INTEGER
 
 /**
  * Redis remembers at most so many ids of one load as absent. More are probably guesses, which nobody repeats: each would
@@ -104,7 +110,8 @@ const MAX_STORED_ABSENCES = 10
  * Stores entries. KEYS: entry, lease, entry, lease … ARGV, four for each: nonce, version, entry, TTL (ms).
  * With a nonce this is a fill: only the holder of the lease may store. Without one it is a write-through: it ends any
  * load in flight. A write-through that meets a negative entry cannot know which of the two is newer: it leaves a
- * tombstone, so that the next reader loads the value.
+ * tombstone, so that the next reader loads the value. A fill that meets a tombstone with a version stores no older value,
+ * and `null` only if the value is gone.
  */
 const STORE = `#!lua flags=allow-key-locking
 local held = redis.call('MGET', unpack(KEYS))
@@ -117,7 +124,12 @@ for i = 1, #KEYS, 2 do
   if allowed then
     local currentVersion = current and tonumber(string.match(current, '^{"v":(%d+)'))
     local isOlder = currentVersion and version > 0 and version < currentVersion
-    if isOlder or (nonce == '' and current == '${TOMBSTONE}') then
+    local tombstone = current and string.match(current, '^${TOMBSTONE}(%d*)$')
+    if tombstone and nonce ~= '' then
+      local known = tonumber(tombstone) or 0
+      isOlder = version < known and not (version == 0 and known == ${GONE})
+    end
+    if isOlder or (nonce == '' and tombstone) then
       allowed = false
     else
       if nonce == '' and currentVersion == 0 then
@@ -652,14 +664,20 @@ export class Cache<T> {
     if (isLatest) this.#remember(key, entry, this.#memory.begin(this.#now()), read.at)
   }
 
-  /** Removes `ids`, and ends any load of them in flight. One round trip. */
-  async invalidate(ids: string[]): Promise<void> {
+  /**
+   * Removes `ids`, and ends any load of them in flight. `versions`, in the same order, are those that the source of truth
+   * has now: `Infinity` for what it has no more, 0 or absent if unknown. One round trip.
+   */
+  async invalidate(ids: string[], versions: number[] = []): Promise<void> {
     if (ids.length === 0) return
     const keys = ids.map(this.#kind.key)
     await this.#invalidating(keys, () => {
       // The leases go first: a load that begins between the two commands has already seen the change.
       const pipeline = this.#redis.pipeline().del(...keys.map(leaseOf))
-      for (const key of keys) pipeline.set(key, TOMBSTONE, { px: TOMBSTONE_MS })
+      for (const [i, key] of keys.entries()) {
+        const version = Math.min(versions[i] ?? 0, GONE)
+        pipeline.set(key, `${TOMBSTONE}${version || ''}`, { px: TOMBSTONE_MS })
+      }
       return pipeline.exec()
     })
   }

@@ -22,6 +22,7 @@ export const search = new Hono<AppEnv>().get(
       'ranked. A new post is found after some seconds. Works without Redis. Then counts may be slightly old.',
     answer: Results,
     sends: ['ETag'],
+    headers: ['X-D1-Bookmark'],
     problems: ['invalid-request'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),

@@ -20,6 +20,14 @@ const followList = (list: 'followers' | 'followings', id: string, summary: strin
   new Hono<AppEnv>().get(
     `/:id/${list}`,
     doc({ id, tag, summary, answer: pageSchema(User), sends: ['ETag'], problems: ['invalid-request', 'not-found'] }),
+    doc({
+      id,
+      tag,
+      summary,
+      answer: pageSchema(User),
+      headers: ['X-D1-Bookmark'],
+      problems: ['invalid-request', 'not-found'],
+    }),
     admit('reads', { session: 'none' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),

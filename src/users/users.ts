@@ -138,7 +138,7 @@ export function createUsers(
       const { email, ...user } = row
       await platform.writeThrough(
         () => [byId.put(id, user)],
-        () => [byId.invalidate([id])],
+        () => [byId.invalidate([id], [user.revision])],
       )
       platform.purge([id])
       return { ...toUser(user), email }
@@ -169,6 +169,10 @@ export function createUsers(
     refreshCache: (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row)),
 
     /** Invalidates profiles, where `refreshCache` failed. One round trip. Safe to repeat. */
-    invalidateCache: (ids: string[]) => byId.invalidate(ids),
+    invalidateCache: (rows: CachedUser[]) =>
+      byId.invalidate(
+        rows.map((row) => row.id),
+        rows.map((row) => row.revision),
+      ),
   }
 }
