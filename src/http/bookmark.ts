@@ -19,7 +19,7 @@ const COOKIE_OPTIONS = {
 const PATTERN = /^[\da-f]{8}-[\da-f]{8}-[\da-f]{8}-[\da-f]{32}$/
 
 function given(c: Pick<Context, 'req'>): string | undefined {
-  const bookmark = c.req.header(HEADER) ?? getCookie(c as Context, COOKIE, 'host')
+  const bookmark = c.req.header(HEADER) ?? getCookie(c as Context, COOKIE, 'host') // it reads the request only
   return bookmark !== undefined && PATTERN.test(bookmark) ? bookmark : undefined
 }
 

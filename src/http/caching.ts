@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
 import { invalidField } from '../errors.ts'
+import type { Platform } from '../platform.ts'
 import { answerHeaders } from './answer.ts'
 import type { RequestContext } from './context.ts'
 import { parseVersions } from './headers.ts'
-import type { Platform } from '../platform.ts'
 
 /** The entity tag `"version-…"` of these parts. */
 export const etagOf = (...parts: (number | string)[]) => `"${parts.join('-')}"`
