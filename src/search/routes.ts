@@ -21,8 +21,8 @@ export const search = new Hono<AppEnv>().get(
       'first; newer posts and users with more followers rank higher. Of more than 1 000 matches, only the newest are ' +
       'ranked. A new post is found after some seconds. Works without Redis. Then counts may be slightly old.',
     answer: Results,
-    sends: ['ETag'],
     headers: ['X-D1-Bookmark'],
+    sends: ['ETag', 'X-D1-Bookmark'],
     problems: ['invalid-request'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),

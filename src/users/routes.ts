@@ -19,13 +19,13 @@ const tagParts = (user: User) => [user.version, user.followersCount, user.follow
 const followList = (list: 'followers' | 'followings', id: string, summary: string) =>
   new Hono<AppEnv>().get(
     `/:id/${list}`,
-    doc({ id, tag, summary, answer: pageSchema(User), sends: ['ETag'], problems: ['invalid-request', 'not-found'] }),
     doc({
       id,
       tag,
       summary,
       answer: pageSchema(User),
       headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'none' }),
