@@ -158,6 +158,14 @@ const access = {
   MAX_BODY_BYTES: whole('bytes', 65_536, 1_000, 10_000_000, 'Largest request body.'),
 }
 
+const database = {
+  READ_REPLICAS: choice(
+    ['true', 'false'],
+    'false',
+    '`true` lets lists read from replicas of D1. Enable read replication of the database first.',
+  ),
+}
+
 const redis = {
   REDIS_READ_TIMEOUT_MS: whole('ms', 250, 1, 10_000, 'Timeout of a Redis read. Longer where replies take long.'),
   REDIS_MAX_READ_TIMEOUT_MS: whole('ms', 1_000, 1, 10_000, 'Longest timeout of a Redis read, where Redis is far away.'),
@@ -182,6 +190,11 @@ const redis = {
 const caches = {
   MEMORY_MAX_BYTES: whole('bytes', 8_000_000, 10_000, 64_000_000, 'Size of the memory tier of an isolate.'),
   MEMORY_SECONDS: seconds(5, 0, 60, 'Time an isolate serves a value from memory without asking Redis.'),
+  EDGE_CACHE: choice(
+    ['true', 'false'],
+    'true',
+    "`true` lets Cloudflare's cache and browsers keep answers to anonymous callers, at most MEMORY_SECONDS long.",
+  ),
   USER_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached profile is fresh.'),
   POST_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached post is fresh.'),
   HOT_FRESH_SECONDS: seconds(60, 1, 3_600, 'Time a cached hot feed is fresh.'),
@@ -345,6 +358,7 @@ const monitoring = {
 export const sections = {
   Access: access,
   Bindings: bindings,
+  D1: database,
   Redis: redis,
   Caches: caches,
   Sessions: sessions,
@@ -360,6 +374,7 @@ export const sections = {
 const Variables = v.object({
   ...access,
   ...bindings,
+  ...database,
   ...redis,
   ...caches,
   ...sessions,
@@ -477,6 +492,7 @@ export function readConfig(env: object) {
       breakerFailures: set.REDIS_BREAKER_FAILURES,
       breakerCoolDownMs: set.REDIS_BREAKER_SECONDS,
     },
+    readsReplicas: set.READ_REPLICAS === 'true',
     serviceToken: set.SERVICE_TOKEN,
     serviceTokenTrustMs: set.SERVICE_TOKEN_SECONDS,
     sessions: {
@@ -502,6 +518,8 @@ export function readConfig(env: object) {
     },
     logRequests: set.LOG_REQUESTS,
     memoryMaxBytes: set.MEMORY_MAX_BYTES,
+    /** How old an answer may become in a shared cache. 0: none may keep one. */
+    edgeCacheMs: set.EDGE_CACHE === 'true' ? set.MEMORY_SECONDS : 0,
     caches: {
       users: { ...cache, freshMs: set.USER_FRESH_SECONDS },
       posts: { ...cache, freshMs: set.POST_FRESH_SECONDS },

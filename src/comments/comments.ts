@@ -1,15 +1,13 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
-import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { removeOwned } from '../db/remove.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
-import type { Outbox } from '../events/outbox.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
+import type { Platform } from '../platform.ts'
 import type { Counters } from '../redis/counter.ts'
-import type { WriteThrough } from '../redis/write-through.ts'
 import { service } from '../service.ts'
 import type { Comment } from './schema.ts'
 
@@ -29,7 +27,12 @@ export const commentsService = service<Comments>('comments')
  * Comments: pages from D1, their likes fresh from Redis where it has them.
  * Without Redis everything works; the count of comments in Redis is settled later, by the cron at the latest.
  */
-export function createComments(db: DrizzleD1Database, counters: Counters, outbox: Outbox, writeThrough: WriteThrough) {
+export function createComments(
+  platform: Pick<Platform, 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
+  counters: Counters,
+) {
+  const { db, outbox, purge, writeThrough } = platform
+
   const countOf = (postIds: string[]) =>
     db
       .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision })
@@ -118,6 +121,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       transaction.enqueue()
       const refresh = () => [counters.evict(['likes'], [id]), settle(counted)]
       await writeThrough(refresh, refresh)
+      purge([postId])
     },
 
     /** Deletes at most `most` comments of a deleted post. Returns how many. Safe to repeat. */
@@ -131,7 +135,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
 
     /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
     async ofPost(postId: string, limit: number, cursor?: string): Promise<Page<Comment>> {
-      const rows = await db
+      const rows = await platform.replica
         .select(content)
         .from(comments)
         .where(and(eq(comments.postId, postId), cursor === undefined ? undefined : lt(comments.id, cursor)))

@@ -5,11 +5,7 @@ import { comments as routes, commentsOnPost } from './routes.ts'
 /** Comments on posts. */
 export const comments: Feature = {
   name: 'comments',
-  provides: [
-    provide(commentsService, ({ db, counters, outbox, writeThrough }) =>
-      createComments(db, counters.reads, outbox, writeThrough),
-    ),
-  ],
+  provides: [provide(commentsService, (platform) => createComments(platform, platform.counters.reads))],
   routes: [
     ['/v1/posts', commentsOnPost],
     ['/v1/comments', routes],

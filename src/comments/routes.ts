@@ -22,7 +22,8 @@ export const commentsOnPost = new Hono<AppEnv>()
       tag,
       summary: 'List the comments on a post, newest first',
       answer: pageSchema(Comment),
-      sends: ['ETag'],
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'none' }),
@@ -33,7 +34,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
       const [page] = await Promise.all([use(commentsService).ofPost(id, limit, cursor), use(postsService).get(id)])
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [id, ...page.items.map((comment) => comment.authorId)])
     },
   )
   .post(

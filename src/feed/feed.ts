@@ -24,7 +24,7 @@ const LATEST = 'p_~'
  * rows each ($0.2 per million). A flush would still need this query to rebuild them, and a follow, a new post or a
  * deletion would leave a list or a cached page wrong for a while.
  *
- * One D1 round trip, then one for the counts. Without Redis the counts come from D1.
+ * One D1 round trip, to a replica if there are any, then one for the counts. Without Redis the counts come from D1.
  */
 export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[], viewerId: string) => Promise<Post[]>) {
   return {

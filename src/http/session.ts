@@ -34,9 +34,11 @@ export const hasCredential = (c: Context) => c.req.header('Authorization') !== u
 export function readClaims(c: Context<AppEnv>): Claims | undefined {
   let claims = c.get('claims')
   if (claims === undefined) {
-    const token = bearerOf(c) ?? cookieOf(c)
+    const isAnonymous = c.req.header('Authorization') === undefined && c.req.header('Cookie') === undefined
+    const token = isAnonymous ? undefined : (bearerOf(c) ?? cookieOf(c))
     claims = (token === undefined ? undefined : c.get('use')(sessionTokens).read(token)) ?? null
     c.set('claims', claims)
+    c.get('answer').isAnonymous = isAnonymous
   }
   return claims ?? undefined
 }

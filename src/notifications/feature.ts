@@ -7,9 +7,11 @@ import { notifications as routes } from './routes.ts'
 export const notifications: Feature = {
   name: 'notifications',
   provides: [
-    provide(notificationsService, ({ db, cache, writeThrough, config }) =>
-      createNotifications({
+    provide(notificationsService, (platform) => {
+      const { cache, config, db, writeThrough } = platform
+      return createNotifications({
         db,
+        replica: () => platform.replica,
         // Not in isolate memory: a user must see their own change at once, on every isolate.
         inboxes: cache<Inbox>(
           { ...config.caches.inboxes, name: 'inbox', key: keys.inbox, versionOf: () => 0 },
@@ -17,8 +19,8 @@ export const notifications: Feature = {
         ),
         writeThrough,
         ...config.notifications,
-      }),
-    ),
+      })
+    }),
   ],
   routes: [['/v1/notifications', routes]],
   listener: ({ use }) => use(notificationsService).listener,

@@ -48,6 +48,8 @@ export interface Inbox extends Mark {
 
 export interface NotificationsDependencies {
   db: DrizzleD1Database
+  /** For pages beyond what Redis holds. */
+  replica: () => DrizzleD1Database
   inboxes: Pick<Cache<Inbox>, 'get' | 'drop'>
   writeThrough: WriteThrough
   /** How many of a user's newest notifications Redis holds. */
@@ -112,16 +114,21 @@ export const notificationsService = service<Notifications>('notifications')
  * Reading is one round trip, D1 beside it for pages beyond what Redis holds; three and D1 when Redis holds nothing, the
  * fill among them after the answer. Without Redis all is read from D1.
  */
-export function createNotifications(
-  { db, inboxes, writeThrough, inboxSize, keptMs }: NotificationsDependencies,
-  sizes = SIZES,
-) {
+export function createNotifications(platform: NotificationsDependencies, sizes = SIZES) {
+  const { db, inboxes, writeThrough, inboxSize, keptMs } = platform
+
   /** The first `limit` notifications of `userId` below the id `cursor`. Three queries of D1, at once. */
-  async function read(userId: string, limit: number, cursor: string, now: number): Promise<InboxItem[]> {
+  async function read(
+    userId: string,
+    limit: number,
+    cursor: string,
+    now: number,
+    from: DrizzleD1Database = db,
+  ): Promise<InboxItem[]> {
     const since = encoded(now - keptMs)
     const before = cursor.slice(2, -1) // without the letter of its kind
     const [stored, posted, followed] = await Promise.all([
-      db.all<StoredRow>(sql`
+      from.all<StoredRow>(sql`
         SELECT stored.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, stored.post_id AS postId,
           comments.id AS commentId, stored.created_at AS createdAt, noted_at AS notedAt
         FROM ${notifications} AS stored
@@ -130,7 +137,7 @@ export function createNotifications(
         WHERE stored.user_id = ${userId} AND stored.id < ${cursor} AND stored.id > ${`n_${since}`}
           AND (stored.content_id = stored.post_id OR comments.id IS NOT NULL)
         ORDER BY stored.id DESC LIMIT ${limit}`),
-      db.all<SourceRow>(sql`
+      from.all<SourceRow>(sql`
         WITH RECURSIVE queue (id, author_id, since) AS (
           SELECT (
               SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${`p_${before}`} AND id > followed.since
@@ -148,7 +155,7 @@ export function createNotifications(
         )
         SELECT posts.id, posts.author_id AS actorId, created_at AS createdAt
         FROM queue CROSS JOIN posts ON posts.id = queue.id`),
-      db.all<SourceRow>(sql`
+      from.all<SourceRow>(sql`
         SELECT id, follower_id AS actorId, created_at AS createdAt FROM follows
         WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`}
         ORDER BY id DESC LIMIT ${limit}`),
@@ -388,7 +395,8 @@ export function createNotifications(
       const inbox = (await inboxes.get(userId, () => load(userId, now))) ?? (await load(userId, now))
       const held = inbox.items.filter((item) => item.id < cursor)
       const isAllHeld = inbox.items.length <= inboxSize
-      const rows = held.length > limit || isAllHeld ? held : await read(userId, limit + 1, cursor, now)
+      const rows =
+        held.length > limit || isAllHeld ? held : await read(userId, limit + 1, cursor, now, platform.replica())
       const page = pageOf(
         rows,
         limit,

@@ -21,7 +21,8 @@ export const notifications = new Hono<AppEnv>()
         'comments on my posts; new followers. If the cause is undone, its notification disappears. Without Redis the ' +
         'answer comes from D1.',
       answer: NotificationPage,
-      sends: ['ETag'],
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-signed-in'],
     }),
     admit('reads', { session: 'required', check: 'alongside' }),
@@ -30,7 +31,7 @@ export const notifications = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const notifications = c.var.use(notificationsService)
       const page = await c.var.caller.read((userId) => notifications.page(userId, limit, cursor))
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [])
     },
   )
   .post(

@@ -78,7 +78,7 @@ export const postsService = service<Posts>('posts')
  * write-through repeats it, and the cron evicts the counts of what was deleted.
  */
 export function createPosts(
-  platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'writeThrough'>,
+  platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
   { byId, hotIds, likedBy, authors }: PostsDependencies,
 ) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
@@ -185,7 +185,7 @@ export function createPosts(
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
     async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
-      const rows = await platform.db
+      const rows = await platform.replica
         .select(columns)
         .from(posts)
         .where(and(eq(posts.authorId, authorId), cursor === undefined ? undefined : lt(posts.id, cursor)))
@@ -238,7 +238,7 @@ export function createPosts(
       transaction.enqueue()
       await platform.writeThrough(
         () => [byId.put(id, post), ...authors().refreshCache(rows)],
-        () => [byId.invalidate([id]), authors().invalidateCache([authorId])],
+        () => [byId.invalidate([id], [post.version]), authors().invalidateCache(rows)],
       )
       return created
     },
@@ -268,14 +268,18 @@ export function createPosts(
         withCounts([row], authorId),
         platform.writeThrough(
           () => [byId.put(id, post)],
-          () => [byId.invalidate([id])],
+          () => [byId.invalidate([id], [post.version])],
         ),
       ])
+      platform.purge([id])
       return updated ?? toPost(row, row, undefined)
     },
 
     /** Invalidates the texts of posts that another back end wrote in D1. One round trip. */
-    invalidate: (ids: string[]) => byId.invalidate(ids),
+    async invalidate(ids: string[]): Promise<void> {
+      await byId.invalidate(ids)
+      platform.purge(ids)
+    },
 
     /** Expires every hot feed. One command. */
     expireHot: () => hotIds.expireAll(),
@@ -309,7 +313,7 @@ export function createPosts(
       transaction.enqueue()
       if (!removed) throw refusal(id, authorId, found)
       const evict = () => [
-        byId.invalidate([id]),
+        byId.invalidate([id], [Infinity]),
         platform.counters.reads.evict(COUNTERS, [id]),
         platform.counters.reads.evict(
           ['likes'],
@@ -318,8 +322,9 @@ export function createPosts(
       ]
       await platform.writeThrough(
         () => [...evict(), ...authors().refreshCache(rows)],
-        () => [...evict(), authors().invalidateCache([authorId])],
+        () => [...evict(), authors().invalidateCache(rows)],
       )
+      platform.purge([id])
     },
   }
 }

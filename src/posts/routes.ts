@@ -10,7 +10,7 @@ import { createOnce } from '../idempotency/create-once.ts'
 import { UserId } from '../users/schema.ts'
 import { usersService } from '../users/users.ts'
 import { postsService } from './posts.ts'
-import { Post, PostId, Writing } from './schema.ts'
+import { idsIn, Post, PostId, Writing } from './schema.ts'
 import { viewsService } from './views.ts'
 
 const tag = 'Posts'
@@ -73,7 +73,7 @@ export const posts = new Hono<AppEnv>()
       const { ids } = c.req.valid('query')
       const posts = c.get('use')(postsService)
       const items = await c.get('caller').read((viewerId) => posts.getMany(ids, viewerId))
-      return answerCacheable(c, { items, nextCursor: null })
+      return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
     },
   )
   .get(
@@ -95,7 +95,7 @@ export const posts = new Hono<AppEnv>()
       const { limit } = c.req.valid('query')
       const posts = c.get('use')(postsService)
       const items = await c.get('caller').read((viewerId) => posts.hot(limit, viewerId))
-      return answerCacheable(c, { items, nextCursor: null })
+      return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
     },
   )
   .get(
@@ -114,7 +114,7 @@ export const posts = new Hono<AppEnv>()
       const { id } = c.req.valid('param')
       const posts = c.get('use')(postsService)
       const post = await c.get('caller').read((viewerId) => posts.get(id, viewerId))
-      return answerCacheable(c, post, ...tagParts(post))
+      return answerCacheable(c, post, () => idsIn([post]), ...tagParts(post))
     },
   )
   .patch(
@@ -198,7 +198,8 @@ export const postsByAuthor = new Hono<AppEnv>().get(
     tag: 'Users',
     summary: 'List the posts of a user, newest first',
     answer: pageSchema(Post),
-    sends: ['ETag'],
+    headers: ['X-D1-Bookmark'],
+    sends: ['ETag', 'X-D1-Bookmark'],
     problems: ['invalid-request', 'not-found'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),
@@ -212,6 +213,6 @@ export const postsByAuthor = new Hono<AppEnv>().get(
       caller.read((viewerId) => use(postsService).byAuthor(id, limit, cursor, viewerId)),
       use(usersService).get(id),
     ])
-    return answerCacheable(c, page)
+    return answerCacheable(c, page, () => [id, ...idsIn(page.items)])
   },
 )

@@ -59,7 +59,7 @@ interface Placed {
  * the places of the pages before, and the next page is the best of the rest: nothing repeats, and no row that matches
  * throughout is skipped.
  */
-export function createSearch(db: DrizzleD1Database) {
+export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Database = () => db) {
   /**
    * Indexes the posts and users `ids` as they are now, and removes those that are gone. Two D1 round trips. Safe to repeat:
    * it writes what D1 has, in one transaction.
@@ -166,7 +166,7 @@ export function createSearch(db: DrizzleD1Database) {
 
     /** Posts that match all of `query`, the most relevant first, newer before older. */
     async posts(query: Term[], limit: number, position?: Position): Promise<Page<FoundPost>> {
-      const rows = await db.all<PostRow & Placed>(sql`
+      const rows = await replica().all<PostRow & Placed>(sql`
         WITH matches AS MATERIALIZED (
           SELECT rowid AS place, -bm25(post_words) AS relevance FROM post_words WHERE ${matching('post_words', query, position)}
         )
@@ -183,7 +183,7 @@ export function createSearch(db: DrizzleD1Database) {
 
     /** Users who match all of `query` in their names and bio, the most relevant and most followed first. */
     async users(query: Term[], limit: number, position?: Position): Promise<Page<FoundUser>> {
-      const rows = await db.all<CachedUser & Placed>(sql`
+      const rows = await replica().all<CachedUser & Placed>(sql`
         WITH matches AS MATERIALIZED (
           SELECT rowid AS place, -bm25(user_words, 10, 5, 1) AS relevance FROM user_words
           WHERE ${matching('user_words', query, position)}

@@ -17,9 +17,7 @@ export const users: Feature = {
         cache<string>({ ...policy, name: 'username', key: keys.username, versionOf: () => 0 }),
       )
     }),
-    provide(followsService, ({ db, use, outbox, writeThrough }) =>
-      createFollows(db, use(usersService), outbox, writeThrough),
-    ),
+    provide(followsService, (platform) => createFollows(platform, platform.use(usersService))),
   ],
   routes: [['/v1/users', routes]],
 }

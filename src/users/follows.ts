@@ -1,12 +1,10 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
-import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { follows, users } from '../db/schema.ts'
 import { invalidField, Problem } from '../errors.ts'
-import type { Outbox } from '../events/outbox.ts'
 import { service } from '../service.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
-import type { WriteThrough } from '../redis/write-through.ts'
+import type { Platform } from '../platform.ts'
 import type { Following, User } from './schema.ts'
 import { type CachedUser, profile, toUser, type Users } from './users.ts'
 
@@ -18,7 +16,8 @@ export const followsService = service<Follows>('follows')
  * none, and triggers maintain the counts, so repeated and concurrent changes of a pair count once. Without Redis follows
  * work the same; the counts in cached profiles change later.
  */
-export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Outbox, writeThrough: WriteThrough) {
+export function createFollows(platform: Pick<Platform, 'db' | 'outbox' | 'replica' | 'writeThrough'>, profiles: Users) {
+  const { db, outbox, writeThrough } = platform
   const { followerId, followedId, id: position } = follows
 
   /** A page of the users in column `listed` of the follows whose column `at` is `userId`, latest first. */
@@ -29,7 +28,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     limit: number,
     cursor?: string,
   ): Promise<Page<User>> {
-    const rows = await db
+    const rows = await platform.replica
       .select({ position, user: profile })
       .from(follows)
       .innerJoin(users, eq(users.id, listed))
@@ -50,7 +49,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     if (!user) throw new Problem('not-found', `There is no user ${followed}`)
     await writeThrough(
       () => profiles.refreshCache(rows),
-      () => [profiles.invalidateCache(rows.map((row) => row.id))],
+      () => [profiles.invalidateCache(rows)],
     )
     return { isFollowing, followersCount: user.followersCount }
   }

@@ -19,7 +19,15 @@ const tagParts = (user: User) => [user.version, user.followersCount, user.follow
 const followList = (list: 'followers' | 'followings', id: string, summary: string) =>
   new Hono<AppEnv>().get(
     `/:id/${list}`,
-    doc({ id, tag, summary, answer: pageSchema(User), sends: ['ETag'], problems: ['invalid-request', 'not-found'] }),
+    doc({
+      id,
+      tag,
+      summary,
+      answer: pageSchema(User),
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
+      problems: ['invalid-request', 'not-found'],
+    }),
     admit('reads', { session: 'none' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),
@@ -28,7 +36,7 @@ const followList = (list: 'followers' | 'followings', id: string, summary: strin
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
       const [page] = await Promise.all([use(followsService)[list](id, limit, cursor), use(usersService).get(id)])
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [id, ...page.items.map((user) => user.id)])
     },
   )
 
@@ -71,7 +79,7 @@ export const users = new Hono<AppEnv>()
     valid('query', idsQuery('u')),
     async (c) => {
       const items = await c.get('use')(usersService).getMany(c.req.valid('query').ids)
-      return answerCacheable(c, { items, nextCursor: null })
+      return answerCacheable(c, { items, nextCursor: null }, () => items.map((user) => user.id))
     },
   )
   .get(
@@ -89,7 +97,7 @@ export const users = new Hono<AppEnv>()
     valid('param', Username),
     async (c) => {
       const user = await c.var.use(usersService).getByUsername(c.req.valid('param').username)
-      return answerCacheable(c, user, ...tagParts(user))
+      return answerCacheable(c, user, () => [user.id], ...tagParts(user))
     },
   )
   .get(
@@ -113,7 +121,7 @@ export const users = new Hono<AppEnv>()
       const isOwner = caller.claims?.userId === id && caller.isLive()
       const [anyones, isOwn] = await Promise.all([users.get(id), isOwner])
       const user = isOwn ? await users.getOwn(id) : anyones
-      return answerCacheable(c, user, ...tagParts(user), isOwn ? 'own' : 'any')
+      return answerCacheable(c, user, () => [id], ...tagParts(user), isOwn ? 'own' : 'any')
     },
   )
   .patch(

@@ -42,7 +42,7 @@ export const usersService = service<Users>('users')
 /** What profiles need. Each part may be built at its first use: a cached read uses one cache and nothing else. */
 /** Profiles, cache-aside. Without Redis, reads use memory or D1, and writes reach the cache later. */
 export function createUsers(
-  platform: Pick<Platform, 'db' | 'outbox' | 'writeThrough'>,
+  platform: Pick<Platform, 'db' | 'outbox' | 'purge' | 'writeThrough'>,
   byId: Cache<CachedUser>,
   idsByUsername: Cache<string>,
 ) {
@@ -138,8 +138,9 @@ export function createUsers(
       const { email, ...user } = row
       await platform.writeThrough(
         () => [byId.put(id, user)],
-        () => [byId.invalidate([id])],
+        () => [byId.invalidate([id], [user.revision])],
       )
+      platform.purge([id])
       return { ...toUser(user), email }
     },
 
@@ -154,6 +155,7 @@ export function createUsers(
         .from(users)
         .where(inArray(users.id, listOf(ids)))
       await Promise.all([byId.invalidate(ids), idsByUsername.invalidate(rows.map(({ username }) => username))])
+      platform.purge(ids)
     },
 
     /** Selects profiles for `refreshCache`, at the end of a batch that changes their counts. */
@@ -167,6 +169,10 @@ export function createUsers(
     refreshCache: (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row)),
 
     /** Invalidates profiles, where `refreshCache` failed. One round trip. Safe to repeat. */
-    invalidateCache: (ids: string[]) => byId.invalidate(ids),
+    invalidateCache: (rows: CachedUser[]) =>
+      byId.invalidate(
+        rows.map((row) => row.id),
+        rows.map((row) => row.revision),
+      ),
   }
 }
