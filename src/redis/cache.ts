@@ -558,7 +558,7 @@ export class Cache<T> {
     const { softMs } = this.#dependencies
     const { softTimeoutMs } = this.#kind
     const { promise: gaveUp, resolve: giveUp } = Promise.withResolvers<undefined>()
-    const timer = setTimeout(giveUp, softMs?.(softTimeoutMs) ?? softTimeoutMs)
+    const timer = setTimeout(() => giveUp(undefined), softMs?.(softTimeoutMs) ?? softTimeoutMs)
     const lookup = await Promise.race([looking, gaveUp]).finally(() => clearTimeout(timer))
     if (lookup) rememberAll(lookup)
     else this.#defer(() => looking.then(rememberAll, this.#emitError))
