@@ -116,6 +116,7 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   const postId = idOf(await send('createPost', [], { text: 'The engine weaves algebraic patterns.' }, asAda))
   await send('updatePost', [postId], { text: 'The engine weaves algebraical patterns.' }, asAda)
   const commentId = idOf(await send('createComment', [postId], { text: 'Just as the loom weaves flowers?' }, asGrace))
+  await send('listRecommendations', [], undefined, asGrace)
   await send('likePost', [postId], undefined, asGrace)
   await send('likeComment', [commentId], undefined, asAda)
   await send('recordView', [postId], undefined, asGrace)
@@ -139,6 +140,9 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   await send('markNotificationsRead', [], {}, asAda)
   await send('updatePresence', [], { visibility: 'followers' }, asAda)
 
+  const backEnd = idOf(await asService('createServiceToken', [], { name: 'shop', scopes: ['events:publish'] }))
+  await asService('rotateServiceToken', [backEnd], {})
+  await asService('listServiceTokens')
   const { owner } = await asService('acquireLock', ['reports'], { ttlMs: 10_000 })
   await asService('extendLock', ['reports'], { owner, ttlMs: 10_000 })
 
@@ -164,7 +168,6 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   await asService('beginBackup')
   await asService('getBackupPage', ['fences', '?limit=1'])
 
-  await send('listRecommendations', [], undefined, asGrace)
   await send('unlikeComment', [commentId], undefined, asAda)
   await send('unlikePost', [postId], undefined, asGrace)
   await send('unfollowUser', [ada], undefined, asGrace)
