@@ -7,6 +7,7 @@ import { execFile } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
+import { bundleClient, generateClient } from './build/client.ts'
 import { problemPages } from './build/problems.ts'
 import { vendorLibraries } from './build/vendor.ts'
 import { bundleWorker } from './build/worker.ts'
@@ -36,7 +37,13 @@ async function printDocument(): Promise<string> {
 
 const results = await Promise.allSettled([
   vendorLibraries(),
-  printDocument().then((document) => writeIfChanged('public/openapi.json', document)),
+  printDocument().then((document) =>
+    Promise.all([
+      writeIfChanged('public/openapi.json', document),
+      writeIfChanged('client/api.ts', generateClient(document)),
+    ]),
+  ),
+  bundleClient().then((code) => writeIfChanged('dist/client/index.js', code)),
   // In development, names in stack traces help more than bytes.
   bundleWorker('src/index.ts', { minify: process.env['WRANGLER_COMMAND'] !== 'dev' }).then((code) =>
     writeIfChanged('dist/worker.js', code),

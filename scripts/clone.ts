@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 const root = dirname(import.meta.dirname)
 const CLONED = [
   'src',
+  'client',
   'scripts',
   'emulator',
   'migrations',
