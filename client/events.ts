@@ -37,6 +37,8 @@ export type ApiEvent = EventOf<keyof ChannelEvents>
 /** The stream cannot continue where it ended. Load your data again: events may be missing. */
 export interface Reset {
   type: 'reset'
+  /** Absent. On channels of back ends, whose events have any type, this tells a reset from an event. */
+  data?: undefined
 }
 
 export interface StreamOptions {

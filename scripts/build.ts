@@ -1,7 +1,8 @@
 /**
  * Writes what is built from the source: the libraries of the pages (public/<page>/vendor), the OpenAPI document
- * (public/openapi.json), the pages that explain problems (public/problems) and the Worker (dist/worker.js). wrangler runs this before each deployment, and in development before
- * the start and after each edit of src/. `npm run types` runs it too, because the types of the Worker are among its results.
+ * (public/openapi.json), the pages that explain problems (public/problems), the client (client/api.ts, dist/client), and the
+ * Worker (dist/worker.js). wrangler runs this before each deployment, and in development before the start and after each edit. Then
+ * there is also the example page (public/app). `npm run types` runs it too, because the types of the Worker are among its results.
  */
 import { execFile } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
@@ -10,6 +11,7 @@ import { promisify } from 'node:util'
 import { bundleClient, generateClient } from './build/client.ts'
 import { problemPages } from './build/problems.ts'
 import { vendorLibraries } from './build/vendor.ts'
+import { placeExamplePage } from './build/example-page.ts'
 import { bundleWorker } from './build/worker.ts'
 
 const root = dirname(import.meta.dirname)
@@ -43,7 +45,12 @@ const results = await Promise.allSettled([
       writeIfChanged('client/api.ts', generateClient(document)),
     ]),
   ),
-  bundleClient().then((code) => writeIfChanged('dist/client/index.js', code)),
+  bundleClient().then((code) =>
+    Promise.all([
+      writeIfChanged('dist/client/index.js', code),
+      placeExamplePage(code, process.env['WRANGLER_COMMAND']),
+    ]),
+  ),
   // In development, names in stack traces help more than bytes.
   bundleWorker('src/index.ts', { minify: process.env['WRANGLER_COMMAND'] !== 'dev' }).then((code) =>
     writeIfChanged('dist/worker.js', code),
