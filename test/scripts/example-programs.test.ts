@@ -1,8 +1,11 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import type { Miniflare } from 'miniflare'
+import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
+import { rolldown } from 'rolldown'
 import { Webhook } from 'standardwebhooks'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { createClient, createServiceClient } from '../../client/index.ts'
@@ -177,6 +180,56 @@ test.skipIf(isWithoutPython)(
     await expect.poll(bio, { timeout: 30_000 }).toBe('Later')
   },
 )
+
+test('the Worker of the primitives loads a rate once, limits its readers, and answers without Redis', async () => {
+  let loads = 0
+  const api = createServer((_, response) => {
+    loads += 1
+    response.end(JSON.stringify({ currency: 'USD', rate: 1 }))
+  })
+  await new Promise<void>((resolve) => api.listen(0, '127.0.0.1', resolve))
+  await using build = await rolldown({
+    input: join(root, 'examples/worker/index.ts'),
+    platform: 'browser',
+    tsconfig: false,
+    resolve: { alias: { 'threads-edge/redis': join(root, 'package/redis.ts') } },
+  })
+  const { output } = await build.generate({ format: 'esm', codeSplitting: false })
+  const worker = new Miniflare(
+    convertV4MiniflareOptions({
+      modules: true,
+      script: output[0].code,
+      compatibilityDate: '2026-10-01',
+      bindings: {
+        UPSTASH_REDIS_REST_URL: emulator.url,
+        UPSTASH_REDIS_REST_TOKEN: 'token-of-rates',
+        RATES_URL: `http://127.0.0.1:${(api.address() as AddressInfo).port}`,
+      },
+    }),
+  )
+  const read = async (reader: string, path = '/rates/USD') => {
+    const response = await worker.dispatchFetch(`http://rates${path}`, { headers: { 'CF-Connecting-IP': reader } })
+    return { status: response.status, text: await response.text(), retryAfter: response.headers.get('Retry-After') }
+  }
+  try {
+    expect(await read('192.0.2.1', '/')).toMatchObject({ status: 404 })
+    const first = await Promise.all(Array.from({ length: 10 }, () => read('192.0.2.1')))
+    expect(new Set(first.map(({ text }) => text))).toEqual(new Set(['{"currency":"USD","rate":1}']))
+    expect(loads).toBeLessThan(5) // 1, unless this machine keeps Redis from answering in time
+
+    await expect
+      .poll(() => read('192.0.2.1'), { timeout: 30_000 })
+      .toEqual({ status: 429, text: 'Too many requests', retryAfter: expect.stringMatching(/^[1-9]\d?$/) })
+    expect(loads).toBeLessThan(10)
+    expect((await read('192.0.2.2')).status).toBe(200)
+
+    await createControl(emulator.url, 'token-of-rates').fault({ kind: 'refuse' })
+    expect(await read('192.0.2.3')).toMatchObject({ status: 200, text: '{"currency":"USD","rate":1}' })
+  } finally {
+    await worker.dispose()
+    api.close()
+  }
+})
 
 test('the example page is served by wrangler dev only, and never deployed', { timeout: 90_000 }, async () => {
   const clone = await cloneProject()
