@@ -1,250 +1,218 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
-import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
-import { rolldown } from 'rolldown'
-import { Webhook } from 'standardwebhooks'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import type { Miniflare } from 'miniflare'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createClient, createServiceClient } from '../../client/index.ts'
-import { createControl } from '../../emulator/control.ts'
 import { type Emulator, startEmulator } from '../../emulator/server.ts'
-import { bundleClient } from '../../scripts/build/client.ts'
-import { cloneProject } from '../../scripts/clone.ts'
-import { freePort } from '../../scripts/ports.ts'
+import committed from '../../src/docs/examples.json'
 import { SERVICE_TOKEN, startWorker } from './worker.ts'
 
-const root = dirname(dirname(import.meta.dirname))
-const TOKEN = 'token-of-examples'
-const SECRET = 'whsec_b25seSBmb3IgdHJ5aW5nIGl0IG91dCEh'
+// `npm run examples` writes src/docs/examples.json: the answers of the running Worker to this story. Each test run tells the
+// story again, and compares the shape of its answers with that file.
 
-/** CI has Python: .ci/run installs it. Elsewhere the tests that need it are skipped without it. */
-const isWithoutPython = !process.env['CI'] && !canRun('python3')
-
-function canRun(command: string): boolean {
-  try {
-    execFileSync(command, ['--version'], { stdio: 'ignore' })
-    return true
-  } catch {
-    return false
-  }
+interface Document {
+  paths: Record<string, Record<string, { operationId: string; responses: Record<string, { content?: object }> }>>
 }
+type Body = Record<string, unknown>
 
+const root = join(import.meta.dirname, '../..')
 let emulator: Emulator
 let workerd: Miniflare
 let origin = ''
-let folder = ''
-const children: ChildProcess[] = []
+
+/** An endpoint that answers the challenge. */
+const receiver = createServer((request, response) => {
+  let body = ''
+  request.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
+  request.on('end', () => {
+    const { challenge } = JSON.parse(body) as { challenge?: string }
+    response.end(challenge === undefined ? '' : JSON.stringify({ challenge }))
+  })
+})
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'threads-edge-examples-'))
-  await mkdir(join(root, 'dist/client'), { recursive: true })
-  await writeFile(join(root, 'dist/client/index.js'), await bundleClient())
+  receiver.listen(0, '127.0.0.1')
+  await once(receiver, 'listening')
   emulator = await startEmulator({ openTokens: true })
-  ;({ workerd, origin } = await startWorker(emulator, TOKEN, {
+  ;({ workerd, origin } = await startWorker(emulator, 'token-of-examples', {
     REDIS_WRITE_TIMEOUT_MS: '5000',
     ALLOW_PRIVATE_WEBHOOKS: 'true',
   }))
 }, 90_000)
 
 afterAll(async () => {
-  for (const child of children) child.kill()
-  await workerd?.dispose()
-  await emulator?.close()
-  await rm(folder, { recursive: true, force: true })
+  await workerd.dispose()
+  await emulator.close()
+  receiver.close()
 })
 
-/** Runs a program of an example on a port, and waits until it listens. */
-async function start(command: string, program: string, env: Record<string, string>) {
-  const port = await freePort()
-  const child = spawn(command, [join(root, 'examples', program)], {
-    env: { ...process.env, PYTHONDONTWRITEBYTECODE: '1', PORT: String(port), ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  children.push(child)
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => void (output += chunk))
-  await expect.poll(() => output, { timeout: 30_000 }).toContain('listening')
-  return { url: `http://127.0.0.1:${port}`, output: () => output }
+async function readDocument(): Promise<Document> {
+  const program = join(root, 'scripts/build/document.ts')
+  const { stdout } = await promisify(execFile)(process.execPath, [program], { maxBuffer: 10_000_000 })
+  return JSON.parse(stdout) as Document
 }
 
-const startBackend = () =>
-  start('python3', 'backend/backend.py', {
-    EDGE_URL: origin,
-    SERVICE_TOKEN,
-    DATABASE: join(folder, `${crypto.randomUUID()}.sqlite`),
-  })
-
-const service = () => createServiceClient({ url: origin, token: SERVICE_TOKEN })
-
-const RECEIVERS = [
-  ['node', process.execPath, 'webhooks/receiver.js', false],
-  ['python', 'python3', 'webhooks/receiver.py', isWithoutPython],
-] as const
-
-for (const [name, command, program, isSkipped] of RECEIVERS) {
-  test.skipIf(isSkipped)(`the receiver in ${name} takes genuine webhooks, each once`, { timeout: 90_000 }, async () => {
-    const receiver = await start(command, program, { SECRET: `whsec_b3RoZXI=,${SECRET}` })
-    const channel = `custom_${name}`
-    const webhook = await service().createWebhook({ url: receiver.url, channels: [channel], secret: SECRET })
-    expect(webhook.status).toBe('enabled') // it has answered the challenge
-
-    await service().publishEvent({ channel, type: 'said', data: { text: 'é 🙂' } })
-    await expect
-      .poll(receiver.output, { timeout: 30_000 })
-      .toMatch(/^said \{"text":"(é 🙂|\\u00e9 \\ud83d\\ude42)"\}$/m)
-
-    const body = JSON.stringify({ id: 'ev_twice', type: 'twice', data: {} })
-    const send = async (secret: string, at = new Date(), payload = body) => {
-      const headers = {
-        'webhook-id': 'ev_twice',
-        'webhook-timestamp': String(Math.floor(at.getTime() / 1_000)),
-        'webhook-signature': `v1,AAAA ${new Webhook(secret).sign('ev_twice', at, body)}`,
-      }
-      return (await fetch(receiver.url, { method: 'POST', headers, body: payload })).status
-    }
-    expect([await send(SECRET), await send(SECRET), await send('whsec_b3RoZXI=')]).toEqual([204, 204, 204])
-    expect(receiver.output().match(/^twice/gm)).toHaveLength(1)
-    expect(await send(`whsec_${btoa('forged')}`)).toBe(401)
-    expect(await send(SECRET, new Date(), `${body} `)).toBe(401)
-    expect(await send(SECRET, new Date(Date.now() - 600_000))).toBe(401)
-    expect((await fetch(receiver.url, { method: 'POST', body })).status).toBe(401)
-  })
-}
-
-test.skipIf(isWithoutPython)(
-  'the back end publishes an event for each order, which its buyer sees live',
-  { timeout: 90_000 },
-  async () => {
-    const backend = await startBackend()
-    const account = { username: 'buyer', password: 'correct-horse-battery' }
-    const buyer = createClient({ url: origin })
-    const { id } = await buyer.signUp({ ...account, email: 'buyer@example.test', displayName: 'Buyer' })
-    await buyer.signIn({ login: account.username, password: account.password })
-
-    const ordered = async () => {
-      const body = JSON.stringify({ buyer: id, total: 12 })
-      const response = await fetch(`${backend.url}/orders`, { method: 'POST', body })
-      return (await response.json()) as { id: string }
-    }
-    let order: { id: string } | undefined
-    const onState = (state: string) => void (state === 'open' && ordered().then((made) => (order = made)))
-    for await (const event of buyer.events(['custom_orders'], { onState })) {
-      if (!event.data) continue // a reset
-      expect(event.type).toBe('order_created')
-      expect(event.data).toEqual({ id: expect.any(String), buyer: id, total: 12 })
-      await expect.poll(() => order?.id).toBe(event.data['id'])
-      break
-    }
-  },
-)
-
-test.skipIf(isWithoutPython)(
-  'the back end invalidates the profile that it changed, also if Redis fails at first',
-  { timeout: 90_000 },
-  async () => {
-    const backend = await startBackend()
-    const client = createClient({ url: origin })
-    const account = {
-      username: 'changed',
-      password: 'correct-horse-battery',
-      email: 'c@example.test',
-      displayName: 'C',
-    }
-    const { id } = await client.signUp(account)
-    const bio = async () => (await client.getUser({ id })).bio
-    expect(await bio()).toBe('')
-
-    const database = await workerd.getD1Database('DB')
-    async function change(text: string) {
-      await database.prepare('UPDATE users SET bio = ?1, version = version + 1 WHERE id = ?2').bind(text, id).run()
-      const body = JSON.stringify({ bio: text })
-      expect((await fetch(`${backend.url}/profiles/${id}`, { method: 'PUT', body })).status).toBe(200)
-    }
-    await change('From the back end')
-    await expect.poll(bio, { timeout: 30_000 }).toBe('From the back end') // otherwise cached for five minutes
-
-    const redis = createControl(emulator.url, TOKEN)
-    const { output } = backend
-    const sent = () => output().match(/^sent invalidate/gm)?.length ?? 0
-    await redis.fault({ kind: 'refuse' })
-    await change('Later')
-    await expect
-      .poll(async () => (await client.getReadiness().catch(() => undefined))?.isReady ?? false, { timeout: 30_000 })
-      .toBe(false)
-    expect(sent()).toBe(1)
-    await redis.clearFaults()
-    await expect.poll(sent, { timeout: 60_000 }).toBe(2)
-    await expect.poll(bio, { timeout: 30_000 }).toBe('Later')
-  },
-)
-
-test('the Worker of the primitives loads a rate once, limits its readers, and answers without Redis', async () => {
-  let loads = 0
-  const api = createServer((_, response) => {
-    loads += 1
-    response.end(JSON.stringify({ currency: 'USD', rate: 1 }))
-  })
-  await new Promise<void>((resolve) => api.listen(0, '127.0.0.1', resolve))
-  await using build = await rolldown({
-    input: join(root, 'examples/worker/index.ts'),
-    platform: 'browser',
-    tsconfig: false,
-    resolve: { alias: { 'threads-edge/redis': join(root, 'package/redis.ts') } },
-  })
-  const { output } = await build.generate({ format: 'esm', codeSplitting: false })
-  const worker = new Miniflare(
-    convertV4MiniflareOptions({
-      modules: true,
-      script: output[0].code,
-      compatibilityDate: '2026-10-01',
-      bindings: {
-        UPSTASH_REDIS_REST_URL: emulator.url,
-        UPSTASH_REDIS_REST_TOKEN: 'token-of-rates',
-        RATES_URL: `http://127.0.0.1:${(api.address() as AddressInfo).port}`,
-      },
-    }),
+/** Tells the story. Returns the bodies of the answers by operation and status. */
+async function tell({ paths }: Document): Promise<Record<string, Record<string, unknown>>> {
+  const operations = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { operationId }]) => ({ path, method: method.toUpperCase(), operationId })),
   )
-  const read = async (reader: string, path = '/rates/USD') => {
-    const response = await worker.dispatchFetch(`http://rates${path}`, { headers: { 'CF-Connecting-IP': reader } })
-    return { status: response.status, text: await response.text(), retryAfter: response.headers.get('Retry-After') }
-  }
-  try {
-    expect(await read('192.0.2.1', '/')).toMatchObject({ status: 404 })
-    const first = await Promise.all(Array.from({ length: 10 }, () => read('192.0.2.1')))
-    expect(new Set(first.map(({ text }) => text))).toEqual(new Set(['{"currency":"USD","rate":1}']))
-    expect(loads).toBeLessThan(5) // 1, unless this machine keeps Redis from answering in time
+  const answers: Record<string, Record<string, unknown>> = {}
 
-    await expect
-      .poll(() => read('192.0.2.1'), { timeout: 30_000 })
-      .toEqual({ status: 429, text: 'Too many requests', retryAfter: expect.stringMatching(/^[1-9]\d?$/) })
-    expect(loads).toBeLessThan(10)
-    expect((await read('192.0.2.2')).status).toBe(200)
-
-    await createControl(emulator.url, 'token-of-rates').fault({ kind: 'refuse' })
-    expect(await read('192.0.2.3')).toMatchObject({ status: 200, text: '{"currency":"USD","rate":1}' })
-  } finally {
-    await worker.dispose()
-    api.close()
-  }
-})
-
-test('the example page is served by wrangler dev only, and never deployed', { timeout: 90_000 }, async () => {
-  const clone = await cloneProject()
-  const build = (command: string) =>
-    execFileSync(process.execPath, ['scripts/build.ts'], {
-      cwd: clone,
-      env: { ...process.env, WRANGLER_COMMAND: command },
+  async function send(operationId: string, values: string[] = [], body?: unknown, token?: string): Promise<Body> {
+    const operation = operations.find((each) => each.operationId === operationId)
+    if (!operation) throw new Error(`There is no ${operationId}`)
+    const rest = [...values]
+    const path = operation.path.replaceAll(/\{\w+\}/g, () => rest.shift() ?? '') + (rest[0] ?? '')
+    const response = await fetch(origin + path, {
+      method: operation.method,
+      headers: {
+        ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
+        ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     })
-  const served = () => readdir(join(clone, 'public/app')).catch(() => undefined)
-  try {
-    build('dev')
-    expect((await served())?.toSorted()).toEqual(['app.css', 'client.js', 'index.html', 'main.js', 'view.js'])
-    build('deploy')
-    expect(await served()).toBe(undefined)
-  } finally {
-    await rm(clone, { recursive: true, force: true })
+    const text = await response.text()
+    if (!response.ok) throw new Error(`${operationId}: ${response.status} ${text}`)
+    const isJson = response.headers.get('Content-Type')?.startsWith('application/json') ?? false
+    const answer = isJson ? (JSON.parse(text) as Body) : {}
+    if (isJson) (answers[operationId] ??= {})[response.status] = answer
+    return answer
   }
+  const asService = (operationId: string, values: string[] = [], body?: unknown) =>
+    send(operationId, values, body, SERVICE_TOKEN)
+  const idOf = ({ id }: Body) => String(id)
+  /** Repeats a read until its list has items: queues work after the answer. */
+  async function awaitItems(read: () => Promise<Body>): Promise<Body[]> {
+    const deadline = Date.now() + 60_000
+    for (;;) {
+      const { items } = (await read()) as { items: Body[] }
+      if (items.length > 0) return items
+      await sleep(100)
+      if (Date.now() > deadline) throw new Error(`Nothing came of ${read.toString()}`)
+    }
+  }
+
+  // A restore needs an empty database.
+  await asService('beginRestore', [], { backup: '2026-11-28' })
+  await asService('restoreRows', ['fences'], { columns: ['name', 'fence'], rows: [['reports', 41]] })
+  await asService('endRestore')
+
+  const people = [
+    { username: 'grace', email: 'grace@example.com', password: 'a-compiler-in-1952', displayName: 'Grace Hopper' },
+    { username: 'ada', email: 'ada@example.com', password: 'notes-on-the-engine', displayName: 'Ada Lovelace' },
+  ]
+  const [grace, ada] = [idOf(await send('signUp', [], people[0])), idOf(await send('signUp', [], people[1]))]
+  const tokenOf = async (i: number) =>
+    String((await send('signIn', [], { login: people[i]?.username, password: people[i]?.password }))['token'])
+  const [asGrace, asAda] = [await tokenOf(0), await tokenOf(1)]
+  await send('updateProfile', [], { bio: 'Poetical science.' }, asAda)
+  await send('followUser', [ada], undefined, asGrace)
+  const postId = idOf(await send('createPost', [], { text: 'The engine weaves algebraic patterns.' }, asAda))
+  await send('updatePost', [postId], { text: 'The engine weaves algebraical patterns.' }, asAda)
+  const commentId = idOf(await send('createComment', [postId], { text: 'Just as the loom weaves flowers?' }, asGrace))
+  await send('listRecommendations', [], undefined, asGrace)
+  await send('likePost', [postId], undefined, asGrace)
+  await send('likeComment', [commentId], undefined, asAda)
+  await send('recordView', [postId], undefined, asGrace)
+  await send('sendHeartbeat', [], undefined, asAda)
+
+  for (const operation of ['getUser', 'listFollowers']) await send(operation, [ada])
+  await send('listFollowings', [grace])
+  await send('listUserPosts', [ada], undefined, asGrace)
+  await send('getUserByUsername', ['ada'])
+  await send('getUsers', [`?ids=${ada},${grace}`])
+  await send('getPost', [postId], undefined, asGrace)
+  await send('getPosts', [`?ids=${postId}`], undefined, asGrace)
+  await send('listComments', [postId])
+  await send('listFeed', [], undefined, asGrace)
+  await send('listPresence')
+  await send('listSessions', [], undefined, asAda)
+  await send('getRateLimits', [], undefined, asAda)
+  await awaitItems(() => send('search', ['?q=engine']))
+  await send('listHotPosts', [], undefined, asGrace)
+  await awaitItems(() => send('listNotifications', [], undefined, asAda))
+  await send('markNotificationsRead', [], {}, asAda)
+  await send('updatePresence', [], { visibility: 'followers' }, asAda)
+
+  const backEnd = idOf(await asService('createServiceToken', [], { name: 'shop', scopes: ['events:publish'] }))
+  await asService('rotateServiceToken', [backEnd], {})
+  await asService('listServiceTokens')
+  const { owner } = await asService('acquireLock', ['reports'], { ttlMs: 10_000 })
+  await asService('extendLock', ['reports'], { owner, ttlMs: 10_000 })
+
+  const url = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/`
+  const webhookId = idOf(await asService('createWebhook', [], { url, channels: ['custom_orders'] }))
+  await asService('publishEvent', [], { channel: 'custom_orders', type: 'order.paid', data: { total: 12.5 } })
+  const isDone = ({ status }: Body) => status === 'delivered'
+  let deliveries: Body[] = []
+  while (!deliveries.some(isDone)) deliveries = await awaitItems(() => asService('listDeliveries', [webhookId]))
+  await asService('replayDelivery', [String(deliveries[0]?.['id'])])
+  await asService('replayMissedEvents', [webhookId], { since: new Date(Date.now() - 60_000).toISOString() })
+  for (const operation of ['testWebhook', 'rotateWebhookSecret', 'pauseWebhook', 'enableWebhook', 'getWebhook']) {
+    await asService(operation, [webhookId])
+  }
+  await asService('updateWebhook', [webhookId], { description: 'Orders' })
+  await asService('listWebhooks')
+  await asService('rebuildListener', ['search'])
+
+  await send('getHealth')
+  await send('getReadiness')
+  await asService('getStats', ['?minutes=1'])
+  await asService('purgeExpiredData')
+  await asService('beginBackup')
+  await asService('getBackupPage', ['fences', '?limit=1'])
+
+  await send('unlikeComment', [commentId], undefined, asAda)
+  await send('unlikePost', [postId], undefined, asGrace)
+  await send('unfollowUser', [ada], undefined, asGrace)
+
+  const refused = await fetch(`${origin}/v1/users/42`)
+  answers['Problem'] = { [refused.status]: await refused.json() }
+  return answers
+}
+
+/** The names and kinds of everything in a value. Lists count as their first item. */
+function shapeOf(value: unknown): unknown {
+  if (Array.isArray(value)) return value.slice(0, 1).map(shapeOf)
+  if (typeof value !== 'object') return typeof value
+  if (value === null) return null
+  return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, shapeOf(part)]))
+}
+
+/** Where two shapes differ. A list may be empty in one of them, and a value null. */
+function differences(a: unknown, b: unknown, path = ''): string[] {
+  if (a === null || b === null) return []
+  if (Array.isArray(a) && Array.isArray(b)) {
+    return a.length === 0 || b.length === 0 ? [] : differences(a[0], b[0], `${path}[]`)
+  }
+  if (typeof a !== 'object' || typeof b !== 'object') return a === b ? [] : [path]
+  const [left, right] = [a as Body, b as Body] // objects, as checked
+  return [...new Set([...Object.keys(left), ...Object.keys(right)])].flatMap((key) =>
+    key in left && key in right ? differences(left[key], right[key], `${path}.${key}`) : [`${path}.${key}`],
+  )
+}
+
+test('the examples of the document are answers of the running Worker', { timeout: 120_000 }, async () => {
+  const document = await readDocument()
+  const answers = await tell(document)
+  if (process.env['WRITE_EXAMPLES'] === 'true') {
+    await writeFile(join(root, 'src/docs/examples.json'), `${JSON.stringify(answers, null, 2)}\n`)
+    return
+  }
+  expect(differences(shapeOf(answers), shapeOf(committed))).toEqual([])
+  const answered = Object.values(document.paths).flatMap((methods) =>
+    Object.values(methods).flatMap(({ operationId, responses }) =>
+      Object.entries(responses)
+        .filter(([status, { content = {} }]) => status < '300' && 'application/json' in content)
+        .map(([status]) => `${operationId} ${status}`),
+    ),
+  )
+  const told = Object.entries(answers).flatMap(([id, some]) => Object.keys(some).map((status) => `${id} ${status}`))
+  expect(told.sort()).toEqual([...answered, 'Problem 400'].sort())
 })
