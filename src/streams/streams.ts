@@ -73,7 +73,7 @@ export interface Opening {
   signal: AbortSignal
 }
 
-/** Of a user who follows more, only the latest follows count. Ids have 28 characters. */
+/** How many follows of a viewer a stream holds, the latest. D1 is asked about the others one by one. Ids have 28 characters. */
 const MAX_FOLLOWED = 10_000
 /** Missed events appended at once. */
 const PAGE = 100
@@ -167,7 +167,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 
   /** What one viewer may see. */
   function createSight(viewer: Viewer) {
-    let followed: { ids: Set<string>; readAt: number } | undefined
+    let followed: { ids: Set<string>; isComplete: boolean; others: Map<string, boolean>; readAt: number } | undefined
 
     async function isFollowing(userId: string, subject: string): Promise<boolean> {
       if (!followed || Date.now() - followed.readAt >= policy.checkMs) {
@@ -178,9 +178,25 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           .where(eq(follows.followerId, userId))
           .orderBy(desc(follows.id))
           .limit(MAX_FOLLOWED)
-        followed = { ids: new Set(rows.map((row) => row.id)), readAt }
+        followed = {
+          ids: new Set(rows.map((row) => row.id)),
+          isComplete: rows.length < MAX_FOLLOWED,
+          others: new Map(),
+          readAt,
+        }
       }
-      return followed.ids.has(subject)
+      if (followed.isComplete || followed.ids.has(subject)) return followed.ids.has(subject)
+      const { others } = followed
+      let isFollowed = others.get(subject)
+      if (isFollowed === undefined) {
+        const rows = await db
+          .select({ id: follows.id })
+          .from(follows)
+          .where(and(eq(follows.followerId, userId), eq(follows.followedId, subject)))
+        isFollowed = rows.length > 0
+        others.set(subject, isFollowed)
+      }
+      return isFollowed
     }
 
     return {
