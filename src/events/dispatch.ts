@@ -162,7 +162,9 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
      * when there are none. Safe to repeat: a failure after the message was sent begins a second rebuild. For the cron.
      */
     async rebuildOutdated(): Promise<number> {
-      const made = new Map((await db.select().from(listenerVersions)).map((row) => [row.listener, row.version]))
+      const names = listOf(listeners.map(({ name }) => name))
+      const rows = await db.select().from(listenerVersions).where(inArray(listenerVersions.listener, names))
+      const made = new Map(rows.map((row) => [row.listener, row.version]))
       const outdated = listeners.flatMap(({ name, version = 0 }) =>
         version > (made.get(name) ?? 0) ? [{ name, version }] : [],
       )
