@@ -44,7 +44,7 @@ const OWNERS = [
   [schema.commentLikes, schema.commentLikes.commentId, schema.comments],
 ] as const
 
-/** Tables that a listener rebuilds from the others. */
+/** Tables that no backup has: a listener rebuilds the first, and nothing reads the second. */
 const DERIVED = [schema.searchDocuments, schema.postScores]
 /** The listeners that rebuild what a backup lacks. */
 const REBUILT = ['search', 'recommendations', 'counts']

@@ -79,8 +79,15 @@ export const posts = sqliteTable(
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
+    /** How high it ranks (`score.ts`). Whatever changes its counts sets it. Null: its weight is below `SCORED_WEIGHT`. */
+    score: real(),
   },
-  (t) => [index('posts_author').on(t.authorId, t.id), index('posts_liked').on(t.likesChangedAt)],
+  (t) => [
+    index('posts_author').on(t.authorId, t.id),
+    index('posts_best')
+      .on(t.score)
+      .where(sql`score IS NOT NULL`),
+  ],
 )
 
 export const comments = sqliteTable(
@@ -98,11 +105,7 @@ export const comments = sqliteTable(
     countsRevision: integer('counts_revision').notNull().default(0),
     createdAt: integer('created_at').notNull(),
   },
-  (t) => [
-    index('comments_post').on(t.postId, t.id),
-    index('comments_author').on(t.authorId),
-    index('comments_liked').on(t.likesChangedAt),
-  ],
+  (t) => [index('comments_post').on(t.postId, t.id), index('comments_author').on(t.authorId)],
 )
 
 export const follows = sqliteTable(
@@ -390,8 +393,8 @@ export const notifications = sqliteTable(
   },
   (t) => [
     primaryKey({ columns: [t.kind, t.contentId] }),
+    // No index by age: each like moves its row. The purge reads the table in turns.
     index('notifications_user').on(t.userId, t.id),
-    index('notifications_age').on(t.id),
   ],
 )
 
@@ -418,7 +421,7 @@ export const searchDocuments = sqliteTable(
   (t) => [uniqueIndex('search_documents_id').on(t.id)],
 )
 
-/** The score of each post (`score.ts`), which ranks the hot feed and recommendations. */
+/** Unused: `posts.score` replaces it. It stays until no deployed Worker reads it. */
 export const postScores = sqliteTable(
   'post_scores',
   {

@@ -1,7 +1,7 @@
 import { and, eq, exists, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
-import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
+import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { Counters, LikeState, Settlement, WrittenLike } from '../redis/counter.ts'
 import type { Evaluate } from '../redis/script.ts'
@@ -167,6 +167,13 @@ export function createLikes(dependencies: {
     await writeCounters.settle(counts, states)
   }
 
+  /** Lets the cron settle counts within a minute after an outage: a message that has often failed waits longer. */
+  const noteUnsettled = (contentIds: string[]) =>
+    db
+      .insert(unsettledCounts)
+      .select(sql`SELECT value FROM json_each(${JSON.stringify(contentIds)}) WHERE true`)
+      .onConflictDoNothing()
+
   /**
    * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, then settles Redis.
    * Returns the messages that failed: one that D1 refuses fails alone. D1 has the others already where only Redis or
@@ -179,11 +186,13 @@ export function createLikes(dependencies: {
       for (const message of await writeEach(kind, ofKind)) failed.add(message)
       const applied = ofKind.filter((message) => !failed.has(message))
       if (applied.length === 0) continue
+      const contentIds = [...new Set(applied.map((message) => message.contentId))]
       try {
-        await onApplied(kind, [...new Set(applied.map((message) => message.contentId))])
+        await onApplied(kind, contentIds)
         await settle(kind, applied) // last: it removes the likes from those that `complete` repeats
       } catch {
         for (const message of applied) failed.add(message)
+        await noteUnsettled(contentIds).catch(() => {}) // the queue repeats the messages anyway
       }
     }
     return failed

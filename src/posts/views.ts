@@ -1,6 +1,7 @@
 import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { posts } from '../db/schema.ts'
+import { scoreWith } from '../db/score.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { FencedRun, Fences } from '../locks/fences.ts'
 import type { Counters } from '../redis/counter.ts'
@@ -48,9 +49,10 @@ export function createViews(db: DrizzleD1Database, counters: Counters, fences: F
         signal.throwIfAborted()
         const views = await counters.unwrittenViews(WRITTEN_AT_ONCE)
         if (views.size === 0) return 0
+        const seen = sql`max(${posts.viewsCount}, views.value)`
         const write = db
           .update(posts)
-          .set({ viewsCount: sql`max(${posts.viewsCount}, views.value)` })
+          .set({ viewsCount: seen, score: scoreWith(seen) })
           .from(sql`json_each(${JSON.stringify(Object.fromEntries(views))}) AS views`)
           .where(sql`${posts.id} = views.key`)
         await fences.batch(lock, [write])
