@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
 // Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. Triggers maintain the counts of users, posts and
-// comments, and their revisions (migrations/0002_count_triggers.sql). Writers only add and delete rows.
+// comments, and their revisions (migrations/0002_count_triggers.sql, migrations/0019_scores.sql). Writers only add and delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -34,8 +34,8 @@ export const users = sqliteTable(
     /** Rises with each change of the row, counts included. The cache compares it. */
     revision: integer().notNull().default(1),
     /**
-     * The widest audience that was last informed that this user is online. `nobody`: every audience was informed that
-     * the user is offline.
+     * The widest audience that may believe that this user is online. `nobody`: every audience was informed that the user is
+     * offline.
      */
     presenceShownTo: text('presence_shown_to', { enum: ['everyone', 'followers', 'nobody'] })
       .notNull()
@@ -279,8 +279,8 @@ export const fences = sqliteTable('fences', {
 })
 
 /**
- * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
- * subject (migrations/0011_presence_audiences.sql).
+ * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the facts about each
+ * subject (migrations/0020_hints.sql). Of hints it has only those that an endpoint takes.
  */
 export const events = sqliteTable(
   'events',
@@ -337,7 +337,7 @@ export const listenerVersions = sqliteTable('listener_versions', {
   version: integer().notNull(),
 })
 
-/** Counts that changed since their last `counter_update`. Triggers insert them. */
+/** Unused: counts travel as hints. It stays until no deployed Worker reads it. */
 export const counterChanges = sqliteTable(
   'counter_changes',
   {
@@ -433,6 +433,9 @@ export const postScores = sqliteTable(
   (t) => [index('post_scores_best').on(t.score)],
 )
 
+/** Whether an endpoint is on a channel with hints. The condition of an index: a query must repeat it word for word. */
+export const IS_HINTED = sql`(instr(channels, '"counter_events"') OR instr(channels, '"user_events"'))`
+
 /** The endpoints of back ends. */
 export const webhooks = sqliteTable(
   'webhooks',
@@ -475,6 +478,7 @@ export const webhooks = sqliteTable(
   },
   (t) => [
     index('webhooks_status').on(t.status),
+    index('webhooks_hinted').on(t.id).where(IS_HINTED),
     index('webhooks_wake')
       .on(t.wakeAt)
       .where(sql`wake_at IS NOT NULL`),

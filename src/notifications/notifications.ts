@@ -1,3 +1,4 @@
+import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
@@ -86,9 +87,6 @@ const REBUILD_STEP = 500
 
 /** Of how many rows a minute the cron deletes those that are expired: of 14 million a day. */
 const PURGED_PER_MINUTE = 10_000
-
-/** `noted_at` of a new notification. D1's clock: it has one, isolates have many. */
-const NOW = sql.raw("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
 
 /** `noted_at` of a notification that a rebuild restores: who read since then has read it. */
 const AS_CREATED = sql.raw('created_at')

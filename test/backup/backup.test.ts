@@ -59,6 +59,7 @@ async function fill(edge: ReturnType<typeof newSource>) {
   await db.insert(schema.revocations).values({ subjectId: 's_1', createdAt: 1 })
   await db.insert(schema.signInSources).values({ userId: ada.id, source: 'a network', seenAt: 1 })
   await db.insert(schema.notificationReads).values({ userId: ada.id, readUntil: 'n_1', readAt: 1 })
+  await db.insert(schema.counterChanges).values({ contentId: 'p_gone', counterType: 'likes', changedAt: 1 })
   await db.insert(schema.removals).values({ contentId: 'p_gone', dueAt: Date.now() + 3_600_000 })
   await edge.dispatch()
   expect((await edge.deliver(edge.likes.take())).acked).toHaveLength(2)
