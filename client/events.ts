@@ -17,7 +17,8 @@ export interface CloudEvent<Type extends string = string, Data = Record<string, 
   datacontenttype: 'application/json'
   channel: C
   /** Rises by one with each event about the same subject on the same channel. Compare as strings. */
-  sequence: string
+  /** Absent: a hint (`counter_update`, `user_status_change`). Of two about the same, the later `time` is newer. */
+  sequence?: string
   /** W3C Trace Context, if a request caused the event. */
   traceparent?: string
   data: Data

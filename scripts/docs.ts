@@ -10,7 +10,7 @@ import { toJsonSchema } from '@valibot/to-json-schema'
 import { getMetadata } from 'valibot'
 import { type Declaration, sections } from '../src/config.ts'
 import { CAUSES } from '../src/docs/events.ts'
-import { catalog, type EventType } from '../src/events/catalog.ts'
+import { catalog, type EventType, isHint } from '../src/events/catalog.ts'
 
 const root = dirname(import.meta.dirname)
 const execute = promisify(execFile)
@@ -40,9 +40,10 @@ function eventTable(): string {
     const fields = Object.entries(properties as Record<string, JsonSchema>)
     const mark = (name: string) => (required.includes(name) ? '' : '?')
     const list = fields.map(([name, schema]) => `\`${name}\`${mark(name)}: ${typeName(schema)}`).join(', ')
-    return [`\`${type}\``, `\`${channel}\``, CAUSES[type as EventType], `\`${subject}\``, list]
+    const lane = isHint({ type }) ? 'hint' : 'fact'
+    return [`\`${type}\``, lane, `\`${channel}\``, CAUSES[type as EventType], `\`${subject}\``, list]
   })
-  return table(['Type', 'Channel', 'Published when', 'Subject', 'Data'], rows)
+  return table(['Type', 'Lane', 'Channel', 'Published when', 'Subject', 'Data'], rows)
 }
 
 function configuration(): string {

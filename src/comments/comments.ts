@@ -1,9 +1,11 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
+import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { removeOwned } from '../db/remove.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
+import type { CountRead } from '../events/hints.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Platform } from '../platform.ts'
@@ -30,18 +32,23 @@ export const commentsService = service<Comments>('comments')
 export function createComments(
   platform: Pick<Platform, 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
   counters: Counters,
+  /** Sends hints after the answer. The cron sends those that are lost. */
+  sendCountsLater: (counts: CountRead[]) => void,
 ) {
   const { db, outbox, purge, writeThrough } = platform
 
   const countOf = (postIds: string[]) =>
     db
-      .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision })
+      .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision, at: NOW })
       .from(posts)
       .where(sql`${posts.id} IN ${listOf(postIds)}`)
 
   const settle = (rows: Awaited<ReturnType<typeof countOf>>) =>
     // Comments are in D1 before Redis: the revision alone orders their counts.
     counters.settle(rows.map((row) => ({ counter: 'comments', ...row, changedAt: 0 })))
+
+  const hintsOf = (rows: Awaited<ReturnType<typeof countOf>>): CountRead[] =>
+    rows.map((row) => ({ counter: 'comments', ...row }))
 
   async function loadLikes(ids: string[]) {
     const rows = await db
@@ -89,6 +96,7 @@ export function createComments(
           throw error
         })
       transaction.enqueue()
+      sendCountsLater(hintsOf(counted))
       const refresh = () => [settle(counted)]
       await writeThrough(refresh, refresh)
       return created
@@ -119,6 +127,7 @@ export function createComments(
         countOf([postId]),
       ])
       transaction.enqueue()
+      sendCountsLater(hintsOf(counted))
       const refresh = () => [counters.evict(['likes'], [id]), settle(counted)]
       await writeThrough(refresh, refresh)
       purge([postId])

@@ -1,3 +1,4 @@
+import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { commentsService, createComments } from './comments.ts'
 import { comments as routes, commentsOnPost } from './routes.ts'
@@ -5,7 +6,13 @@ import { comments as routes, commentsOnPost } from './routes.ts'
 /** Comments on posts. */
 export const comments: Feature = {
   name: 'comments',
-  provides: [provide(commentsService, (platform) => createComments(platform, platform.counters.reads))],
+  provides: [
+    provide(commentsService, (platform) =>
+      createComments(platform, platform.counters.reads, (counts) =>
+        platform.defer(() => platform.use(hintsService).sendCounts(counts)),
+      ),
+    ),
+  ],
   routes: [
     ['/v1/posts', commentsOnPost],
     ['/v1/comments', routes],

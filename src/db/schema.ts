@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
 // Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. Triggers maintain the counts of users, posts and
-// comments, and their revisions (migrations/0002_count_triggers.sql). Writers only add and delete rows.
+// comments, and their revisions (migrations/0002_count_triggers.sql, migrations/0019_scores.sql). Writers only add and delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -34,8 +34,8 @@ export const users = sqliteTable(
     /** Rises with each change of the row, counts included. The cache compares it. */
     revision: integer().notNull().default(1),
     /**
-     * The widest audience that was last informed that this user is online. `nobody`: every audience was informed that
-     * the user is offline.
+     * The widest audience that may believe that this user is online. `nobody`: every audience was informed that the user is
+     * offline.
      */
     presenceShownTo: text('presence_shown_to', { enum: ['everyone', 'followers', 'nobody'] })
       .notNull()
@@ -79,8 +79,15 @@ export const posts = sqliteTable(
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
+    /** How high it ranks (`score.ts`). Whatever changes its counts sets it. Null: its weight is below `SCORED_WEIGHT`. */
+    score: real(),
   },
-  (t) => [index('posts_author').on(t.authorId, t.id), index('posts_liked').on(t.likesChangedAt)],
+  (t) => [
+    index('posts_author').on(t.authorId, t.id),
+    index('posts_best')
+      .on(t.score)
+      .where(sql`score IS NOT NULL`),
+  ],
 )
 
 export const comments = sqliteTable(
@@ -98,11 +105,7 @@ export const comments = sqliteTable(
     countsRevision: integer('counts_revision').notNull().default(0),
     createdAt: integer('created_at').notNull(),
   },
-  (t) => [
-    index('comments_post').on(t.postId, t.id),
-    index('comments_author').on(t.authorId),
-    index('comments_liked').on(t.likesChangedAt),
-  ],
+  (t) => [index('comments_post').on(t.postId, t.id), index('comments_author').on(t.authorId)],
 )
 
 export const follows = sqliteTable(
@@ -276,8 +279,8 @@ export const fences = sqliteTable('fences', {
 })
 
 /**
- * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
- * subject (migrations/0011_presence_audiences.sql).
+ * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the facts about each
+ * subject (migrations/0020_hints.sql). Of hints it has only those that an endpoint takes.
  */
 export const events = sqliteTable(
   'events',
@@ -334,7 +337,7 @@ export const listenerVersions = sqliteTable('listener_versions', {
   version: integer().notNull(),
 })
 
-/** Counts that changed since their last `counter_update`. Triggers insert them. */
+/** Unused: counts travel as hints. It stays until no deployed Worker reads it. */
 export const counterChanges = sqliteTable(
   'counter_changes',
   {
@@ -390,8 +393,8 @@ export const notifications = sqliteTable(
   },
   (t) => [
     primaryKey({ columns: [t.kind, t.contentId] }),
+    // No index by age: each like moves its row. The purge reads the table in turns.
     index('notifications_user').on(t.userId, t.id),
-    index('notifications_age').on(t.id),
   ],
 )
 
@@ -418,7 +421,7 @@ export const searchDocuments = sqliteTable(
   (t) => [uniqueIndex('search_documents_id').on(t.id)],
 )
 
-/** The score of each post (`score.ts`), which ranks the hot feed and recommendations. */
+/** Unused: `posts.score` replaces it. It stays until no deployed Worker reads it. */
 export const postScores = sqliteTable(
   'post_scores',
   {
@@ -429,6 +432,9 @@ export const postScores = sqliteTable(
   },
   (t) => [index('post_scores_best').on(t.score)],
 )
+
+/** Whether an endpoint is on a channel with hints. The condition of an index: a query must repeat it word for word. */
+export const IS_HINTED = sql`(instr(channels, '"counter_events"') OR instr(channels, '"user_events"'))`
 
 /** The endpoints of back ends. */
 export const webhooks = sqliteTable(
@@ -472,6 +478,7 @@ export const webhooks = sqliteTable(
   },
   (t) => [
     index('webhooks_status').on(t.status),
+    index('webhooks_hinted').on(t.id).where(IS_HINTED),
     index('webhooks_wake')
       .on(t.wakeAt)
       .where(sql`wake_at IS NOT NULL`),

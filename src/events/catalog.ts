@@ -57,6 +57,14 @@ export const catalog = {
 } as const
 
 export type EventType = keyof typeof catalog
+
+/**
+ * The types that carry the latest state of something and are worthless when late: the next one corrects a lost one. All
+ * other types are facts.
+ */
+export const HINTS = ['counter_update', 'user_status_change'] as const satisfies EventType[]
+export type HintType = (typeof HINTS)[number]
+export const isHint = ({ type }: { type: string }): boolean => HINTS.some((hint) => hint === type)
 export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['data']>
 
 /** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
@@ -111,7 +119,7 @@ export function subjectOf(type: EventType, data: Record<string, unknown>): strin
 
 export const isKnown = (type: string): type is EventType => Object.hasOwn(catalog, type)
 
-/** An event as D1 holds it. */
+/** An event as D1 holds it, or a hint on its way. */
 export interface StoredEvent {
   /** `ev_` + ULID, or as its publisher chose. */
   id: string
@@ -121,7 +129,7 @@ export interface StoredEvent {
   subject: string
   /**
    * Rises by one with each event about the same subject on the same channel, counting all but those for `others`: a gap
-   * is an event not received.
+   * is an event not received. 0: a hint, which has none.
    */
   sequence: number
   /** The same, counting only the events that strangers may see; 0: they may not see this one. */
@@ -142,12 +150,12 @@ export interface CloudEvent {
   source: string
   type: string
   subject: string
-  /** RFC 3339. */
+  /** RFC 3339. Of a hint: when its state was read, or began. */
   time: string
   datacontenttype: 'application/json'
   channel: string
-  /** Its sequence, as `formatSequence` writes it. */
-  sequence: string
+  /** Its sequence, as `formatSequence` writes it. Absent: a hint. Of two hints about the same, the later is newer. */
+  sequence?: string
   /** W3C Trace Context (the CloudEvents extension for distributed tracing), where a request made it. */
   traceparent?: string
   data: Record<string, unknown>
@@ -171,7 +179,7 @@ export function toCloudEvent(event: StoredEvent, source: string): CloudEvent {
     time: new Date(event.createdAt).toISOString(),
     datacontenttype: 'application/json',
     channel,
-    sequence: formatSequence(sequence),
+    ...(isHint(event) ? {} : { sequence: formatSequence(sequence) }),
     ...(traceparent === null ? {} : { traceparent }),
     data,
   }

@@ -6,24 +6,18 @@ import { isDeepStrictEqual } from 'node:util'
 import { eventSequences, events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
-import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
-import type { EventMessage, Publication } from './schema.ts'
+import { type Audience, catalog, type EventData, type EventType, type HintType, subjectOf } from './catalog.ts'
+import { type EventMessage, PATIENCE_MS, type Publication } from './schema.ts'
 
-/**
- * An event of a known type. A field of its data, and its audience, may be SQL that the transaction computes. `given` is
- * input for that SQL: `value -> 'given'`.
- */
+/** A fact. A field of its data may be SQL that the transaction computes. */
 export type NewEvent = {
-  [T in EventType]: {
+  [T in Exclude<EventType, HintType>]: {
     type: T
     data: { [F in keyof EventData<T>]-?: EventData<T>[F] | SQL }
-    audience?: Audience | SQL
-    given?: Record<string, unknown>
+    audience?: Audience
   }
-}[EventType]
+}[Exclude<EventType, HintType>]
 
-/** The queue has this long to deliver an event. After that the cron enqueues it again. */
-const PATIENCE_MS = 60_000
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
 
@@ -36,7 +30,7 @@ export type Transaction = ReturnType<Outbox['transaction']>
 export type Outbox = ReturnType<typeof createOutbox>
 
 /**
- * The transactional outbox (https://microservices.io/patterns/data/transactional-outbox.html): the D1 batch that makes a
+ * The transactional outbox of facts (https://microservices.io/patterns/data/transactional-outbox.html): the D1 batch that makes a
  * change also inserts its event, so neither exists without the other. Queue messages carry ids only. `resend` enqueues
  * the events that the queue lost, until `dispatch` marks their rows as dispatched. No Redis.
  */
@@ -52,7 +46,6 @@ export function createOutbox(
     computed: [field: string, value: SQL][],
     when: SQL,
     now: number,
-    audience = sql`value -> 'audience'`,
   ) {
     const set = computed.map(([field, value]) => sql`, ${`$.${field}`}, ${value}`)
     // The columns in the order of the table. A trigger sets the sequence.
@@ -61,7 +54,7 @@ export function createOutbox(
       .select(
         sql`
           SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
-            json_set(value -> 'data' ${sql.join(set)}), ${audience}, ${now}, ${now + PATIENCE_MS}, 0,
+            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0,
             ${traceparent ?? null}, NULL, 0
           FROM json_each(${JSON.stringify(rows)})
           WHERE ${when}`,
@@ -88,8 +81,7 @@ export function createOutbox(
           const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
           const rows = all.map((event) => toRow(event, now))
           recorded.push(...rows.map((row) => row.id))
-          const audience = all[0]?.audience
-          return insert(rows, computed, when, now, isSql(audience) ? audience : undefined)
+          return insert(rows, computed, when, now)
         },
         enqueue(): void {
           if (recorded.length > 0) defer(() => enqueue(recorded))
@@ -189,8 +181,8 @@ export function createOutbox(
   }
 }
 
-/** The row of an event. The statement adds its computed data and audience. */
-function toRow({ type, data, audience = 'everyone', given }: NewEvent, now: number) {
+/** The row of an event. The statement adds its computed data. */
+function toRow({ type, data, audience = 'everyone' }: NewEvent, now: number) {
   const plain = Object.fromEntries(Object.entries(data).filter(([, value]) => !isSql(value)))
   return {
     id: newId('ev', now),
@@ -198,8 +190,7 @@ function toRow({ type, data, audience = 'everyone', given }: NewEvent, now: numb
     type,
     subject: subjectOf(type, plain),
     data: plain,
-    audience: isSql(audience) ? ('services' as const) : audience,
-    ...(given === undefined ? {} : { given }),
+    audience,
   }
 }
 

@@ -1,4 +1,4 @@
-import { dispatchService } from '../events/dispatch.ts'
+import { hintsService } from '../events/hints.ts'
 import { consumer, type Feature, provide } from '../feature.ts'
 import { notificationsService } from '../notifications/notifications.ts'
 import { createLikes, likesService } from './likes.ts'
@@ -11,8 +11,8 @@ const COMPLETED_PER_RUN = 10_000
 
 /**
  * Likes of posts and comments. Redis counts a like at once; the queue carries it to D1. There, triggers update the count
- * of the content (`migrations/0002_count_triggers.sql`) and note it for a `counter_update` event
- * (`migrations/0004_events.sql`). After that the author's notification is refreshed.
+ * and the score of the content (`migrations/0019_scores.sql`). After that the author's notification is refreshed, and the
+ * count is sent as a hint.
  */
 export const likes: Feature = {
   name: 'likes',
@@ -25,6 +25,7 @@ export const likes: Feature = {
         enqueue: (message) =>
           enqueue('LIKES', [{ body: { ...message, ...(traceparent === undefined ? {} : { traceparent }) } }]),
         onApplied: (kind, contentIds) => use(notificationsService).refreshLikes(kind, contentIds),
+        sendCounts: (counts) => use(hintsService).sendCounts(counts),
       }),
     ),
   ],
@@ -32,18 +33,7 @@ export const likes: Feature = {
     ['/v1/posts', postLikes],
     ['/v1/comments', commentLikes],
   ],
-  consumers: [
-    consumer({
-      message: LikeMessage,
-      async consume({ use }, messages) {
-        const failed = await use(likesService).apply(messages)
-        await use(dispatchService)
-          .publishCountsLater()
-          .catch(() => {}) // the cron publishes them too
-        return failed
-      },
-    }),
-  ],
+  consumers: [consumer({ message: LikeMessage, consume: ({ use }, messages) => use(likesService).apply(messages) })],
   jobs: [
     {
       name: 'complete likes',

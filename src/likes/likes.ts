@@ -1,8 +1,10 @@
 import { and, eq, exists, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
-import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
+import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
+import type { CountRead } from '../events/hints.ts'
 import type { Counters, LikeState, Settlement, WrittenLike } from '../redis/counter.ts'
 import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
@@ -47,8 +49,9 @@ export function createLikes(dependencies: {
   enqueue: (message: LikeMessage) => Promise<unknown>
   /** Called after D1 has the likes of these contents. */
   onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>
+  sendCounts: (counts: CountRead[]) => Promise<unknown>
 }) {
-  const { db, readCounters, writeCounters, enqueue, onApplied } = dependencies
+  const { db, readCounters, writeCounters, enqueue, onApplied, sendCounts } = dependencies
 
   const postOf = (commentId: string) =>
     db
@@ -112,8 +115,8 @@ export function createLikes(dependencies: {
     return failed
   }
 
-  /** The counts of likes of `ids` in D1. */
-  async function countsInD1(kind: LikedKind, ids: string[]): Promise<Settlement[]> {
+  /** The counts of likes of `ids` in D1, and when it had them. */
+  async function countsInD1(kind: LikedKind, ids: string[]): Promise<(Settlement & CountRead)[]> {
     if (ids.length === 0) return []
     const { rows } = contents[kind]
     const found = await db
@@ -122,15 +125,17 @@ export function createLikes(dependencies: {
         count: rows.likesCount,
         revision: rows.countsRevision,
         changedAt: rows.likesChangedAt,
+        at: NOW,
       })
       .from(rows)
       .where(sql`${rows.id} IN ${listOf(ids)}`)
-    return found.map(({ contentId, count, revision, changedAt }) => ({
+    return found.map(({ contentId, count, revision, changedAt, at }) => ({
       counter: 'likes',
       contentId,
       count,
       revision,
       changedAt,
+      at,
     }))
   }
 
@@ -155,7 +160,7 @@ export function createLikes(dependencies: {
     }))
   }
 
-  /** Brings Redis to what D1 has of what `messages` are about. D1, then one round trip. */
+  /** Brings Redis to what D1 has of what `messages` are about, and sends the counts as hints. D1, then one round trip. */
   async function settle(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
     // What D1 left out (the user is gone) it has seen too: no newer change will come and settle the count.
     const seen = new Map<string, number>()
@@ -164,11 +169,19 @@ export function createLikes(dependencies: {
     }
     const [counts, states] = await Promise.all([countsInD1(kind, [...seen.keys()]), statesInD1(kind, messages)])
     for (const count of counts) count.changedAt = Math.max(count.changedAt, seen.get(count.contentId) ?? 0)
-    await writeCounters.settle(counts, states)
+    await Promise.all([sendCounts(counts), writeCounters.settle(counts, states)])
   }
 
+  /** Lets the cron settle counts within a minute after an outage: a message that has often failed waits longer. */
+  const noteUnsettled = (contentIds: string[]) =>
+    db
+      .insert(unsettledCounts)
+      .select(sql`SELECT value FROM json_each(${JSON.stringify(contentIds)}) WHERE true`)
+      .onConflictDoNothing()
+
   /**
-   * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, then settles Redis.
+   * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, then settles Redis and
+   * sends the hints of the counts.
    * Returns the messages that failed: one that D1 refuses fails alone. D1 has the others already where only Redis or
    * `onApplied` failed. Safe to repeat.
    */
@@ -179,11 +192,13 @@ export function createLikes(dependencies: {
       for (const message of await writeEach(kind, ofKind)) failed.add(message)
       const applied = ofKind.filter((message) => !failed.has(message))
       if (applied.length === 0) continue
+      const contentIds = [...new Set(applied.map((message) => message.contentId))]
       try {
-        await onApplied(kind, [...new Set(applied.map((message) => message.contentId))])
+        await onApplied(kind, contentIds)
         await settle(kind, applied) // last: it removes the likes from those that `complete` repeats
       } catch {
         for (const message of applied) failed.add(message)
+        await noteUnsettled(contentIds).catch(() => {}) // the queue repeats the messages anyway
       }
     }
     return failed

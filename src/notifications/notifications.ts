@@ -1,3 +1,4 @@
+import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
@@ -84,8 +85,8 @@ const LAST_FOLLOW = 'f_~'
 /** How many rows one step of a rebuild reads. */
 const REBUILD_STEP = 500
 
-/** `noted_at` of a new notification. D1's clock: it has one, isolates have many. */
-const NOW = sql.raw("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
+/** Of how many rows a minute the cron deletes those that are expired: of 14 million a day. */
+const PURGED_PER_MINUTE = 10_000
 
 /** `noted_at` of a notification that a rebuild restores: who read since then has read it. */
 const AS_CREATED = sql.raw('created_at')
@@ -351,17 +352,15 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
     /** Stores the likes of posts, then of comments, then comments. Safe to repeat. */
     async rebuild(cursor) {
       const since = Date.now() - keptMs
-      const [phase = 'post', from = String(since), row = '0'] = cursor?.split(' ') ?? []
+      const [phase = 'post', from = ''] = cursor?.split(' ') ?? []
       if (phase === 'post' || phase === 'comment') {
-        const liked = await db.all<{ id: string; at: number; row: number }>(sql`
-          SELECT id, likes_changed_at AS at, rowid AS row FROM ${contents[phase].rows}
-          WHERE (likes_changed_at, rowid) > (${Number(from)}, ${Number(row)})
-          ORDER BY likes_changed_at, rowid LIMIT ${REBUILD_STEP}`)
-        const ids = liked.map((content) => content.id)
+        const page = await db.all<{ id: string; likedAt: number }>(sql`
+          SELECT id, likes_changed_at AS likedAt FROM ${contents[phase].rows}
+          WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
+        const ids = page.filter(({ likedAt }) => likedAt > since).map(({ id }) => id)
         if (ids.length > 0) await invalidate(await storeLikes(phase, ids, AS_CREATED))
-        const last = liked.at(-1)
-        if (last && liked.length === REBUILD_STEP) return `${phase} ${last.at} ${last.row}`
-        return phase === 'post' ? `comment ${since} 0` : `comments c_${encoded(since)}`
+        if (page.length === REBUILD_STEP) return `${phase} ${page.at(-1)?.id}`
+        return phase === 'post' ? 'comment' : `comments c_${encoded(since)}`
       }
       const written = await db.all<{ id: string; postId: string }>(sql`
         SELECT id, post_id AS postId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
@@ -443,11 +442,22 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
       return mark ? unreadOf({ items: left, ...mark }) : 0
     },
 
-    /** Deletes at most `most` expired notifications. Returns how many. For the cron; safe to repeat. */
+    /**
+     * Deletes at most `most` expired notifications of the rows whose turn it is at `now`: each minute the next
+     * `PURGED_PER_MINUTE`, so a row stays longer than it must by as many minutes as the table has turns. Reading them costs
+     * less than an index by age, which every like would write. Returns how many. For the cron; safe to repeat.
+     */
     async purge(most: number, now: number): Promise<number> {
+      const [last] = await db.all<{ row: number | null }>(sql`SELECT max(rowid) AS row FROM ${notifications}`)
+      const turns = Math.ceil(((last?.row ?? 0) + 1) / PURGED_PER_MINUTE)
+      const first = (Math.floor(now / 60_000) % turns) * PURGED_PER_MINUTE
       const gone = await db.all(sql`
         DELETE FROM ${notifications}
-        WHERE rowid IN (SELECT rowid FROM ${notifications} WHERE id < ${`n_${encoded(now - keptMs)}`} LIMIT ${most})
+        WHERE rowid IN (
+          SELECT rowid FROM ${notifications}
+          WHERE rowid >= ${first} AND rowid < ${first + PURGED_PER_MINUTE} AND +id < ${`n_${encoded(now - keptMs)}`}
+          LIMIT ${most}
+        )
         RETURNING id`)
       return gone.length
     },

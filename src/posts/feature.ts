@@ -1,3 +1,4 @@
+import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
@@ -33,8 +34,12 @@ export const posts: Feature = {
         authors: () => use(usersService),
       })
     }),
-    provide(countsService, ({ db, counters, fences }) => createCounts(db, counters.writes, fences)),
-    provide(viewsService, ({ db, counters, fences }) => createViews(db, counters.writes, fences)),
+    provide(countsService, ({ db, counters, fences, use }) =>
+      createCounts(db, counters.writes, fences, (counts) => use(hintsService).sendCounts(counts)),
+    ),
+    provide(viewsService, ({ db, counters, fences, use }) =>
+      createViews(db, counters.writes, fences, (counts) => use(hintsService).sendCounts(counts)),
+    ),
   ],
   routes: [
     ['/v1/posts', routes],

@@ -50,7 +50,7 @@ const HOT = 'all'
 
 /** How many ids a hot feed keeps: the largest page, and some in place of those that are deleted meanwhile. */
 const HOT_SIZE = 120
-/** Of how many posts with the highest scores it takes them. Those older than the window are left out. */
+/** Of how many posts with the highest scores, and of how many of the newest, it takes them. */
 const HOT_SEARCHED = 500
 
 /**
@@ -139,24 +139,24 @@ export function createPosts(
 
   /**
    * The ids of the hot feed, best first. Two D1 queries at once, of some hundred rows each, however many posts there are:
-   * the highest scores, and the newest posts, which may have no score yet.
+   * the highest scores, and the newest posts, most of which have none.
    */
   async function loadHot(now: number): Promise<string[]> {
     const since = now - platform.config.hotWindowMs
     const [scored, newest] = await Promise.all([
       // In the window every score is higher than `since` gives alone. A few older posts are higher too.
       platform.db.all<PostRow>(sql`
-        SELECT posts.id, created_at AS createdAt, likes_count AS likes, comments_count AS comments, views_count AS views
+        SELECT id, created_at AS createdAt, likes_count AS likes, comments_count AS comments, views_count AS views
         FROM (
-          SELECT post_id FROM post_scores WHERE score > ${since / DOUBLING_MS} ORDER BY score DESC LIMIT ${HOT_SEARCHED}
-        ) AS best CROSS JOIN posts ON posts.id = best.post_id
+          SELECT * FROM posts WHERE score > ${since / DOUBLING_MS} ORDER BY score DESC LIMIT ${HOT_SEARCHED}
+        ) AS best
         WHERE created_at > ${since} LIMIT ${HOT_SIZE}`),
       platform.db
         .select(columns)
         .from(posts)
         .where(and(gt(posts.id, newId('p', Math.max(0, since))), gt(posts.createdAt, since)))
         .orderBy(desc(posts.id))
-        .limit(HOT_SIZE),
+        .limit(HOT_SEARCHED),
     ])
     const candidates = new Map([...scored, ...newest].map((row) => [row.id, scoreOf(row)]))
     return [...candidates]

@@ -1,4 +1,5 @@
 import type { Config } from '../config.ts'
+import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { createOnline } from '../redis/presence.ts'
@@ -13,8 +14,15 @@ export const presence: Feature = {
   name: 'presence',
   provides: [
     provide(onlineUsers, ({ redis, config }) => createOnline(redis.reads, keys, config.presence)),
-    provide(presenceService, ({ db, use, config, outbox, defer, onFailure }) =>
-      createPresence({ db, online: use(onlineUsers), capacity: capacityOf(config), outbox, defer, onFailure }),
+    provide(presenceService, ({ db, use, config, defer, onFailure }) =>
+      createPresence({
+        db,
+        online: use(onlineUsers),
+        capacity: capacityOf(config),
+        sendHints: use(hintsService).send,
+        defer,
+        onFailure,
+      }),
     ),
   ],
   routes: [['/v1/presence', routes]],

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
@@ -8,12 +7,15 @@ import { Problem } from '../errors.ts'
 import {
   type CloudEvent,
   formatSequence,
+  isHint,
   type StoredAudience,
   type StoredEvent,
   toCloudEvent,
 } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
+import { newId } from '../ids.ts'
 import type { Concurrency } from '../redis/concurrency.ts'
+import type { Visibility } from '../redis/presence.ts'
 import { service } from '../service.ts'
 import type { Membership, SharedSubscription } from '../redis/shared-subscription.ts'
 import type { Entry, Message, Start, Stream } from '../redis/stream.ts'
@@ -77,7 +79,7 @@ export interface Opening {
 const MAX_FOLLOWED = 10_000
 /** Missed events appended at once. */
 const PAGE = 100
-/** An event about presence that is published this long after it happened is checked like a replayed one. */
+/** A hint about presence that is published this long after it was sent is checked: it may be hidden by now. */
 const LATE_MS = 60_000
 /** An open stream keeps its place with every so many checks. */
 export const CHECKS_PER_KEEP = 4
@@ -94,15 +96,14 @@ export const streamsService = service<Streams>('streams')
 /**
  * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.
  *
- * A listener appends every event to a log in Redis, except hints: a `counter_update` carries the latest value and is
- * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and
- * sends the events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer
- * follows is loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`.
+ * A listener appends every fact to a log in Redis. Hints are published only, for up to a minute: the next one corrects a
+ * lost one, and who resumes reads the state again. So a client that resumes learns nothing about presence that has been hidden since. A
+ * stream follows the log and sends the events on its channels that its viewer may see. The audience is stored with the
+ * event. Whom a viewer follows is loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`.
+ * Sequences have no gaps for a viewer: strangers and the others are counted apart.
  *
- * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden
- * since. Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under
- * the same sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted
- * apart.
+ * A hint about presence that is late is checked in D1: "online" that must be hidden by now is not published, and
+ * "offline" without its time and id.
  *
  * Opening: `SUBSCRIBE` if the isolate has no subscription yet, then one round trip, both before the answer. Open: one
  * round trip every `checkMs` for the session, another command for the first stream of the isolate, and two with every
@@ -117,17 +118,33 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
   const listener: Listener = {
     name: 'streams',
     wants: () => true,
-    /** Safe to repeat. For facts, a failure is recorded in D1 and completed by the cron; hints are forgotten. */
+    /** Safe to repeat. For facts, a failure is recorded in D1 and completed by the cron; recent hints are published again. */
     async handle(happened) {
       const { hints = [], facts = [] } = Object.groupBy(happened, (event) => (isHint(event) ? 'hints' : 'facts'))
       await Promise.all([publishHints(hints), appendFacts(facts)])
     },
+    hint: publishHints,
   }
 
-  /** The next hint corrects a lost one. */
+  /**
+   * One command; a D1 query before it if hints about presence are late. Throws while that may help: open streams end when
+   * Redis is away for longer, and who opens another reads the state again.
+   */
   async function publishHints(hints: StoredEvent[]): Promise<void> {
-    if (hints.length === 0) return
-    await log.publish(hints.map(streamed)).catch((error: unknown) => onFailure('streams', error))
+    try {
+      await publishAsOfNow(hints)
+    } catch (error) {
+      if (!hints.every(isLate)) throw error
+      onFailure('streams', error)
+    }
+  }
+
+  async function publishAsOfNow(hints: StoredEvent[]): Promise<void> {
+    const visibilities = await visibilitiesOf(hints.filter((hint) => isPresence(hint) && isLate(hint)))
+    const shown = hints.flatMap((hint) =>
+      isPresence(hint) && isLate(hint) ? asOfNow(hint, visibilities.get(hint.subject)) : [hint],
+    )
+    if (shown.length > 0) await log.publish(shown.map(streamed))
   }
 
   async function appendFacts(facts: StoredEvent[]): Promise<void> {
@@ -154,10 +171,10 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 
   const among = (happened: StoredEvent[]) => inArray(events.id, listOf(happened.map((event) => event.id)))
 
-  /** Who may see the presence of the subjects of `entries` now. One query, or none where no entry is about presence. */
-  async function visibilitiesOf(entries: Entry<Streamed>[]) {
-    const subjects = entries.flatMap(({ value: { event } }) => (isPresence(event) ? [event.subject] : []))
-    if (subjects.length === 0) return new Map<string, never>()
+  /** Who may see the presence of the subjects of `hints` now. One query, or none. */
+  async function visibilitiesOf(hints: StoredEvent[]): Promise<Map<string, Visibility>> {
+    const subjects = hints.map(({ subject }) => subject)
+    if (subjects.length === 0) return new Map()
     const rows = await db
       .select({ id: users.id, visibility: users.presenceVisibility })
       .from(users)
@@ -206,30 +223,18 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         if (channel === 'user_events' && (type === 'user_followed' || type === 'user_unfollowed')) followed = undefined
       },
 
-      /**
-       * An event as the viewer may see it; undefined: not at all. `visibilities`, of a replayed event, say who may see
-       * presence now.
-       */
-      async view(
-        { event, audience, publicSequence }: Streamed,
-        visibilities: Map<string, 'everyone' | 'followers' | 'nobody'> | undefined,
-      ): Promise<{ event: CloudEvent; isRedacted: boolean } | undefined> {
-        const isCheckedNow = visibilities !== undefined && isPresence(event)
-        if (viewer.isService) return audience === 'others' ? undefined : { event, isRedacted: false }
+      /** An event as the viewer may see it; undefined: not at all. */
+      async view({ event, audience, publicSequence }: Streamed): Promise<CloudEvent | undefined> {
+        if (viewer.isService) return audience === 'others' ? undefined : event
         const { userId } = viewer
         if (audience === 'services') return undefined
-        if (Array.isArray(audience)) {
-          return userId !== undefined && audience.includes(userId) ? { event, isRedacted: false } : undefined
-        }
-        const isSame = audience === 'everyone' && formatSequence(publicSequence) === event.sequence && !isCheckedNow
+        if (Array.isArray(audience)) return userId !== undefined && audience.includes(userId) ? event : undefined
+        const isSame = isHint(event) || formatSequence(publicSequence) === event.sequence
+        if (audience === 'everyone' && isSame) return event
         const isStranger =
-          isSame || userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
+          userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
         if (audience === (isStranger ? 'followers' : 'others')) return undefined
-        const isCountedApart = isStranger && publicSequence !== 0
-        const seen = isCountedApart ? { ...event, sequence: formatSequence(publicSequence) } : event
-        const visibility = visibilities?.get(event.subject)
-        const mayKnow = visibility === 'everyone' || (visibility === 'followers' && !isStranger)
-        return isCheckedNow && !mayKnow ? { event: redact(seen), isRedacted: true } : { event: seen, isRedacted: false }
+        return isStranger && publicSequence > 0 ? { ...event, sequence: formatSequence(publicSequence) } : event
       },
     }
   }
@@ -252,7 +257,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           .orderBy(events.missedAt, sql`rowid`)
           .limit(Math.min(PAGE, most - caughtUp))
         if (missed.length === 0) return caughtUp
-        await append(missed)
+        await append(missed.filter((event) => !isHint(event)))
         await db.update(events).set({ missedAt: null }).where(among(missed)) // also if they missed it again meanwhile
         caughtUp += missed.length
       }
@@ -309,14 +314,10 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
-      async function send({ id, value }: Entry<Streamed>, visibilities?: Awaited<ReturnType<typeof visibilitiesOf>>) {
+      async function send({ id, value }: Entry<Streamed>) {
         sight.note(value.event)
-        const view = channels.has(value.event.channel) ? await sight.view(value, visibilities) : undefined
-        if (view) {
-          const { event, isRedacted } = view
-          const line = isRedacted ? '' : `id: ${id}\n` // an id reveals the time
-          await outlet.send(`${line}event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
-        }
+        const event = channels.has(value.event.channel) ? await sight.view(value) : undefined
+        if (event) await outlet.send(`id: ${id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
         position = id
       }
       /** A comment with the position, so that a resuming client does not read again what it may not see. */
@@ -346,9 +347,9 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
-            const isOld = isReplay || entries.some(({ value }) => isPresence(value.event) && isLate(value.event))
-            const visibilities = isOld ? await visibilitiesOf(entries) : undefined
-            for (const entry of entries) await send(entry, visibilities)
+            for (const entry of entries) {
+              if (!isReplay || !isHint(entry.value.event)) await send(entry) // earlier versions logged presence
+            }
           }
           outlet.sendIfRoom(mark('over'))
           outlet.close()
@@ -370,20 +371,20 @@ function refuse(detail: string, cause?: unknown): never {
   throw new Problem('unavailable', detail, { retryAfter: RETRY_AFTER_SECONDS }, cause === undefined ? {} : { cause })
 }
 
-const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
+const isLate = ({ createdAt }: StoredEvent) => Date.now() - createdAt > LATE_MS
 
-/** Whether an event only carries the latest value, which the next such event carries too. */
-const isHint = ({ channel, type }: StoredEvent) => channel === 'counter_events' && type === 'counter_update'
+const isPresence = ({ type }: StoredEvent) => type === 'user_status_change'
 
-const isPresence = ({ channel, type }: CloudEvent) => channel === 'user_events' && type === 'user_status_change'
-
-/** A status change that the viewer may no longer see: "offline", without the original time. */
-function redact(event: CloudEvent): CloudEvent {
-  const at = new Date().toISOString()
-  const id = `ev_${createHash('sha256').update(event.id).digest('hex').slice(0, 26)}` // ids contain times
-  const redacted: CloudEvent = { ...event, id, time: at, data: { userId: event.subject, status: 'offline', at } }
-  delete redacted.traceparent
-  return redacted
+/** What may be said of a late status change, now that `visibility` holds; undefined: the user is gone. */
+function asOfNow(hint: StoredEvent, visibility: Visibility = 'nobody'): StoredEvent[] {
+  const { subject: userId, audience } = hint
+  if (visibility === 'everyone' || (visibility === 'followers' && audience === 'followers')) return [hint]
+  if (hint.data['status'] === 'online') {
+    return visibility === 'followers' && audience === 'everyone' ? [{ ...hint, audience: 'followers' }] : []
+  }
+  const now = Date.now()
+  const data = { userId, status: 'offline', at: new Date(now).toISOString() }
+  return [{ ...hint, id: newId('ev', now), createdAt: now, data, traceparent: null }] // ids contain times
 }
 
 /** A reader took nothing for too long. */

@@ -59,6 +59,7 @@ async function fill(edge: ReturnType<typeof newSource>) {
   await db.insert(schema.revocations).values({ subjectId: 's_1', createdAt: 1 })
   await db.insert(schema.signInSources).values({ userId: ada.id, source: 'a network', seenAt: 1 })
   await db.insert(schema.notificationReads).values({ userId: ada.id, readUntil: 'n_1', readAt: 1 })
+  await db.insert(schema.counterChanges).values({ contentId: 'p_gone', counterType: 'likes', changedAt: 1 })
   await db.insert(schema.removals).values({ contentId: 'p_gone', dueAt: Date.now() + 3_600_000 })
   await edge.dispatch()
   expect((await edge.deliver(edge.likes.take())).acked).toHaveLength(2)
@@ -73,10 +74,6 @@ test('a restored environment has everything: each row, the triggers, sessions, a
   await edge.sdk.set(keys.epoch(ada.id), 3)
   const schemaBefore = await readSchema()
   const saved = await backUp(edge, 3)
-  await ask(edge, 'POST', '/v1/listeners/recommendations/rebuild') // the last counts may not have reached it
-  await edge.dispatch()
-  const scores = await db.select().from(schema.postScores)
-  expect(scores.length).toBeGreaterThan(0)
   const tables = saved.manifest.tables
   for (const table of tables) expect([table, (await rowsOf(saved, table)).length > 0]).toEqual([table, true])
 
@@ -100,7 +97,6 @@ test('a restored environment has everything: each row, the triggers, sessions, a
   expect(before.delete(ownFence)).toBe(true)
   expect([...(await redis(again))]).toEqual(expect.arrayContaining([...before]))
   expect(await fresh.dispatch()).toBe(0)
-  expect(await db.select().from(schema.postScores)).toEqual(scores)
   const found = await (await fresh.fetch('/v1/search?q=quoted')).json<{ items: { id: string }[] }>()
   expect(JSON.stringify(found)).toContain(post.id)
   const read = async (path: string) => (await fresh.fetch(path, { headers: asAda })).json<unknown>()
