@@ -3,7 +3,7 @@ import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
-import { events, follows, users } from '../db/schema.ts'
+import { comments, events, follows, posts, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import {
   type CloudEvent,
@@ -104,6 +104,8 @@ export const streamsService = service<Streams>('streams')
  * the same sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted
  * apart.
  *
+ * A replayed or late event about a post or comment that is gone by then has ids only: one D1 query for a batch of them.
+ *
  * Opening: `SUBSCRIBE` if the isolate has no subscription yet, then one round trip, both before the answer. Open: one
  * round trip every `checkMs` for the session, another command for the first stream of the isolate, and two with every
  * `CHECKS_PER_KEEP`th to keep its place. Closing: one round trip. A later stream continues where this one ended.
@@ -163,6 +165,16 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       .from(users)
       .where(inArray(users.id, listOf([...new Set(subjects)])))
     return new Map(rows.map((row) => [row.id, row.visibility]))
+  }
+
+  /** The contents that `entries` quote and that are gone, deleted or taken down. One query, or none where they quote none. */
+  async function goneOf(entries: Entry<Streamed>[]): Promise<Set<string>> {
+    const ids = [...new Set(entries.flatMap(({ value: { event } }) => quotedIn(event) ?? []))]
+    if (ids.length === 0) return new Set()
+    const here = await db.all<{ id: string }>(sql`
+      SELECT id FROM ${posts} WHERE id IN ${listOf(ids)} UNION ALL SELECT id FROM ${comments} WHERE id IN ${listOf(ids)}`)
+    const found = new Set(here.map(({ id }) => id))
+    return new Set(ids.filter((id) => !found.has(id)))
   }
 
   /** What one viewer may see. */
@@ -309,9 +321,14 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
-      async function send({ id, value }: Entry<Streamed>, visibilities?: Awaited<ReturnType<typeof visibilitiesOf>>) {
+      async function send(
+        { id, value }: Entry<Streamed>,
+        visibilities?: Awaited<ReturnType<typeof visibilitiesOf>>,
+        gone?: Set<string>,
+      ) {
         sight.note(value.event)
-        const view = channels.has(value.event.channel) ? await sight.view(value, visibilities) : undefined
+        const shown = gone?.has(quotedIn(value.event) ?? '') ? { ...value, event: withoutQuote(value.event) } : value
+        const view = channels.has(value.event.channel) ? await sight.view(shown, visibilities) : undefined
         if (view) {
           const { event, isRedacted } = view
           const line = isRedacted ? '' : `id: ${id}\n` // an id reveals the time
@@ -346,9 +363,9 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
-            const isOld = isReplay || entries.some(({ value }) => isPresence(value.event) && isLate(value.event))
-            const visibilities = isOld ? await visibilitiesOf(entries) : undefined
-            for (const entry of entries) await send(entry, visibilities)
+            const isOld = isReplay || entries.some(({ value }) => isLate(value.event))
+            const [visibilities, gone] = isOld ? await Promise.all([visibilitiesOf(entries), goneOf(entries)]) : []
+            for (const entry of entries) await send(entry, visibilities, gone)
           }
           outlet.sendIfRoom(mark('over'))
           outlet.close()
@@ -376,6 +393,18 @@ const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
 const isHint = ({ channel, type }: StoredEvent) => channel === 'counter_events' && type === 'counter_update'
 
 const isPresence = ({ channel, type }: CloudEvent) => channel === 'user_events' && type === 'user_status_change'
+
+/** The post or comment whose text an event has. */
+function quotedIn({ channel, data }: CloudEvent): string | undefined {
+  if ((channel !== 'post_events' && channel !== 'comment_events') || data['text'] === undefined) return undefined
+  return String(data['commentId'] ?? data['postId'])
+}
+
+/** An event about a content that is gone: ids only. */
+function withoutQuote(event: CloudEvent): CloudEvent {
+  const { text: _text, ...data } = event.data
+  return { ...event, data }
+}
 
 /** A status change that the viewer may no longer see: "offline", without the original time. */
 function redact(event: CloudEvent): CloudEvent {
