@@ -9,6 +9,7 @@ export type ProblemType =
   | 'not-signed-in'
   | 'wrong-credentials'
   | 'service-token-required'
+  | 'suspended'
   | 'scope-required'
   | 'cross-site'
   | 'not-yours'
@@ -414,6 +415,43 @@ export interface ServiceToken {
   lastUsedAt: string | null
 }
 
+/** A report of a member. */
+export interface Report {
+  id: string
+  subjectId: string
+  reason: "spam" | "harassment" | "hate" | "violence" | "sexual" | "self-harm" | "illegal" | "other"
+  createdAt: string
+  reporterId: string
+  text: string
+  status: "open" | "dismissed" | "acted"
+  resolvedAt: string | null
+}
+
+/** A post or comment, and whether it is taken down. */
+export interface ModeratedContent {
+  id: string
+  authorId: string
+  /** Of a comment: its post. */
+  postId: string
+  text: string
+  takenDown: {
+    at: string
+    note: string
+  } | null
+}
+
+/** What a moderator did. */
+export interface ModerationLogEntry {
+  id: string
+  action: "take-down" | "restore" | "suspend" | "reinstate" | "dismiss-reports" | "act-on-reports"
+  subjectId: string
+  note: string
+  /** The service token that acted: `st_…`, or `root`. */
+  tokenId: string
+  tokenName: string
+  createdAt: string
+}
+
 /** The data of each type of event. */
 export interface EventData {
   post_created: {
@@ -495,6 +533,39 @@ export interface EventData {
     counterType: "likes" | "comments" | "views"
     value: number
   }
+  report_created: {
+    /** The id of a report. */
+    reportId: string
+    subjectId: string
+    reason: string
+  }
+  reports_resolved: {
+    subjectId: string
+    outcome: string
+    tokenId: string
+  }
+  content_taken_down: {
+    contentId: string
+    /** The id of a user. */
+    authorId: string
+    tokenId: string
+  }
+  content_restored: {
+    contentId: string
+    /** The id of a user. */
+    authorId: string
+    tokenId: string
+  }
+  user_suspended: {
+    /** The id of a user. */
+    userId: string
+    tokenId: string
+  }
+  user_reinstated: {
+    /** The id of a user. */
+    userId: string
+    tokenId: string
+  }
   webhook_disabled: {
     /** The id of a webhook. */
     webhookId: string
@@ -515,6 +586,7 @@ export interface ChannelEvents {
   user_events: 'user_created' | 'user_updated' | 'user_followed' | 'user_unfollowed' | 'user_status_change'
   comment_events: 'comment_created' | 'comment_deleted'
   counter_events: 'counter_update'
+  moderation_events: 'report_created' | 'reports_resolved' | 'content_taken_down' | 'content_restored' | 'user_suspended' | 'user_reinstated'
   webhook_events: 'webhook_disabled' | 'webhook_enabled'
 }
 
@@ -1028,7 +1100,7 @@ export interface MemberApi {
    *
    * The login is a username or an email address. Send the token as `Authorization: Bearer`. Browsers also get it as a cookie. If the request presents a session, sign-in ends that session. Without Redis: 503, because attempts cannot be counted.
    *
-   * @throws {Problem} `invalid-request`, `wrong-credentials`, `cross-site`, `unsupported-media-type`
+   * @throws {Problem} `invalid-request`, `wrong-credentials`, `suspended`, `cross-site`, `unsupported-media-type`
    */
   signIn(input: {
     login: string
@@ -1113,6 +1185,26 @@ export interface MemberApi {
       ms: number
     }
   }>
+
+  /**
+   * Report a post, a comment or a user: `POST /v1/reports`.
+   *
+   * For moderators. Each member reports a subject once: repeating the request answers the first report. Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `cross-site`, `not-found`, `unsupported-media-type`
+   */
+  createReport(input: {
+    /** What the report is about: a post, a comment or a user. */
+    subjectId: string
+    reason: "spam" | "harassment" | "hate" | "violence" | "sexual" | "self-harm" | "illegal" | "other"
+    /** 0 to 500 characters as people count them; lines are fine */
+    text?: string
+  }, options?: CallOptions): Promise<{
+    id: string
+    subjectId: string
+    reason: "spam" | "harassment" | "hate" | "violence" | "sexual" | "self-harm" | "illegal" | "other"
+    createdAt: string
+  }>
 }
 
 export const MEMBER_OPERATIONS = {
@@ -1156,6 +1248,7 @@ export const MEMBER_OPERATIONS = {
   getRateLimits: 'GET /v1/rate-limit bare',
   getHealth: 'GET /healthz bare',
   getReadiness: 'GET /readyz bare',
+  createReport: 'POST /v1/reports body',
 } satisfies Record<keyof MemberApi, string>
 
 /** What services can do. */
@@ -1588,6 +1681,123 @@ export interface ServiceApi {
   }>
 
   /**
+   * List reports: `GET /v1/moderation/reports`.
+   *
+   * Newest first. Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`
+   */
+  listReports(input?: {
+    /** The most items to answer. */
+    limit?: number
+    /** The `nextCursor` of the page before. */
+    cursor?: string
+    /** What has become of the reports. */
+    status?: "open" | "dismissed" | "acted"
+  }, options?: CallOptions): Pages<Report>
+
+  /**
+   * Resolve the open reports about a subject: `POST /v1/moderation/reports/resolve`.
+   *
+   * At most 500 at once. `hasMore`: repeat the request. Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `unsupported-media-type`
+   */
+  resolveReports(input: {
+    /** The id of a post, a comment or a user. */
+    subjectId: string
+    /** Whether a moderator did something about it. */
+    outcome: "dismissed" | "acted"
+    /** Why. The log keeps it. */
+    note: string
+  }, options?: CallOptions): Promise<{
+    resolved: number
+    hasMore: boolean
+  }>
+
+  /**
+   * Read a post or comment, also if it is taken down: `GET /v1/moderation/contents/{id}`.
+   *
+   * Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `not-found`
+   */
+  getModeratedContent(input: {
+    /** The id of a post or a comment. */
+    id: string
+  }, options?: CallOptions): Promise<ModeratedContent>
+
+  /**
+   * Take a post or comment down: `PUT /v1/moderation/takedowns/{id}`.
+   *
+   * It is gone from every answer, feed, search, count and stream, as if its author had deleted it. Isolates may show it from memory for some seconds. Everyone sees `post_deleted` or `comment_deleted`; services also `content_taken_down`. Works without Redis; then caches and sessions follow later.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `not-found`, `unsupported-media-type`
+   */
+  takeDownContent(input: {
+    /** The id of a post or a comment. */
+    id: string
+    /** Why. The log keeps it. */
+    note: string
+  }, options?: CallOptions): Promise<ModeratedContent>
+
+  /**
+   * Restore a post or comment that was taken down: `DELETE /v1/moderation/takedowns/{id}`.
+   *
+   * With its likes and comments, and exact counts. Everyone sees `post_created` or `comment_created` again; services also `content_restored`. Works without Redis; then caches and sessions follow later.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `not-found`, `unsupported-media-type`
+   */
+  restoreContent(input: {
+    /** The id of a post or a comment. */
+    id: string
+    /** Why. The log keeps it. */
+    note: string
+  }, options?: CallOptions): Promise<ModeratedContent>
+
+  /**
+   * Suspend an account: `PUT /v1/moderation/suspensions/{id}`.
+   *
+   * Its sessions end, and it cannot sign in. What it wrote stays. Works without Redis; then caches and sessions follow later.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `not-found`, `unsupported-media-type`
+   */
+  suspendUser(input: {
+    /** The id of a user. */
+    id: string
+    /** Why. The log keeps it. */
+    note: string
+  }, options?: CallOptions): Promise<void>
+
+  /**
+   * Reinstate an account: `DELETE /v1/moderation/suspensions/{id}`.
+   *
+   * It can sign in again. Succeeds if it is not suspended. Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `not-found`, `unsupported-media-type`
+   */
+  reinstateUser(input: {
+    /** The id of a user. */
+    id: string
+    /** Why. The log keeps it. */
+    note: string
+  }, options?: CallOptions): Promise<void>
+
+  /**
+   * List what moderators did: `GET /v1/moderation/log`.
+   *
+   * Newest first, with the token of each. Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`
+   */
+  listModerationLog(input?: {
+    /** The most items to answer. */
+    limit?: number
+    /** The `nextCursor` of the page before. */
+    cursor?: string
+  }, options?: CallOptions): Pages<ModerationLogEntry>
+
+  /**
    * Create a service token: `POST /v1/service-tokens`.
    *
    * For one back end, with the scopes it needs. D1 keeps a hash: no later answer has the token. If this answer was lost, repeating the request answers 409; then rotate the token. Works without Redis.
@@ -1598,7 +1808,7 @@ export interface ServiceApi {
     /** Who uses the token. Names are unique. */
     name: string
     /** What the token may do. */
-    scopes: ("backup" | "cache:invalidate" | "events:publish" | "events:read" | "locks" | "maintenance" | "stats:read" | "webhooks:manage")[]
+    scopes: ("backup" | "cache:invalidate" | "events:publish" | "events:read" | "locks" | "maintenance" | "moderation" | "stats:read" | "webhooks:manage")[]
   }, options?: CallOptions): Promise<{
     /** Sorts by time. */
     id: string
@@ -1698,6 +1908,14 @@ export const SERVICE_OPERATIONS = {
   getStats: 'GET /v1/stats',
   getMetrics: 'GET /metrics text bare',
   purgeExpiredData: 'POST /v1/maintenance bare',
+  listReports: 'GET /v1/moderation/reports pages',
+  resolveReports: 'POST /v1/moderation/reports/resolve body',
+  getModeratedContent: 'GET /v1/moderation/contents/{id}',
+  takeDownContent: 'PUT /v1/moderation/takedowns/{id} body',
+  restoreContent: 'DELETE /v1/moderation/takedowns/{id} body',
+  suspendUser: 'PUT /v1/moderation/suspensions/{id} body',
+  reinstateUser: 'DELETE /v1/moderation/suspensions/{id} body',
+  listModerationLog: 'GET /v1/moderation/log pages',
   createServiceToken: 'POST /v1/service-tokens body',
   listServiceTokens: 'GET /v1/service-tokens pages',
   rotateServiceToken: 'POST /v1/service-tokens/{id}/rotate body',

@@ -90,6 +90,7 @@ const NOTES: Record<string, string> = {
   Events: 'Stored and queued. Open streams end. Events of that time arrive when Redis is back',
   Webhooks: 'Delivered: they use only D1 and queues',
   'Service tokens': 'Checked in D1',
+  Moderation: 'Recorded in D1. Caches and sessions follow',
   Cache: 'Caches are stale for at most their TTL',
   Monitoring: 'Only what the answering isolate has counted. The answer names the rest as unavailable',
 }

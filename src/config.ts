@@ -422,6 +422,7 @@ export type LimitName =
   | 'views'
   | 'presence'
   | 'notifications'
+  | 'reports'
 
 /**
  * The configuration in `env`, with defaults. Durations are in ms.
@@ -481,6 +482,7 @@ export function readConfig(env: object) {
     views: write,
     presence: { ...write, limit: set.LIMIT_PRESENCE },
     notifications: write,
+    reports: write,
   }
   return {
     redis: {

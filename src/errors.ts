@@ -8,6 +8,7 @@ export const problems = {
   'not-signed-in': { status: 401, title: 'Sign in first' },
   'wrong-credentials': { status: 401, title: 'Login or password is wrong' },
   'service-token-required': { status: 401, title: 'This route requires a service token' },
+  suspended: { status: 403, title: 'This account is suspended' },
   'scope-required': { status: 403, title: 'The service token lacks the scope of this route' },
   'cross-site': { status: 403, title: 'Another site may not do this with your cookie' },
   'not-yours': { status: 403, title: 'Only the author may do this' },

@@ -7,6 +7,7 @@ import { idempotency } from './idempotency/feature.ts'
 import { invalidation } from './invalidation/feature.ts'
 import { likes } from './likes/feature.ts'
 import { locks } from './locks/feature.ts'
+import { moderation } from './moderation/feature.ts'
 import { monitoring } from './monitoring/feature.ts'
 import { notifications } from './notifications/feature.ts'
 import { posts } from './posts/feature.ts'
@@ -41,6 +42,7 @@ export const features: readonly Feature[] = [
   streams,
   webhooks,
   serviceTokens,
+  moderation,
   invalidation,
   idempotency,
   backup,

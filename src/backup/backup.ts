@@ -14,6 +14,7 @@ const tables = new Map<string, SQLiteTable>(
   [
     schema.users,
     schema.posts,
+    schema.takedowns,
     schema.comments,
     schema.follows,
     schema.postLikes,
@@ -29,6 +30,9 @@ const tables = new Map<string, SQLiteTable>(
     schema.unsettledCounts,
     schema.removals,
     schema.serviceTokens,
+    schema.reports,
+    schema.suspensions,
+    schema.moderationLog,
     schema.webhooks,
     schema.webhookVersion,
     schema.eventSequences,
@@ -229,7 +233,8 @@ export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDep
         return sql`EXISTS (SELECT 1 FROM ${foreignTable} WHERE ${isParent})`
       })
       const hasOwners = OWNERS.filter(([owned]) => owned === table).map(
-        ([, column, owner]) => sql`EXISTS (SELECT 1 FROM ${owner} WHERE ${owner.id} = ${value(column.name)})`,
+        ([, column, owner]) => sql`(EXISTS (SELECT 1 FROM ${owner} WHERE ${owner.id} = ${value(column.name)})
+          OR EXISTS (SELECT 1 FROM ${schema.takedowns} WHERE content_id = ${value(column.name)}))`,
       )
       const { meta } = await db.run(sql`
         INSERT INTO ${table} (${listed(columns)})

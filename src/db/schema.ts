@@ -337,6 +337,77 @@ export const listenerVersions = sqliteTable('listener_versions', {
   version: integer().notNull(),
 })
 
+/** What members report to moderators. */
+export const reports = sqliteTable(
+  'reports',
+  {
+    /** `rp_` + ULID. */
+    id: text().primaryKey(),
+    /** A post, comment or user. No reference: a report outlives it. */
+    subjectId: text('subject_id').notNull(),
+    reporterId: text('reporter_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    reason: text({
+      enum: ['spam', 'harassment', 'hate', 'violence', 'sexual', 'self-harm', 'illegal', 'other'],
+    }).notNull(),
+    text: text().notNull(),
+    status: text({ enum: ['open', 'dismissed', 'acted'] }).notNull(),
+    createdAt: integer('created_at').notNull(),
+    resolvedAt: integer('resolved_at'),
+  },
+  (t) => [
+    uniqueIndex('reports_once').on(t.subjectId, t.reporterId),
+    index('reports_reporter').on(t.reporterId),
+    index('reports_status').on(t.status, t.id),
+  ],
+)
+
+/**
+ * Posts and comments that moderators took down: their rows, moved here. Their likes and comments stay where they are
+ * (migrations/0021_moderation.sql).
+ */
+export const takedowns = sqliteTable(
+  'takedowns',
+  {
+    contentId: text('content_id').primaryKey(),
+    authorId: text('author_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** Of a comment: its post. Of a post: itself. */
+    postId: text('post_id').notNull(),
+    /** The row, by the names of its columns. */
+    content: text({ mode: 'json' }).$type<Record<string, unknown>>().notNull(),
+    note: text().notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [index('takedowns_author').on(t.authorId)],
+)
+
+/** Accounts that cannot sign in. */
+export const suspensions = sqliteTable('suspensions', {
+  userId: text('user_id')
+    .primaryKey()
+    .references(() => users.id, { onDelete: 'cascade' }),
+  note: text().notNull(),
+  createdAt: integer('created_at').notNull(),
+})
+
+/** What moderators did, and with which service token. Nothing removes a row. */
+export const moderationLog = sqliteTable('moderation_log', {
+  /** `ml_` + ULID. */
+  id: text().primaryKey(),
+  action: text({
+    enum: ['take-down', 'restore', 'suspend', 'reinstate', 'dismiss-reports', 'act-on-reports'],
+  }).notNull(),
+  subjectId: text('subject_id').notNull(),
+  note: text().notNull(),
+  tokenId: text('token_id').notNull(),
+  /** Its name at that time. */
+  tokenName: text('token_name').notNull(),
+  createdAt: integer('created_at').notNull(),
+})
+
 /** Unused: counts travel as hints. It stays until no deployed Worker reads it. */
 export const counterChanges = sqliteTable(
   'counter_changes',

@@ -36,6 +36,7 @@ const TAGS: Record<string, Record<string, string>> = {
     Locks: 'Locks with fencing tokens.',
     Cache: 'Invalidation, for back ends that write the database themselves.',
     Monitoring: 'Health, figures, metrics, and the purge of expired data.',
+    Moderation: 'Reports of members, and what moderators do about them.',
     'Service tokens': 'Tokens of back ends, with names and scopes.',
     Backup: 'What `npm run backup` and `npm run restore` use.',
   },
@@ -78,6 +79,7 @@ const scopeMeanings: Record<Scope, string> = {
   'events:read': 'stream all events, whatever their audience',
   locks: 'acquire, extend and release locks',
   maintenance: 'purge expired data, and rebuild the data of listeners',
+  moderation: 'read reports, take contents down and restore them, suspend and reinstate accounts',
   'stats:read': 'read all figures',
   'webhooks:manage': 'manage webhooks, and read and replay their deliveries',
 }

@@ -15,6 +15,14 @@ export const CAUSES: Record<EventType, string> = {
   comment_created: 'A user comments on a post',
   comment_deleted: 'The author of the comment or of the post deletes it',
   counter_update: 'A count changed. Changes of about a second share one, with the latest value',
+  report_created: 'A member reports something. For services only',
+  reports_resolved: 'Moderators resolve the reports about something. For services only',
+  content_taken_down:
+    'Moderators take a post or comment down, which also publishes `post_deleted` or `comment_deleted`. For services only',
+  content_restored:
+    'Moderators restore it, which also publishes `post_created` or `comment_created`. For services only',
+  user_suspended: 'Moderators suspend an account. For services only',
+  user_reinstated: 'Moderators reinstate it. For services only',
   webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
   webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
 }

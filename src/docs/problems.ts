@@ -35,6 +35,11 @@ export const explanations: Record<ProblemType, Explanation> = {
     cause: 'The request has no service token, or a wrong one. Session tokens are not accepted here.',
     remedy: 'Send a service token of the deployment as `Authorization: Bearer`, from a back end only.',
   },
+  suspended: {
+    meaning: 'Moderators have suspended this account, so it cannot sign in.',
+    cause: 'The login and the password are right. The account is suspended.',
+    remedy: 'Contact the people who run this service.',
+  },
   'scope-required': {
     meaning: 'This service token is valid, and may not use this route.',
     cause: 'The token lacks the scope of the route. `scope` names it. `root` stands for `SERVICE_TOKEN` itself.',

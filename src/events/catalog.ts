@@ -25,6 +25,8 @@ const profile = {
 const follow = { followerId: id('u'), followedId: id('u') }
 const comment = { commentId: id('c'), postId: id('p'), authorId: id('u') }
 const content = v.union([id('p'), id('c')])
+/** What a report is about. */
+const subject = v.union([id('p'), id('c'), id('u')])
 const webhook = { webhookId: id('wh'), url: text, reason: text }
 
 /** Every event type with a schema. Apart from presence, the data is public to signed-in users. */
@@ -50,6 +52,12 @@ export const catalog = {
     counterType: v.picklist(['likes', 'comments', 'views']),
     value: Count,
   }),
+  report_created: kind('moderation_events', 'subjectId', { reportId: id('rp'), subjectId: subject, reason: text }),
+  reports_resolved: kind('moderation_events', 'subjectId', { subjectId: subject, outcome: text, tokenId: text }),
+  content_taken_down: kind('moderation_events', 'contentId', { contentId: content, authorId: id('u'), tokenId: text }),
+  content_restored: kind('moderation_events', 'contentId', { contentId: content, authorId: id('u'), tokenId: text }),
+  user_suspended: kind('moderation_events', 'userId', { userId: id('u'), tokenId: text }),
+  user_reinstated: kind('moderation_events', 'userId', { userId: id('u'), tokenId: text }),
   /** An endpoint failed for days, or answered 410. */
   webhook_disabled: kind('webhook_events', 'webhookId', webhook),
   /** A disabled endpoint answered a probe. */
@@ -69,16 +77,16 @@ export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['
 
 /** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
-/** The channel with events about webhooks, for services. Only we publish on it. */
-export const WEBHOOK_CHANNEL = 'webhook_events'
+/** The channels with events for services. Only we publish on them. */
+const SERVICE_CHANNELS = ['webhook_events', 'moderation_events'] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */
 export const Channel = v.pipe(
   v.string(),
   v.check(
-    (name) => [...CHANNELS, WEBHOOK_CHANNEL].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
-    `must be ${CHANNELS.join(', ')}, ${WEBHOOK_CHANNEL}, or custom_ and letters, digits or _`,
+    (name) => [...CHANNELS, ...SERVICE_CHANNELS].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
+    `must be ${[...CHANNELS, ...SERVICE_CHANNELS].join(', ')}, or custom_ and letters, digits or _`,
   ),
 )
 

@@ -86,7 +86,8 @@ export function createLikes(dependencies: {
       INSERT INTO ${likes} (${column}, user_id, is_liked, changed_at, since)
       SELECT value->>'contentId', value->>'userId', value->>'isLiked', value->>'changedAt', value->>'stateSince'
       FROM json_each(${JSON.stringify(messages)})
-      WHERE EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
+      WHERE (EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
+          OR EXISTS (SELECT 1 FROM takedowns WHERE content_id = value->>'contentId')) -- it may be restored
         AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId')
       ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at,
         since = coalesce(excluded.since, iif(is_liked = excluded.is_liked, coalesce(since, changed_at), NULL))

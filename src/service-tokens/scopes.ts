@@ -6,6 +6,7 @@ export const SCOPES = [
   'events:read',
   'locks',
   'maintenance',
+  'moderation',
   'stats:read',
   'webhooks:manage',
 ] as const

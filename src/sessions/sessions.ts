@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
-import { and, asc, desc, eq, gt, lt, lte, or, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, gt, lt, lte, not, or, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
-import { revocations, sessions, signInSources, users } from '../db/schema.ts'
+import { revocations, sessions, signInSources, suspensions, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { service } from '../service.ts'
@@ -158,7 +158,8 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
       const expiresAt = now + policy.absoluteMs
       const userAgent = device.userAgent.slice(0, 200)
       // The epoch is read by the statement that inserts: a sign-out everywhere comes before it or after it.
-      const isSame = and(eq(users.id, user.id), eq(users.passwordHash, user.passwordHash))
+      const isSuspended = sql`EXISTS (SELECT 1 FROM ${suspensions} WHERE ${suspensions.userId} = ${user.id})`
+      const isSame = and(eq(users.id, user.id), eq(users.passwordHash, user.passwordHash), not(isSuspended))
       const [begun] = await db.batch([
         db
           .insert(sessions)
@@ -172,7 +173,10 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
           .onConflictDoUpdate({ target: [signInSources.userId, signInSources.source], set: { seenAt: now } }),
       ])
       const [session] = begun
-      if (!session) throw new Problem('wrong-credentials') // the password or the account changed meanwhile
+      if (!session) {
+        const [suspended] = await db.select().from(suspensions).where(eq(suspensions.userId, user.id))
+        throw new Problem(suspended ? 'suspended' : 'wrong-credentials') // or the password or the account changed meanwhile
+      }
       await store
         .begin(claims, { hash: claims.hash, epoch: session.epoch, seenAt: now, expiresAt }, now)
         .catch(() => {})

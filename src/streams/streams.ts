@@ -2,7 +2,7 @@ import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
-import { events, follows, users } from '../db/schema.ts'
+import { comments, events, follows, posts, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import {
   type CloudEvent,
@@ -105,6 +105,8 @@ export const streamsService = service<Streams>('streams')
  * A hint about presence that is late is checked in D1: "online" that must be hidden by now is not published, and
  * "offline" without its time and id.
  *
+ * A replayed or late event about a post or comment that is gone by then has ids only: one D1 query for a batch of them.
+ *
  * Opening: `SUBSCRIBE` if the isolate has no subscription yet, then one round trip, both before the answer. Open: one
  * round trip every `checkMs` for the session, another command for the first stream of the isolate, and two with every
  * `CHECKS_PER_KEEP`th to keep its place. Closing: one round trip. A later stream continues where this one ended.
@@ -180,6 +182,16 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       .from(users)
       .where(inArray(users.id, listOf([...new Set(subjects)])))
     return new Map(rows.map((row) => [row.id, row.visibility]))
+  }
+
+  /** The contents that `entries` quote and that are gone, deleted or taken down. One query, or none where they quote none. */
+  async function goneOf(entries: Entry<Streamed>[]): Promise<Set<string>> {
+    const ids = [...new Set(entries.flatMap(({ value: { event } }) => quotedIn(event) ?? []))]
+    if (ids.length === 0) return new Set()
+    const here = await db.all<{ id: string }>(sql`
+      SELECT id FROM ${posts} WHERE id IN ${listOf(ids)} UNION ALL SELECT id FROM ${comments} WHERE id IN ${listOf(ids)}`)
+    const found = new Set(here.map(({ id }) => id))
+    return new Set(ids.filter((id) => !found.has(id)))
   }
 
   /** What one viewer may see. */
@@ -314,9 +326,10 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
-      async function send({ id, value }: Entry<Streamed>) {
+      async function send({ id, value }: Entry<Streamed>, gone?: Set<string>) {
         sight.note(value.event)
-        const event = channels.has(value.event.channel) ? await sight.view(value) : undefined
+        const shown = gone?.has(quotedIn(value.event) ?? '') ? { ...value, event: withoutQuote(value.event) } : value
+        const event = channels.has(value.event.channel) ? await sight.view(shown) : undefined
         if (event) await outlet.send(`id: ${id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
         position = id
       }
@@ -347,8 +360,10 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
+            const isOld = isReplay || entries.some(({ value }) => Date.now() - Date.parse(value.event.time) > LATE_MS)
+            const gone = isOld ? await goneOf(entries) : undefined
             for (const entry of entries) {
-              if (!isReplay || !isHint(entry.value.event)) await send(entry) // earlier versions logged presence
+              if (!isReplay || !isHint(entry.value.event)) await send(entry, gone) // earlier versions logged presence
             }
           }
           outlet.sendIfRoom(mark('over'))
@@ -385,6 +400,18 @@ function asOfNow(hint: StoredEvent, visibility: Visibility = 'nobody'): StoredEv
   const now = Date.now()
   const data = { userId, status: 'offline', at: new Date(now).toISOString() }
   return [{ ...hint, id: newId('ev', now), createdAt: now, data, traceparent: null }] // ids contain times
+}
+
+/** The post or comment whose text an event has. */
+function quotedIn({ channel, data }: CloudEvent): string | undefined {
+  if ((channel !== 'post_events' && channel !== 'comment_events') || data['text'] === undefined) return undefined
+  return String(data['commentId'] ?? data['postId'])
+}
+
+/** An event about a content that is gone: ids only. */
+function withoutQuote(event: CloudEvent): CloudEvent {
+  const { text: _text, ...data } = event.data
+  return { ...event, data }
 }
 
 /** A reader took nothing for too long. */

@@ -228,6 +228,22 @@ const ownExamples: Record<string, (data: Data) => Record<number, Example[]>> = {
     404: [{ path: '/v1/posts/p_nobody' }],
     429: [limited(`/v1/posts/${post.id}`)],
   }),
+  'GET /v1/moderation/reports': () => ({
+    200: [{ path: '/v1/moderation/reports', headers: service }],
+    400: [{ path: '/v1/moderation/reports?status=lost', headers: service }],
+    401: [{ path: '/v1/moderation/reports' }],
+  }),
+  'GET /v1/moderation/log': () => ({
+    200: [{ path: '/v1/moderation/log?limit=1', headers: service }],
+    400: [{ path: '/v1/moderation/log?limit=0', headers: service }],
+    401: [{ path: '/v1/moderation/log' }],
+  }),
+  'GET /v1/moderation/contents/{id}': ({ post }) => ({
+    200: [{ path: `/v1/moderation/contents/${post.id}`, headers: service }],
+    400: [{ path: '/v1/moderation/contents/u_1', headers: service }],
+    401: [{ path: `/v1/moderation/contents/${post.id}` }],
+    404: [{ path: '/v1/moderation/contents/p_nothing', headers: service }],
+  }),
   'GET /v1/service-tokens': () => ({
     200: [{ path: '/v1/service-tokens?limit=1', headers: service }],
     400: [{ path: '/v1/service-tokens?limit=0', headers: service }],
@@ -323,6 +339,15 @@ test('every route is documented, and every documented operation is a route', asy
 
 /** The names by which generated clients call the operations. Changing or removing one breaks them. */
 const OPERATION_IDS = {
+  createReport: 'POST /v1/reports',
+  listReports: 'GET /v1/moderation/reports',
+  resolveReports: 'POST /v1/moderation/reports/resolve',
+  getModeratedContent: 'GET /v1/moderation/contents/{id}',
+  takeDownContent: 'PUT /v1/moderation/takedowns/{id}',
+  restoreContent: 'DELETE /v1/moderation/takedowns/{id}',
+  suspendUser: 'PUT /v1/moderation/suspensions/{id}',
+  reinstateUser: 'DELETE /v1/moderation/suspensions/{id}',
+  listModerationLog: 'GET /v1/moderation/log',
   createServiceToken: 'POST /v1/service-tokens',
   listServiceTokens: 'GET /v1/service-tokens',
   rotateServiceToken: 'POST /v1/service-tokens/{id}/rotate',
@@ -650,6 +675,14 @@ test('every write answers exactly what the document says', async () => {
   await send('PATCH /v1/webhooks/{id}', `/v1/webhooks/${hookId}`, { url: receiver().url }, service)
   for (const action of ['rotate', 'test', 'pause', 'enable']) {
     await send(`POST /v1/webhooks/{id}/${action}`, `/v1/webhooks/${hookId}/${action}`, undefined, service)
+  }
+  const ruling = { note: 'Against the rules' }
+  await send('POST /v1/reports', '/v1/reports', { subjectId: post.id, reason: 'spam' })
+  const resolution = { subjectId: post.id, outcome: 'acted', ...ruling }
+  await send('POST /v1/moderation/reports/resolve', '/v1/moderation/reports/resolve', resolution, service)
+  for (const method of ['PUT', 'DELETE']) {
+    await send(`${method} /v1/moderation/takedowns/{id}`, `/v1/moderation/takedowns/${post.id}`, ruling, service)
+    await send(`${method} /v1/moderation/suspensions/{id}`, `/v1/moderation/suspensions/${fan.id}`, ruling, service)
   }
   const newToken = { name: 'contract', scopes: ['locks'] }
   const { id: tokenId } = await send('POST /v1/service-tokens', '/v1/service-tokens', newToken, service)

@@ -426,6 +426,51 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     }
     return { path: `/v1/deliveries/${row.id}/replay`, headers: service, happened }
   },
+  async 'POST /v1/reports'(lab) {
+    const { post, me, headers } = await content(lab)
+    const happened = async () => isOne(await db.select().from(t.reports).where(eq(t.reports.reporterId, me.id)))
+    return { path: '/v1/reports', headers, body: { subjectId: post.id, reason: 'spam' }, happened }
+  },
+  'GET /v1/moderation/reports': fixed('/v1/moderation/reports', service),
+  'GET /v1/moderation/log': fixed('/v1/moderation/log', service),
+  async 'GET /v1/moderation/contents/{id}'(lab) {
+    const { post } = await content(lab)
+    return { path: `/v1/moderation/contents/${post.id}`, headers: service }
+  },
+  async 'POST /v1/moderation/reports/resolve'(lab) {
+    const { post, headers } = await content(lab)
+    await ask(lab, 'POST', '/v1/reports', headers, { subjectId: post.id, reason: 'spam' })
+    const happened = async () => {
+      const rows = await db.select().from(t.reports).where(eq(t.reports.subjectId, post.id))
+      return rows.every(({ status }) => status === 'dismissed')
+    }
+    const body = { subjectId: post.id, outcome: 'dismissed', note: 'Fine' }
+    return { path: '/v1/moderation/reports/resolve', headers: service, body, happened }
+  },
+  async 'PUT /v1/moderation/takedowns/{id}'(lab) {
+    const { post } = await content(lab)
+    const happened = async () => isNone(await db.select().from(t.posts).where(eq(t.posts.id, post.id)))
+    return { path: `/v1/moderation/takedowns/${post.id}`, headers: service, body: { note: 'Bad' }, happened }
+  },
+  async 'DELETE /v1/moderation/takedowns/{id}'(lab) {
+    const { post } = await content(lab)
+    const path = `/v1/moderation/takedowns/${post.id}`
+    await ask(lab, 'PUT', path, service, { note: 'Bad' })
+    const happened = async () => isOne(await db.select().from(t.posts).where(eq(t.posts.id, post.id)))
+    return { path, headers: service, body: { note: 'Good' }, happened }
+  },
+  async 'PUT /v1/moderation/suspensions/{id}'(lab) {
+    const { id, headers } = await lab.member()
+    const happened = async () => (await statusOf(lab, '/v1/sessions', headers)) === 401
+    return { path: `/v1/moderation/suspensions/${id}`, headers: service, body: { note: 'Bad' }, happened }
+  },
+  async 'DELETE /v1/moderation/suspensions/{id}'(lab) {
+    const { id } = await lab.member()
+    const path = `/v1/moderation/suspensions/${id}`
+    await ask(lab, 'PUT', path, service, { note: 'Bad' })
+    const happened = async () => isNone(await db.select().from(t.suspensions).where(eq(t.suspensions.userId, id)))
+    return { path, headers: service, body: { note: 'Good' }, happened }
+  },
   async 'POST /v1/service-tokens'() {
     const name = unique()
     const { serviceTokens } = t

@@ -161,6 +161,14 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   await asService('listWebhooks')
   await asService('rebuildListener', ['search'])
 
+  await send('createReport', [], { subjectId: commentId, reason: 'spam', text: 'An advertisement for looms.' }, asAda)
+  await asService('listReports')
+  await asService('takeDownContent', [commentId], { note: 'Advertising' })
+  await asService('getModeratedContent', [commentId])
+  await asService('restoreContent', [commentId], { note: 'It is a metaphor' })
+  await asService('resolveReports', [], { subjectId: commentId, outcome: 'dismissed', note: 'It is a metaphor' })
+  await asService('listModerationLog')
+
   await send('getHealth')
   await send('getReadiness')
   await asService('getStats', ['?minutes=1'])
