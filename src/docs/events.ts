@@ -8,6 +8,8 @@ export const CAUSES: Record<EventType, string> = {
   post_deleted: 'The author deletes the post. Its comments go too, without events of their own',
   user_created: 'A user signs up',
   user_updated: 'A user changes the profile',
+  user_deleted:
+    'A user deletes the account. Posts, comments, likes and follows of the user go too, without events of their own',
   user_followed: 'A user follows another',
   user_unfollowed: 'A user unfollows another',
   user_status_change:
@@ -15,6 +17,8 @@ export const CAUSES: Record<EventType, string> = {
   comment_created: 'A user comments on a post',
   comment_deleted: 'The author of the comment or of the post deletes it',
   counter_update: 'A count changed. Changes of about a second share one, with the latest value',
+  mail_requested:
+    'A user must receive this message, and no Email binding sends it. For services only, and on no stream',
   webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
   webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
 }

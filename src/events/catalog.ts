@@ -34,6 +34,8 @@ export const catalog = {
   post_deleted: kind('post_events', 'postId', post),
   user_created: kind('user_events', 'userId', profile),
   user_updated: kind('user_events', 'userId', profile),
+  /** The account is gone, and with it all posts, comments, likes and follows: they have no events of their own. */
+  user_deleted: kind('user_events', 'userId', { userId: id('u') }),
   user_followed: kind('user_events', 'followedId', follow),
   user_unfollowed: kind('user_events', 'followedId', follow),
   user_status_change: kind('user_events', 'userId', {
@@ -49,6 +51,16 @@ export const catalog = {
     contentType: v.picklist(['post', 'comment']),
     counterType: v.picklist(['likes', 'comments', 'views']),
     value: Count,
+  }),
+  /** Send this message to a user. For the mailer of a back end, where no Email binding is configured. */
+  mail_requested: kind('mail_events', 'userId', {
+    userId: id('u'),
+    to: text,
+    template: v.picklist(['reset', 'verify', 'taken', 'password-changed', 'email-changed']),
+    subject: text,
+    text,
+    /** With a token that expires. */
+    link: v.nullable(text),
   }),
   /** An endpoint failed for days, or answered 410. */
   webhook_disabled: kind('webhook_events', 'webhookId', webhook),
@@ -71,14 +83,16 @@ export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
 /** The channel with events about webhooks, for services. Only we publish on it. */
 export const WEBHOOK_CHANNEL = 'webhook_events'
+/** The channel with messages to users, for services. Only we publish on it, and streams do not have it. */
+export const MAIL_CHANNEL = 'mail_events'
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */
 export const Channel = v.pipe(
   v.string(),
   v.check(
-    (name) => [...CHANNELS, WEBHOOK_CHANNEL].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
-    `must be ${CHANNELS.join(', ')}, ${WEBHOOK_CHANNEL}, or custom_ and letters, digits or _`,
+    (name) => [...CHANNELS, WEBHOOK_CHANNEL, MAIL_CHANNEL].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
+    `must be ${CHANNELS.join(', ')}, ${WEBHOOK_CHANNEL}, ${MAIL_CHANNEL}, or custom_ and letters, digits or _`,
   ),
 )
 
