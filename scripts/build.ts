@@ -10,6 +10,7 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { bundleClient, generateClient } from './build/client.ts'
 import { problemPages } from './build/problems.ts'
+import { commonPasswordsFilter } from './build/common-passwords.ts'
 import { vendorLibraries } from './build/vendor.ts'
 import { placeExamplePage } from './build/example-page.ts'
 import { bundleWorker } from './build/worker.ts'
@@ -19,10 +20,10 @@ const root = dirname(import.meta.dirname)
 const MAX_DOCUMENT_BYTES = 10_000_000
 
 /** `wrangler dev` builds after every edit. Writing an unchanged file would make it reload the assets too. */
-async function writeIfChanged(path: string, content: string): Promise<void> {
+async function writeIfChanged(path: string, content: string | Uint8Array): Promise<void> {
   const file = join(root, path)
-  const present = await readFile(file, 'utf8').catch(() => undefined)
-  if (present === content) return
+  const present = await readFile(file).catch(() => undefined)
+  if (present?.equals(Buffer.from(content))) return
   await mkdir(dirname(file), { recursive: true })
   await writeFile(file, content)
   console.log(`Wrote ${path}`)
@@ -51,6 +52,7 @@ const results = await Promise.allSettled([
       placeExamplePage(code, process.env['WRANGLER_COMMAND']),
     ]),
   ),
+  writeIfChanged('public/common-passwords.bin', commonPasswordsFilter()),
   // In development, names in stack traces help more than bytes.
   bundleWorker('src/index.ts', { minify: process.env['WRANGLER_COMMAND'] !== 'dev' }).then((code) =>
     writeIfChanged('dist/worker.js', code),

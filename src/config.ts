@@ -111,6 +111,24 @@ const bindings = {
   LIKES: binding('a queue', 'Like states to write to D1.'),
   EVENTS: binding('a queue', 'Ids of stored events to dispatch to listeners, webhooks and streams.'),
   DELIVERIES: binding('a queue', 'Webhook deliveries to send.'),
+  EMAIL: v.pipe(
+    v.optional(v.custom<object>((given) => typeof given === 'object' && given !== null, 'an Email binding')),
+    declare(
+      'binding',
+      'none',
+      'an Email binding',
+      'Sends mail from MAIL_FROM. Without it, `mail_requested` events ask a back end to send it.',
+    ),
+  ),
+  ASSETS: v.pipe(
+    v.optional(v.custom<object>((given) => typeof given === 'object' && given !== null, 'the static assets')),
+    declare(
+      'binding',
+      'none',
+      'the static assets',
+      'Has the list of common passwords. Without it, no password is too common.',
+    ),
+  ),
   BACKUPS: v.pipe(
     v.optional(v.custom<object>((given) => typeof given === 'object' && given !== null, 'an R2 bucket')),
     declare('binding', 'none', 'an R2 bucket', 'Daily backups. Without it the cron writes none.'),
@@ -223,6 +241,27 @@ const sessions = {
   SESSION_TOUCH_SECONDS: seconds(300, 1, 3_600, 'Interval at which an active session records its last use.'),
 }
 
+const mail = {
+  MAIL_FROM: v.pipe(
+    v.optional(v.pipe(v.string(), v.email('an email address')), 'noreply@localhost.invalid'),
+    declare(
+      'email address',
+      'noreply@localhost.invalid',
+      'an email address',
+      'Sender of mail, where the binding EMAIL sends it.',
+    ),
+  ),
+  APP_URL: v.pipe(
+    v.optional(v.pipe(v.string(), v.url('a URL')), 'http://127.0.0.1:8787/app/'),
+    declare(
+      'URL',
+      'http://127.0.0.1:8787/app/',
+      'a URL',
+      'The page that links in mail open, with `#reset-password=` or `#verify-email=` and the token.',
+    ),
+  ),
+}
+
 const presence = {
   PRESENCE_SECONDS: seconds(300, 5, 86_400, 'Time after the last heartbeat at which a user is offline.'),
   PRESENCE_SHARD_USERS: whole('users', 50_000, 10_000, 1_000_000, 'Users in one presence key.'),
@@ -271,6 +310,22 @@ const limits = {
     1_000_000,
     'Sign-ins to one account from all unknown sources in a window.',
   ),
+  LIMIT_CREDENTIALS: whole(
+    'requests',
+    20,
+    1,
+    1_000_000,
+    'Changes of a password or email address, confirmations and deletions of an account, by one user or network in a window.',
+  ),
+  LIMIT_MAIL: whole('messages', 5, 1, 1_000_000, 'Messages with links to one email address in a window.'),
+  LIMIT_CREDENTIALS_SECONDS: whole(
+    'seconds',
+    3_600,
+    1,
+    86_400,
+    'Window of LIMIT_CREDENTIALS, LIMIT_MAIL and LIMIT_EXPORTS.',
+  ),
+  LIMIT_EXPORTS: whole('requests', 10, 1, 1_000_000, 'Exports of everything about one user in a window.'),
   LIMIT_SIGN_IN_ACCOUNT_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_SIGN_IN_ACCOUNT.'),
 }
 
@@ -362,6 +417,7 @@ export const sections = {
   Redis: redis,
   Caches: caches,
   Sessions: sessions,
+  Mail: mail,
   Presence: presence,
   'Locks, feeds and notifications': features,
   'Rate limits': limits,
@@ -378,6 +434,7 @@ const Variables = v.object({
   ...redis,
   ...caches,
   ...sessions,
+  ...mail,
   ...presence,
   ...features,
   ...limits,
@@ -413,6 +470,9 @@ export type LimitName =
   | 'sign-in'
   | 'sign-in-address'
   | 'sign-in-account'
+  | 'credentials'
+  | 'mail'
+  | 'exports'
   | 'sessions'
   | 'profile'
   | 'follows'
@@ -473,6 +533,9 @@ export function readConfig(env: object) {
       limit: set.LIMIT_SIGN_IN_ACCOUNT,
       windowSeconds: set.LIMIT_SIGN_IN_ACCOUNT_SECONDS,
     },
+    credentials: { ...signIn, limit: set.LIMIT_CREDENTIALS, windowSeconds: set.LIMIT_CREDENTIALS_SECONDS },
+    mail: { ...signIn, limit: set.LIMIT_MAIL, windowSeconds: set.LIMIT_CREDENTIALS_SECONDS },
+    exports: { ...write, limit: set.LIMIT_EXPORTS, windowSeconds: set.LIMIT_CREDENTIALS_SECONDS },
     sessions: write,
     profile: write,
     follows: write,
@@ -509,6 +572,7 @@ export function readConfig(env: object) {
       shards: Math.ceil(set.PRESENCE_MAX_USERS / set.PRESENCE_SHARD_USERS),
       maxDevices: set.PRESENCE_MAX_DEVICES,
     },
+    mail: { from: set.MAIL_FROM, appUrl: set.APP_URL },
     lockTtlMs: set.LOCK_SECONDS,
     corsOrigins: set.CORS_ORIGINS,
     maxBodyBytes: set.MAX_BODY_BYTES,

@@ -1,12 +1,15 @@
 import { backup } from './backup/feature.ts'
 import { comments } from './comments/feature.ts'
+import { credentials } from './credentials/feature.ts'
 import { events } from './events/feature.ts'
+import { accountExport } from './export/feature.ts'
 import type { Feature } from './feature.ts'
 import { feed } from './feed/feature.ts'
 import { idempotency } from './idempotency/feature.ts'
 import { invalidation } from './invalidation/feature.ts'
 import { likes } from './likes/feature.ts'
 import { locks } from './locks/feature.ts'
+import { mail } from './mail/feature.ts'
 import { moderation } from './moderation/feature.ts'
 import { monitoring } from './monitoring/feature.ts'
 import { notifications } from './notifications/feature.ts'
@@ -26,7 +29,10 @@ import { webhooks } from './webhooks/feature.ts'
 export const features: readonly Feature[] = [
   monitoring,
   users,
+  accountExport,
   sessions,
+  credentials,
+  mail,
   posts,
   presence,
   locks,

@@ -81,6 +81,10 @@ export interface Platform {
   enqueue: (queue: QueueName, messages: MessageSendRequest[]) => Promise<void>
   /** Where the cron writes backups. Undefined: nowhere. */
   bucket: R2Bucket | undefined
+  /** Sends mail. Undefined: the mailer of a back end does. */
+  email: SendEmail | undefined
+  /** The static assets of the Worker. */
+  assets: Fetcher | undefined
   /** How much waits in each queue. */
   queueBacklogs: () => Promise<QueueBacklog[]>
   recorder: ReturnType<typeof createRecorder>
@@ -120,7 +124,10 @@ export function createIsolate(config: Config, features: readonly Feature[]) {
 }
 
 /** Bindings of the Worker that the platform uses. */
-export type Bindings = { DB: D1Database; BACKUPS?: R2Bucket } & Record<QueueName, Queue>
+export type Bindings = { DB: D1Database; BACKUPS?: R2Bucket; EMAIL?: SendEmail; ASSETS?: Fetcher } & Record<
+  QueueName,
+  Queue
+>
 
 /** An invocation's own part of the platform. */
 export interface Invocation {
@@ -253,6 +260,13 @@ class InvocationPlatform implements Platform {
   }
   get bucket() {
     return this.#bindings.BACKUPS
+  }
+
+  get email() {
+    return this.#bindings.EMAIL
+  }
+  get assets() {
+    return this.#bindings.ASSETS
   }
 
   get db() {

@@ -22,6 +22,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.sessions,
     schema.revocations,
     schema.signInSources,
+    schema.credentialTokens,
     schema.idempotencyKeys,
     schema.notifications,
     schema.notificationReads,

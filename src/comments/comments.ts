@@ -1,8 +1,9 @@
-import { and, desc, eq, lt, sql } from 'drizzle-orm'
+import { and, desc, eq, inArray, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { removeOwned } from '../db/remove.ts'
+import { isPresent } from '../db/present.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { CountRead } from '../events/hints.ts'
@@ -81,7 +82,10 @@ export function createComments(
       const [, counted] = await db
         .batch([
           // Null, which the column refuses, unless the post exists.
-          db.insert(comments).values({ ...comment, postId: sql`(SELECT id FROM posts WHERE id = ${postId})` }),
+          db.insert(comments).values({
+            ...comment,
+            postId: sql`(SELECT id FROM posts WHERE id = ${postId} AND ${isPresent(sql`author_id`)})`,
+          }),
           countOf([postId]),
           transaction.record(
             { type: 'comment_created', data: { commentId: comment.id, postId, authorId, text } },
@@ -137,6 +141,38 @@ export function createComments(
     removeOfPost: (postId: string, most: number): Promise<number> =>
       removeOwned(db, [comments, comments.postId], posts, postId, most),
 
+    /**
+     * Deletes at most `most` comments of a deleted author; returns how many, and the ids of those that have likes. Their
+     * counts leave Redis first: a failed step is repeated while it has rows. `onRemoved` receives the authors of the posts
+     * before and after. Safe to repeat; the cron settles the counts of posts that Redis missed.
+     */
+    async removeOf(
+      authorId: string,
+      most: number,
+      onRemoved: (postAuthorIds: string[]) => Promise<unknown>,
+    ): Promise<{ removed: number; owners: string[] }> {
+      const rows = await db
+        .select({ id: comments.id, postId: comments.postId, postAuthorId: posts.authorId })
+        .from(comments)
+        .leftJoin(posts, eq(posts.id, comments.postId))
+        .where(eq(comments.authorId, authorId))
+        .limit(most)
+      if (rows.length === 0) return { removed: 0, owners: [] }
+      const ids = rows.map(({ id }) => id)
+      const postAuthorIds = [...new Set(rows.flatMap((row) => row.postAuthorId ?? []))]
+      await Promise.all([counters.evict(['likes'], ids), onRemoved(postAuthorIds)])
+      const removed = await db
+        .delete(comments)
+        .where(inArray(comments.id, listOf(ids)))
+        .returning({ id: comments.id, likes: comments.likesCount })
+      const postIds = [...new Set(rows.map(({ postId }) => postId))]
+      const counted = await countOf(postIds)
+      purge(postIds)
+      const refresh = () => [settle(counted), onRemoved(postAuthorIds)]
+      await writeThrough(refresh, refresh)
+      return { removed: ids.length, owners: removed.filter(({ likes }) => likes > 0).map(({ id }) => id) }
+    },
+
     /** Brings the counts of comments of `postIds` to those in D1. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {
       if (postIds.length > 0) await settle(await countOf(postIds))
@@ -147,7 +183,13 @@ export function createComments(
       const rows = await platform.replica
         .select(content)
         .from(comments)
-        .where(and(eq(comments.postId, postId), cursor === undefined ? undefined : lt(comments.id, cursor)))
+        .where(
+          and(
+            eq(comments.postId, postId),
+            isPresent(comments.authorId),
+            cursor === undefined ? undefined : lt(comments.id, cursor),
+          ),
+        )
         .orderBy(desc(comments.id))
         .limit(limit + 1)
       const page = rows.slice(0, limit)

@@ -1,5 +1,8 @@
 import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
+import { notificationsService } from '../notifications/notifications.ts'
+import { removalsService } from '../removals/removals.ts'
+import { commentExports } from './export.ts'
 import { commentsService, createComments } from './comments.ts'
 import { comments as routes, commentsOnPost } from './routes.ts'
 
@@ -17,5 +20,15 @@ export const comments: Feature = {
     ['/v1/posts', commentsOnPost],
     ['/v1/comments', routes],
   ],
-  removals: { post: ({ use }, postId, most) => use(commentsService).removeOfPost(postId, most) },
+  exports: commentExports,
+  removals: {
+    post: ({ use }, postId, most) => use(commentsService).removeOfPost(postId, most),
+    async user({ use }, id, most) {
+      const { removed, owners } = await use(commentsService).removeOf(id, most, (userIds) =>
+        use(notificationsService).invalidate(userIds),
+      )
+      await use(removalsService).begin(owners)
+      return removed
+    },
+  },
 }

@@ -10,7 +10,7 @@ export const users = sqliteTable(
     id: text().primaryKey(),
     /** Lower case. */
     username: text().notNull(),
-    /** Lower case. Only the owner sees it. */
+    /** Lower case, confirmed by mail. Only the owner sees it. `-` and the id: none is confirmed yet. */
     email: text().notNull(),
     /** scrypt with its parameters: `scrypt$N$r$p$salt$hash`. */
     passwordHash: text('password_hash').notNull(),
@@ -46,10 +46,15 @@ export const users = sqliteTable(
     presenceChangedAt: integer('presence_changed_at').notNull().default(0),
     /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
     presenceSyncAt: integer('presence_sync_at'),
+    /** An address that the user has given and not confirmed. Lower case; several users may have named the same one. */
+    pendingEmail: text('pending_email'),
   },
   (t) => [
     uniqueIndex('users_username').on(t.username),
     uniqueIndex('users_email').on(t.email),
+    index('users_pending_email')
+      .on(t.pendingEmail)
+      .where(sql`pending_email IS NOT NULL`),
     index('users_presence_sync')
       .on(t.presenceSyncAt)
       .where(sql`presence_sync_at IS NOT NULL`),
@@ -240,6 +245,23 @@ export const serviceTokens = sqliteTable(
   (t) => [uniqueIndex('service_tokens_name').on(t.name)],
 )
 
+/** Tokens that were mailed to a user, each for one use. */
+export const credentialTokens = sqliteTable(
+  'credential_tokens',
+  {
+    /** SHA-256 of the token, base64url. */
+    hash: text().primaryKey(),
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    purpose: text({ enum: ['reset', 'verify'] }).notNull(),
+    /** The address that the token was sent to. */
+    email: text().notNull(),
+    expiresAt: integer('expires_at').notNull(),
+  },
+  (t) => [index('credential_tokens_user').on(t.userId), index('credential_tokens_expiry').on(t.expiresAt)],
+)
+
 /** Networks from which a user has signed in. Their guesses have a limit of their own. */
 export const signInSources = sqliteTable(
   'sign_in_sources',
@@ -424,8 +446,8 @@ export const counterChanges = sqliteTable(
 export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
 
 /**
- * Deleted contents whose likes or comments are still there. Triggers add them (migrations/0014_removals.sql); `removals`
- * deletes what is left in steps, then the row.
+ * What is deleted and has rows left: contents with likes or comments, which triggers add (migrations/0014_removals.sql),
+ * and users, whom no reader finds any more (`isPresent`). `removals` deletes what is left in steps, then the row.
  */
 export const removals = sqliteTable(
   'removals',
@@ -433,6 +455,8 @@ export const removals = sqliteTable(
     contentId: text('content_id').primaryKey(),
     /** When the cron enqueues the next step, unless a step runs before. */
     dueAt: integer('due_at').notNull(),
+    /** How far the steps have come that walk data without an index: their places, by name of the feature. */
+    progress: text({ mode: 'json' }).$type<Record<string, string>>(),
   },
   (t) => [index('removals_due').on(t.dueAt)],
 )

@@ -28,6 +28,7 @@ const TAGS: Record<string, Record<string, string>> = {
     Notifications: 'What happened to my content, and the posts of the users I follow.',
     Presence: 'Who is online, and who may see it.',
     Sessions: 'Sign-in, devices, sign-out.',
+    Credentials: 'Passwords and email addresses: change, reset, confirm.',
     'Rate limits': 'What remains of my limits.',
   },
   Services: {

@@ -8,6 +8,8 @@ export const CAUSES: Record<EventType, string> = {
   post_deleted: 'The author deletes the post. Its comments go too, without events of their own',
   user_created: 'A user signs up',
   user_updated: 'A user changes the profile',
+  user_deleted:
+    'A user deletes the account. Posts, comments, likes and follows of the user go too, without events of their own',
   user_followed: 'A user follows another',
   user_unfollowed: 'A user unfollows another',
   user_status_change:
@@ -23,6 +25,8 @@ export const CAUSES: Record<EventType, string> = {
     'Moderators restore it, which also publishes `post_created` or `comment_created`. For services only',
   user_suspended: 'Moderators suspend an account. For services only',
   user_reinstated: 'Moderators reinstate it. For services only',
+  mail_requested:
+    'A user must receive this message, and no Email binding sends it. For services only, and on no stream',
   webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
   webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
 }

@@ -36,6 +36,8 @@ export const catalog = {
   post_deleted: kind('post_events', 'postId', post),
   user_created: kind('user_events', 'userId', profile),
   user_updated: kind('user_events', 'userId', profile),
+  /** The account is gone, and with it all posts, comments, likes and follows: they have no events of their own. */
+  user_deleted: kind('user_events', 'userId', { userId: id('u') }),
   user_followed: kind('user_events', 'followedId', follow),
   user_unfollowed: kind('user_events', 'followedId', follow),
   user_status_change: kind('user_events', 'userId', {
@@ -58,6 +60,16 @@ export const catalog = {
   content_restored: kind('moderation_events', 'contentId', { contentId: content, authorId: id('u'), tokenId: text }),
   user_suspended: kind('moderation_events', 'userId', { userId: id('u'), tokenId: text }),
   user_reinstated: kind('moderation_events', 'userId', { userId: id('u'), tokenId: text }),
+  /** Send this message to a user. For the mailer of a back end, where no Email binding is configured. */
+  mail_requested: kind('mail_events', 'userId', {
+    userId: id('u'),
+    to: text,
+    template: v.picklist(['reset', 'verify', 'taken', 'password-changed', 'email-changed']),
+    subject: text,
+    text,
+    /** With a token that expires. */
+    link: v.nullable(text),
+  }),
   /** An endpoint failed for days, or answered 410. */
   webhook_disabled: kind('webhook_events', 'webhookId', webhook),
   /** A disabled endpoint answered a probe. */
@@ -77,8 +89,10 @@ export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['
 
 /** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
+/** The channel with messages to users, for services. Only we publish on it, and streams do not have it. */
+export const MAIL_CHANNEL = 'mail_events'
 /** The channels with events for services. Only we publish on them. */
-const SERVICE_CHANNELS = ['webhook_events', 'moderation_events'] as const
+export const SERVICE_CHANNELS = ['webhook_events', 'moderation_events', MAIL_CHANNEL] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */

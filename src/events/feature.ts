@@ -49,6 +49,7 @@ export const events: Feature = {
       run: ({ use }) => use(dispatchService).rebuildOutdated(),
     },
   ],
+  removals: { user: async ({ outbox }, id, _most, from) => ({ next: await outbox.forget(id, from) }) },
   purges: { events: ({ outbox, config }, most, now) => outbox.purge(most, now - config.events.keptMs) },
   figures: ({ outbox }) => ({ outbox: () => outbox.backlog(Date.now()) }),
 }

@@ -12,6 +12,8 @@ import { type EventMessage, PATIENCE_MS, type Publication } from './schema.ts'
 /** A fact. A field of its data may be SQL that the transaction computes. */
 export type NewEvent = {
   [T in Exclude<EventType, HintType>]: {
+    /** Absent: a new one. An event whose id exists is not recorded again. */
+    id?: string
     type: T
     data: { [F in keyof EventData<T>]-?: EventData<T>[F] | SQL }
     audience?: Audience
@@ -20,6 +22,9 @@ export type NewEvent = {
 
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
+
+/** How many events one statement looks through for those about a deleted user. */
+const SCANNED = 10_000
 
 /** How many waiting events a figure counts at most. */
 const MAX_COUNTED = 1_000
@@ -155,6 +160,30 @@ export function createOutbox(
     },
 
     /**
+     * Deletes the events about a deleted user among the next `SCANNED` events after the place `from`, and the sequences of
+     * posts that are gone. Only `user_deleted` stays, for those who must learn of it. Returns the next place, null at the
+     * end. Walks all events: an index of those who are named in them would cost every event a row. Safe to repeat.
+     */
+    async forget(userId: string, from: string | undefined): Promise<string | null> {
+      // Two subqueries: SQLite reads the ends of an index only for one `min` or `max` at a time.
+      const [range] = await db.all<{ first: number | null; last: number | null }>(
+        sql`SELECT (SELECT min(rowid) FROM events) AS first, (SELECT max(rowid) FROM events) AS last`,
+      )
+      const first = Math.max(Number(from ?? 0), range?.first ?? 0)
+      const next = first + SCANNED
+      const about = sql`rowid >= ${first} AND rowid < ${next} AND channel IN ('user_events', 'post_events', 'comment_events', 'mail_events')
+        AND type <> 'user_deleted' AND (subject = ${userId} OR instr(data, ${userId}) > 0)`
+      await db.batch([
+        db.delete(eventSequences).where(
+          sql`(channel, subject) IN (SELECT channel, subject FROM events WHERE ${about}) AND substr(subject, 1, 2) = 'p_'
+            AND NOT EXISTS (SELECT 1 FROM posts WHERE posts.id = event_sequences.subject)`,
+        ),
+        db.delete(events).where(about),
+      ])
+      return next > (range?.last ?? 0) ? null : String(next)
+    },
+
+    /**
      * Deletes at most `most` dispatched events that are older than `before` (Unix ms), the oldest first, and the sequences
      * of subjects that have had no event since: the next event about such a subject begins at 1. Returns how many events.
      */
@@ -182,10 +211,10 @@ export function createOutbox(
 }
 
 /** The row of an event. The statement adds its computed data. */
-function toRow({ type, data, audience = 'everyone' }: NewEvent, now: number) {
+function toRow({ id, type, data, audience = 'everyone' }: NewEvent, now: number) {
   const plain = Object.fromEntries(Object.entries(data).filter(([, value]) => !isSql(value)))
   return {
-    id: newId('ev', now),
+    id: id ?? newId('ev', now),
     channel: catalog[type].channel,
     type,
     subject: subjectOf(type, plain),

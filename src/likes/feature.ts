@@ -1,6 +1,7 @@
 import { hintsService } from '../events/hints.ts'
 import { consumer, type Feature, provide } from '../feature.ts'
 import { notificationsService } from '../notifications/notifications.ts'
+import { likeExports } from './export.ts'
 import { createLikes, likesService } from './likes.ts'
 import { purgeRemovedLikes, removeLikesOfComment, removeLikesOfPost } from './purge.ts'
 import { commentLikes, postLikes } from './routes.ts'
@@ -42,8 +43,10 @@ export const likes: Feature = {
     },
   ],
   purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },
+  exports: likeExports,
   removals: {
     post: ({ db }, id, most) => removeLikesOfPost(db, id, most),
     comment: ({ db }, id, most) => removeLikesOfComment(db, id, most),
+    user: ({ use }, id, most) => use(likesService).removeOf(id, most),
   },
 }

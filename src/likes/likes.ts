@@ -2,6 +2,7 @@ import { and, eq, exists, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { CountRead } from '../events/hints.ts'
@@ -22,6 +23,9 @@ const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? '
 
 /** Where D1 has refused so many messages in a row, it is D1 that fails and not the messages. */
 const MAX_REFUSALS = 3
+
+/** How many contents `onApplied` receives at once while likes of a deleted user are removed. */
+const REFRESHED_AT_ONCE = 100
 
 /** How many likes `complete` writes to D1 at once. */
 const COMPLETED_AT_ONCE = 100
@@ -88,7 +92,7 @@ export function createLikes(dependencies: {
       FROM json_each(${JSON.stringify(messages)})
       WHERE (EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
           OR EXISTS (SELECT 1 FROM takedowns WHERE content_id = value->>'contentId')) -- it may be restored
-        AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId')
+        AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId' AND ${isPresent(sql`users.id`)})
       ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at,
         since = coalesce(excluded.since, iif(is_liked = excluded.is_liked, coalesce(since, changed_at), NULL))
       WHERE excluded.changed_at > changed_at`)
@@ -265,6 +269,36 @@ export function createLikes(dependencies: {
         if (unwritten.length < COMPLETED_AT_ONCE) return 0
       }
       return writeCounters.unwritten('likes')
+    },
+
+    /**
+     * Removes at most `most` likes of a deleted user, and what notifications say of them. Returns how many. A like is first
+     * taken back, and its row goes last: a step that dies in between finds it again. Safe to repeat; the cron settles the
+     * counts that Redis missed.
+     */
+    async removeOf(userId: string, most: number): Promise<number> {
+      let removed = 0
+      for (const kind of ['post', 'comment'] as const) {
+        const { likes, contentId, userId: likerId } = contents[kind]
+        const rows = await db
+          .select({ id: sql<string>`${contentId}` })
+          .from(likes)
+          .where(eq(likerId, userId))
+          .limit(most - removed)
+        if (rows.length === 0) continue
+        const ids = rows.map(({ id }) => id)
+        const isTheirs = and(eq(likerId, userId), sql`${contentId} IN ${listOf(ids)}`)
+        await db.update(likes).set({ isLiked: false }).where(and(isTheirs, likes.isLiked))
+        for (let done = 0; done < ids.length; done += REFRESHED_AT_ONCE) {
+          await onApplied(kind, ids.slice(done, done + REFRESHED_AT_ONCE))
+        }
+        await db.delete(likes).where(isTheirs)
+        await writeCounters.settle(await countsInD1(kind, ids)).catch(() => {})
+        removed += rows.length
+        if (removed === most) return removed
+      }
+      await writeCounters.forgetStates(userId)
+      return removed
     },
 
     /** Brings the counts of posts to those in D1, unless a newer change is in the queue. D1, then one round trip. */

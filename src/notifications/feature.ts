@@ -1,5 +1,6 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { notificationExports } from './export.ts'
 import { createNotifications, type Inbox, notificationsService } from './notifications.ts'
 import { notifications as routes } from './routes.ts'
 
@@ -24,5 +25,7 @@ export const notifications: Feature = {
   ],
   routes: [['/v1/notifications', routes]],
   listener: ({ use }) => use(notificationsService).listener,
+  exports: notificationExports,
+  removals: { user: ({ use }, id, most) => use(notificationsService).removeOf(id, most) },
   purges: { notifications: ({ use }, most, now) => use(notificationsService).purge(most, now) },
 }

@@ -1,5 +1,6 @@
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
@@ -146,7 +147,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
             followed_id, followed.since
           FROM (
             SELECT followed_id, max('p_' || substr(id, 3, 10), ${`p_${since}`}) AS since
-            FROM follows WHERE follower_id = ${userId}
+            FROM follows WHERE follower_id = ${userId} AND ${isPresent(sql`followed_id`)}
           ) AS followed
           UNION ALL
           SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id AND id > queue.since),
@@ -158,7 +159,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
         FROM queue CROSS JOIN posts ON posts.id = queue.id`),
       from.all<SourceRow>(sql`
         SELECT id, follower_id AS actorId, created_at AS createdAt FROM follows
-        WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`}
+        WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`} AND ${isPresent(sql`follower_id`)}
         ORDER BY id DESC LIMIT ${limit}`),
     ])
     return [
@@ -372,6 +373,19 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
   return {
     /** Keeps notifications by the events, and rebuilds what D1 stores of them. */
     listener,
+
+    /** Invalidates the inboxes of users. One command; never throws. Safe to repeat. */
+    invalidate,
+
+    /** Deletes at most `most` notifications of a deleted user; with the last, the read mark and the inbox. Returns how many. Safe to repeat. */
+    async removeOf(userId: string, most: number): Promise<number> {
+      const owned = sql`(SELECT rowid FROM ${notifications} WHERE user_id = ${userId} LIMIT ${most})`
+      const { meta } = await db.run(sql`DELETE FROM ${notifications} WHERE rowid IN ${owned}`)
+      if (meta.changes === most) return most
+      await inboxes.drop([userId])
+      await db.delete(notificationReads).where(eq(notificationReads.userId, userId))
+      return meta.changes
+    },
 
     /**
      * Stores the notifications of changed likes, then invalidates the inboxes of the authors. D1 in one round trip, then

@@ -2,7 +2,9 @@ import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
+import { removalsService } from '../removals/removals.ts'
 import { usersService } from '../users/users.ts'
+import { postExports } from './export.ts'
 import { countsService, createCounts } from './counts.ts'
 import { type CachedPost, createPosts, postsService } from './posts.ts'
 import { posts as routes, postsByAuthor } from './routes.ts'
@@ -57,5 +59,13 @@ export const posts: Feature = {
       run: ({ use }, tick) => use(countsService).reconcile(RECONCILED_PER_RUN, tick),
     },
   ],
+  exports: postExports,
+  removals: {
+    async user({ use }, id, most) {
+      const { removed, owners } = await use(postsService).removeOf(id, most)
+      await use(removalsService).begin(owners)
+      return removed
+    },
+  },
   purges: { hotFeeds: ({ use }) => use(postsService).purgeHot() },
 }

@@ -1,6 +1,7 @@
-import { and, desc, eq, gt, lt, sql } from 'drizzle-orm'
+import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { comments, posts } from '../db/schema.ts'
 import { DOUBLING_MS, scoreOf } from '../db/score.ts'
 import { Problem } from '../errors.ts'
@@ -58,6 +59,9 @@ const HOT_SEARCHED = 500
  */
 const EVICTED_COMMENTS = 500
 
+/** Of how many posts of a deleted author the request itself invalidates the cache entries. A step does the rest. */
+const INVALIDATED_POSTS = 500
+
 /** What posts need. Each part may be built at its first use: a cached read uses one cache and the counters. */
 /** What posts need beside the platform. */
 export interface PostsDependencies {
@@ -85,7 +89,7 @@ export function createPosts(
     const rows = await platform.db
       .select(content)
       .from(posts)
-      .where(sql`${posts.id} IN ${listOf(ids)}`)
+      .where(and(sql`${posts.id} IN ${listOf(ids)}`, isPresent(posts.authorId)))
     const found = new Map(rows.map((row) => [row.id, row]))
     return ids.map((id) => found.get(id) ?? null)
   }
@@ -279,6 +283,43 @@ export function createPosts(
     async invalidate(ids: string[]): Promise<void> {
       await byId.invalidate(ids)
       platform.purge(ids)
+    },
+
+    /** Invalidates the newest posts of a deleted author, who may have more. D1, then one round trip. Safe to repeat. */
+    async invalidateNewest(authorId: string): Promise<void> {
+      const rows = await platform.db
+        .select({ id: posts.id })
+        .from(posts)
+        .where(eq(posts.authorId, authorId))
+        .orderBy(desc(posts.id))
+        .limit(INVALIDATED_POSTS)
+      const ids = rows.map((row) => row.id)
+      await byId.invalidate(ids)
+      platform.purge(ids)
+    },
+
+    /**
+     * Deletes at most `most` posts of a deleted author; returns how many, and the ids of those that have likes or comments.
+     * Their entries and counts leave Redis first: while posts are in D1, a failed step is repeated, and no reader loads
+     * them. One D1 query, one round trip, one D1 query. Safe to repeat.
+     */
+    async removeOf(authorId: string, most: number): Promise<{ removed: number; owners: string[] }> {
+      const rows = await platform.db
+        .select({ id: posts.id })
+        .from(posts)
+        .where(eq(posts.authorId, authorId))
+        .orderBy(posts.id)
+        .limit(most)
+      const ids = rows.map((row) => row.id)
+      if (ids.length === 0) return { removed: 0, owners: [] }
+      await Promise.all([byId.invalidate(ids), platform.counters.writes.evict(COUNTERS, ids)])
+      const removed = await platform.db
+        .delete(posts)
+        .where(inArray(posts.id, listOf(ids)))
+        .returning({ id: posts.id, likes: posts.likesCount, comments: posts.commentsCount })
+      platform.purge(ids)
+      const owners = removed.filter(({ likes, comments }) => likes + comments > 0).map(({ id }) => id)
+      return { removed: ids.length, owners }
     },
 
     /** Expires every hot feed. One command. */

@@ -34,6 +34,12 @@ export const presence: Feature = {
         (await use(presenceService).sweep(now, signal)) === 0 ? 0 : use(onlineUsers).unannounced(),
     },
   ],
+  removals: {
+    async user({ use }, id) {
+      await use(onlineUsers).forget(id)
+      return { next: null }
+    },
+  },
   figures: ({ use, config }) => ({
     presence: async () => ({ online: await use(onlineUsers).count(Date.now()), capacity: capacityOf(config) }),
   }),

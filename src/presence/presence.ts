@@ -1,6 +1,7 @@
 import { and, eq, gt, inArray, isNotNull, ne, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { follows, users } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { StoredAudience } from '../events/catalog.ts'
@@ -284,7 +285,7 @@ export function createPresence({ db, online, capacity, sendHints, defer, onFailu
       })
       .from(users)
       .leftJoin(follows, and(eq(follows.followedId, users.id), eq(follows.followerId, viewerId ?? '')))
-      .where(isOneOf(userIds))
+      .where(and(isOneOf(userIds), isPresent(users.id)))
     const isVisible = (row: (typeof rows)[number]) =>
       row.visibility === 'everyone' ||
       (row.visibility === 'followers' && (row.id === viewerId || row.followerId !== null))

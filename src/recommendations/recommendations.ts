@@ -102,6 +102,9 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
     /** Returns the ids of posts for `userId`, best first. They may be as old as the cache allows. */
     list: async (userId: string): Promise<string[]> => (await lists.get(userId, () => compute(userId))) ?? [],
 
+    /** Drops the list of a deleted user. One command. Safe to repeat. */
+    forget: (userId: string): Promise<void> => lists.drop([userId]),
+
     /** Returns the first `limit` posts of `ids` that `userId` does not like. One round trip, rarely two. */
     async read(ids: string[], userId: string, limit: number): Promise<Post[]> {
       const size = Math.min(limit + SPARE, 100)

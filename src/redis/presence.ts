@@ -291,6 +291,16 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
     /** Takes a user offline on all devices, and refuses their beats. */
     hide: (userId: string, now?: number) => depart(userId, '', true, now),
 
+    /** Removes everything about a user who is gone. Changes that are not announced stay until they are. Two round trips. */
+    async forget(userId: string): Promise<void> {
+      const change = await depart(userId, '', true)
+      const [shard, changes, ...ofUser] = keysOf(userId, shardOf(userId))
+      if (!shard || !changes) return // a user has them
+      const pipeline = redis.pipeline().del(...ofUser)
+      if (change) pipeline.zrem(changes, memberOf(change))
+      await pipeline.exec()
+    },
+
     /** Admits beats of a user again, or changes who sees them. Answers an arrival if the user is online. */
     async show(userId: string, visibility: Exclude<Visibility, 'nobody'>, now?: number): Promise<Change | undefined> {
       const shard = shardOf(userId)

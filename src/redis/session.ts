@@ -266,6 +266,11 @@ export function createSessionStore(
       await writeTombstone(sessionId).catch(noteFailure)
     },
 
+    /** Removes the epoch of a user who is gone: a check then asks the source. One round trip. Throws if Redis fails. */
+    async forget(userId: string): Promise<void> {
+      await redis.del(keys.epoch(userId)).catch(noteFailure)
+    },
+
     /**
      * Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if
      * Redis fails.

@@ -2,6 +2,7 @@ import { listOf } from '../db/list.ts'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core'
+import { isPresent } from '../db/present.ts'
 import { posts, searchDocuments, users } from '../db/schema.ts'
 import type { StoredEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
@@ -79,7 +80,7 @@ export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Data
           bio: users.bio,
         })
         .from(users)
-        .where(sql`${users.id} IN ${listOf(ids)}`),
+        .where(sql`${users.id} IN ${listOf(ids)} AND ${isPresent(users.id)}`),
     ])
     const found = JSON.stringify([...foundPosts, ...foundUsers].map(({ id }) => [id]))
     const postTexts = JSON.stringify(foundPosts.map(({ id, version, text }) => [id, version, wordsIn(text)]))
@@ -173,6 +174,7 @@ export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Data
         SELECT posts.id, posts.author_id AS authorId, text, created_at AS createdAt, updated_at AS updatedAt, version,
           likes_count AS likes, comments_count AS comments, views_count AS views, place, ${NEWEST} AS newest
         FROM matches CROSS JOIN search_documents USING (place) CROSS JOIN posts USING (id)
+        WHERE ${isPresent(sql`posts.author_id`)}
         ORDER BY log2(relevance) + created_at * 1.0 / ${HALF_LIFE_MS} DESC, id DESC
         LIMIT ${limit + 1}`)
       return pageOf(rows, limit, position, ({ newest: _newest, place: _place, ...row }) => ({
@@ -192,6 +194,7 @@ export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Data
           followings_count AS followingsCount, posts_count AS postsCount, created_at AS createdAt, version, revision,
           place, ${NEWEST} AS newest
         FROM matches CROSS JOIN search_documents USING (place) CROSS JOIN users USING (id)
+        WHERE ${isPresent(sql`users.id`)}
         ORDER BY relevance * ln(followers_count + 3) DESC, id DESC
         LIMIT ${limit + 1}`)
       return pageOf(rows, limit, position, ({ newest: _newest, place: _place, ...row }) => ({

@@ -8,6 +8,7 @@ import {
   type CloudEvent,
   formatSequence,
   isHint,
+  MAIL_CHANNEL,
   type StoredAudience,
   type StoredEvent,
   toCloudEvent,
@@ -119,7 +120,7 @@ export const streamsService = service<Streams>('streams')
 export function createStreams({ db, log, places, open, source, policy, defer, onFailure }: StreamsDependencies) {
   const listener: Listener = {
     name: 'streams',
-    wants: () => true,
+    wants: ({ channel }) => channel !== MAIL_CHANNEL, // its events contain tokens
     /** Safe to repeat. For facts, a failure is recorded in D1 and completed by the cron; recent hints are published again. */
     async handle(happened) {
       const { hints = [], facts = [] } = Object.groupBy(happened, (event) => (isHint(event) ? 'hints' : 'facts'))
@@ -274,6 +275,10 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         caughtUp += missed.length
       }
     },
+
+    /** Deletes the events about a deleted user from a part of the log, but not `user_deleted`. Returns where to continue, null at the end. */
+    forget: (userId: string, from?: string): Promise<string | null> =>
+      log.forget(JSON.stringify(userId), '"type":"user_deleted"', from),
 
     /** How many events missed the log and are not appended, counted up to 10,000. */
     missed: (now: number) => countUpTo(db, events, sql`missed_at > ${now - policy.keptMs}`),

@@ -1,4 +1,6 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
+import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { follows, users } from '../db/schema.ts'
 import { invalidField, Problem } from '../errors.ts'
 import { service } from '../service.ts'
@@ -16,7 +18,12 @@ export const followsService = service<Follows>('follows')
  * none, and triggers maintain the counts, so repeated and concurrent changes of a pair count once. Without Redis follows
  * work the same; the counts in cached profiles change later.
  */
-export function createFollows(platform: Pick<Platform, 'db' | 'outbox' | 'replica' | 'writeThrough'>, profiles: Users) {
+export function createFollows(
+  platform: Pick<Platform, 'db' | 'outbox' | 'replica' | 'writeThrough'>,
+  profiles: Users,
+  /** Called after follows of a deleted user are removed, with the other users. */
+  onRemoved: (userIds: string[]) => Promise<unknown>,
+) {
   const { db, outbox, writeThrough } = platform
   const { followerId, followedId, id: position } = follows
 
@@ -32,7 +39,7 @@ export function createFollows(platform: Pick<Platform, 'db' | 'outbox' | 'replic
       .select({ position, user: profile })
       .from(follows)
       .innerJoin(users, eq(users.id, listed))
-      .where(and(eq(at, userId), cursor === undefined ? undefined : lt(position, cursor)))
+      .where(and(eq(at, userId), isPresent(users.id), cursor === undefined ? undefined : lt(position, cursor)))
       .orderBy(desc(position))
       .limit(limit + 1)
     return pageOf(
@@ -65,7 +72,8 @@ export function createFollows(platform: Pick<Platform, 'db' | 'outbox' | 'replic
     /** Makes `follower` follow `followed`. One D1 round trip, then one for the cache. Safe to repeat. */
     async follow(follower: string, followed: string, now = Date.now()): Promise<Following> {
       refuseSelf(follower, followed)
-      const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${followed})
+      const isPossible = sql`${users.id} = ${followed} AND ${isPresent(users.id)} AND ${isPresent(sql`${follower}`)}`
+      const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isPossible})
         AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`
       const transaction = outbox.transaction()
       const [, , rows] = await db.batch([
@@ -81,7 +89,7 @@ export function createFollows(platform: Pick<Platform, 'db' | 'outbox' | 'replic
                 createdAt: sql<number>`${now}`.as('followed_at'),
               })
               .from(users)
-              .where(eq(users.id, followed)), // inserts nothing for an unknown user
+              .where(isPossible), // inserts nothing for an unknown user
           )
           .onConflictDoNothing(),
         profiles.select(follower, followed),
@@ -104,6 +112,25 @@ export function createFollows(platform: Pick<Platform, 'db' | 'outbox' | 'replic
       ])
       transaction.enqueue()
       return changed(false, followed, rows)
+    },
+
+    /**
+     * Removes at most `most` follows of a deleted user, in both directions. Returns how many. The counts of the others
+     * change in the same statement; their cached profiles and inboxes are invalidated before, because a failed step is
+     * repeated only while it has rows, and after. Safe to repeat.
+     */
+    async removeOf(userId: string, most: number): Promise<number> {
+      const rows = await db.all<{ row: number; other: string }>(sql`
+        SELECT rowid AS row, followed_id AS other FROM follows WHERE follower_id = ${userId}
+        UNION ALL SELECT rowid, follower_id FROM follows WHERE followed_id = ${userId}
+        LIMIT ${most}`)
+      if (rows.length === 0) return 0
+      const others = rows.map(({ other }) => other)
+      const invalidate = () => [profiles.invalidateCounts(others), onRemoved(others)]
+      await Promise.all(invalidate())
+      await db.delete(follows).where(sql`rowid IN ${listOf(rows.map(({ row }) => row))}`)
+      await writeThrough(invalidate, invalidate)
+      return rows.length
     },
 
     /** A page of the users who follow `userId`. */

@@ -5,9 +5,11 @@ import { allowedVersions, answerCacheable, etagOf } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { idsQuery, pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
+import { forgetCookie } from '../http/session.ts'
+import { credentialsService } from '../credentials/credentials.ts'
 import { accountsService } from '../sessions/sessions.ts'
 import { followsService } from './follows.ts'
-import { Following, NewAccount, OwnUser, ProfileChanges, User, UserId, Username } from './schema.ts'
+import { Confirmation, Following, NewAccount, OwnUser, ProfileChanges, User, UserId, Username } from './schema.ts'
 import { usersService } from './users.ts'
 
 const tag = 'Users'
@@ -47,6 +49,9 @@ export const users = new Hono<AppEnv>()
       id: 'signUp',
       tag,
       summary: 'Sign up',
+      description:
+        'The password must not be a common one. The address receives a link to confirm it. Until then sign in with the ' +
+        'username. The answer is the same if an account has the address already; the mail says so.',
       answer: OwnUser,
       status: 201,
       sends: ['Location'],
@@ -57,7 +62,9 @@ export const users = new Hono<AppEnv>()
     valid('json', NewAccount),
     async (c) => {
       const { use } = c.var
-      const id = await use(accountsService).signUp(c.req.valid('json'))
+      const account = c.req.valid('json')
+      await use(credentialsService).refuseCommon(account.password)
+      const id = await use(accountsService).signUp(account)
       c.header('Location', `/v1/users/${id}`)
       c.header('Cache-Control', 'no-store')
       return c.json(await use(usersService).getOwn(id), 201)
@@ -151,6 +158,37 @@ export const users = new Hono<AppEnv>()
       c.header('ETag', etagOf(...tagParts(user), 'own'))
       c.header('Cache-Control', 'no-store')
       return c.json(user)
+    },
+  )
+  .delete(
+    '/me',
+    doc({
+      id: 'deleteAccount',
+      tag,
+      summary: 'Delete my account',
+      description:
+        'Requires the password. The account, its posts and its comments disappear from every answer at once, from caches ' +
+        'within some seconds. Everything else that is stored about the user is then removed in steps, and the event ' +
+        '`user_deleted` informs back ends. Username and email address are free again. It cannot be undone. Without Redis: ' +
+        '503, because attempts cannot be counted.',
+      status: 204,
+      sends: ['Set-Cookie'],
+      problems: [
+        'invalid-request',
+        'malformed-json',
+        'not-signed-in',
+        'wrong-password',
+        'unsupported-media-type',
+        'unavailable',
+      ],
+    }),
+    forgetCookie,
+    admit('credentials', { session: 'required' }),
+    requireJson,
+    valid('json', Confirmation),
+    async (c) => {
+      await c.var.use(accountsService).remove(c.var.userId, c.req.valid('json').password)
+      return c.body(null, 204)
     },
   )
   .put(

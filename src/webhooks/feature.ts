@@ -1,4 +1,5 @@
 import { consumer, type Feature, provide, provideForIsolate } from '../feature.ts'
+import { mailPort } from '../mail/mail.ts'
 import { createAttempts } from './attempts.ts'
 import { createDeliveries, deliveriesService } from './deliveries.ts'
 import { subscribersService } from './fan-out.ts'
@@ -38,6 +39,7 @@ export const webhooks: Feature = {
         probe: (webhook) => use(webhooksService).probe(webhook),
         policy: config.webhooks,
         source: config.events.source,
+        reveal: (event) => use(mailPort).reveal(event),
         onAttempt: recorder.delivered,
         inFlight: use(endpointsInFlight),
         defer,

@@ -1,4 +1,5 @@
 import { env } from 'cloudflare:workers'
+import { createHash, randomBytes } from 'node:crypto'
 import { and, eq } from 'drizzle-orm'
 import * as t from '../../src/db/schema.ts'
 import { hashPassword } from '../../src/sessions/password.ts'
@@ -57,6 +58,14 @@ async function answerOf<T>(lab: Lab, path: string, headers: Record<string, strin
   const answer = await (await edge.fetch(path, { headers })).json<T>()
   await edge.settle()
   return answer
+}
+
+/** A token as a mail has it. */
+async function newToken(userId: string, email: string, purpose: 'reset' | 'verify'): Promise<string> {
+  const token = randomBytes(32).toString('base64url')
+  const hash = createHash('sha256').update(token).digest('base64url')
+  await db.insert(t.credentialTokens).values({ hash, userId, purpose, email, expiresAt: Date.now() + 600_000 })
+  return token
 }
 
 /** Sends a request while nothing fails, to prepare another. */
@@ -238,6 +247,71 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
           .where(and(eq(t.users.id, id), eq(t.users.bio, bio))),
       )
     return { path: '/v1/users/me', headers, body: { bio }, happened }
+  },
+  async 'DELETE /v1/users/me'(lab) {
+    passwordHash ??= hashPassword(PASSWORD)
+    const { id, headers } = await lab.member({ passwordHash: await passwordHash })
+    await addPost({ authorId: id })
+    const happened = async () => {
+      const isGone = isNone(await db.select().from(t.users).where(eq(t.users.id, id)))
+      if (isGone !== isNone(await db.select().from(t.posts).where(eq(t.posts.authorId, id))))
+        throw new Error('half an account is left')
+      return isGone
+    }
+    return { path: '/v1/users/me', headers, body: { password: PASSWORD }, doneStatus: 401, happened }
+  },
+  async 'POST /v1/users/me/password'(lab) {
+    passwordHash ??= hashPassword(PASSWORD)
+    const { id, headers, sessionEpoch } = await lab.member({ passwordHash: await passwordHash })
+    const other = await lab.edge.signIn({ id, sessionEpoch })
+    await ask(lab, 'GET', '/v1/sessions', other) // Redis holds the session
+    const happened = async () => {
+      const [row] = await db.select().from(t.users).where(eq(t.users.id, id))
+      const isChanged = row?.passwordHash !== (await passwordHash)
+      if ((await statusOf(lab, '/v1/sessions', other)) !== (isChanged ? 401 : 200)) throw new Error('half a change')
+      if ((await statusOf(lab, '/v1/sessions', headers)) !== 200) throw new Error('this session ended')
+      return isChanged
+    }
+    return {
+      path: '/v1/users/me/password',
+      headers,
+      body: { password: PASSWORD, newPassword: `${PASSWORD}!` },
+      happened,
+    }
+  },
+  async 'POST /v1/password-resets'() {
+    const { id, email } = await addUser()
+    const happened = async () =>
+      (await db.select().from(t.credentialTokens).where(eq(t.credentialTokens.userId, id))).length > 0
+    return { path: '/v1/password-resets', body: { email }, happened }
+  },
+  async 'PUT /v1/password-resets'(lab) {
+    const { id, email, headers, passwordHash } = await lab.member()
+    await ask(lab, 'GET', '/v1/sessions', headers)
+    const token = await newToken(id, email, 'reset')
+    const happened = async () => {
+      const [row] = await db.select().from(t.users).where(eq(t.users.id, id))
+      const isChanged = row?.passwordHash !== passwordHash
+      if ((await statusOf(lab, '/v1/sessions', headers)) !== (isChanged ? 401 : 200)) throw new Error('half a reset')
+      return isChanged
+    }
+    return { path: '/v1/password-resets', body: { token, password: PASSWORD }, doneStatus: 410, happened }
+  },
+  async 'POST /v1/email-verifications'(lab) {
+    const { id, headers } = await lab.member({ pendingEmail: `${unique()}@example.test` })
+    const happened = async () =>
+      (await db.select().from(t.credentialTokens).where(eq(t.credentialTokens.userId, id))).length > 0
+    return { path: '/v1/email-verifications', headers, body: {}, happened }
+  },
+  async 'PUT /v1/email-verifications'() {
+    const email = `${unique()}@example.test`
+    const { id } = await addUser({ pendingEmail: email })
+    const token = await newToken(id, email, 'verify')
+    const happened = async () => isOne(await db.select().from(t.users).where(eq(t.users.email, email)))
+    return { path: '/v1/email-verifications', body: { token }, doneStatus: 410, happened }
+  },
+  async 'GET /v1/users/me/export'(lab) {
+    return { path: '/v1/users/me/export', headers: (await mine(lab)).headers }
   },
   'PUT /v1/users/{id}/follow': follow(true),
   'DELETE /v1/users/{id}/follow': follow(false),

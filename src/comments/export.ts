@@ -1,0 +1,13 @@
+import { exported } from '../db/exported.ts'
+import { comments as rows } from '../db/schema.ts'
+
+/** The comments of a user. */
+export const commentExports = {
+  comment: exported(rows, rows.authorId, 'rowid', {
+    id: rows.id,
+    postId: rows.postId,
+    text: rows.text,
+    likesCount: rows.likesCount,
+    createdAt: rows.createdAt,
+  }),
+}
