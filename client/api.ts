@@ -11,6 +11,7 @@ export type ProblemType =
   | 'service-token-required'
   | 'suspended'
   | 'scope-required'
+  | 'wrong-password'
   | 'cross-site'
   | 'not-yours'
   | 'not-found'
@@ -25,6 +26,7 @@ export type ProblemType =
   | 'event-gone'
   | 'not-empty'
   | 'not-restoring'
+  | 'token-expired'
   | 'version-changed'
   | 'body-too-large'
   | 'unsupported-media-type'
@@ -231,6 +233,8 @@ export interface OwnUser {
   version: number
   /** Only the owner sees it. */
   email: string
+  /** An address that I have not confirmed. Until I confirm the first one, it is also `email`. */
+  pendingEmail: string | null
 }
 
 /** A profile as everyone sees it. */
@@ -417,23 +421,35 @@ export interface ServiceToken {
 
 /** A report of a member. */
 export interface Report {
+  /** Sorts by time. */
   id: string
+  /** What it is about. */
   subjectId: string
+  /** Why. */
   reason: "spam" | "harassment" | "hate" | "violence" | "sexual" | "self-harm" | "illegal" | "other"
+  /** When. */
   createdAt: string
+  /** Who reported it. */
   reporterId: string
+  /** The text. */
   text: string
+  /** What has become of it. */
   status: "open" | "dismissed" | "acted"
+  /** When moderators resolved it. Null: it is open. */
   resolvedAt: string | null
 }
 
 /** A post or comment, and whether it is taken down. */
 export interface ModeratedContent {
+  /** Sorts by time. */
   id: string
+  /** Who wrote it. */
   authorId: string
   /** Of a comment: its post. */
   postId: string
+  /** The text. */
   text: string
+  /** When and why it was taken down. Null: it is up. */
   takenDown: {
     at: string
     note: string
@@ -442,13 +458,19 @@ export interface ModeratedContent {
 
 /** What a moderator did. */
 export interface ModerationLogEntry {
+  /** Sorts by time. */
   id: string
+  /** What the moderator did. */
   action: "take-down" | "restore" | "suspend" | "reinstate" | "dismiss-reports" | "act-on-reports"
+  /** What it is about. */
   subjectId: string
+  /** Why. The log keeps it. */
   note: string
   /** The service token that acted: `st_…`, or `root`. */
   tokenId: string
+  /** The name of the token at that time. */
   tokenName: string
+  /** When. */
   createdAt: string
 }
 
@@ -491,6 +513,10 @@ export interface EventData {
     displayName?: string
     bio?: string
     version?: number
+  }
+  user_deleted: {
+    /** The id of a user. */
+    userId: string
   }
   user_followed: {
     /** The id of a user. */
@@ -566,6 +592,15 @@ export interface EventData {
     userId: string
     tokenId: string
   }
+  mail_requested: {
+    /** The id of a user. */
+    userId: string
+    to: string
+    template: "reset" | "verify" | "taken" | "password-changed" | "email-changed"
+    subject: string
+    text: string
+    link: string | null
+  }
   webhook_disabled: {
     /** The id of a webhook. */
     webhookId: string
@@ -583,10 +618,11 @@ export interface EventData {
 /** The types of the events on each channel. */
 export interface ChannelEvents {
   post_events: 'post_created' | 'post_updated' | 'post_deleted'
-  user_events: 'user_created' | 'user_updated' | 'user_followed' | 'user_unfollowed' | 'user_status_change'
+  user_events: 'user_created' | 'user_updated' | 'user_deleted' | 'user_followed' | 'user_unfollowed' | 'user_status_change'
   comment_events: 'comment_created' | 'comment_deleted'
   counter_events: 'counter_update'
   moderation_events: 'report_created' | 'reports_resolved' | 'content_taken_down' | 'content_restored' | 'user_suspended' | 'user_reinstated'
+  mail_events: 'mail_requested'
   webhook_events: 'webhook_disabled' | 'webhook_enabled'
 }
 
@@ -594,6 +630,8 @@ export interface ChannelEvents {
 export interface MemberApi {
   /**
    * Sign up: `POST /v1/users`.
+   *
+   * The password must not be a common one. The address receives a link to confirm it. Until then sign in with the username. The answer is the same if an account has the address already; the mail says so.
    *
    * @throws {Problem} `invalid-request`, `cross-site`, `taken`, `unsupported-media-type`
    */
@@ -660,6 +698,17 @@ export interface MemberApi {
   }, options?: CallOptions & Conditional): Promise<OwnUser>
 
   /**
+   * Delete my account: `DELETE /v1/users/me`.
+   *
+   * Requires the password. The account, its posts and its comments disappear from every answer at once, from caches within some seconds. Everything else that is stored about the user is then removed in steps, and the event `user_deleted` informs back ends. Username and email address are free again. It cannot be undone. Without Redis: 503, because attempts cannot be counted.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `wrong-password`, `cross-site`, `unsupported-media-type`
+   */
+  deleteAccount(input: {
+    password: string
+  }, options?: CallOptions): Promise<void>
+
+  /**
    * Follow a user: `PUT /v1/users/{id}/follow`.
    *
    * Repeated requests count once. Works without Redis. Then cached counts follow later.
@@ -716,6 +765,18 @@ export interface MemberApi {
     /** The `nextCursor` of the page before. */
     cursor?: string
   }, options?: CallOptions): Pages<User>
+
+  /**
+   * Export everything about me: `GET /v1/users/me/export`.
+   *
+   * Streams everything that is stored about me, as lines of JSON: one per row, with its `kind`. The last line is `{"kind":"end","next":null}`; without it the export broke off. After 900,000 rows `next` is a cursor: repeat the request with it. Works without Redis. Copies in events and caches, which expire, are not repeated.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`
+   */
+  exportAccount(input?: {
+    /** The `next` of an earlier export. */
+    cursor?: string
+  }, options?: CallOptions): Promise<ArrayBuffer>
 
   /**
    * List the posts of a user, newest first: `GET /v1/users/{id}/posts`.
@@ -1098,7 +1159,7 @@ export interface MemberApi {
   /**
    * Sign in: `POST /v1/sessions`.
    *
-   * The login is a username or an email address. Send the token as `Authorization: Bearer`. Browsers also get it as a cookie. If the request presents a session, sign-in ends that session. Without Redis: 503, because attempts cannot be counted.
+   * The login is a username or a confirmed email address. Send the token as `Authorization: Bearer`. Browsers also get it as a cookie. If the request presents a session, sign-in ends that session. Without Redis: 503, because attempts cannot be counted.
    *
    * @throws {Problem} `invalid-request`, `wrong-credentials`, `suspended`, `cross-site`, `unsupported-media-type`
    */
@@ -1148,6 +1209,66 @@ export interface MemberApi {
    * @throws {Problem} `not-signed-in`, `cross-site`, `unsupported-media-type`
    */
   signOut(options?: CallOptions): Promise<void>
+
+  /**
+   * Change my password: `POST /v1/users/me/password`.
+   *
+   * Requires the old password. Ends my other sessions and keeps this one. A repeated request succeeds and changes nothing. Without Redis: 503, because attempts cannot be counted.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `wrong-password`, `cross-site`, `unsupported-media-type`
+   */
+  changePassword(input: {
+    password: string
+    newPassword: string
+  }, options?: CallOptions): Promise<void>
+
+  /**
+   * Ask for a password reset: `POST /v1/password-resets`.
+   *
+   * Mails a link to this address, if an account has it. The link works once, for 30 minutes. Neither the answer nor its time tells whether there is such an account. Repeating the request sends another link. Without Redis: 503.
+   *
+   * @throws {Problem} `invalid-request`, `cross-site`, `unsupported-media-type`
+   */
+  requestPasswordReset(input: {
+    email: string
+  }, options?: CallOptions): Promise<{
+  }>
+
+  /**
+   * Reset a password: `PUT /v1/password-resets`.
+   *
+   * Sets a new password with the token from the mail, and ends every session of the account. A token works once. Without Redis: 503, because attempts cannot be counted.
+   *
+   * @throws {Problem} `invalid-request`, `cross-site`, `token-expired`, `unsupported-media-type`
+   */
+  resetPassword(input: {
+    token: string
+    password: string
+  }, options?: CallOptions): Promise<void>
+
+  /**
+   * Ask to confirm my email address: `POST /v1/email-verifications`.
+   *
+   * Mails a link to my address that is not confirmed yet. With `email` and `password`, to another address, which replaces mine once it is confirmed. The answer does not tell whether another account has the address; the mail does. Repeating the request sends another link.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `wrong-password`, `cross-site`, `unsupported-media-type`
+   */
+  requestEmailVerification(input?: {
+    email?: string
+    password?: string
+  }, options?: CallOptions): Promise<{
+  }>
+
+  /**
+   * Confirm an email address: `PUT /v1/email-verifications`.
+   *
+   * With the token from the mail, which is valid for a day and works once. No session is needed.
+   *
+   * @throws {Problem} `invalid-request`, `cross-site`, `taken`, `token-expired`, `unsupported-media-type`
+   */
+  verifyEmail(input: {
+    token: string
+  }, options?: CallOptions): Promise<void>
 
   /**
    * Read my limits: `GET /v1/rate-limit`.
@@ -1213,10 +1334,12 @@ export const MEMBER_OPERATIONS = {
   getUserByUsername: 'GET /v1/users/by-username/{username}',
   getUser: 'GET /v1/users/{id}',
   updateProfile: 'PATCH /v1/users/me body',
+  deleteAccount: 'DELETE /v1/users/me body end',
   followUser: 'PUT /v1/users/{id}/follow',
   unfollowUser: 'DELETE /v1/users/{id}/follow',
   listFollowers: 'GET /v1/users/{id}/followers pages',
   listFollowings: 'GET /v1/users/{id}/followings pages',
+  exportAccount: 'GET /v1/users/me/export bytes',
   listUserPosts: 'GET /v1/users/{id}/posts pages',
   createPost: 'POST /v1/posts body key',
   getPosts: 'GET /v1/posts',
@@ -1245,6 +1368,11 @@ export const MEMBER_OPERATIONS = {
   listSessions: 'GET /v1/sessions bare',
   signOutEverywhere: 'DELETE /v1/sessions bare end',
   signOut: 'DELETE /v1/sessions/current bare end',
+  changePassword: 'POST /v1/users/me/password body',
+  requestPasswordReset: 'POST /v1/password-resets body',
+  resetPassword: 'PUT /v1/password-resets body',
+  requestEmailVerification: 'POST /v1/email-verifications body',
+  verifyEmail: 'PUT /v1/email-verifications body',
   getRateLimits: 'GET /v1/rate-limit bare',
   getHealth: 'GET /healthz bare',
   getReadiness: 'GET /readyz bare',
@@ -1256,7 +1384,7 @@ export interface ServiceApi {
   /**
    * Publish an event: `POST /v1/events`.
    *
-   * The API stores the event, then delivers it to webhooks, listeners and streams, at least once each. Events on our channels must match the schema of their type. Channels that begin with `custom_` accept any type and data; only webhooks receive these events, unless you set `audience`. Repeating a request with the same `id` changes nothing. Also takes a CloudEvent as SDKs send it in structured mode, with `channel` as an extension attribute. The API keeps `id`, `type`, `subject`, `data`, `channel` and `audience`, and ignores other attributes, such as `source` and `time`: the event gets the source of the API and the time of its publication. Works without Redis.
+   * The API stores the event, then delivers it to webhooks, listeners and streams, at least once each. Events on our channels must match the schema of their type. Channels that begin with `custom_` accept any type and data; only webhooks receive these events, unless you set `audience`. `counter_update` and `user_status_change` are hints: they have no `sequence`, and of several waiting ones about the same only the latest is delivered. Repeating a request with the same `id` changes nothing. Also takes a CloudEvent as SDKs send it in structured mode, with `channel` as an extension attribute. The API keeps `id`, `type`, `subject`, `data`, `channel` and `audience`, and ignores other attributes, such as `source` and `time`: the event gets the source of the API and the time of its publication. Works without Redis.
    *
    * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `unsupported-media-type`, `event-id-reused`
    */

@@ -92,7 +92,7 @@ export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counte
 /** The channel with messages to users, for services. Only we publish on it, and streams do not have it. */
 export const MAIL_CHANNEL = 'mail_events'
 /** The channels with events for services. Only we publish on them. */
-export const SERVICE_CHANNELS = ['webhook_events', 'moderation_events', MAIL_CHANNEL] as const
+const SERVICE_CHANNELS = ['webhook_events', 'moderation_events', MAIL_CHANNEL] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */

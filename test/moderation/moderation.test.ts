@@ -14,7 +14,13 @@ const root = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
 const JSON_TYPE = { 'Content-Type': 'application/json' }
 const note = { note: 'Against the rules' }
 
-async function send<T>(edge: Edge, method: string, path: string, headers: object, body?: object) {
+async function send<T>(
+  edge: Edge,
+  method: string,
+  path: string,
+  headers: object,
+  body?: object,
+): Promise<{ status: number; body: T }> {
   const response = await edge.fetch(path, {
     method,
     headers: { ...headers, ...(body && JSON_TYPE) },
