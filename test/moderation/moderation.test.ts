@@ -14,6 +14,7 @@ const root = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
 const JSON_TYPE = { 'Content-Type': 'application/json' }
 const note = { note: 'Against the rules' }
 
+// oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- each call names the body it expects
 async function send<T>(
   edge: Edge,
   method: string,
