@@ -79,6 +79,7 @@ const scopeMeanings: Record<Scope, string> = {
   'events:publish': 'publish events',
   'events:read': 'stream all events, whatever their audience',
   locks: 'acquire, extend and release locks',
+  mail: 'receive messages to users: with `webhooks:manage`, webhooks on `mail_events`. They contain links that open accounts',
   maintenance: 'purge expired data, and rebuild the data of listeners',
   moderation: 'read reports, take contents down and restore them, suspend and reinstate accounts',
   'stats:read': 'read all figures',

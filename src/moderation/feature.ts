@@ -4,6 +4,7 @@ import { likesService } from '../likes/likes.ts'
 import { postsService } from '../posts/posts.ts'
 import { accountsService } from '../sessions/sessions.ts'
 import { usersService } from '../users/users.ts'
+import { moderationExports } from './export.ts'
 import { createModeration, moderationService } from './moderation.ts'
 import { moderation as routes, reports } from './routes.ts'
 
@@ -31,4 +32,6 @@ export const moderation: Feature = {
     ['/v1/reports', reports],
     ['/v1/moderation', routes],
   ],
+  exports: moderationExports,
+  removals: { user: ({ use }, id, most) => use(moderationService).removeOf(id, most) },
 }

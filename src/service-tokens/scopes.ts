@@ -5,6 +5,7 @@ export const SCOPES = [
   'events:publish',
   'events:read',
   'locks',
+  'mail',
   'maintenance',
   'moderation',
   'stats:read',

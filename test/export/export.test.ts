@@ -69,8 +69,11 @@ test('every table with a reference to a user is exported, and removed', () => {
     'notifications',
     'post_likes',
     'posts',
+    'reports',
     'sessions',
     'sign_in_sources',
+    'suspensions',
+    'takedowns',
   ])
 })
 

@@ -111,6 +111,8 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   const tokenOf = async (i: number) =>
     String((await send('signIn', [], { login: people[i]?.username, password: people[i]?.password }))['token'])
   const [asGrace, asAda] = [await tokenOf(0), await tokenOf(1)]
+  await send('requestPasswordReset', [], { email: people[1]?.email })
+  await send('requestEmailVerification', [], {}, asAda)
   await send('updateProfile', [], { bio: 'Poetical science.' }, asAda)
   await send('followUser', [ada], undefined, asGrace)
   const postId = idOf(await send('createPost', [], { text: 'The engine weaves algebraic patterns.' }, asAda))
