@@ -188,6 +188,7 @@ test('every query of a read uses an index and sorts nothing', async () => {
       'reports',
       'takedowns',
       'moderation_log',
+      'suspensions',
       ...OF_WEBHOOKS,
       ...OF_EXPORTS,
     ]),

@@ -414,12 +414,12 @@ test('what D1 refuses is retried: likes by their queue, the rest by the queue of
   const due = [...edge.events.take(), ...likes.splice(0)]
   await env.DB.exec('ALTER TABLE notifications RENAME TO notifications_away')
   using log = vi.spyOn(console, 'error').mockImplementation(() => {})
-  const [posted, commented, liked] = [0, 1, 2]
-  expect(await edge.deliver(due)).toEqual({ acked: [posted], retried: [commented, liked] })
+  const [posted, commented, hinted, liked] = [0, 1, 2, 3]
+  expect(await edge.deliver(due)).toEqual({ acked: [posted, hinted], retried: [commented, liked] })
   expect(log).toHaveBeenCalled()
   await env.DB.exec('ALTER TABLE notifications_away RENAME TO notifications')
   expect((await ada.list()).items).toEqual([])
-  expect(await edge.deliver(due)).toEqual({ acked: [posted, commented, liked], retried: [] })
+  expect(await edge.deliver(due)).toEqual({ acked: [posted, commented, hinted, liked], retried: [] })
   expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['comment', 'like'])
 })
 

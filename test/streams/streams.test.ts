@@ -294,7 +294,7 @@ test('hiding completes what each audience knows, and a client that resumes learn
     // Hints take no sequence from facts: there is no gap for anybody.
     expect([name, seen.map(({ sequence }) => sequence)]).toEqual([
       name,
-      [undefined, undefined, undefined, undefined, 3],
+      [undefined, undefined, undefined, undefined, '0000000000000003'],
     ])
     times[name] = seen.slice(0, 4).map(({ time }) => time)
     expect([name, times[name]]).toEqual([name, [...new Set(times[name])].sort()]) // each is newer than the one before
