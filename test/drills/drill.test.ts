@@ -101,7 +101,8 @@ async function send(document: Document, lab: Lab, { name, operation, call }: Cel
   const text = status === 204 ? '' : await response.clone().text()
   const errors = status === 204 && isDocumented ? [] : await errorsIn(document, operation, response)
   const isProblem = response.headers.get('Content-Type') === 'application/problem+json'
-  const isJson = /json$|json;/.test(response.headers.get('Content-Type') ?? '') && text.startsWith('{')
+  const isJson =
+    text.startsWith('{') && response.headers.get('Content-Type')?.startsWith('application/x-ndjson') !== true
   const answer = isJson ? (JSON.parse(text) as Record<string, string>) : {}
   if (status === 503 && isProblem && !response.headers.has('Retry-After')) errors.push('no Retry-After')
   if (isProblem) {
