@@ -1936,7 +1936,7 @@ export interface ServiceApi {
     /** Who uses the token. Names are unique. */
     name: string
     /** What the token may do. */
-    scopes: ("backup" | "cache:invalidate" | "events:publish" | "events:read" | "locks" | "maintenance" | "moderation" | "stats:read" | "webhooks:manage")[]
+    scopes: ("backup" | "cache:invalidate" | "events:publish" | "events:read" | "locks" | "mail" | "maintenance" | "moderation" | "stats:read" | "webhooks:manage")[]
   }, options?: CallOptions): Promise<{
     /** Sorts by time. */
     id: string
