@@ -312,15 +312,28 @@ redis.call('PEXPIRE', KEYS[3], ARGV[4])
 redis.call('SET', KEYS[2], count, 'PX', ARGV[3])
 return count`
 
-/** The source has written counts of views. KEYS: unwritten. ARGV: content, count … Removes those that did not rise since. */
+/**
+ * The source has written counts of views. KEYS: unwritten, then count and tally of each content. ARGV: content, count …
+ * Removes from the unwritten those that did not rise since. A load that began before the source had the count must not
+ * store an older one: it is ended, and a lower count that it has stored is removed.
+ */
 const CONFIRM_VIEWS = `#!lua flags=allow-key-locking
-local contents, written = {}, {}
+-- usually calls 3
+local contents, written, outdated = {}, {}, {}
 for i = 1, #ARGV, 2 do contents[#contents + 1] = ARGV[i] end
 local scores = redis.call('ZMSCORE', KEYS[1], unpack(contents))
+local held = redis.call('MGET', unpack(KEYS, 2))
 for i, content in ipairs(contents) do
-  if scores[i] and tonumber(scores[i]) <= tonumber(ARGV[i * 2]) then written[#written + 1] = content end
+  local count = tonumber(ARGV[i * 2])
+  if scores[i] and tonumber(scores[i]) <= count then written[#written + 1] = content end
+  local shown = held[2 * i - 1]
+  if shown and (tonumber(shown) or -1) < count then
+    outdated[#outdated + 1] = KEYS[2 * i]
+    outdated[#outdated + 1] = KEYS[2 * i + 1]
+  end
 end
 if #written > 0 then redis.call('ZREM', KEYS[1], unpack(written)) end
+if #outdated > 0 then redis.call('DEL', unpack(outdated)) end
 return #written`
 
 /** Removes a marker where it still is. KEYS: its key. ARGV: marker. */
@@ -587,7 +600,12 @@ export function createCounters(
     /** The source has these counts of views; returns how many of them did not rise since. Safe to repeat. */
     async confirmViews(views: Map<string, number>): Promise<number> {
       if (views.size === 0) return 0
-      return redis.eval<string[], number>(CONFIRM_VIEWS, [keys.viewsUnwritten], [...views].flat().map(String))
+      const places = [...views.keys()].flatMap((id) => [keys.count('views', id), keys.tally('views', id)])
+      return redis.eval<string[], number>(
+        CONFIRM_VIEWS,
+        [keys.viewsUnwritten, ...places],
+        [...views].flat().map(String),
+      )
     },
 
     /** Removes the like states of a user who is gone. One command. */

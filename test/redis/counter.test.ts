@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { keys } from '../../src/keys.ts'
 import { type Counter, createCounters, type LikeState, type LoadedLike } from '../../src/redis/counter.ts'
 import { newMeter } from '../../src/redis/client.ts'
@@ -387,6 +387,36 @@ describe('views, whatever Redis evicts', () => {
     await counters.view(post, 'u_2', load)
     expect(await counters.confirmViews(views)).toBe(0)
     expect(await counters.unwrittenViews(10)).toEqual(new Map([[post, 2]]))
+  })
+
+  test('a count that was loaded before the source had the views does not stay', async () => {
+    for (const isStored of [false, true]) {
+      const { counters, redis, post, deferred } = newWorld()
+      let atSource = 0
+      await counters.view(post, 'u_1', async () => atSource)
+      const unwritten = await counters.unwrittenViews(10)
+      await redis.del(keys.count('views', post), keys.tally('views', post))
+      const loading = Promise.withResolvers<void>()
+      const load = async () => {
+        const views = atSource
+        await loading.promise
+        return new Map([[post, { views, changedAt: 0, revision: 0 }]])
+      }
+      const reading = counters.read(['views'], [post], load, new Map([[post, { views: 0 }]]))
+      await reading
+      const filling = deferred()
+      if (isStored) {
+        loading.resolve()
+        await filling
+      } else {
+        await vi.waitUntil(async () => (await redis.get(keys.count('views', post))) !== null)
+      }
+      atSource = 1
+      await counters.confirmViews(unwritten)
+      loading.resolve()
+      await filling
+      expect(await counters.read(['views'], [post], load)).toEqual([[1]])
+    }
   })
 
   test('a view whose reply is lost is counted once', async () => {
