@@ -109,15 +109,13 @@ export type Reader = ReturnType<typeof followStream>
 
 /**
  * Follows the stream of a service, or of a stranger, and resumes it whenever it ends. A `reset` says that the log no
- * longer has what this reader missed: events before it are not required any more. Of hints it knows those since it
- * connected: whoever resumes reads the state again.
+ * longer has what this reader missed: events before it are not required any more. Hints are counted only.
  */
 export function followStream(product: Product, viewer: 'service' | 'stranger') {
   const sequences = new Map<string, Set<number>>()
   /** The last sequence of each subject when the log was last reset. */
   let notRequired = new Map<string, number>()
   const counts = { events: 0, hints: 0, resets: 0, connections: 0 }
-  const hints = newLatest()
   const over = new AbortController()
   const opened = Promise.withResolvers<void>()
   let lastEventId = ''
@@ -145,7 +143,6 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
     })
     if (!response.ok || !response.body) return void (await response.text())
     counts.connections += 1
-    hints.clear()
     opened.resolve()
     const parser = new EventSourceParserStream({ onId: (id) => void (lastEventId = id) })
     const messages = response.body
@@ -159,7 +156,6 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
       const message = readEvent(data)
       const { channel, subject, sequence } = message
       if (sequence === undefined) {
-        hints.note(message)
         counts.hints += 1
         continue
       }
@@ -185,8 +181,6 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
     opened: opened.promise,
     sequencesOf: (channel: string, subject: string): ReadonlySet<number> =>
       sequences.get(`${channel} ${subject}`) ?? new Set(),
-    /** The latest hint since it connected; undefined: none. */
-    hintAbout: (about: string) => hints.get(about),
     requiredAfter: (channel: string, subject: string) => notRequired.get(`${channel} ${subject}`) ?? 0,
     close: () => over.abort(),
   }
