@@ -25,6 +25,10 @@ const CAUSES: Record<EventType, string> = {
   comment_created: 'A user comments on a post',
   comment_deleted: 'The author of the comment or of the post deletes it',
   counter_update: 'A count changed. At most one event a second for each count, with the latest value',
+  user_blocked: 'A user blocks another. On streams, only that user sees it',
+  user_unblocked: 'A user unblocks another. On streams, only that user sees it',
+  user_muted: 'A user mutes another. On streams, only that user sees it',
+  user_unmuted: 'A user unmutes another. On streams, only that user sees it',
   webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
   webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
 }
@@ -94,6 +98,7 @@ const NOTES: Record<string, string> = {
   Posts: 'Reads come from memory while fresh or stale, else from D1. Views cannot be counted exactly',
   Sessions: 'Checked in D1. Sign-ins cannot be counted',
   Likes: 'They cannot be counted exactly',
+  'Blocks and mutes': 'D1 knows them. Where Redis misses a change, it holds within a minute',
   Presence: 'Everyone is offline, with the last seen time from D1',
   Feed: 'Recommendations are computed from D1, once per isolate and five minutes',
   Notifications: 'Read and marked in D1',

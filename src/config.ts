@@ -390,6 +390,7 @@ export type LimitName =
   | 'sessions'
   | 'profile'
   | 'follows'
+  | 'blocks'
   | 'posts'
   | 'comments'
   | 'likes'
@@ -449,6 +450,7 @@ export function readConfig(env: object) {
     sessions: write,
     profile: write,
     follows: write,
+    blocks: write,
     posts: write,
     comments: write,
     likes: write,

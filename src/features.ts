@@ -14,6 +14,7 @@ import { posts } from './posts/feature.ts'
 import { presence } from './presence/feature.ts'
 import { rateLimit } from './rate-limit/feature.ts'
 import { recommendations } from './recommendations/feature.ts'
+import { relations } from './relations/feature.ts'
 import { removals } from './removals/feature.ts'
 import { search } from './search/feature.ts'
 import { sessions } from './sessions/feature.ts'
@@ -27,6 +28,7 @@ export const features: readonly Feature[] = [
   monitoring,
   users,
   sessions,
+  relations,
   posts,
   presence,
   locks,

@@ -15,6 +15,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.posts,
     schema.comments,
     schema.follows,
+    schema.relations,
     schema.postLikes,
     schema.commentLikes,
     schema.sessions,

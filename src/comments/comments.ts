@@ -2,6 +2,7 @@ import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
+import { forViewer, isBlocked } from '../db/relations.ts'
 import { removeOwned } from '../db/remove.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
@@ -70,8 +71,11 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       const transaction = outbox.transaction()
       const [, counted] = await db
         .batch([
-          // Null, which the column refuses, unless the post exists.
-          db.insert(comments).values({ ...comment, postId: sql`(SELECT id FROM posts WHERE id = ${postId})` }),
+          // Null, which the column refuses, unless the post exists and no block hides it.
+          db.insert(comments).values({
+            ...comment,
+            postId: sql`(SELECT id FROM posts WHERE id = ${postId} AND NOT ${isBlocked(authorId, sql`posts.author_id`)})`,
+          }),
           countOf([postId]),
           transaction.record(
             { type: 'comment_created', data: { commentId: comment.id, postId, authorId, text } },
@@ -129,12 +133,18 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       if (postIds.length > 0) await settle(await countOf(postIds))
     },
 
-    /** The comments on `postId`, newest first. D1 for the page, one round trip for the likes. */
-    async ofPost(postId: string, limit: number, cursor?: string): Promise<Page<Comment>> {
+    /** The comments on `postId` that `viewerId` sees, newest first. D1 for the page, one round trip for the likes. */
+    async ofPost(postId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Comment>> {
       const rows = await db
         .select(content)
         .from(comments)
-        .where(and(eq(comments.postId, postId), cursor === undefined ? undefined : lt(comments.id, cursor)))
+        .where(
+          and(
+            eq(comments.postId, postId),
+            cursor === undefined ? undefined : lt(comments.id, cursor),
+            forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, comments.authorId)}`),
+          ),
+        )
         .orderBy(desc(comments.id))
         .limit(limit + 1)
       const page = rows.slice(0, limit)

@@ -23,14 +23,19 @@ export const commentsOnPost = new Hono<AppEnv>()
       answer: pageSchema(Comment),
       problems: ['invalid-request', 'not-found'],
     }),
-    admit('reads', { session: 'none' }),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', PostId),
     valid('query', pageQuery('c')),
     async (c) => {
       const { id } = c.req.valid('param')
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
-      const [page] = await Promise.all([use(commentsService).ofPost(id, limit, cursor), use(postsService).get(id)])
+      const [page] = await c.var.caller.browse((viewer) =>
+        Promise.all([
+          use(commentsService).ofPost(id, limit, cursor, viewer?.userId),
+          use(postsService).requireVisible(id, viewer),
+        ]),
+      )
       return answerCacheable(c, page)
     },
   )

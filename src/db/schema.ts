@@ -46,6 +46,8 @@ export const users = sqliteTable(
     presenceChangedAt: integer('presence_changed_at').notNull().default(0),
     /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
     presenceSyncAt: integer('presence_sync_at'),
+    /** Rises with each block or mute that changes what this user sees. A trigger raises it (migrations/0016_relations.sql). */
+    relationsVersion: integer('relations_version').notNull().default(0),
   },
   (t) => [
     uniqueIndex('users_username').on(t.username),
@@ -122,6 +124,28 @@ export const follows = sqliteTable(
     primaryKey({ columns: [t.followerId, t.followedId] }),
     index('follows_followers').on(t.followedId, t.id),
     index('follows_followings').on(t.followerId, t.id),
+  ],
+)
+
+/** Whom a user blocks or mutes. A block hides both users from each other, a mute hides one. */
+export const relations = sqliteTable(
+  'relations',
+  {
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    kind: text({ enum: ['block', 'mute'] }).notNull(),
+    otherId: text('other_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** `r_` + ULID: the position in pages of blocked and muted users. */
+    id: text().notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.userId, t.kind, t.otherId] }),
+    index('relations_list').on(t.userId, t.kind, t.id),
+    index('relations_other').on(t.otherId, t.kind, t.userId),
   ],
 )
 

@@ -15,9 +15,10 @@ const profile = { userId: id('u'), username: text, displayName: text, bio: text,
 const follow = { followerId: id('u'), followedId: id('u') }
 const comment = { commentId: id('c'), postId: id('p'), authorId: id('u') }
 const content = v.union([id('p'), id('c')])
+const relation = { userId: id('u'), otherId: id('u') }
 const webhook = { webhookId: id('wh'), url: text, reason: text }
 
-/** Every event type with a schema. Apart from presence, the data is public to signed-in users. */
+/** Every event type with a schema. Apart from presence and relations, the data is public to signed-in users. */
 export const catalog = {
   post_created: kind('post_events', 'postId', { ...post, text, version: Count }),
   post_updated: kind('post_events', 'postId', { ...post, text, version: Count }),
@@ -40,6 +41,10 @@ export const catalog = {
     counterType: v.picklist(['likes', 'comments', 'views']),
     value: Count,
   }),
+  user_blocked: kind('relation_events', 'userId', relation),
+  user_unblocked: kind('relation_events', 'userId', relation),
+  user_muted: kind('relation_events', 'userId', relation),
+  user_unmuted: kind('relation_events', 'userId', relation),
   /** An endpoint failed for days, or answered 410. */
   webhook_disabled: kind('webhook_events', 'webhookId', webhook),
   /** A disabled endpoint answered a probe. */
@@ -51,16 +56,16 @@ export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['
 
 /** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
-/** The channel with events about webhooks, for services. Only we publish on it. */
-export const WEBHOOK_CHANNEL = 'webhook_events'
+/** The channels on which only we publish: blocks and mutes, for who makes them; webhooks, for services. */
+export const OWN_CHANNELS = ['relation_events', 'webhook_events'] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */
 export const Channel = v.pipe(
   v.string(),
   v.check(
-    (name) => [...CHANNELS, WEBHOOK_CHANNEL].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
-    `must be ${CHANNELS.join(', ')}, ${WEBHOOK_CHANNEL}, or custom_ and letters, digits or _`,
+    (name) => [...CHANNELS, ...OWN_CHANNELS].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
+    `must be ${[...CHANNELS, ...OWN_CHANNELS].join(', ')}, or custom_ and letters, digits or _`,
   ),
 )
 

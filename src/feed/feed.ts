@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { isBlockedOrMuted } from '../db/relations.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { PostRow } from '../posts/posts.ts'
 import type { Post } from '../posts/schema.ts'
@@ -46,7 +47,7 @@ export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[], 
 const feedQuery = (userId: string, limit: number, before: string) => sql`
   WITH RECURSIVE queue (id, author_id) AS (
     SELECT (SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${before}), followed_id
-    FROM follows WHERE follower_id = ${userId}
+    FROM follows WHERE follower_id = ${userId} AND NOT ${isBlockedOrMuted(userId, sql`followed_id`)}
     UNION ALL
     SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id), author_id
     FROM queue WHERE id IS NOT NULL

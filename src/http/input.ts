@@ -54,7 +54,7 @@ export const limitOf = (fallback: number, max: number) =>
   )
 
 /** Selects a page: at most 100 items, after `cursor`, which is the `nextCursor` of the page before. */
-export const pageQuery = (kind: 'p' | 'c' | 'f' | 'n' | 'wh') =>
+export const pageQuery = (kind: 'p' | 'c' | 'f' | 'r' | 'n' | 'wh') =>
   v.object({ limit: limitOf(20, 100), cursor: v.optional(id(kind)) })
 
 /** A batch of ids, separated by commas. Repeated ids count once. OpenAPI documents it as a string. */

@@ -1,4 +1,5 @@
 import { listOf } from '../db/list.ts'
+import { isBlockedOrMuted } from '../db/relations.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
@@ -7,6 +8,7 @@ import type { EventType, StoredEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
+import type { Viewer } from '../relations/schema.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 import { service } from '../service.ts'
 import type { Notification } from './schema.ts'
@@ -103,6 +105,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
   async function read(userId: string, limit: number, cursor: string, now: number): Promise<InboxItem[]> {
     const since = encoded(now - keptMs)
     const before = cursor.slice(2, -1) // without the letter of its kind
+    const isHidden = (actorId: SQL) => isBlockedOrMuted(userId, actorId)
     const [stored, posted, followed] = await Promise.all([
       db.all<StoredRow>(sql`
         SELECT stored.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, stored.post_id AS postId,
@@ -112,6 +115,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
           LEFT JOIN ${comments} ON comments.id = stored.content_id
         WHERE stored.user_id = ${userId} AND stored.id < ${cursor} AND stored.id > ${`n_${since}`}
           AND (stored.content_id = stored.post_id OR comments.id IS NOT NULL)
+          AND EXISTS (SELECT 1 FROM json_each(actor_ids) WHERE NOT ${isHidden(sql`value`)})
         ORDER BY stored.id DESC LIMIT ${limit}`),
       db.all<SourceRow>(sql`
         WITH RECURSIVE queue (id, author_id, since) AS (
@@ -121,7 +125,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
             followed_id, followed.since
           FROM (
             SELECT followed_id, max('p_' || substr(id, 3, 10), ${`p_${since}`}) AS since
-            FROM follows WHERE follower_id = ${userId}
+            FROM follows WHERE follower_id = ${userId} AND NOT ${isHidden(sql`followed_id`)}
           ) AS followed
           UNION ALL
           SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id AND id > queue.since),
@@ -134,6 +138,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
       db.all<SourceRow>(sql`
         SELECT id, follower_id AS actorId, created_at AS createdAt FROM follows
         WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`}
+          AND NOT ${isHidden(sql`follower_id`)}
         ORDER BY id DESC LIMIT ${limit}`),
     ])
     return [
@@ -157,6 +162,19 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
   }
 
   const isRead = ({ id, notedAt }: InboxItem, { readUntil, readAt }: Mark) => id <= readUntil && notedAt <= readAt
+
+  /** Notifications without the actors whom the viewer blocks or mutes, or who block the viewer. */
+  async function visible(items: InboxItem[], viewer: Viewer): Promise<InboxItem[]> {
+    const hidden = await viewer.hidden(
+      items.flatMap((item) => item.actorIds),
+      'feed',
+    )
+    if (hidden.size === 0) return items
+    return items.flatMap((item) => {
+      const actorIds = item.actorIds.filter((id) => !hidden.has(id))
+      return actorIds.length === 0 ? [] : [{ ...item, actorIds }]
+    })
+  }
 
   const unreadOf = (inbox: Inbox) => inbox.items.slice(0, inboxSize).filter((item) => !isRead(item, inbox)).length
 
@@ -193,13 +211,14 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
       })
 
   /**
-   * Stores the likes of `ids` as D1 has them now, or removes them. One D1 round trip. Returns the authors of those that
-   * others like or have liked.
+   * Stores the likes of `ids` as D1 has them now, or removes them. Users whom the author does not see, or mutes, are no
+   * actors; they count. One D1 round trip. Returns the authors of those that others like or have liked.
    */
   async function storeLikes(kind: 'post' | 'comment', ids: string[], notedAt: SQL): Promise<string[]> {
     const { rows, likes, contentId, postId } = contents[kind]
     const ofOthers = (content: SQL, author: SQL) =>
-      sql`FROM ${likes} WHERE ${contentId} = ${content} AND is_liked AND user_id <> ${author}`
+      sql`FROM ${likes} WHERE ${contentId} = ${content} AND is_liked AND user_id <> ${author}
+        AND NOT ${isBlockedOrMuted(author, sql`user_id`)}`
     const [content, author] = [sql`content.id`, sql`content.author_id`]
     const latest = sql`${ofOthers(content, author)} ORDER BY ${SINCE} DESC, user_id DESC`
     const [authors] = await db.batch([
@@ -327,6 +346,9 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     /** Keeps notifications by the events, and rebuilds what D1 stores of them. */
     listener,
 
+    /** Drops the inboxes of users whose blocks or mutes changed. One command. Throws if Redis fails. */
+    dropInboxes: (userIds: string[]): Promise<void> => inboxes.drop(userIds),
+
     /**
      * Stores the notifications of changed likes, then invalidates the inboxes of the authors. D1 in one round trip, then
      * one command; throws when D1 fails. Safe to repeat: it stores what D1 has now.
@@ -336,19 +358,22 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     },
 
     /**
-     * The page of the notifications of `userId` after `cursor`, and how many of those that Redis holds are unread. One
+     * The page of the notifications of `viewer` after `cursor`, and how many of those that Redis holds are unread. One
      * round trip; for a page beyond those, D1 too.
      */
     async page(
-      userId: string,
+      viewer: Viewer,
       limit: number,
       cursor: string = LATEST,
       now = Date.now(),
     ): Promise<Page<Notification> & { unreadCount: number }> {
-      const inbox = (await inboxes.get(userId, () => load(userId, now))) ?? (await load(userId, now))
+      const { userId } = viewer
+      const cached = (await inboxes.get(userId, () => load(userId, now))) ?? (await load(userId, now))
+      const isAllHeld = cached.items.length <= inboxSize
+      const inbox = { ...cached, items: await visible(cached.items, viewer) }
       const held = inbox.items.filter((item) => item.id < cursor)
-      const isAllHeld = inbox.items.length <= inboxSize
-      const rows = held.length > limit || isAllHeld ? held : await read(userId, limit + 1, cursor, now)
+      const rows =
+        held.length > limit || isAllHeld ? held : await visible(await read(userId, limit + 1, cursor, now), viewer)
       const page = pageOf(
         rows,
         limit,

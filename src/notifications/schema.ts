@@ -10,7 +10,10 @@ export const Notification = v.pipe(
       v.array(v.string()),
       v.description('The users who caused it. For likes: the latest three at most, the latest first.'),
     ),
-    actorsCount: v.pipe(Count, v.description('The number of users who caused it')),
+    actorsCount: v.pipe(
+      Count,
+      v.description('The number of users who caused it. Of likes it includes users whom I do not see.'),
+    ),
     postId: v.optional(v.string()),
     commentId: v.optional(v.string()),
     createdAt: v.pipe(Time, v.description('When it last happened')),

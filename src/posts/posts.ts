@@ -9,6 +9,7 @@ import { type Page, pageOf } from '../page.ts'
 import type { Platform } from '../platform.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { Counter, KnownCounts } from '../redis/counter.ts'
+import type { Viewer } from '../relations/schema.ts'
 import { service } from '../service.ts'
 import type { Users } from '../users/users.ts'
 import type { Post } from './schema.ts'
@@ -112,18 +113,22 @@ export function createPosts(
     return read.map(([likes = 0, comments = 0, views = 0]) => ({ likes, comments, views }))
   }
 
-  /** Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes. */
-  async function getMany(ids: string[], viewerId?: string): Promise<Post[]> {
+  /**
+   * Those of `ids` that exist, in that order, as `viewer` sees them. One round trip for texts, counts and likes. A `feed`
+   * leaves out what the viewer mutes.
+   */
+  async function getMany(ids: string[], viewer?: Viewer, where?: 'feed'): Promise<Post[]> {
     const finding = byId.getMany(ids, load)
     const counting = countsOf(ids, async (uncounted) => {
       const existing = new Set((await finding).map((post) => post?.id))
       return loadCounts(uncounted.filter((id) => existing.has(id)))
     })
-    const liking = viewerId === undefined ? undefined : likedBy(viewerId, ids)
+    const liking = viewer && likedBy(viewer.userId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])
+    const hidden = await viewer?.hidden(authorsOf(found), where)
     return found.flatMap((post, i) => {
       const count = counted[i]
-      return post && count ? [toPost(post, count, liked?.[i])] : []
+      return post && count && !hidden?.has(post.authorId) ? [toPost(post, count, liked?.[i])] : []
     })
   }
 
@@ -177,10 +182,17 @@ export function createPosts(
     withCounts,
 
     /** One post. One round trip. */
-    async get(id: string, viewerId?: string): Promise<Post> {
-      const [post] = await getMany([id], viewerId)
+    async get(id: string, viewer?: Viewer): Promise<Post> {
+      const [post] = await getMany([id], viewer)
       if (!post) throw new Problem('not-found', `There is no post ${id}`)
       return post
+    },
+
+    /** Throws `not-found` unless `viewer` sees the post. One round trip; none from memory. */
+    async requireVisible(id: string, viewer?: Viewer): Promise<void> {
+      const [post] = await byId.getMany([id], load)
+      const hidden = post && (await viewer?.hidden([post.authorId]))
+      if (!post || hidden?.has(post.authorId)) throw new Problem('not-found', `There is no post ${id}`)
     },
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
@@ -203,13 +215,14 @@ export function createPosts(
     /**
      * The hot feed: the posts of the last days with the highest scores. Only the list of ids is cached for long; texts and
      * counts are fresh, and sort the page. Posts that were deleted since the list was made are left out, and the next ones
-     * of the list read instead. Two round trips from Redis, one when memory has the list; one more where posts are gone.
+     * of the list read instead, and so are posts that the viewer does not see. Two round trips from Redis, one when memory
+     * has the list; one more where posts are left out.
      */
-    async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
+    async hot(limit: number, viewer?: Viewer, now = Date.now()): Promise<Post[]> {
       const ids = (await hotIds.get(HOT, () => loadHot(now))) ?? []
       const hot: Post[] = []
       for (let read = 0; read < ids.length && hot.length < limit; read += limit) {
-        hot.push(...(await getMany(ids.slice(read, read + limit), viewerId)))
+        hot.push(...(await getMany(ids.slice(read, read + limit), viewer, 'feed')))
       }
       const byScore = hot.slice(0, limit).map((post) => ({ post, score: scoreOfPost(post) }))
       return byScore.sort((a, b) => b.score - a.score || (a.post.id < b.post.id ? 1 : -1)).map(({ post }) => post)
@@ -323,6 +336,8 @@ export function createPosts(
     },
   }
 }
+
+const authorsOf = (found: (CachedPost | null)[]) => found.flatMap((post) => (post ? [post.authorId] : []))
 
 /** Why `authorId` may not change the post that was `found`. */
 function refusal(id: string, authorId: string, found: { authorId: string; version: number } | undefined): Problem {

@@ -68,7 +68,7 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { ids } = c.req.valid('query')
       const posts = c.get('use')(postsService)
-      const items = await c.get('caller').read((viewerId) => posts.getMany(ids, viewerId))
+      const items = await c.get('caller').read((viewer) => posts.getMany(ids, viewer))
       return answerCacheable(c, { items, nextCursor: null })
     },
   )
@@ -88,7 +88,7 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { limit } = c.req.valid('query')
       const posts = c.get('use')(postsService)
-      const items = await c.get('caller').read((viewerId) => posts.hot(limit, viewerId))
+      const items = await c.get('caller').read((viewer) => posts.hot(limit, viewer))
       return answerCacheable(c, { items, nextCursor: null })
     },
   )
@@ -100,7 +100,7 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { id } = c.req.valid('param')
       const posts = c.get('use')(postsService)
-      const post = await c.get('caller').read((viewerId) => posts.get(id, viewerId))
+      const post = await c.get('caller').read((viewer) => posts.get(id, viewer))
       return answerCacheable(c, post, ...tagParts(post))
     },
   )
@@ -166,8 +166,9 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { id } = c.req.valid('param')
       const { writer, use } = c.var
-      const views = await writer.write((userId, evaluate) =>
-        use(viewsService).add(id, userId ?? addressSubject(c), evaluate),
+      const views = await writer.write(
+        (userId, evaluate) => use(viewsService).add(id, userId ?? addressSubject(c), evaluate),
+        id,
       )
       return c.json({ views })
     },
@@ -189,10 +190,12 @@ export const postsByAuthor = new Hono<AppEnv>().get(
     const { id } = c.req.valid('param')
     const { limit, cursor } = c.req.valid('query')
     const { use, caller } = c.var
-    const [page] = await Promise.all([
-      caller.read((viewerId) => use(postsService).byAuthor(id, limit, cursor, viewerId)),
-      use(usersService).get(id),
-    ])
+    const [page] = await caller.read((viewer) =>
+      Promise.all([
+        use(postsService).byAuthor(id, limit, cursor, viewer?.userId),
+        use(usersService).get(id, viewer), // throws if the viewer may not see the author
+      ]),
+    )
     return answerCacheable(c, page)
   },
 )

@@ -1,6 +1,7 @@
 import { and, eq, gt, inArray, isNotNull, ne, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
+import { forViewer, isBlocked } from '../db/relations.ts'
 import { follows, users } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -196,13 +197,15 @@ export function createPresence({ db, online, capacity, outbox, defer, onFailure 
         visibility: users.presenceVisibility,
         lastSeenAt: users.lastSeenAt,
         followerId: follows.followerId,
+        isHidden: sql<number>`NOT ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, users.id)}`)}`,
       })
       .from(users)
       .leftJoin(follows, and(eq(follows.followedId, users.id), eq(follows.followerId, viewerId ?? '')))
       .where(isOneOf(userIds))
     const isVisible = (row: (typeof rows)[number]) =>
-      row.visibility === 'everyone' ||
-      (row.visibility === 'followers' && (row.id === viewerId || row.followerId !== null))
+      !row.isHidden &&
+      (row.visibility === 'everyone' ||
+        (row.visibility === 'followers' && (row.id === viewerId || row.followerId !== null)))
     return new Map(rows.map((row) => [row.id, { isVisible: isVisible(row), lastSeenAt: row.lastSeenAt }]))
   }
 

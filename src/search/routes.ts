@@ -28,15 +28,20 @@ export const search = new Hono<AppEnv>().get(
     const { use, caller } = c.var
     const search = use(searchService)
     if (type === 'users') {
-      const { items, nextCursor } = await search.users(q, limit, cursor)
+      const { items, nextCursor } = await caller.browse((viewer) => search.users(q, limit, cursor, viewer?.userId))
       return answerCacheable(c, {
         items: items.map(({ row, snippets }) => ({ user: toUser(row), snippets })),
         nextCursor,
       })
     }
-    const { items, nextCursor } = await search.posts(q, limit, cursor)
-    const rows = items.map(({ row }) => row)
-    const posts = await caller.read((viewerId) => use(postsService).withCounts(rows, viewerId))
-    return answerCacheable(c, { items: posts.map((post, i) => ({ post, snippets: items[i]?.snippets })), nextCursor })
+    const find = (viewerId?: string) => search.posts(q, limit, cursor, viewerId)
+    const found = await find(caller.claims?.userId) // the session is checked in the round trip of the counts
+    const page = await caller.read(async (viewer) => {
+      const { items, nextCursor } = viewer?.userId === caller.claims?.userId ? found : await find()
+      const rows = items.map(({ row }) => row)
+      const posts = await use(postsService).withCounts(rows, viewer?.userId)
+      return { items: posts.map((post, i) => ({ post, snippets: items[i]?.snippets })), nextCursor }
+    })
+    return answerCacheable(c, page)
   },
 )

@@ -3,10 +3,17 @@ import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
-import { events, follows, users } from '../db/schema.ts'
+import { comments, events, follows, posts, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
-import { type CloudEvent, type StoredAudience, type StoredEvent, toCloudEvent } from '../events/catalog.ts'
+import {
+  type CloudEvent,
+  CUSTOM_CHANNEL,
+  type StoredAudience,
+  type StoredEvent,
+  toCloudEvent,
+} from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
+import type { Viewer as Member } from '../relations/schema.ts'
 import type { Concurrency } from '../redis/concurrency.ts'
 import { service } from '../service.ts'
 import type { Entry, Start, Stream } from '../redis/stream.ts'
@@ -17,6 +24,8 @@ export interface Streamed {
   audience: StoredAudience
   /** Its sequence for strangers; 0: it has none. */
   publicSequence: number
+  /** The author of the content that it is about, where its data does not name the author. */
+  authorIds?: string[]
 }
 
 /** Who reads. A service sees everything but `others`; a user what everyone, followers or that user may see. */
@@ -58,8 +67,8 @@ export interface Opening {
   viewer: Viewer
   /** Whose streams are bounded: a user id, a network address, or a service. */
   caller: string
-  /** Whether the session of the viewer is live. Called only for a viewer with a user id. */
-  isLive: () => Promise<boolean>
+  /** Who reads, if the session of the viewer is live. Called only for a viewer with a user id. */
+  check: () => Promise<Member | undefined>
   /** The id of the last event the client has received. */
   seen: string | undefined
   /** Aborts when the client disconnects. */
@@ -86,7 +95,7 @@ export const streamsService = service<Streams>('streams')
  * A listener appends every event to a log in Redis, except hints: a `counter_update` carries the latest value and is
  * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and sends the
  * events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer follows is loaded from D1 when first needed,
- * again after a follow or unfollow, and every `checkMs`.
+ * again after a follow or unfollow, and every `checkMs`. So are the viewer's blocks and mutes, by the check of the session.
  *
  * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden since.
  * Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under the same
@@ -114,7 +123,9 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
   /** The next hint corrects a lost one. */
   async function publishHints(hints: StoredEvent[]): Promise<void> {
     if (hints.length === 0) return
-    await log.publish(hints.map(streamed)).catch((error: unknown) => onFailure('streams', error))
+    await streamed(hints)
+      .then((values) => log.publish(values))
+      .catch((error: unknown) => onFailure('streams', error))
   }
 
   async function appendFacts(facts: StoredEvent[]): Promise<void> {
@@ -130,14 +141,37 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
     }
   }
 
-  const streamed = (event: StoredEvent): Streamed => ({
-    event: toCloudEvent(event, source),
-    audience: event.audience,
-    publicSequence: event.publicSequence ?? 0,
-  })
+  /** Events as the log has them. One D1 query where some are about contents whose author they do not name. */
+  async function streamed(happened: StoredEvent[]): Promise<Streamed[]> {
+    const contents = happened.filter(({ channel }) => channel === 'comment_events' || channel === 'counter_events')
+    const authors = await authorsOf([...new Set(contents.map(({ subject }) => subject))])
+    return happened.map((event) => {
+      const authorIds = contents.includes(event) ? authors.get(event.subject) : undefined
+      return {
+        event: toCloudEvent(event, source),
+        audience: event.audience,
+        publicSequence: event.publicSequence ?? 0,
+        ...(authorIds && { authorIds }),
+      }
+    })
+  }
 
-  const append = (happened: StoredEvent[]) =>
-    log.append(happened.map((event) => ({ name: event.id, value: streamed(event) })))
+  /** The authors of posts and comments: of a comment also that of its post. Deleted contents have none. */
+  async function authorsOf(ids: string[]): Promise<Map<string, string[]>> {
+    if (ids.length === 0) return new Map()
+    const rows = await db.all<{ id: string; authors: string }>(sql`
+      SELECT posts.id, author_id AS authors FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${posts} ON posts.id = value
+      UNION ALL
+      SELECT comments.id, comments.author_id || ' ' || posts.author_id
+      FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
+        CROSS JOIN ${posts} ON posts.id = post_id`)
+    return new Map(rows.map((row) => [row.id, row.authors.split(' ')]))
+  }
+
+  async function append(happened: StoredEvent[]): Promise<void> {
+    const values = await streamed(happened)
+    await log.append(happened.map((event, i) => ({ name: event.id, value: values[i] as Streamed }))) // one for each
+  }
 
   const among = (happened: StoredEvent[]) => inArray(events.id, listOf(happened.map((event) => event.id)))
 
@@ -152,8 +186,9 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
     return new Map(rows.map((row) => [row.id, row.visibility]))
   }
 
-  /** What one viewer may see. */
-  function createSight(viewer: Viewer) {
+  /** What one viewer may see. `member` has the blocks and mutes, as the last check of the session found them. */
+  function createSight(viewer: Viewer, check: Opening['check'], checked: Member | undefined) {
+    let member = checked
     let followed: { ids: Set<string>; readAt: number } | undefined
 
     async function isFollowing(userId: string, subject: string): Promise<boolean> {
@@ -170,11 +205,29 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       return followed.ids.has(subject)
     }
 
+    /** Whether a block hides a user of the event from the viewer, or a mute hides a new post. */
+    async function isHidden({ event, authorIds = [] }: Streamed): Promise<boolean> {
+      if (!member || event.channel === 'relation_events' || CUSTOM_CHANNEL.test(event.channel)) return false
+      const userIds = [...USERS.map((field) => event.data[field]), ...authorIds].filter((id) => typeof id === 'string')
+      if (userIds.length === 0) return false
+      const hidden = await member.hidden(userIds, event.type === 'post_created' ? 'feed' : 'anywhere')
+      return userIds.some((id) => hidden.has(id))
+    }
+
     return {
       /** Must be called with every event, whatever its channel. */
-      note({ type, channel, data }: CloudEvent): void {
-        if (viewer.isService || viewer.userId === undefined || data['followerId'] !== viewer.userId) return
+      async note({ type, channel, data }: CloudEvent): Promise<void> {
+        if (viewer.isService || viewer.userId === undefined) return
+        if (channel === 'relation_events' && (data['userId'] === viewer.userId || data['otherId'] === viewer.userId)) {
+          member = (await check()) ?? member // Redis had the change before the event
+        }
+        if (data['followerId'] !== viewer.userId) return
         if (channel === 'user_events' && (type === 'user_followed' || type === 'user_unfollowed')) followed = undefined
+      },
+
+      /** The viewer as a later check has found it. */
+      update(checked: Member): void {
+        member = checked
       },
 
       /**
@@ -182,9 +235,10 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
        * presence now.
        */
       async view(
-        { event, audience, publicSequence }: Streamed,
+        streamed: Streamed,
         visibilities: Map<string, 'everyone' | 'followers' | 'nobody'> | undefined,
       ): Promise<{ event: CloudEvent; isRedacted: boolean } | undefined> {
+        const { event, audience, publicSequence } = streamed
         const isCheckedNow = visibilities !== undefined && isPresence(event)
         if (viewer.isService) return audience === 'others' ? undefined : { event, isRedacted: false }
         const { userId } = viewer
@@ -192,6 +246,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         if (Array.isArray(audience)) {
           return userId !== undefined && audience.includes(userId) ? { event, isRedacted: false } : undefined
         }
+        if (await isHidden(streamed)) return undefined
         const isSame = audience === 'everyone' && publicSequence === event.sequence && !isCheckedNow
         const isStranger =
           isSame || userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
@@ -239,7 +294,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
      * open, and `unavailable` when there are too many in total or Redis fails. It writes only the place, which is
      * released when the stream ends or is refused, and expires when the isolate dies.
      */
-    async open({ channels, viewer, caller, isLive, seen, signal }: Opening) {
+    async open({ channels, viewer, caller, check, seen, signal }: Opening) {
       if (open.count >= policy.maxPerIsolate) refuse('Too many streams are open on this server')
       open.count += 1
       const id = crypto.randomUUID()
@@ -254,34 +309,34 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 
       let messages: AsyncIterator<string, void>
       let start: Start<Streamed>
-      let isSignedIn: boolean
+      let member: Member | undefined
       let place: Awaited<ReturnType<Concurrency['take']>>
       try {
         messages = await log.subscribe(listening)
-        ;[start, place, isSignedIn] = await Promise.all([
+        ;[start, place, member] = await Promise.all([
           log.read(seen),
           places.take(caller, id, Date.now()),
-          hasSession && isLive(),
+          hasSession ? check() : undefined,
         ])
       } catch (cause) {
         close()
         refuse('Streams cannot be opened right now', cause)
       }
-      if (place !== 'taken' || (hasSession && !isSignedIn)) {
+      if (place !== 'taken' || (hasSession && !member)) {
         close()
-        if (hasSession && !isSignedIn) throw new Problem('not-signed-in', 'This session has ended')
+        if (hasSession && !member) throw new Problem('not-signed-in', 'This session has ended')
         if (place === 'all-full') refuse('Too many streams are open')
         throw new Problem('rate-limited', 'You have too many streams open: close one', {
           retryAfter: RETRY_AFTER_SECONDS,
         })
       }
 
-      const sight = createSight(viewer)
+      const sight = createSight(viewer, check, member)
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
       async function send({ id, value }: Entry<Streamed>, visibilities?: Awaited<ReturnType<typeof visibilitiesOf>>) {
-        sight.note(value.event)
+        await sight.note(value.event)
         const view = channels.has(value.event.channel) ? await sight.view(value, visibilities) : undefined
         if (view) {
           const { event, isRedacted } = view
@@ -298,17 +353,18 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         const retryMs = Math.round(policy.retryMs * (1 + Math.random())) // streams that end together return apart
         const life = setTimeout(() => over.abort(), policy.lifeMs * (0.9 + 0.1 * Math.random()))
         const heartbeat = setInterval(() => outlet.sendIfRoom(mark('still here')), policy.heartbeatMs)
-        async function check(): Promise<boolean> {
-          const [isStillLive] = await Promise.all([
-            !hasSession || isLive(),
+        async function keep(): Promise<boolean> {
+          const [checked] = await Promise.all([
+            hasSession ? check() : undefined,
             places.keep(caller, id, Date.now()).catch(() => {}), // the next check repeats it
           ])
-          return isStillLive
+          if (checked) sight.update(checked)
+          return !hasSession || checked !== undefined
         }
         try {
           await outlet.send(`retry: ${retryMs}\n${mark('open')}`)
           if (!start.isComplete) await sendReset()
-          const batches = log.follow(start, messages, { everyMs: policy.checkMs, alongside: check })
+          const batches = log.follow(start, messages, { everyMs: policy.checkMs, alongside: keep })
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
@@ -335,6 +391,9 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 function refuse(detail: string, cause?: unknown): never {
   throw new Problem('unavailable', detail, { retryAfter: RETRY_AFTER_SECONDS }, cause === undefined ? {} : { cause })
 }
+
+/** The fields of events that name users. */
+const USERS = ['userId', 'authorId', 'followerId', 'followedId']
 
 const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
 

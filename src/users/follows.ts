@@ -1,5 +1,6 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { forViewer, isBlocked } from '../db/relations.ts'
 import { follows, users } from '../db/schema.ts'
 import { invalidField, Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -28,12 +29,19 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     userId: string,
     limit: number,
     cursor?: string,
+    viewerId?: string,
   ): Promise<Page<User>> {
     const rows = await db
       .select({ position, user: profile })
       .from(follows)
       .innerJoin(users, eq(users.id, listed))
-      .where(and(eq(at, userId), cursor === undefined ? undefined : lt(position, cursor)))
+      .where(
+        and(
+          eq(at, userId),
+          cursor === undefined ? undefined : lt(position, cursor),
+          forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, listed)}`),
+        ),
+      )
       .orderBy(desc(position))
       .limit(limit + 1)
     return pageOf(
@@ -44,10 +52,22 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     )
   }
 
+  /** Whether a block hides two users from each other. */
+  const hiding = (follower: string, followed: string) =>
+    db
+      .select({ id: users.id })
+      .from(users)
+      .where(and(eq(users.id, followed), isBlocked(follower, followed)))
+
   /** Writes both profiles through and returns the result of a change. One round trip. */
-  async function changed(isFollowing: boolean, followed: string, rows: CachedUser[]): Promise<Following> {
+  async function changed(
+    isFollowing: boolean,
+    followed: string,
+    rows: CachedUser[],
+    hidden: unknown[],
+  ): Promise<Following> {
     const user = rows.find((row) => row.id === followed)
-    if (!user) throw new Problem('not-found', `There is no user ${followed}`)
+    if (!user || hidden.length > 0) throw new Problem('not-found', `There is no user ${followed}`)
     await writeThrough(
       () => profiles.refreshCache(rows),
       () => [profiles.invalidateCache(rows.map((row) => row.id))],
@@ -67,9 +87,10 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     async follow(follower: string, followed: string, now = Date.now()): Promise<Following> {
       refuseSelf(follower, followed)
       const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${followed})
-        AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`
+        AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})
+        AND NOT ${isBlocked(follower, followed)}`
       const transaction = outbox.transaction()
-      const [, , rows] = await db.batch([
+      const [, , rows, hidden] = await db.batch([
         transaction.record({ type: 'user_followed', data: { followerId: follower, followedId: followed } }, isNew, now),
         db
           .insert(follows)
@@ -82,34 +103,38 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
                 createdAt: sql<number>`${now}`.as('followed_at'),
               })
               .from(users)
-              .where(eq(users.id, followed)), // inserts nothing for an unknown user
+              .where(and(eq(users.id, followed), sql`NOT ${isBlocked(follower, followed)}`)), // nothing for an unknown user
           )
           .onConflictDoNothing(),
         profiles.select(follower, followed),
+        hiding(follower, followed),
       ])
       transaction.enqueue()
-      return changed(true, followed, rows)
+      return changed(true, followed, rows, hidden)
     },
 
     /** Makes `follower` unfollow `followed`. One D1 round trip, then one for the cache. Safe to repeat. */
     async unfollow(follower: string, followed: string): Promise<Following> {
       refuseSelf(follower, followed)
       const transaction = outbox.transaction()
-      const [, , rows] = await db.batch([
+      const [, , rows, hidden] = await db.batch([
         transaction.record(
           { type: 'user_unfollowed', data: { followerId: follower, followedId: followed } },
           sql`EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`,
         ),
         db.delete(follows).where(pair(follower, followed)),
         profiles.select(follower, followed),
+        hiding(follower, followed),
       ])
       transaction.enqueue()
-      return changed(false, followed, rows)
+      return changed(false, followed, rows, hidden)
     },
 
-    /** A page of the users who follow `userId`. */
-    followers: (userId: string, limit: number, cursor?: string) => page(followedId, followerId, userId, limit, cursor),
+    /** A page of the users who follow `userId`, as `viewerId` sees them. */
+    followers: (userId: string, limit: number, cursor?: string, viewerId?: string) =>
+      page(followedId, followerId, userId, limit, cursor, viewerId),
     /** A page of the users whom `userId` follows. */
-    followings: (userId: string, limit: number, cursor?: string) => page(followerId, followedId, userId, limit, cursor),
+    followings: (userId: string, limit: number, cursor?: string, viewerId?: string) =>
+      page(followerId, followedId, userId, limit, cursor, viewerId),
   }
 }

@@ -1,7 +1,7 @@
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
 import { Problem } from '../errors.ts'
-import { type CloudEvent, WEBHOOK_CHANNEL } from '../events/catalog.ts'
+import type { CloudEvent } from '../events/catalog.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { service } from '../service.ts'
 import { createChallenges } from './challenge.ts'
@@ -79,7 +79,7 @@ const sampleOf = (webhookId: string, source: string): CloudEvent => ({
   subject: webhookId,
   time: new Date().toISOString(),
   datacontenttype: 'application/json',
-  channel: WEBHOOK_CHANNEL,
+  channel: 'webhook_events',
   sequence: 0,
   data: { webhookId },
 })

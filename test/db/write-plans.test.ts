@@ -57,6 +57,10 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   }
   await send('PATCH', '/v1/users/me', { bio: 'Hello' })
   await send('PUT', `/v1/users/${bob.id}/follow`)
+  for (const action of ['block', 'mute']) {
+    await send('PUT', `/v1/users/${bob.id}/${action}`)
+    await send('DELETE', `/v1/users/${bob.id}/${action}`)
+  }
   const { id } = await (await send('POST', '/v1/posts', { text: 'Hello' })).json<{ id: string }>()
   await send('PATCH', `/v1/posts/${id}`, { text: 'Hello!' })
   const commented = await send('POST', `/v1/posts/${id}/comments`, { text: 'Hello' })
@@ -141,8 +145,9 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   await hooks('DELETE', `/v1/webhooks/${hook.id}`)
   await hooks('POST', '/v1/events', order)
   await edge.settle()
-  await edge.redis.fault({ kind: 'status', match: 'PUBLISH', times: 1 }) // what happens now misses the streams
+  await edge.redis.fault({ kind: 'status', match: 'PUBLISH' }) // what happens now misses the streams
   expect(await edge.dispatch()).toBe(0)
+  await edge.redis.clearFaults()
   await edge.cron()
   expect([...statements].filter((statement) => statement.includes('"missed_at" = ?'))).toHaveLength(2)
   await db.update(counterChanges).set({ changedAt: 0 })
@@ -158,13 +163,13 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
     // `queue` is the feed's own, as long as its page, `sources` and `latest` a notification's, `first` the waiting events that are counted; a list that came along is
     // walked, and so is what a subquery found; the full text index goes by rowid.
     const bad = (await planOf(statement)).filter((step) =>
-      /SCAN (?!queue|sources|latest|first|\(subquery-|CONSTANT ROW|(?!\w+_words)\w+ VIRTUAL TABLE|\w+_words VIRTUAL TABLE INDEX \d+:=)|TEMP B-TREE/.test(
+      /SCAN (?!queue|sources|latest|first|\(subquery-|CONSTANT ROW|(?!\w+_words)\w+( EXISTS)? VIRTUAL TABLE|\w+_words VIRTUAL TABLE INDEX \d+:=)|TEMP B-TREE/.test(
         step,
       ),
     )
     expect([statement, bad]).toEqual([statement, []])
   }
-})
+}, 120_000)
 
 test('a plan that reads a whole table is noticed', async () => {
   expect(await planOf('SELECT id FROM posts WHERE text = ?')).toEqual([expect.stringMatching(/^SCAN posts/)])
