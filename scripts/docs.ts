@@ -23,6 +23,7 @@ const CAUSES: Record<EventType, string> = {
   user_status_change:
     'A user comes online, or goes offline. On streams, followers see it, and everyone if the user allows that',
   comment_created: 'A user comments on a post',
+  comment_updated: 'The author edits the text of a comment',
   comment_deleted: 'The author of the comment or of the post deletes it',
   counter_update: 'A count changed. At most one event a second for each count, with the latest value',
   user_blocked: 'A user blocks another. On streams, only that user sees it',

@@ -1,16 +1,42 @@
 import * as v from 'valibot'
-import { Count, Time } from '../http/input.ts'
+import { Count, id, pageSchema, Time } from '../http/input.ts'
+import { Writing } from '../posts/schema.ts'
 
-/** A comment on a post. */
+/** A comment on a post, or a reply to a comment. */
 export const Comment = v.pipe(
   v.object({
     id: v.string(),
     postId: v.string(),
-    authorId: v.string(),
-    text: v.string(),
+    parentId: v.pipe(
+      v.nullable(v.string()),
+      v.description('The comment that it replies to. Null: it replies to the post'),
+    ),
+    authorId: v.pipe(
+      v.nullable(v.string()),
+      v.description('Null: the comment was deleted, and its replies are still there'),
+    ),
+    text: v.pipe(v.string(), v.description('Empty where the comment was deleted')),
     createdAt: Time,
+    updatedAt: Time,
+    version: Count,
     likesCount: Count,
+    repliesCount: v.pipe(Count, v.description('Direct replies')),
   }),
   v.metadata({ ref: 'Comment' }),
 )
 export type Comment = v.InferOutput<typeof Comment>
+
+/** A comment with its first replies. `replies.nextCursor` continues `GET /v1/comments/:id/replies`. */
+export const Thread = v.pipe(
+  v.object({ ...Comment.entries, replies: pageSchema(Comment) }),
+  v.metadata({ ref: 'Thread' }),
+)
+export type Thread = v.InferOutput<typeof Thread>
+
+export const CommentId = v.object({ id: id('c') })
+
+/** A comment as its author sends it. */
+export const NewComment = v.strictObject({
+  ...Writing.entries,
+  parentId: v.pipe(v.exactOptional(id('c')), v.description('The comment on this post to reply to')),
+})

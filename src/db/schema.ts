@@ -99,9 +99,24 @@ export const comments = sqliteTable(
     likesChangedAt: integer('likes_changed_at').notNull().default(0),
     countsRevision: integer('counts_revision').notNull().default(0),
     createdAt: integer('created_at').notNull(),
+    /** The comment that this one replies to. Null: it replies to the post. */
+    parentId: text('parent_id'),
+    version: integer().notNull().default(1),
+    /** The last edit. Null: none. */
+    updatedAt: integer('updated_at'),
+    /** When a comment with replies was deleted: it stays in its place without its text. Null: it is there. */
+    deletedAt: integer('deleted_at'),
+    /** How many comments reply to this one, those that were deleted and have replies included. Triggers maintain it. */
+    repliesCount: integer('replies_count').notNull().default(0),
   },
   (t) => [
     index('comments_post').on(t.postId, t.id),
+    index('comments_top')
+      .on(t.postId, t.id)
+      .where(sql`parent_id IS NULL`),
+    index('comments_replies')
+      .on(t.parentId, t.id)
+      .where(sql`parent_id IS NOT NULL`),
     index('comments_author').on(t.authorId),
     index('comments_liked').on(t.likesChangedAt),
   ],
@@ -359,16 +374,16 @@ export const removals = sqliteTable(
 )
 
 /**
- * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives
+ * Notifications of authors: one row for all likes of a content, and one for each comment and reply. Everything but `notedAt` derives
  * from other tables. Notifications of posts and follows have no rows: see `notifications/notifications`.
  */
 export const notifications = sqliteTable(
   'notifications',
   {
-    kind: text({ enum: ['like', 'comment'] }).notNull(),
+    kind: text({ enum: ['like', 'comment', 'reply'] }).notNull(),
     /** The liked content, or the comment. If it is deleted, readers skip the row. */
     contentId: text('content_id').notNull(),
-    /** The recipient: the author of the liked content, or of the commented post. */
+    /** The recipient: the author of the liked content, of the commented post, or of the comment replied to. */
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),

@@ -13,7 +13,13 @@ const kind = <C extends string, E extends v.ObjectEntries>(channel: C, subject: 
 const post = { postId: id('p'), authorId: id('u') }
 const profile = { userId: id('u'), username: text, displayName: text, bio: text, version: Count }
 const follow = { followerId: id('u'), followedId: id('u') }
-const comment = { commentId: id('c'), postId: id('p'), authorId: id('u') }
+const comment = {
+  commentId: id('c'),
+  postId: id('p'),
+  authorId: id('u'),
+  /** The comment that it replies to. */
+  parentId: v.exactOptional(id('c')),
+}
 const content = v.union([id('p'), id('c')])
 const relation = { userId: id('u'), otherId: id('u') }
 const webhook = { webhookId: id('wh'), url: text, reason: text }
@@ -34,6 +40,7 @@ export const catalog = {
     at: Time,
   }),
   comment_created: kind('comment_events', 'postId', { ...comment, text }),
+  comment_updated: kind('comment_events', 'postId', { ...comment, text, version: Count }),
   comment_deleted: kind('comment_events', 'postId', comment),
   counter_update: kind('counter_events', 'contentId', {
     contentId: content,
@@ -57,7 +64,7 @@ export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['
 /** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
 /** The channels on which only we publish: blocks and mutes, for who makes them; webhooks, for services. */
-export const OWN_CHANNELS = ['relation_events', 'webhook_events'] as const
+const OWN_CHANNELS = ['relation_events', 'webhook_events'] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */

@@ -188,7 +188,7 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
    * Stores the notifications that `sources` selects (content_id, user_id, post_id, place, actor_ids, actors_count,
    * created_at). One that moves down in the list, because a like was taken back, is not new again.
    */
-  const store = (kind: 'like' | 'comment', sources: SQL, notedAt: SQL) =>
+  const store = (kind: 'like' | 'comment' | 'reply', sources: SQL, notedAt: SQL) =>
     db
       .insert(notifications)
       .select(
@@ -249,17 +249,27 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
     return authors.map(({ id }) => id)
   }
 
-  /** Stores comments as D1 has them now, or removes them. One D1 round trip. Returns the authors of their posts. */
-  async function storeComments(ofPosts: { id: string; postId: string }[], notedAt: SQL): Promise<string[]> {
+  /**
+   * Stores comments and replies as D1 has them now, or removes them. One D1 round trip. Returns the authors of their posts
+   * and of the comments above them. Of a reply, the author of the post is notified as of any comment, and only once.
+   */
+  async function storeComments(
+    ofPosts: { id: string; postId: string; parentId: string }[],
+    notedAt: SQL,
+  ): Promise<string[]> {
     const ids = ofPosts.map(({ id }) => id)
-    const [authors] = await db.batch([
+    const [authors, above] = await db.batch([
       db
         .select({ id: posts.authorId })
         .from(posts)
         .where(inArray(posts.id, listOf(ofPosts.map(({ postId }) => postId)))),
+      db
+        .select({ id: comments.authorId })
+        .from(comments)
+        .where(inArray(comments.id, listOf(ofPosts.map(({ parentId }) => parentId)))),
       db.delete(notifications).where(
-        sql`kind IN ('comment', 'like') AND content_id IN ${listOf(ids)}
-          AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE comments.id = content_id)`,
+        sql`kind IN ('comment', 'reply', 'like') AND content_id IN ${listOf(ids)}
+          AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE comments.id = content_id AND deleted_at IS NULL)`,
       ),
       store(
         'comment',
@@ -267,11 +277,23 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
             substr(comments.id, 3) || 'c' AS place, json_array(comments.author_id) AS actor_ids, 1 AS actors_count,
             comments.created_at AS created_at
           FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
-            CROSS JOIN ${posts} ON posts.id = post_id AND posts.author_id <> comments.author_id`,
+            CROSS JOIN ${posts} ON posts.id = post_id AND posts.author_id <> comments.author_id
+          WHERE comments.deleted_at IS NULL`,
+        notedAt,
+      ),
+      store(
+        'reply',
+        sql`SELECT comments.id AS content_id, above.author_id AS user_id, comments.post_id,
+            substr(comments.id, 3) || 'r' AS place, json_array(comments.author_id) AS actor_ids, 1 AS actors_count,
+            comments.created_at AS created_at
+          FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
+            CROSS JOIN ${comments} AS above ON above.id = comments.parent_id AND above.author_id <> comments.author_id
+            CROSS JOIN ${posts} ON posts.id = comments.post_id AND posts.author_id <> above.author_id
+          WHERE comments.deleted_at IS NULL AND above.deleted_at IS NULL`,
         notedAt,
       ),
     ])
-    return authors.map(({ id }) => id)
+    return [...authors, ...above].map(({ id }) => id)
   }
 
   /** Invalidates the inboxes of the next `PAGE` followers. Returns the id of the last follow, null at the end. */
@@ -298,7 +320,11 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
         ...of('post_deleted').map((event) => field(event, 'authorId')), // triggers delete the rows of its contents
       ]
       if (commented.length > 0) {
-        const ofPosts = commented.map((event) => ({ id: field(event, 'commentId'), postId: field(event, 'postId') }))
+        const ofPosts = commented.map((event) => ({
+          id: field(event, 'commentId'),
+          postId: field(event, 'postId'),
+          parentId: field(event, 'parentId'),
+        }))
         userIds.push(...(await storeComments(ofPosts, NOW)))
       }
       await invalidate(userIds)
@@ -335,8 +361,8 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
         if (last && liked.length === REBUILD_STEP) return `${phase} ${last.at} ${last.row}`
         return phase === 'post' ? `comment ${since} 0` : `comments c_${encoded(since)}`
       }
-      const written = await db.all<{ id: string; postId: string }>(sql`
-        SELECT id, post_id AS postId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
+      const written = await db.all<{ id: string; postId: string; parentId: string }>(sql`
+        SELECT id, post_id AS postId, coalesce(parent_id, '') AS parentId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
       if (written.length > 0) await invalidate(await storeComments(written, AS_CREATED))
       return written.length === REBUILD_STEP ? `comments ${written.at(-1)?.id}` : null
     },

@@ -1,6 +1,7 @@
 import { and, desc, eq, gt, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import { listOf } from '../db/list.ts'
+import { isBlocked } from '../db/relations.ts'
 import { comments, posts } from '../db/schema.ts'
 import { DOUBLING_MS, scoreOf } from '../db/score.ts'
 import { Problem } from '../errors.ts'
@@ -174,8 +175,12 @@ export function createPosts(
   const editable = (id: string, authorId: string, versions?: number[]) =>
     and(eq(posts.id, id), eq(posts.authorId, authorId), versions && sql`${posts.version} IN ${listOf(versions)}`)
 
-  const ownership = (id: string) =>
-    platform.db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
+  /** Nothing where a block hides the post from `userId`. */
+  const ownership = (id: string, userId: string) =>
+    platform.db
+      .select({ authorId: posts.authorId, version: posts.version })
+      .from(posts)
+      .where(and(eq(posts.id, id), sql`NOT ${isBlocked(userId, posts.authorId)}`))
 
   return {
     getMany,
@@ -272,7 +277,7 @@ export function createPosts(
           .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
           .where(isEditable)
           .returning(columns),
-        ownership(id),
+        ownership(id, authorId),
       ])
       transaction.enqueue()
       if (!row) throw refusal(id, authorId, found)
@@ -310,7 +315,7 @@ export function createPosts(
           .where(eq(comments.postId, id))
           .orderBy(desc(comments.id))
           .limit(EVICTED_COMMENTS),
-        ownership(id),
+        ownership(id, authorId),
         transaction.record(
           { type: 'post_deleted', data: { postId: id, authorId } },
           sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`,

@@ -1,4 +1,4 @@
-import { and, desc, eq, lt, or, sql } from 'drizzle-orm'
+import { and, desc, eq, isNull, lt, or, sql } from 'drizzle-orm'
 import { listOf } from '../db/list.ts'
 import { isBlocked, isBlockedOrMuted, relationsJson } from '../db/relations.ts'
 import { comments, follows, posts, relations, users } from '../db/schema.ts'
@@ -238,7 +238,7 @@ export function createRelations(
               })
               .from(comments)
               .innerJoin(posts, eq(posts.id, comments.postId))
-              .where(eq(comments.id, contentId))
+              .where(and(eq(comments.id, contentId), isNull(comments.deletedAt)))
           : platform.db
               .select({ authors: sql<string>`${posts.authorId}`, isHidden: sql<number>`${isHidden(posts.authorId)}` })
               .from(posts)
@@ -254,5 +254,5 @@ export function createRelations(
 }
 
 /** The same for what is hidden and for what does not exist. */
-export const contentNotFound = (contentId: string) =>
+const contentNotFound = (contentId: string) =>
   new Problem('not-found', `There is no ${contentId.startsWith('c_') ? 'comment' : 'post'} ${contentId}`)

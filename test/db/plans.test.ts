@@ -45,7 +45,8 @@ type Signed = [path: string, headers: Record<string, string>]
 async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
   const [ada, bob] = [await addUser(), await addUser()]
   const [post, other] = [await addPost({ authorId: ada.id }), await addPost({ authorId: ada.id })]
-  await addComment({ postId: post.id, authorId: bob.id })
+  const comment = await addComment({ postId: post.id, authorId: bob.id })
+  await addComment({ postId: post.id, authorId: bob.id, parentId: comment.id })
   await addFollow(ada.id, bob.id)
   for (const userId of [ada.id, bob.id]) await addLike(userId, other.id)
   const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
@@ -100,6 +101,10 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
       ...pages(`/v1/posts/${post.id}/comments`, 'c'),
       [`/v1/posts/${post.id}/comments`, asAda],
     ],
+    '/v1/comments/:id/replies': [
+      ...pages(`/v1/comments/${comment.id}/replies`, 'c'),
+      [`/v1/comments/${comment.id}/replies`, asAda],
+    ],
     '/v1/webhooks': pages('/v1/webhooks', 'wh').map((path) => [path, service] satisfies Signed),
     '/v1/webhooks/:id': [[`/v1/webhooks/${webhookId}`, service]],
     '/v1/webhooks/:id/deliveries': [
@@ -149,7 +154,7 @@ const isCostly = (line: string, sql: string) =>
     !(line.endsWith(' FOR ORDER BY') && /FROM (matches CROSS JOIN|page\))/.test(sql)))
 
 const ALLOWED =
-  /^SCAN (CONSTANT ROW|queue|page|matches|mine|best|first|\(subquery-\d\)|(json_each|neighbour|liked)( EXISTS)? VIRTUAL TABLE .*|\w+_words VIRTUAL TABLE INDEX \d+:M\d+<)$/
+  /^SCAN (CONSTANT ROW|queue|page|matches|mine|best|first|\(subquery-\d\)|(json_each|neighbour|liked|parents)( EXISTS)? VIRTUAL TABLE .*|\w+_words VIRTUAL TABLE INDEX \d+:M\d+<)$/
 
 async function costlyLines(queries: Query[]): Promise<string[]> {
   const lines = []
@@ -193,7 +198,8 @@ test('notifications are found by recipient and time, without reading those of ot
 
 test.each([
   'posts_author',
-  'comments_post',
+  'comments_top',
+  'comments_replies',
   'follows_followers',
   'follows_followings',
   'relations_list',

@@ -331,6 +331,16 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     const path = `/v1/posts/${post.id}/comments`
     return { path, headers: { ...headers, 'Idempotency-Key': unique() }, body: { text }, happened }
   },
+  async 'PATCH /v1/comments/{id}'(lab) {
+    const { comment, headers } = await mine(lab)
+    const text = unique()
+    const happened = async () => isOne(await db.select().from(t.comments).where(eq(t.comments.text, text)))
+    return { path: `/v1/comments/${comment.id}`, headers, body: { text }, happened }
+  },
+  async 'GET /v1/comments/{id}/replies'(lab) {
+    const { comment, headers } = await mine(lab)
+    return { path: `/v1/comments/${comment.id}/replies`, headers }
+  },
   async 'DELETE /v1/comments/{id}'(lab) {
     const { comment, headers } = await mine(lab)
     const happened = async () => isNone(await db.select().from(t.comments).where(eq(t.comments.id, comment.id)))

@@ -34,7 +34,7 @@ const EXPECTED = {
   /** Takes back what is the caller's own. */
   'taking back': '- 200 200 200 200 200 200',
   /** Only the author may. The author and the post exist for whoever sees them. */
-  "author's": '- 403 403 403 403 403 403',
+  "author's": '- 403 403 404 404 403 403',
   /** Protects the caller: never refused. */
   protection: '- 200 200 200 200 200 200',
   /** Concerns the caller, or nobody: the relation changes nothing. */
@@ -62,6 +62,7 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
   'GET /v1/posts/hot': ['feed for everyone', { path: '/v1/posts/hot?limit=100' }],
   'GET /v1/posts/{id}': ['content'],
   'GET /v1/posts/{id}/comments': ['content', { path: '/v1/posts/{elsewhere}/comments' }],
+  'GET /v1/comments/{id}/replies': ['content', { path: '/v1/comments/{said}/replies' }],
   'GET /v1/feed': ['feed of follows'],
   'GET /v1/recommendations': ['feed for members', { path: '/v1/recommendations?limit=50' }],
   'GET /v1/search': ['content', { path: '/v1/search?q={word}' }],
@@ -79,6 +80,7 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
   'POST /v1/posts/{id}/views': ['view'],
   'PATCH /v1/posts/{id}': ["author's", { body: { text: 'Changed' } }],
   'DELETE /v1/posts/{id}': ["author's"],
+  'PATCH /v1/comments/{id}': ["author's", { body: { text: 'Changed' } }],
   'DELETE /v1/comments/{id}': ["author's"],
   'PUT /v1/users/{id}/block': ['protection'],
   'DELETE /v1/users/{id}/block': ['protection'],
@@ -162,6 +164,7 @@ async function newWorld(caller: Caller) {
   const headers = caller === 'anonymous' ? {} : await edge.signIn(me)
   const asAuthor = as(edge, await edge.signIn(author))
   const elsewhere = await addPost({ authorId: other.id, text: 'Elsewhere' })
+  const said = await addComment({ postId: elsewhere.id, authorId: other.id })
   await addFollow(author.id, other.id)
   await addFollow(other.id, author.id)
   const isMember = caller !== 'anonymous' && caller !== 'stranger'
@@ -173,6 +176,7 @@ async function newWorld(caller: Caller) {
   }
   const post = await asAuthor.do('POST', '/v1/posts', { text: `Hello ${word}` })
   await asAuthor.do('POST', `/v1/posts/${elsewhere.id}/comments`, { text: 'A comment' })
+  await asAuthor.do('POST', `/v1/posts/${elsewhere.id}/comments`, { text: 'A reply', parentId: said.id })
   const comment = await addComment({ postId: post.id, authorId: author.id })
   if (mine) {
     await asAuthor.do('POST', `/v1/posts/${mine.id}/comments`, { text: 'To you' })
@@ -194,6 +198,7 @@ async function newWorld(caller: Caller) {
     post: post.id,
     comment: comment.id,
     elsewhere: elsewhere.id,
+    said: said.id,
     word,
   }
   return { edge, author, asAuthor, me, other, headers, names, elsewhere, post }

@@ -86,6 +86,8 @@ const DECLARED: Record<string, Policy> = {
   'POST /v1/posts/{id}/views': 'public, strict',
   'GET /v1/posts/{id}/comments': 'public',
   'POST /v1/posts/{id}/comments': 'member',
+  'GET /v1/comments/{id}/replies': 'public',
+  'PATCH /v1/comments/{id}': 'owner',
   'DELETE /v1/comments/{id}': 'owner',
   'PUT /v1/posts/{id}/like': 'member',
   'DELETE /v1/posts/{id}/like': 'member',
@@ -112,7 +114,10 @@ const QUERIES: Record<string, string> = {
   'GET /v1/events/stream': '?channels=post_events',
   'DELETE /v1/locks/{name}': '?owner=a',
 }
-const BODIES: Record<string, object> = { 'PATCH /v1/posts/{id}': { text: 'Changed' } }
+const BODIES: Record<string, object> = {
+  'PATCH /v1/posts/{id}': { text: 'Changed' },
+  'PATCH /v1/comments/{id}': { text: 'Changed' },
+}
 
 test('every operation has a declared policy, and the document says the same', async () => {
   const { operations } = await readOperations()
