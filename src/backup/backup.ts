@@ -24,6 +24,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.idempotencyKeys,
     schema.notifications,
     schema.notificationReads,
+    schema.mentions,
     schema.fences,
     schema.counterChanges,
     schema.unsettledCounts,

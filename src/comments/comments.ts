@@ -9,6 +9,7 @@ import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
+import type { Mentions } from '../notifications/mentions.ts'
 import type { Counters } from '../redis/counter.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 import { service } from '../service.ts'
@@ -61,7 +62,13 @@ export const commentsService = service<Comments>('comments')
  *
  * Without Redis everything works; the count of comments in Redis is settled later, by the cron at the latest.
  */
-export function createComments(db: DrizzleD1Database, counters: Counters, outbox: Outbox, writeThrough: WriteThrough) {
+export function createComments(
+  db: DrizzleD1Database,
+  counters: Counters,
+  outbox: Outbox,
+  writeThrough: WriteThrough,
+  mentions: Mentions,
+) {
   const countOf = (postIds: string[]) =>
     db
       .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision })
@@ -182,6 +189,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
             sql`true`,
             now,
           ),
+          ...mentions.record({ contentId: comment.id, postId, authorId, text, isEdit: false }, sql`true`, now),
           ...alongside(created),
         ])
         .catch((error: unknown) => {
@@ -210,6 +218,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
       if (found.authorId !== authorId) throw new Problem('not-yours')
       const { postId, parentId } = found
       const isEditable = and(isThere, versions && sql`${comments.version} IN ${listOf(versions)}`)
+      const isWritten = sql`EXISTS (SELECT 1 FROM ${comments} WHERE id = ${id} AND text = ${text} AND updated_at = ${now})`
       const version = sql`(SELECT ${comments.version} + 1 FROM ${comments} WHERE ${comments.id} = ${id})`
       const transaction = outbox.transaction()
       const [, [row], [latest]] = await db.batch([
@@ -227,6 +236,7 @@ export function createComments(db: DrizzleD1Database, counters: Counters, outbox
           .where(isEditable)
           .returning(content),
         db.select({ version: comments.version }).from(comments).where(isThere),
+        ...mentions.record({ contentId: id, postId, authorId, text, isEdit: true }, isWritten, now),
       ])
       transaction.enqueue()
       if (!latest) throw notFound(id)

@@ -1,4 +1,5 @@
 import { type Feature, provide } from '../feature.ts'
+import { mentionsService } from '../notifications/mentions.ts'
 import { commentsService, createComments } from './comments.ts'
 import { comments as routes, commentsOnPost } from './routes.ts'
 
@@ -6,8 +7,8 @@ import { comments as routes, commentsOnPost } from './routes.ts'
 export const comments: Feature = {
   name: 'comments',
   provides: [
-    provide(commentsService, ({ db, counters, outbox, writeThrough }) =>
-      createComments(db, counters.reads, outbox, writeThrough),
+    provide(commentsService, ({ db, counters, outbox, writeThrough, use }) =>
+      createComments(db, counters.reads, outbox, writeThrough, use(mentionsService)),
     ),
   ],
   routes: [

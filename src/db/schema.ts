@@ -405,6 +405,32 @@ export const notifications = sqliteTable(
   ],
 )
 
+/**
+ * Whom a post or comment names (`@name`). A notification without a row of its own, as posts and follows are. It stays as
+ * long as its content, so that an edit does not notify again.
+ */
+export const mentions = sqliteTable(
+  'mentions',
+  {
+    /** The id of a post or comment. No reference: see `removals`. */
+    contentId: text('content_id').notNull(),
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** `m_` + ULID of when it first named the user: the position in the inbox. */
+    id: text().notNull(),
+    postId: text('post_id').notNull(),
+    createdAt: integer('created_at').notNull(),
+    /** Whether the text names the user now. */
+    isNamed: integer('is_named', { mode: 'boolean' }).notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.contentId, t.userId] }),
+    index('mentions_user').on(t.userId, t.id),
+    index('mentions_post').on(t.postId),
+  ],
+)
+
 /** The read mark of each user: covers rows written until `readAt`, up to the position `readUntil`. */
 export const notificationReads = sqliteTable('notification_reads', {
   userId: text('user_id')

@@ -1,5 +1,6 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { createMentions, mentionsService } from './mentions.ts'
 import { createNotifications, type Inbox, notificationsService } from './notifications.ts'
 import { notifications as routes } from './routes.ts'
 
@@ -7,9 +8,11 @@ import { notifications as routes } from './routes.ts'
 export const notifications: Feature = {
   name: 'notifications',
   provides: [
-    provide(notificationsService, ({ db, cache, writeThrough, config }) =>
+    provide(mentionsService, ({ db }) => createMentions(db)),
+    provide(notificationsService, ({ db, cache, use, writeThrough, config }) =>
       createNotifications({
         db,
+        mentions: use(mentionsService),
         // Not in isolate memory: a user must see their own change at once, on every isolate.
         inboxes: cache<Inbox>(
           { ...config.caches.inboxes, name: 'inbox', key: keys.inbox, versionOf: () => 0 },
@@ -22,5 +25,6 @@ export const notifications: Feature = {
   ],
   routes: [['/v1/notifications', routes]],
   listener: ({ use }) => use(notificationsService).listener,
+  removals: { post: ({ use }, postId, most) => use(mentionsService).removeOfPost(postId, most) },
   purges: { notifications: ({ use }, most, now) => use(notificationsService).purge(most, now) },
 }

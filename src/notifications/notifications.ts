@@ -11,6 +11,7 @@ import type { Cache } from '../redis/cache.ts'
 import type { Viewer } from '../relations/schema.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 import { service } from '../service.ts'
+import type { Mentions } from './mentions.ts'
 import type { Notification } from './schema.ts'
 
 /** A notification in an inbox. Whether it is read depends on the mark of its user. */
@@ -30,11 +31,13 @@ interface InboxItem {
 /** A stored notification as D1 returns it. `actorIds` is JSON. */
 type StoredRow = Omit<InboxItem, 'actorIds'> & { actorIds: string }
 
-/** A post or follow, which is a notification without being stored as one. */
+/** A post, mention or follow, which is a notification without being stored as one. */
 interface SourceRow {
   id: string
   actorId: string
   createdAt: number
+  postId: string | null
+  commentId: string | null
 }
 
 /** How far a user has read: everything up to the id `readUntil` that D1 had at `readAt` (Unix ms by D1's clock). */
@@ -50,6 +53,7 @@ export interface Inbox extends Mark {
 
 export interface NotificationsDependencies {
   db: DrizzleD1Database
+  mentions: Mentions
   inboxes: Cache<Inbox>
   writeThrough: WriteThrough
   /** How many of a user's newest notifications Redis holds. */
@@ -100,13 +104,20 @@ export const notificationsService = service<Notifications>('notifications')
  * Reading is one round trip, D1 beside it for pages beyond what Redis holds; three and D1 when Redis holds nothing, the
  * fill among them after the answer. Without Redis all is read from D1.
  */
-export function createNotifications({ db, inboxes, writeThrough, inboxSize, keptMs }: NotificationsDependencies) {
-  /** The first `limit` notifications of `userId` below the id `cursor`. Three queries of D1, at once. */
+export function createNotifications({
+  db,
+  mentions,
+  inboxes,
+  writeThrough,
+  inboxSize,
+  keptMs,
+}: NotificationsDependencies) {
+  /** The first `limit` notifications of `userId` below the id `cursor`. Four queries of D1, at once. */
   async function read(userId: string, limit: number, cursor: string, now: number): Promise<InboxItem[]> {
     const since = encoded(now - keptMs)
     const before = cursor.slice(2, -1) // without the letter of its kind
     const isHidden = (actorId: SQL) => isBlockedOrMuted(userId, actorId)
-    const [stored, posted, followed] = await Promise.all([
+    const [stored, posted, followed, named] = await Promise.all([
       db.all<StoredRow>(sql`
         SELECT stored.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, stored.post_id AS postId,
           comments.id AS commentId, stored.created_at AS createdAt, noted_at AS notedAt
@@ -133,18 +144,28 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
           FROM queue WHERE id IS NOT NULL
           ORDER BY 1 DESC LIMIT ${limit}
         )
-        SELECT posts.id, posts.author_id AS actorId, created_at AS createdAt
+        SELECT posts.id, posts.author_id AS actorId, created_at AS createdAt, posts.id AS postId, NULL AS commentId
         FROM queue CROSS JOIN posts ON posts.id = queue.id`),
       db.all<SourceRow>(sql`
-        SELECT id, follower_id AS actorId, created_at AS createdAt FROM follows
+        SELECT id, follower_id AS actorId, created_at AS createdAt, NULL AS postId, NULL AS commentId FROM follows
         WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`}
           AND NOT ${isHidden(sql`follower_id`)}
         ORDER BY id DESC LIMIT ${limit}`),
+      db.all<SourceRow>(sql`
+        SELECT named.id, coalesce(comments.author_id, posts.author_id) AS actorId, named.created_at AS createdAt,
+          posts.id AS postId, comments.id AS commentId
+        FROM mentions AS named CROSS JOIN ${posts} ON posts.id = named.post_id
+          LEFT JOIN ${comments} ON comments.id = named.content_id AND comments.deleted_at IS NULL
+        WHERE named.user_id = ${userId} AND named.id < ${`m_${before}`} AND named.id > ${`m_${since}`} AND is_named
+          AND (named.content_id = named.post_id OR comments.id IS NOT NULL)
+          AND NOT ${isHidden(sql`coalesce(comments.author_id, posts.author_id)`)} AND NOT ${isHidden(sql`posts.author_id`)}
+        ORDER BY named.id DESC LIMIT ${limit}`),
     ])
     return [
       ...stored.map(itemOfStored),
       ...posted.map((row) => itemOfSource('post', row)),
       ...followed.map((row) => itemOfSource('follow', row)),
+      ...named.map((row) => itemOfSource('mention', row)),
     ]
       .sort((a, b) => (a.id < b.id ? 1 : -1))
       .slice(0, limit)
@@ -327,7 +348,11 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
         }))
         userIds.push(...(await storeComments(ofPosts, NOW)))
       }
+      const written = of('post_created', 'post_updated', 'comment_created', 'comment_updated').map(contentOf)
+      const gone = of('post_deleted', 'comment_deleted').map(contentOf)
+      userIds.push(...(await mentions.of([...written, ...gone])))
       await invalidate(userIds)
+      await mentions.forget(gone) // last: a repetition must find whom to inform
 
       const authors = new Set(of('post_created', 'post_deleted').map((event) => field(event, 'authorId')))
       const left = []
@@ -459,10 +484,12 @@ export function createNotifications({ db, inboxes, writeThrough, inboxSize, kept
 
 const WANTED = new Set<string>([
   'post_created',
+  'post_updated',
   'post_deleted',
   'user_followed',
   'user_unfollowed',
   'comment_created',
+  'comment_updated',
   'comment_deleted',
 ] satisfies EventType[])
 
@@ -485,6 +512,9 @@ function field({ data }: StoredEvent, name: string): string {
   return typeof value === 'string' ? value : ''
 }
 
+/** The post or comment of an event. */
+const contentOf = (event: StoredEvent) => field(event, 'commentId') || field(event, 'postId')
+
 /** A time (Unix ms) as the beginning of an id. Ids have no times before 1970. */
 const encoded = (ms: number) => encodeTime(Math.max(0, ms), 10).toLowerCase()
 
@@ -501,14 +531,17 @@ const itemOfStored = ({ actorIds, ...row }: StoredRow): InboxItem => ({
   actorIds: JSON.parse(actorIds) as string[],
 })
 
-/** The notification of a post or follow, which takes its id from it. */
-const itemOfSource = (type: 'post' | 'follow', { id, actorId, createdAt }: SourceRow): InboxItem => ({
+/** The notification of a post, mention or follow, which takes its id from it. */
+const itemOfSource = (
+  type: 'post' | 'mention' | 'follow',
+  { id, actorId, createdAt, postId, commentId }: SourceRow,
+): InboxItem => ({
   id: `n_${id.slice(2)}${type[0]}`,
   type,
   actorIds: [actorId],
   actorsCount: 1,
-  postId: type === 'post' ? id : null,
-  commentId: null,
+  postId,
+  commentId,
   createdAt,
   notedAt: 0,
 })

@@ -17,7 +17,7 @@ export const notifications = new Hono<AppEnv>()
       summary: 'List my notifications, newest first, with the unread count',
       description:
         'Posts of users I follow, since I follow them; likes of my content, one notification for all likes of it; ' +
-        'comments on my posts; replies to my comments; new followers. Nothing by users whom I mute, or whom a block hides. If the cause is undone, ' +
+        'comments on my posts; replies to my comments; posts and comments that name me (`@name`); new followers. Nothing by users whom I mute, or whom a block hides. If the cause is undone, ' +
         'its notification disappears. Without Redis the ' +
         'answer comes from D1.',
       answer: NotificationPage,

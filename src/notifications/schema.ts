@@ -2,11 +2,11 @@ import * as v from 'valibot'
 import { Count, id, pageSchema, Time } from '../http/input.ts'
 
 /** One entry of an inbox: a `post` by a followed user, likes of my content, a `comment` on my post, a
- * `reply` to my comment, or a `follow`. */
+ * `reply` to my comment, a `mention` of my name, or a `follow`. */
 export const Notification = v.pipe(
   v.object({
     id: v.pipe(v.string(), v.description('Sorts by time. A new like gives the notification of its content a new id.')),
-    type: v.picklist(['post', 'like', 'comment', 'reply', 'follow']),
+    type: v.picklist(['post', 'like', 'comment', 'reply', 'mention', 'follow']),
     actorIds: v.pipe(
       v.array(v.string()),
       v.description('The users who caused it. For likes: the latest three at most, the latest first.'),

@@ -1,6 +1,7 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
+import { mentionsService } from '../notifications/mentions.ts'
 import { usersService } from '../users/users.ts'
 import { countsService, createCounts } from './counts.ts'
 import { type CachedPost, createPosts, postsService } from './posts.ts'
@@ -31,6 +32,7 @@ export const posts: Feature = {
         }),
         likedBy: (userId, ids) => use(likesService).likedBy(userId, ids),
         authors: () => use(usersService),
+        mentions: () => use(mentionsService),
       })
     }),
     provide(countsService, ({ db, counters, fences }) => createCounts(db, counters.writes, fences)),

@@ -8,6 +8,7 @@ import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Platform } from '../platform.ts'
+import type { Mentions } from '../notifications/mentions.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { Counter, KnownCounts } from '../redis/counter.ts'
 import type { Viewer } from '../relations/schema.ts'
@@ -67,6 +68,8 @@ export interface PostsDependencies {
   hotIds: Cache<string[]>
   likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>
   authors: () => Users
+  /** Statements that record whom a post names. */
+  mentions: () => Mentions
 }
 
 export type Posts = ReturnType<typeof createPosts>
@@ -81,7 +84,7 @@ export const postsService = service<Posts>('posts')
  */
 export function createPosts(
   platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'writeThrough'>,
-  { byId, hotIds, likedBy, authors }: PostsDependencies,
+  { byId, hotIds, likedBy, authors, mentions }: PostsDependencies,
 ) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
     const rows = await platform.db
@@ -251,6 +254,7 @@ export function createPosts(
         platform.db.insert(posts).values(post),
         authors().select(authorId),
         transaction.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
+        ...mentions().record({ contentId: id, postId: id, authorId, text, isEdit: false }, sql`true`, now),
         ...alongside(created),
       ])
       transaction.enqueue()
@@ -268,6 +272,8 @@ export function createPosts(
     async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Post> {
       const isEditable = editable(id, authorId, versions)
       const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
+      const isWritten = sql`EXISTS (SELECT 1 FROM ${posts}
+        WHERE id = ${id} AND author_id = ${authorId} AND text = ${text} AND updated_at = ${now})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
       const transaction = platform.outbox.transaction()
       const [, [row], [found]] = await platform.db.batch([
@@ -278,6 +284,7 @@ export function createPosts(
           .where(isEditable)
           .returning(columns),
         ownership(id, authorId),
+        ...mentions().record({ contentId: id, postId: id, authorId, text, isEdit: true }, isWritten, now),
       ])
       transaction.enqueue()
       if (!row) throw refusal(id, authorId, found)

@@ -62,10 +62,10 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
     await send('DELETE', `/v1/users/${bob.id}/${action}`)
   }
   const { id } = await (await send('POST', '/v1/posts', { text: 'Hello' })).json<{ id: string }>()
-  await send('PATCH', `/v1/posts/${id}`, { text: 'Hello!' })
+  await send('PATCH', `/v1/posts/${id}`, { text: `Hello @${bob.username}!` })
   const commented = await send('POST', `/v1/posts/${id}/comments`, { text: 'Hello' })
   const comment = await commented.json<{ id: string }>()
-  await send('PATCH', `/v1/comments/${comment.id}`, { text: 'Hello!' })
+  await send('PATCH', `/v1/comments/${comment.id}`, { text: `Hello @${bob.username}!` })
   const replied = await send('POST', `/v1/posts/${id}/comments`, { text: 'Hi', parentId: comment.id })
   const reply = await replied.json<{ id: string }>()
   await send('PUT', `/v1/posts/${id}/like`)
