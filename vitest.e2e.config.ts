@@ -2,6 +2,7 @@ import { defineConfig } from 'vitest/config'
 import { run } from './vitest.shared.ts'
 
 // The dashboard in a real browser, against the product as `npm start` runs it. Needs Chromium: /usr/bin/chromium, or CHROMIUM.
+// And the package, installed into empty projects.
 export default defineConfig({
   test: {
     ...run,

@@ -1,7 +1,8 @@
 /**
- * `npm run bench:webhooks`: publishes many events to webhooks, in workerd with real D1 and queues, over HTTP. Endpoints fail at
- * random: they answer 500, close the connection, or fail after they stored the event, as if the reply was lost. Every event
- * must reach every endpoint. Duplicates are counted. The exit code is 1 if an event is missing when the time is over.
+ * `npm run bench:webhooks`: publishes many events to webhooks, in workerd with real D1 and queues, over HTTP. Endpoints
+ * fail at random: they answer 500, close the connection, or fail after they stored the event, as if the reply was lost.
+ * Every event must reach every endpoint. Duplicates are counted. The exit code is 1 if an event is missing when the
+ * time is over.
  *
  *   --events 10000  --endpoints 20  --failing 0.2  --minutes 30
  *   --dead 1        how many endpoints never answer: events to them do not count, and they must not delay others

@@ -66,9 +66,19 @@ export function commandError(name: string, command: Command): string | undefined
     case 'XREAD':
     case 'XREADGROUP':
       return findOption(command, 'BLOCK', 1, readOptions) === -1 ? undefined : notOverRest
-    case 'COPY': // DB would reach another keyspace
-      return findOption(command, 'DB', 3, { REPLACE: 0 }) === -1 ? undefined : 'ERR syntax error'
+    case 'COPY': {
+      // another database would be another keyspace
+      const index = findOption(command, 'DB', 3, { REPLACE: 0 })
+      return index === -1 || textOf(command[index + 1]) === '0' ? undefined : 'ERR DB index is out of range'
+    }
     default:
       return undefined
   }
+}
+
+/** `COPY` without `DB 0`. */
+export function withoutDatabase(command: Command): Command {
+  const index = findOption(command, 'DB', 3, { REPLACE: 0 })
+  const [name, ...rest] = command
+  return index === -1 ? command : [name, ...rest.slice(0, index - 1), ...rest.slice(index + 1)]
 }

@@ -4,7 +4,7 @@
  */
 import { randomInt } from 'node:crypto'
 import { RedisServerState, Resp2Server, createRedisCommandExecutor } from 'js-redis-server/core'
-import { commandError, keyword, unavailable } from './commands.ts'
+import { commandError, keyword, unavailable, withoutDatabase } from './commands.ts'
 import type { Eviction } from './control.ts'
 import {
   type Address,
@@ -18,6 +18,7 @@ import {
   textOf,
 } from './resp.ts'
 import { type Script, createScriptReader } from './script.ts'
+import { asScript, flagsOfNewer, type HasCommand } from './newer.ts'
 import { scanWithTypes, trimExactly } from './shims.ts'
 
 export interface Engine {
@@ -35,6 +36,7 @@ interface Abilities {
   readScript: (source: string) => Script
   /** Whether `XADD` takes `MAXLEN` and `MINID`. */
   trims: boolean
+  has: HasCommand
 }
 
 type Dial = (database: number, events?: Parameters<typeof connect>[2]) => Promise<Connection>
@@ -95,17 +97,23 @@ export async function startEngine(redisUrl: string | undefined): Promise<Engine>
     await close()
     throw error
   }
-  const [config, commandTable, shebang, trimmed] = await (
+  const absent = 'threads-edge:emulator:absent'
+  const [config, commandTable, shebang, trimmed, compared, combined] = await (
     await registry()
   ).send([
     ['CONFIG', 'GET', 'databases'],
     ['COMMAND'],
     ['EVAL', '#!lua\nreturn 1', '0'],
-    ['XADD', 'threads-edge:emulator:absent', 'NOMKSTREAM', 'MAXLEN', '=', '1', '*', 'field', 'value'],
+    ['XADD', absent, 'NOMKSTREAM', 'MAXLEN', '=', '1', '*', 'field', 'value'],
+    ['SET', absent, 'value', 'IFEQ', 'another'],
+    ['BITOP', 'ONE', absent, absent],
   ])
   const databases = embedded ? embeddedDatabases : Array.isArray(config) ? Number(textOf(config[1])) : 16
   const abilities: Abilities = {
-    flagsOf: readCommandTable(commandTable ?? null),
+    ...readCommandTable(commandTable ?? null, [
+      ...(compared instanceof Failure ? [] : ['SET IFEQ']),
+      ...(combined instanceof Failure ? [] : ['BITOP ONE']),
+    ]),
     readScript: createScriptReader(!(shebang instanceof Failure)),
     trims: !(trimmed instanceof Failure),
   }
@@ -157,7 +165,7 @@ const unflagged = new Set(
 )
 
 /** Reads the reply of `COMMAND`: the flags of each command, and of each subcommand where Redis reports subcommands. */
-function readCommandTable(table: Reply): (command: Command) => ReadonlySet<string> {
+function readCommandTable(table: Reply, options: string[]): Pick<Abilities, 'flagsOf' | 'has'> {
   const flagsByName = new Map<string, ReadonlySet<string>>()
   function add(entries: Reply | undefined): void {
     for (const entry of Array.isArray(entries) ? entries : []) {
@@ -170,9 +178,16 @@ function readCommandTable(table: Reply): (command: Command) => ReadonlySet<strin
     }
   }
   add(table)
-  return (command) => {
-    const name = textOf(command[0]).toLowerCase()
-    return flagsByName.get(`${name}|${textOf(command[1]).toLowerCase()}`) ?? flagsByName.get(name) ?? noFlags
+  const own = new Set([...flagsByName.keys()].map((name) => name.toUpperCase()).concat(options))
+  for (const [name, flags] of Object.entries(flagsOfNewer)) {
+    if (!flagsByName.has(name)) flagsByName.set(name, new Set(flags))
+  }
+  return {
+    has: (name) => own.has(name),
+    flagsOf(command) {
+      const name = textOf(command[0]).toLowerCase()
+      return flagsByName.get(`${name}|${textOf(command[1]).toLowerCase()}`) ?? flagsByName.get(name) ?? noFlags
+    },
   }
 }
 
@@ -188,7 +203,7 @@ export interface Listener<Event> {
   onEnd: (error: Error) => void
 }
 
-async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript, trims }: Abilities) {
+async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript, trims, has }: Abilities) {
   /** How many subscribers each pattern has. The engine's `PUBSUB NUMPAT` counts the patterns of all keyspaces. */
   const patterns = new Map<string, number>()
   /** From the SHA the client knows to the SHA the engine knows. */
@@ -314,8 +329,12 @@ async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript,
         return planTrim(command)
       case 'CLIENT': // SETINFO names a connection, and a request has none
         return { answer: new Status('OK') }
-      default:
-        return { send: command }
+      case 'COPY': // each keyspace is the only database of its token
+        return { send: withoutDatabase(command) }
+      default: {
+        const script = asScript(command, has)
+        return script instanceof Failure ? { answer: script } : { send: script ?? command }
+      }
     }
   }
 

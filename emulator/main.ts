@@ -1,32 +1,73 @@
-/** Runs the emulator as a process: `node emulator/main.ts`. */
+#!/usr/bin/env node
+/** Runs the emulator as a process: `threads-edge-emulator`, or `node emulator/main.ts`. `--help` lists the flags. */
+import { parseArgs } from 'node:util'
 import { startEmulator } from './server.ts'
 
-const port = Number(process.env.PORT ?? process.env.EMULATOR_PORT ?? 8079)
-const host = process.env.EMULATOR_HOST
-const redisUrl = process.env.REDIS_URL
-const token = process.env.UPSTASH_REDIS_REST_TOKEN
+const HELP = `The Upstash REST API for development and tests.
 
-if (redisUrl && !token) {
-  console.error(
-    'Upstash emulator: REDIS_URL also needs UPSTASH_REDIS_REST_TOKEN; without a token the emulator empties databases',
-  )
-  process.exit(1)
-}
-try {
-  const emulator = await startEmulator({
-    port,
-    ...(host ? { host } : {}),
-    ...(redisUrl ? { redisUrl } : {}),
-    ...(token ? { tokens: [token] } : { openTokens: true }),
+  --port N                 port; 0 is any free one (EMULATOR_PORT, 8079)
+  --host ADDRESS           address to listen on (EMULATOR_HOST, 127.0.0.1)
+  --redis-url URL          use this Redis, not the embedded engine (REDIS_URL)
+  --token TOKEN            accept this token; each has its own keyspace; repeat it (UPSTASH_REDIS_REST_TOKEN)
+  --read-only TOKEN=OF     accept TOKEN for reading the keyspace of the token OF; repeat it
+
+Without a token it accepts every token. Each new one then gets an empty keyspace.`
+
+const LIST = { type: 'string', multiple: true } as const
+
+function readFlags() {
+  const { values } = parseArgs({
+    options: {
+      port: { type: 'string' },
+      host: { type: 'string' },
+      'redis-url': { type: 'string' },
+      token: LIST,
+      'read-only': LIST,
+      help: { type: 'boolean' },
+    },
   })
-  console.log(
-    `Upstash emulator: ${emulator.url} over ${redisUrl ? 'REDIS_URL' : 'the embedded engine'}, ${token ? 'one token' : 'any token'}`,
-  )
+  if (values.help) {
+    console.log(HELP)
+    process.exit(0)
+  }
+  const { env } = process
+  const port = Number(values.port ?? env.PORT ?? env.EMULATOR_PORT ?? 8079)
+  if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new Error('--port is a number from 0 to 65535')
+  const tokens = values.token ?? (env.UPSTASH_REDIS_REST_TOKEN ? [env.UPSTASH_REDIS_REST_TOKEN] : [])
+  const pairs = (values['read-only'] ?? []).map((pair) => pair.split('='))
+  for (const [token, of] of pairs) {
+    if (!token || !of || !tokens.includes(of)) throw new Error('--read-only is TOKEN=OF, where OF is one of the tokens')
+  }
+  const redisUrl = values['redis-url'] ?? env.REDIS_URL
+  if (redisUrl && tokens.length === 0) {
+    throw new Error(
+      'REDIS_URL also needs UPSTASH_REDIS_REST_TOKEN or --token; without a token the emulator empties databases',
+    )
+  }
+  return {
+    port,
+    tokens,
+    ...(pairs.length > 0 ? { readOnlyTokens: Object.fromEntries(pairs) as Record<string, string> } : {}), // checked above
+    ...((values.host ?? env.EMULATOR_HOST) ? { host: values.host ?? env.EMULATOR_HOST ?? '' } : {}),
+    ...(redisUrl ? { redisUrl } : {}),
+    ...(tokens.length === 0 ? { openTokens: true } : {}),
+  }
+}
+
+let port = 0
+try {
+  const options = readFlags()
+  ;({ port } = options)
+  const emulator = await startEmulator(options)
+  const engine = options.redisUrl ? 'REDIS_URL' : 'the embedded engine'
+  const { length } = options.tokens
+  const accepted = length === 0 ? 'any token' : length === 1 ? 'one token' : `${length} tokens`
+  console.log(`Upstash emulator: ${emulator.url} over ${engine}, ${accepted}`)
   const stop = (): void => void emulator.close().then(() => process.exit(0))
   process.once('SIGINT', stop)
   process.once('SIGTERM', stop)
 } catch (error) {
-  const cause = error as NodeJS.ErrnoException // listening and connecting throw this
+  const cause = error as NodeJS.ErrnoException // flags, listening and connecting throw this
   console.error(
     cause.code === 'EADDRINUSE'
       ? `Upstash emulator: port ${port} is taken; free it or set EMULATOR_PORT`

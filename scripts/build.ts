@@ -1,12 +1,13 @@
 /**
  * Writes what is built from the source: the libraries of the pages (public/<page>/vendor), the OpenAPI document
- * (public/openapi.json) and the Worker (dist/worker.js). wrangler runs this before each deployment, and in development before
+ * (public/openapi.json), the pages that explain problems (public/problems) and the Worker (dist/worker.js). wrangler runs this before each deployment, and in development before
  * the start and after each edit of src/. `npm run types` runs it too, because the types of the Worker are among its results.
  */
 import { execFile } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
+import { problemPages } from './build/problems.ts'
 import { vendorLibraries } from './build/vendor.ts'
 import { bundleWorker } from './build/worker.ts'
 
@@ -40,6 +41,7 @@ const results = await Promise.allSettled([
   bundleWorker('src/index.ts', { minify: process.env['WRANGLER_COMMAND'] !== 'dev' }).then((code) =>
     writeIfChanged('dist/worker.js', code),
   ),
+  ...Object.entries(problemPages()).map(([path, content]) => writeIfChanged(path, content)),
   writeIfChanged('dist/worker.d.ts', "export { default } from '../src/index.ts'\n"),
 ])
 for (const result of results) {

@@ -1,6 +1,7 @@
 /**
- * `npm run deploy -- --env staging`: checks that everything the Worker needs exists, applies migrations, deploys, and
- * checks that the deployed Worker is healthy. If something is missing, it says so in one line and changes nothing.
+ * `npm run deploy` for the top level of wrangler.toml, `npm run deploy -- --env staging` for an environment: checks that
+ * everything the Worker needs exists, applies migrations, deploys, and checks that the deployed Worker is healthy. If
+ * something is missing, it says so in one line and changes nothing.
  * `--url` is the Worker's address, if wrangler does not report it. `--patience` is how many seconds it may take to become
  * healthy (60).
  */
@@ -10,6 +11,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import * as v from 'valibot'
 import {
+  commandFor,
   type Environment,
   findInvalid,
   findRedisProblem,
@@ -42,7 +44,7 @@ await run(async () => {
   if (!(patienceSeconds >= 0)) throw new Obstacle(`--patience is ${patience}: it must be a number of seconds`)
   const environment = readEnvironment(env)
   await requireAll(environment)
-  console.log(`${environment.worker}: its bindings, its secrets and its Redis exist`)
+  console.log(`${environment.worker}: its bindings and secrets exist`)
 
   await migrate(environment)
   const deployed = await deploy(environment)
@@ -54,7 +56,7 @@ await run(async () => {
 /** Throws an obstacle that names what is missing: checks wrangler.toml first, then Redis, then Cloudflare. */
 async function requireAll(environment: Environment): Promise<void> {
   const { name: env, databases, queues, buckets, secrets, redisUrl } = environment
-  const setup = `run npm run setup -- --env ${env}`
+  const setup = `run ${commandFor(env, 'npm run setup')}`
   const unset = databases.filter(({ id }) => id === undefined).map(({ name }) => `the id of D1 database ${name}`)
   if (redisUrl === undefined) unset.push('the URL of Redis')
   if (redisUrl === undefined || unset.length > 0) refuse(env, `wrangler.toml lacks ${unset.join(' and ')}: ${setup}`)
@@ -63,10 +65,12 @@ async function requireAll(environment: Environment): Promise<void> {
   if (invalid.length > 0) refuse(env, `wrangler.toml has invalid values: ${invalid.join(', ')}`)
 
   const token = await readInput('UPSTASH_REDIS_REST_TOKEN', { isSecret: true })
-  if (token === undefined) {
+  // Workers Builds deploys what the button "Deploy to Cloudflare" made, and gives no secret to the build.
+  const isUnread = token === undefined && Boolean(process.env['WORKERS_CI'])
+  if (token === undefined && !isUnread) {
     refuse(env, 'UPSTASH_REDIS_REST_TOKEN is not set: it is needed to check Redis before anything is changed')
   }
-  const problem = await findRedisProblem(redisUrl, token)
+  const problem = token === undefined ? undefined : await findRedisProblem(redisUrl, token)
   if (problem !== undefined) refuse(env, problem)
 
   const present = await inspect(environment)
@@ -82,7 +86,7 @@ async function requireAll(environment: Environment): Promise<void> {
 }
 
 function refuse(env: string, reason: string): never {
-  throw new Obstacle(`Not deployed to ${env}: ${reason}`)
+  throw new Obstacle(`Not deployed${env === '' ? '' : ` to ${env}`}: ${reason}`)
 }
 
 /** Applies pending migrations. This comes before the deployment: migrations keep working with the previous code. */
@@ -121,7 +125,9 @@ async function smokeTest(url: string, env: string, patienceSeconds: number): Pro
   for (const path of ['/healthz', '/readyz']) {
     for (let problem = await check(url, path); problem !== undefined; problem = await check(url, path)) {
       if (Date.now() > deadline) {
-        throw new Obstacle(`Deployed, but ${url}${path} ${problem}; to roll back: npx wrangler rollback --env ${env}`)
+        throw new Obstacle(
+          `Deployed, but ${url}${path} ${problem}; to roll back: ${commandFor(env, 'npx wrangler rollback')}`,
+        )
       }
       await sleep(1_000)
     }

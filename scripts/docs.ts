@@ -1,38 +1,19 @@
 /**
  * `npm run docs`: writes the generated parts of README.md and docs/. The variables come from src/config.ts, the event
- * types from src/events/catalog.ts, what happens without Redis from the last `npm run drill`.
+ * types from src/events/catalog.ts, the scopes of service tokens from the routes, what happens without Redis from the last `npm run drill`.
  */
+import { execFile } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
 import { toJsonSchema } from '@valibot/to-json-schema'
 import { getMetadata } from 'valibot'
 import { type Declaration, sections } from '../src/config.ts'
+import { CAUSES } from '../src/docs/events.ts'
 import { catalog, type EventType } from '../src/events/catalog.ts'
 
 const root = dirname(import.meta.dirname)
-
-/** When each event is published. The type makes sure that none is missing. */
-const CAUSES: Record<EventType, string> = {
-  post_created: 'A user writes a post',
-  post_updated: 'The author edits the text',
-  post_deleted: 'The author deletes the post. Its comments go too, without events of their own',
-  user_created: 'A user signs up',
-  user_updated: 'A user changes the profile',
-  user_followed: 'A user follows another',
-  user_unfollowed: 'A user unfollows another',
-  user_status_change:
-    'A user comes online, or goes offline. On streams, followers see it, and everyone if the user allows that',
-  comment_created: 'A user comments on a post',
-  comment_updated: 'The author edits the text of a comment',
-  comment_deleted: 'The author of the comment or of the post deletes it',
-  counter_update: 'A count changed. At most one event a second for each count, with the latest value',
-  user_blocked: 'A user blocks another. On streams, only that user sees it',
-  user_unblocked: 'A user unblocks another. On streams, only that user sees it',
-  user_muted: 'A user mutes another. On streams, only that user sees it',
-  user_unmuted: 'A user unmutes another. On streams, only that user sees it',
-  webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
-  webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
-}
+const execute = promisify(execFile)
 
 interface JsonSchema {
   type?: string
@@ -54,10 +35,11 @@ function typeName(schema: JsonSchema): string {
 
 function eventTable(): string {
   const rows = Object.entries(catalog).map(([type, { channel, subject, data }]) => {
-    const { properties = {} } = toJsonSchema(data, { errorMode: 'ignore' })
+    const { properties = {}, required = [] } = toJsonSchema(data, { errorMode: 'ignore' })
     // Each property of these schemas is an object schema, never `true`.
     const fields = Object.entries(properties as Record<string, JsonSchema>)
-    const list = fields.map(([name, schema]) => `\`${name}\`: ${typeName(schema)}`).join(', ')
+    const mark = (name: string) => (required.includes(name) ? '' : '?')
+    const list = fields.map(([name, schema]) => `\`${name}\`${mark(name)}: ${typeName(schema)}`).join(', ')
     return [`\`${type}\``, `\`${channel}\``, CAUSES[type as EventType], `\`${subject}\``, list]
   })
   return table(['Type', 'Channel', 'Published when', 'Subject', 'Data'], rows)
@@ -107,6 +89,7 @@ const NOTES: Record<string, string> = {
   'Rate limits': 'Reads and writes pass uncounted',
   Events: 'Stored and queued. Open streams end. Events of that time arrive when Redis is back',
   Webhooks: 'Delivered: they use only D1 and queues',
+  'Service tokens': 'Checked in D1',
   Cache: 'Caches are stale for at most their TTL',
   Monitoring: 'Only what the answering isolate has counted. The answer names the rest as unavailable',
 }
@@ -126,6 +109,37 @@ async function withoutRedis(): Promise<string> {
   return table(['Feature', 'Works', 'Answers 503', 'Without Redis'], rows)
 }
 
+/** The parts of the OpenAPI document with the scopes. */
+interface Scopes {
+  paths: Record<string, Record<string, { security?: { serviceToken?: string[] }[] }>>
+  components: { securitySchemes: { serviceToken: { 'x-scopes': Record<string, string> } } }
+}
+
+/** Each scope of service tokens, and the routes that it opens. */
+async function scopeTable(): Promise<string> {
+  const { stdout } = await execute(process.execPath, [join(root, 'scripts/build/document.ts')], { maxBuffer: 1e8 })
+  const { paths, components } = JSON.parse(stdout) as Scopes
+  const operations = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { security = [] }]) => ({
+      name: `\`${method.toUpperCase()} ${path}\``,
+      scopes: security.flatMap(({ serviceToken = [] }) => serviceToken),
+    })),
+  )
+  const row = (scope: string, shown: string, allows: string) => {
+    const routes = operations.filter(({ scopes }) => scopes.includes(scope)).map(({ name }) => name)
+    return [shown, allows, routes.join(', ')]
+  }
+  const scopes = Object.entries(components.securitySchemes.serviceToken['x-scopes'])
+  return table(
+    ['Scope', 'Allows to', 'Routes'],
+    [
+      ...scopes.map(([scope, allows]) => row(scope, `\`${scope}\``, allows)),
+      row('root', '`SERVICE_TOKEN` only', 'manage service tokens, restore a backup'),
+    ],
+  )
+}
+
+const SCOPES_BLOCK = /(<!-- generated: scopes -->\n)[^]*(\n<!-- end -->)/
 const REDIS_BLOCK = /(<!-- generated: without Redis -->\n)[^]*(\n<!-- end -->)/
 const EVENTS_BLOCK = /(<!-- generated: event types -->\n)[^]*(\n<!-- end -->)/
 
@@ -135,10 +149,17 @@ export async function generate(): Promise<Record<string, string>> {
   if (!EVENTS_BLOCK.test(events)) throw new Error('docs/events.md has no block for the event types')
   const readme = await readFile(join(root, 'README.md'), 'utf8')
   if (!REDIS_BLOCK.test(readme)) throw new Error('README.md has no block for what happens without Redis')
+  const operations = await readFile(join(root, 'docs/operations.md'), 'utf8')
+  if (!SCOPES_BLOCK.test(operations)) throw new Error('docs/operations.md has no block for the scopes')
+  const scopes = await scopeTable()
   const redisTable = await withoutRedis()
   return {
     'README.md': readme.replace(REDIS_BLOCK, (_, start: string, end: string) => `${start}\n${redisTable}\n${end}`),
     'docs/configuration.md': configuration(),
+    'docs/operations.md': operations.replace(
+      SCOPES_BLOCK,
+      (_, start: string, end: string) => `${start}\n${scopes}\n${end}`,
+    ),
     'docs/events.md': events.replace(
       EVENTS_BLOCK,
       (_, start: string, end: string) => `${start}\n${eventTable()}\n${end}`,

@@ -44,7 +44,7 @@ const Declared = v.object({
     {},
   ),
 })
-const Toml = v.object({
+const Toml = v.looseObject({
   name: v.string(),
   account_id: v.optional(v.string()),
   env: v.optional(v.record(v.string(), v.looseObject({ account_id: v.optional(v.string()) })), {}),
@@ -52,6 +52,7 @@ const Toml = v.object({
 
 /** What `wrangler.toml` declares for an environment. An id or a URL that is not filled in yet is undefined. */
 export interface Environment {
+  /** Empty: the top level. */
   name: string
   worker: string
   databases: { binding: string; name: string; id: string | undefined; migrationsDir: string }[]
@@ -73,6 +74,8 @@ interface Present {
 }
 
 const NO_ID = '00000000-0000-0000-0000-000000000000'
+/** The emulator of `npm start`, which the top level names before `npm run setup`. */
+const DEVELOPMENT_REDIS = 'http://127.0.0.1:8079'
 
 /** Runs a script. An obstacle or a wrong flag ends it with one line on stderr and exit code 1. */
 export async function run(script: () => Promise<void>): Promise<void> {
@@ -86,16 +89,21 @@ export async function run(script: () => Promise<void>): Promise<void> {
   }
 }
 
-/** Parses the command line: `--env`, which is required, and the script's own options. */
+/** Parses the command line: `--env`, and the script's own options. Without `--env`: the top level, which is ''. */
 export function readArguments<T extends NonNullable<ParseArgsConfig['options']>>(options: T) {
   const { values } = parseArgs({ options: { env: { type: 'string' }, ...options } as const })
   const names = environmentNames()
-  const { env } = values as { env?: string }
-  if (env === undefined || !names.includes(env)) {
-    throw new Obstacle(`Say which environment: ${names.map((name) => `--env ${name}`).join(' or ')}`)
+  const { env = '' } = values as { env?: string }
+  if (env !== '' && !names.includes(env)) {
+    const known = names.map((name) => `--env ${name}`).join(', ')
+    throw new Obstacle(`wrangler.toml has no environment ${env}: say ${known}, or nothing for its top level`)
   }
   return { ...values, env }
 }
+
+/** A command for an environment, as a person types it. */
+export const commandFor = (env: string, command: string) =>
+  env === '' ? command : `${command}${command.startsWith('npm ') ? ' --' : ''} --env ${env}`
 
 /** Reads an environment. Throws an obstacle if `wrangler.toml` is invalid. */
 export function readEnvironment(env: string): Environment {
@@ -118,7 +126,7 @@ export function readEnvironment(env: string): Environment {
     queues: [...new Set(queues)],
     buckets: config.r2_buckets.map(({ bucket_name: name, jurisdiction }) => ({ name, jurisdiction })),
     secrets: config.secrets.required,
-    redisUrl: typeof redisUrl === 'string' && redisUrl !== '' ? redisUrl : undefined,
+    redisUrl: typeof redisUrl === 'string' && redisUrl !== '' && redisUrl !== DEVELOPMENT_REDIS ? redisUrl : undefined,
   }
 }
 
@@ -387,7 +395,7 @@ export const writeDatabaseId = (env: string, binding: string, id: string) =>
     (text) => {
       const tables = declared(env).d1_databases
       const index = tables.findIndex((d1) => d1.binding === binding)
-      return setString(text, `[[env.${env}.d1_databases]]`, index, 'database_id', id)
+      return setString(text, `[[${prefixOf(env)}d1_databases]]`, index, 'database_id', id)
     },
     () => readEnvironment(env).databases.find((database) => database.binding === binding)?.id === id,
     `database_id = "${id}"`,
@@ -397,10 +405,13 @@ export const writeDatabaseId = (env: string, binding: string, id: string) =>
 export const writeRedisUrl = (env: string, url: string) =>
   edit(
     env,
-    (text) => setString(text, `[env.${env}.vars]`, 0, 'UPSTASH_REDIS_REST_URL', url),
+    (text) => setString(text, `[${prefixOf(env)}vars]`, 0, 'UPSTASH_REDIS_REST_URL', url),
     () => readEnvironment(env).redisUrl === url,
     `UPSTASH_REDIS_REST_URL = "${url}"`,
   )
+
+/** What the tables of an environment begin with. */
+const prefixOf = (env: string) => (env === '' ? '' : `env.${env}.`)
 
 /** Changes `wrangler.toml`. Restores it and throws an obstacle if wrangler does not read the new value from it. */
 async function edit(env: string, change: (text: string) => string, isDone: () => boolean, line: string): Promise<void> {
@@ -412,7 +423,9 @@ async function edit(env: string, change: (text: string) => string, isDone: () =>
     // invalid now: restored below
   }
   await writeFile(configPath, before)
-  throw new Obstacle(`wrangler.toml has an unusual form: add this to its environment ${env} by hand: ${line}`)
+  throw new Obstacle(
+    `wrangler.toml has an unusual form: add this to its ${env === '' ? 'top level' : `environment ${env}`} by hand: ${line}`,
+  )
 }
 
 /**
@@ -436,7 +449,9 @@ function setString(text: string, header: string, index: number, key: string, val
 const environmentNames = (): string[] => Object.keys(readToml().env)
 
 function declared(env: string) {
-  const { name, env: environments } = readToml()
+  const toml = readToml()
+  const { name, env: environments } = toml
+  if (env === '') return { ...check(Declared, toml, ''), worker: name }
   const declaration = check(Declared, environments[env], `, environment ${env}`)
   return { ...declaration, worker: declaration.name ?? `${name}-${env}` } // as wrangler names it
 }

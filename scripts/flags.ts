@@ -1,6 +1,9 @@
 import { parseArgs, type ParseArgsConfig } from 'node:util'
 
-/** Parses the command line. A wrong flag ends the process with one line on stderr and exit code 1. `--help` lists the flags. */
+/**
+ * Parses the command line. A wrong flag ends the process with one line on stderr and exit code 1. `--help` lists the
+ * flags.
+ */
 export function readFlags<T extends NonNullable<ParseArgsConfig['options']>>(options: T) {
   if (process.argv.slice(2).includes('--help')) {
     const known = Object.entries(options).map(([name, { type, default: value }]) =>

@@ -47,7 +47,7 @@ async function receive(request: IncomingMessage, response: ServerResponse): Prom
     setBroken(request.url === '/break')
     return void response.writeHead(204).end()
   }
-  const message = JSON.parse(body) as { type?: string; challenge?: string; sequence?: number; data?: unknown }
+  const message = JSON.parse(body) as { type?: string; challenge?: string; data?: unknown }
   const id = String(request.headers['webhook-id'])
   const problem = signatureProblem(body, request.headers as Record<string, string>) // the headers it reads have one value
   if (isBroken) {

@@ -1,9 +1,10 @@
 /**
- * `npm run setup -- --env staging`: creates what an environment of wrangler.toml needs and Cloudflare does not have, and
- * writes the new ids and the URL of Redis into wrangler.toml. It is safe to repeat: it continues after an interruption and
+ * `npm run setup` for the top level of wrangler.toml, `npm run setup -- --env staging` for an environment: creates what it
+ * needs and Cloudflare does not have, and writes the new ids and the URL of Redis into wrangler.toml. It is safe to repeat: it continues after an interruption and
  * changes nothing when everything exists. `--dry-run` prints the plan without contacting Cloudflare.
  */
 import {
+  commandFor,
   type Environment,
   findInvalid,
   findRedisProblem,
@@ -28,7 +29,7 @@ await run(async () => {
 
 function printPlan({ name, worker, databases, queues, buckets, secrets, redisUrl }: Environment): void {
   const lines = [
-    `Plan for ${name}, the Worker ${worker}. This changes nothing.`,
+    `Plan for ${name === '' ? 'the top level' : name}, the Worker ${worker}. This changes nothing.`,
     redisUrl
       ? `  Variable UPSTASH_REDIS_REST_URL: is ${redisUrl}`
       : '  Variable UPSTASH_REDIS_REST_URL: ask for it, write it into wrangler.toml',
@@ -96,7 +97,9 @@ async function setUp(env: string): Promise<void> {
   if (missing.length > 0) await wrangler(env, ['secret', 'bulk'], { input: JSON.stringify(given) })
   for (const secret of secrets) report('Secret', secret, present.secrets.has(secret))
 
-  console.log(`${worker} has all it needs. Commit wrangler.toml if it changed, then: npm run deploy -- --env ${env}`)
+  console.log(
+    `${worker} has all it needs. Commit wrangler.toml if it changed, then: ${commandFor(env, 'npm run deploy')}`,
+  )
 }
 
 /**
@@ -113,7 +116,7 @@ async function checkRedis(
   // A token takes effect at once, a URL with the next deployment: until then the Worker would have no Redis.
   if (isNew && written !== undefined && hasToken) {
     throw new Obstacle(
-      `UPSTASH_REDIS_REST_URL is ${url}, but ${worker} has a token for ${written}: unset the variable; or to move, change the URL in wrangler.toml, then npx wrangler secret put UPSTASH_REDIS_REST_TOKEN --env ${env}, and deploy`,
+      `UPSTASH_REDIS_REST_URL is ${url}, but ${worker} has a token for ${written}: unset the variable; or to move, change the URL in wrangler.toml, then ${commandFor(env, 'npx wrangler secret put UPSTASH_REDIS_REST_TOKEN')}, and deploy`,
     )
   }
   const token = isNew || !hasToken ? await requireInput(env, 'UPSTASH_REDIS_REST_TOKEN', true) : undefined

@@ -132,7 +132,12 @@ const access = {
   SERVICE_TOKEN: v.pipe(
     v.string('a secret'),
     v.minLength(16, 'at least 16 characters'),
-    declare('secret', null, 'at least 16 characters', 'Bearer token that back ends send to the service routes.'),
+    declare(
+      'secret',
+      null,
+      'at least 16 characters',
+      'Root token: may use every service route, and creates the tokens of back ends.',
+    ),
   ),
   SESSION_KEY: v.pipe(
     v.optional(v.pipe(v.string(), v.minLength(16, 'at least 16 characters'))),
@@ -142,6 +147,12 @@ const access = {
       'at least 16 characters',
       'Key that authenticates session tokens. Without it, a new SERVICE_TOKEN signs everyone out.',
     ),
+  ),
+  SERVICE_TOKEN_SECONDS: seconds(
+    30,
+    0,
+    300,
+    'How long an isolate trusts a service token that it has read. A revoked one stops within this time.',
   ),
   CORS_ORIGINS: list('Origins whose pages may call the API from a browser.'),
   MAX_BODY_BYTES: whole('bytes', 65_536, 1_000, 10_000_000, 'Largest request body.'),
@@ -469,6 +480,7 @@ export function readConfig(env: object) {
       breakerCoolDownMs: set.REDIS_BREAKER_SECONDS,
     },
     serviceToken: set.SERVICE_TOKEN,
+    serviceTokenTrustMs: set.SERVICE_TOKEN_SECONDS,
     sessions: {
       key: set.SESSION_KEY ?? set.SERVICE_TOKEN,
       idleMs: set.SESSION_IDLE_SECONDS,

@@ -1,10 +1,14 @@
-/** Every problem this API reports: its RFC 9457 `type` (as `/problems/<name>`), HTTP status and title. */
+/**
+ * Every problem this API reports: its `type`, HTTP status and title. In documents the type is the relative URI
+ * `/problems/<name>` (RFC 9457 §3.1.1): it is the same on every deployment, and there it leads to a page that explains it.
+ */
 export const problems = {
   'invalid-request': { status: 400, title: 'The request is not valid' },
   'malformed-json': { status: 400, title: 'The body is not JSON' },
   'not-signed-in': { status: 401, title: 'Sign in first' },
   'wrong-credentials': { status: 401, title: 'Login or password is wrong' },
-  'service-token-required': { status: 401, title: 'This route requires the service token' },
+  'service-token-required': { status: 401, title: 'This route requires a service token' },
+  'scope-required': { status: 403, title: 'The service token lacks the scope of this route' },
   'cross-site': { status: 403, title: 'Another site may not do this with your cookie' },
   'not-yours': { status: 403, title: 'Only the author may do this' },
   'not-found': { status: 404, title: 'There is no such resource' },

@@ -33,7 +33,10 @@ export const provideForIsolate = <T>(service: Service<T>, build: (config: Config
 export interface Consumer<M = never> {
   /** Accepts the messages of this consumer and no others. */
   message: GenericSchema<unknown, M>
-  /** Handles messages, which may arrive more than once and in any order. Answers those that failed: the queue retries them. */
+  /**
+   * Handles messages, which may arrive more than once and in any order. Answers those that failed: the queue retries
+   * them.
+   */
   consume: (platform: Platform, messages: M[]) => Promise<Set<M>>
 }
 
@@ -61,7 +64,10 @@ export type Job = {
   | { isExclusive: true; run: (platform: Platform, tick: ExclusiveTick) => Promise<number> }
 )
 
-/** Deletes expired data: at most `most` rows or keys, as of `now` (Unix ms). Answers how many. Safe to repeat and to run twice at once. */
+/**
+ * Deletes expired data: at most `most` rows or keys, as of `now` (Unix ms). Answers how many. Safe to repeat and to run
+ * twice at once.
+ */
 export type Purge = (platform: Platform, most: number, now: number) => Promise<number>
 
 /** Deletes at most `most` rows that belong to a deleted content, by its id. Answers how many. Safe to repeat. */

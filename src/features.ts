@@ -1,6 +1,5 @@
 import { backup } from './backup/feature.ts'
 import { comments } from './comments/feature.ts'
-import { docs } from './docs/feature.ts'
 import { events } from './events/feature.ts'
 import type { Feature } from './feature.ts'
 import { feed } from './feed/feature.ts'
@@ -17,6 +16,7 @@ import { recommendations } from './recommendations/feature.ts'
 import { relations } from './relations/feature.ts'
 import { removals } from './removals/feature.ts'
 import { search } from './search/feature.ts'
+import { serviceTokens } from './service-tokens/feature.ts'
 import { sessions } from './sessions/feature.ts'
 import { streams } from './streams/feature.ts'
 import { users } from './users/feature.ts'
@@ -24,7 +24,6 @@ import { webhooks } from './webhooks/feature.ts'
 
 /** The features of the Worker. The order is that of routes, of queue consumers, and of purges. */
 export const features: readonly Feature[] = [
-  docs,
   monitoring,
   users,
   sessions,
@@ -43,6 +42,7 @@ export const features: readonly Feature[] = [
   removals,
   streams,
   webhooks,
+  serviceTokens,
   invalidation,
   idempotency,
   backup,

@@ -51,7 +51,10 @@ export const keys = {
   presenceLast: (userId: string) => `presence:last:${userId}`,
   /** String `<fence>:<owner>`: a held lock. Expires with it. */
   lock: (name: string) => `lock:${name}`,
-  /** String holding an integer: the last fence of a lock. Expires after 30 days without use; later fences are higher anyway. */
+  /**
+   * String holding an integer: the last fence of a lock. Expires after 30 days without use; later fences are higher
+   * anyway.
+   */
   fence: (name: string) => `fence:${name}`,
   /** Sliding windows of @upstash/ratelimit: strings holding an integer, expiring after two windows. */
   rateLimit: (policy: string) => `limit:${policy}`,

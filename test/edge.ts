@@ -76,7 +76,8 @@ const PATIENT = {
 
 /**
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
- * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test sets them.
+ * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test
+ * sets them.
  */
 export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
   const worker = createWorker()
@@ -194,6 +195,6 @@ export async function expectRefused(answering: Promise<Response>, where: string,
   const response = await answering
   expect(response.status).toBe(400)
   const problem = await response.json<{ type: string; errors: { in: string; field: string; message: string }[] }>()
-  expect(problem.type).toBe('https://edge.test/problems/invalid-request')
+  expect(problem.type).toBe('/problems/invalid-request')
   expect(problem.errors).toContainEqual({ in: where, field, message: expect.any(String) })
 }

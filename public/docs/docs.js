@@ -1,9 +1,15 @@
-/* global SwaggerUIBundle */
-SwaggerUIBundle({
+/* global Scalar */
+// Everything stays on this origin: no fonts, proxy, telemetry or assistant of Scalar's. The policy of the page forbids them too.
+Scalar.createApiReference('#reference', {
   url: '/openapi.json',
-  dom_id: '#swagger-ui',
-  deepLinking: true,
-  displayRequestDuration: true,
-  persistAuthorization: false,
-  validatorUrl: null, // would send the document to a service of Swagger's
+  withDefaultFonts: false,
+  telemetry: false,
+  proxyUrl: '',
+  agent: { disabled: true },
+  mcp: { disabled: true },
+  hideClientButton: true,
+  showDeveloperTools: 'never',
+  persistAuth: false,
+  documentDownloadType: 'direct',
+  defaultHttpClient: { targetKey: 'shell', clientKey: 'curl' },
 })

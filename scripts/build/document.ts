@@ -1,8 +1,12 @@
-/** Prints the OpenAPI document. A program of its own, because it runs the source of the Worker, which has the types of the Worker. */
+/**
+ * Prints the OpenAPI document. A program of its own, because it runs the source of the Worker, which has the types of
+ * the Worker.
+ */
 import { createApp } from '../../src/app.ts'
-import { describeApp } from '../../src/http/document.ts'
+import { describeApp } from '../../src/docs/document.ts'
+import examples from '../../src/docs/examples.json' with { type: 'json' }
 
 const app = createApp(() => {
   throw new Error('only its routes are read')
 })
-process.stdout.write(JSON.stringify(await describeApp(app)))
+process.stdout.write(JSON.stringify(await describeApp(app, examples)))

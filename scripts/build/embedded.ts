@@ -5,8 +5,9 @@ import { nodesOf } from './syntax.ts'
 const LUA_COMMENT = /^--(?! usually calls )/
 
 /**
- * A module of src/ with its SQL and Lua in fewer bytes: without the indentation of lines, in Lua without comments too. Lines stay
- * lines. The SQL of drizzle's `sql` and Lua scripts, which begin with `#!lua`, have no strings of several lines.
+ * A module of src/ with its SQL and Lua in fewer bytes: without the indentation of lines, in Lua without comments too.
+ * Lines stay lines. The SQL of drizzle's `sql` and Lua scripts, which begin with `#!lua`, have no strings of several
+ * lines.
  */
 export function compactEmbedded(code: string): string {
   const edits: { start: number; end: number; text: string }[] = []

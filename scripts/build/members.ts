@@ -38,9 +38,10 @@ function isPure(node: ESTree.Node | null): boolean {
  * A whole program without the methods of its classes that nothing mentions. Bundlers keep all of them. In SDKs and query
  * builders these are most of the code, with everything that only they use.
  *
- * A method stays if the reachable part of the program mentions its name in any way: as a property of anything, as a name in a
- * pattern, or as a whole string. So a method found by a name that the program computes is the only thing it could miss; `test/build`
- * runs the result. `unused` lists members that are known to be unused although their names occur, by class.
+ * A method stays if the reachable part of the program mentions its name in any way: as a property of anything, as a
+ * name in a pattern, or as a whole string. So a method found by a name that the program computes is the only thing it
+ * could miss; `test/build` runs the result. `unused` lists members that are known to be unused although their names
+ * occur, by class.
  */
 export function removeUnusedMembers(code: string, unused: Record<string, string[]> = {}): string {
   const program = parseAst(code)

@@ -377,7 +377,7 @@ export async function compare(
     })
   }
 
-  /** Who is online is so for readers, and the last status change that was announced of each member says the same. */
+  /** Readers see who is online, and the last status change of each member that was announced agrees. */
   async function comparePresence(): Promise<void> {
     const { items } = await read(`/v1/presence?ids=${traffic.members.map(({ id }) => id).join()}`)
     const online = (items as { isOnline: boolean }[]).map(({ isOnline }) => isOnline)

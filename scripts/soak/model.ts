@@ -71,7 +71,10 @@ export function createModel() {
 
     keys: (kind: Kind): string[] => [...(registers.get(kind)?.keys() ?? [])],
 
-    /** Whether a register can have `value`: nothing acknowledged is missing (`lost`), and nothing is there that must not be (`ghost`). */
+    /**
+     * Whether a register can have `value`: nothing acknowledged is missing (`lost`), and nothing is there that must not
+     * be (`ghost`).
+     */
     judge(kind: Kind, key: string, value: Value): Verdict {
       const register = registers.get(kind)?.get(key)
       if (!register) return value === null ? 'right' : 'ghost'

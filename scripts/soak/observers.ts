@@ -8,7 +8,7 @@ import { EventSourceParserStream } from 'eventsource-parser/stream'
 import { Webhook } from 'standardwebhooks'
 import { type Product, SERVICE_TOKEN } from './product.ts'
 
-/** An event as webhooks and streams carry it. */
+/** An event as webhooks and streams carry it, with its sequence as a number. */
 export interface Observed {
   id: string
   channel: string
@@ -20,11 +20,21 @@ export interface Observed {
 
 export const CHANNEL = 'custom_soak'
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events', CHANNEL]
+
+/** The event in a delivery or a message of a stream, or the challenge. */
+function readEvent(text: string): Observed & { challenge?: string } {
+  const event = JSON.parse(text) as Omit<Observed, 'sequence'> & { sequence: string; challenge?: string }
+  return { ...event, sequence: Number(event.sequence) }
+}
+
 const SECRET = `whsec_${Buffer.from('a secret for the soak, ok').toString('base64')}`
 
 export type Receiver = Awaited<ReturnType<typeof startReceiver>>
 
-/** An endpoint that fails a fifth of the deliveries: it answers 500, closes the connection, or fails after it stored the event. */
+/**
+ * An endpoint that fails a fifth of the deliveries: it answers 500, closes the connection, or fails after it stored the
+ * event.
+ */
 export async function startReceiver(random: SimpleFaker) {
   const events = new Map<string, Observed>()
   const counts = { deliveries: 0, failures: 0, duplicates: 0, forgeries: 0 }
@@ -33,7 +43,7 @@ export async function startReceiver(random: SimpleFaker) {
   async function receive(request: IncomingMessage, response: ServerResponse): Promise<void> {
     let body = ''
     for await (const chunk of request.setEncoding('utf8')) body += chunk as string
-    const message = JSON.parse(body) as Observed & { challenge?: string }
+    const message = readEvent(body)
     if (message.challenge !== undefined) return void response.end(JSON.stringify({ challenge: message.challenge }))
     counts.deliveries += 1
     try {
@@ -120,7 +130,7 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
         await reset()
         continue
       }
-      const { channel, subject, sequence } = JSON.parse(data) as Observed
+      const { channel, subject, sequence } = readEvent(data)
       const key = `${channel} ${subject}`
       const seen = sequences.get(key) ?? new Set()
       sequences.set(key, seen.add(sequence))

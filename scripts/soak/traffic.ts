@@ -68,7 +68,7 @@ export interface Member {
 
 export type Traffic = ReturnType<typeof createTraffic>
 
-/** Users who use the product, and a service that publishes events. The model hears of everything they write. */
+/** Users who use the product, and a service that publishes events. The model records everything they write. */
 export function createTraffic(product: Product, model: Model, randomOf: (name: string) => SimpleFaker) {
   /** What was wrong at once: a read that failed, a session that was lost. */
   const wrong: { kind: 'failed reads' | 'lost'; what: string }[] = []
@@ -78,7 +78,8 @@ export function createTraffic(product: Product, model: Model, randomOf: (name: s
   /** The users and addresses that may have viewed a post. */
   const viewers = new Map<string, Set<string>>()
   let words = 0
-  const newWord = (kind: string) => `${kind}${(words += 1).toString(36)}q`
+  /** A word that is the beginning of no other: search finds words by their beginnings. */
+  const newWord = (kind: string) => `${kind}${(words += 1).toString(36).padStart(6, '0')}`
 
   async function send(method: string, path: string, token?: string, body?: object, more: Record<string, string> = {}) {
     await product.up()

@@ -1,4 +1,5 @@
 import { Hono } from 'hono'
+import * as v from 'valibot'
 import { Problem } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -22,6 +23,7 @@ export const backups = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'beginBackup',
       tag,
       summary: 'Begin a backup',
       description:
@@ -29,19 +31,20 @@ export const backups = new Hono<AppEnv>()
       answer: Tables,
       problems: ['service-token-required', 'unavailable'],
     }),
-    requireService,
+    requireService('backup'),
     async (c) => c.json({ tables: await c.var.use(backupService).begin() }),
   )
   .get(
     '/:table',
     doc({
+      id: 'getBackupPage',
       tag,
       summary: 'Read a page of a table',
       description: 'For `npm run backup`. With password hashes and secrets. About 1 MB at most.',
       answer: TablePage,
       problems: ['invalid-request', 'service-token-required', 'not-found', 'unavailable'],
     }),
-    requireService,
+    requireService('backup'),
     valid('param', TableName),
     valid('query', PageQuery),
     async (c) => {
@@ -53,13 +56,15 @@ export const backups = new Hono<AppEnv>()
   .get(
     '/:date/:file',
     doc({
+      id: 'getBackupFile',
       tag,
       summary: 'Read a file of a daily backup',
       description: '`manifest.json` names the files.',
-      textType: 'application/octet-stream',
+      answer: v.pipe(v.string(), v.description('The file.')),
+      mediaTypes: ['application/octet-stream'],
       problems: ['invalid-request', 'service-token-required', 'not-found'],
     }),
-    requireService,
+    requireService('backup'),
     valid('param', DailyFile),
     async (c) => {
       const { date, file } = c.req.valid('param')
@@ -73,6 +78,7 @@ export const restores = new Hono<AppEnv>()
   .put(
     '/',
     doc({
+      id: 'beginRestore',
       tag,
       summary: 'Begin to restore a backup',
       description:
@@ -87,7 +93,7 @@ export const restores = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('root'),
     requireJson,
     valid('json', RestoreRequest),
     async (c) => {
@@ -98,6 +104,7 @@ export const restores = new Hono<AppEnv>()
   .post(
     '/:table',
     doc({
+      id: 'restoreRows',
       tag,
       summary: 'Restore rows of a table',
       description: 'Skips rows that exist, and rows that refer to one which does not. Safe to repeat.',
@@ -112,7 +119,7 @@ export const restores = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('root'),
     valid('param', TableName),
     requireJson,
     valid('json', RestoreRows),
@@ -124,6 +131,7 @@ export const restores = new Hono<AppEnv>()
   .delete(
     '/',
     doc({
+      id: 'endRestore',
       tag,
       summary: 'End the restore',
       description: 'Allows writes, and begins to rebuild search, scores and counts. Safe to repeat.',
@@ -131,6 +139,6 @@ export const restores = new Hono<AppEnv>()
       status: 202,
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('root'),
     async (c) => c.json({ rebuilding: await c.var.use(backupService).endRestore() }, 202),
   )

@@ -19,12 +19,14 @@ export const commentsOnPost = new Hono<AppEnv>()
   .get(
     '/:id/comments',
     doc({
+      id: 'listComments',
       tag,
       summary: 'List the comments on a post, newest first',
       description:
         'Each with its first replies, oldest first. `replies.nextCursor` continues them at ' +
         '`GET /v1/comments/{id}/replies`. A deleted comment with replies keeps its place, without text and author.',
       answer: pageSchema(Thread),
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -46,6 +48,7 @@ export const commentsOnPost = new Hono<AppEnv>()
   .post(
     '/:id/comments',
     doc({
+      id: 'createComment',
       tag,
       summary: 'Comment on a post, or reply to a comment on it',
       description:
@@ -53,6 +56,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       answer: Comment,
       status: 201,
       headers: ['Idempotency-Key'],
+      sends: ['Location', 'Idempotent-Replayed'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -84,10 +88,12 @@ export const comments = new Hono<AppEnv>()
   .get(
     '/:id/replies',
     doc({
+      id: 'listReplies',
       tag,
       summary: 'List the replies to a comment, oldest first',
       description: 'Each with its own first replies.',
       answer: pageSchema(Thread),
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -104,11 +110,13 @@ export const comments = new Hono<AppEnv>()
   .patch(
     '/:id',
     doc({
+      id: 'updateComment',
       tag,
       summary: 'Edit my comment',
       description: 'Works without Redis.',
       answer: Comment,
       headers: ['If-Match'],
+      sends: ['ETag'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -134,6 +142,7 @@ export const comments = new Hono<AppEnv>()
   .delete(
     '/:id',
     doc({
+      id: 'deleteComment',
       tag,
       summary: 'Delete a comment',
       description:

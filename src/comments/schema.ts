@@ -5,24 +5,24 @@ import { Writing } from '../posts/schema.ts'
 /** A comment on a post, or a reply to a comment. */
 export const Comment = v.pipe(
   v.object({
-    id: v.string(),
-    postId: v.string(),
+    id: v.pipe(v.string(), v.description('Sorts by time.')),
+    postId: v.pipe(v.string(), v.description('The post it is about.')),
     parentId: v.pipe(
       v.nullable(v.string()),
-      v.description('The comment that it replies to. Null: it replies to the post'),
+      v.description('The comment that it replies to. Null: it replies to the post.'),
     ),
     authorId: v.pipe(
       v.nullable(v.string()),
-      v.description('Null: the comment was deleted, and its replies are still there'),
+      v.description('The user who wrote it. Null: the comment was deleted, and its replies are still there.'),
     ),
-    text: v.pipe(v.string(), v.description('Empty where the comment was deleted')),
-    createdAt: Time,
-    updatedAt: Time,
-    version: Count,
-    likesCount: Count,
-    repliesCount: v.pipe(Count, v.description('Direct replies')),
+    text: v.pipe(v.string(), v.description('1 to 500 characters. Empty where the comment was deleted.')),
+    createdAt: v.pipe(Time, v.description('When it was written.')),
+    updatedAt: v.pipe(Time, v.description('When its text was last edited.')),
+    version: v.pipe(Count, v.description('The version of the text, for `If-Match`.')),
+    likesCount: v.pipe(Count, v.description('How many users like it.')),
+    repliesCount: v.pipe(Count, v.description('How many comments reply to it directly.')),
   }),
-  v.metadata({ ref: 'Comment' }),
+  v.metadata({ ref: 'Comment', description: 'A comment on a post.' }),
 )
 export type Comment = v.InferOutput<typeof Comment>
 

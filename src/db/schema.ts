@@ -46,7 +46,7 @@ export const users = sqliteTable(
     presenceChangedAt: integer('presence_changed_at').notNull().default(0),
     /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
     presenceSyncAt: integer('presence_sync_at'),
-    /** Rises with each block or mute that changes what this user sees. A trigger raises it (migrations/0016_relations.sql). */
+    /** Rises with each block or mute that changes what this user sees. A trigger raises it (migrations/0019_safety.sql). */
     relationsVersion: integer('relations_version').notNull().default(0),
   },
   (t) => [
@@ -253,6 +253,29 @@ export const revocations = sqliteTable(
   (t) => [index('revocations_created').on(t.createdAt)],
 )
 
+/** Tokens of back ends. `SERVICE_TOKEN` is not among them. */
+export const serviceTokens = sqliteTable(
+  'service_tokens',
+  {
+    /** `st_` + ULID. */
+    id: text().primaryKey(),
+    /** Who uses it. */
+    name: text().notNull(),
+    /** What it may do. */
+    scopes: text({ mode: 'json' }).$type<string[]>().notNull(),
+    /** SHA-256 of the token, base64url. */
+    hash: text().notNull(),
+    /** The hashes before the last rotations, the latest first, and until when each works. */
+    previous: text({ mode: 'json' }).$type<{ hash: string; until: number }[]>().notNull(),
+    createdAt: integer('created_at').notNull(),
+    /** When `hash` was made. Null: at `createdAt`. */
+    rotatedAt: integer('rotated_at'),
+    /** Accurate to ten minutes. Null: never. */
+    lastUsedAt: integer('last_used_at'),
+  },
+  (t) => [uniqueIndex('service_tokens_name').on(t.name)],
+)
+
 /** Networks from which a user has signed in. Their guesses have a limit of their own. */
 export const signInSources = sqliteTable(
   'sign_in_sources',
@@ -343,6 +366,12 @@ export const eventSequences = sqliteTable(
   },
   (t) => [primaryKey({ columns: [t.channel, t.subject] })],
 )
+
+/** With which code each listener last began to rebuild its data: see `Listener.version`. */
+export const listenerVersions = sqliteTable('listener_versions', {
+  listener: text().primaryKey(),
+  version: integer().notNull(),
+})
 
 /** Counts that changed since their last `counter_update`. Triggers insert them. */
 export const counterChanges = sqliteTable(
@@ -513,6 +542,15 @@ export const webhooks = sqliteTable(
       .where(sql`wake_at IS NOT NULL`),
   ],
 )
+
+/**
+ * One row with a random value that changes whenever an endpoint may take other events: one is added, deleted or changes its
+ * status, channels, types or filter. Triggers write it (migrations/0018_webhook_version.sql).
+ */
+export const webhookVersion = sqliteTable('webhook_version', {
+  id: integer().primaryKey(),
+  version: text().notNull(),
+})
 
 /** The delivery of an event to an endpoint. The purge removes those of deleted endpoints. */
 export const deliveries = sqliteTable(

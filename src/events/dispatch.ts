@@ -1,12 +1,15 @@
 import { listOf } from '../db/list.ts'
 import { and, inArray, isNotNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { events } from '../db/schema.ts'
+import { events, listenerVersions } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { service } from '../service.ts'
 import type { StoredEvent } from './catalog.ts'
 import type { CounterUpdates } from './counters.ts'
 import type { EventMessage } from './schema.ts'
+
+/** Where a listener continues its work: text of its own. `delaySeconds`: not sooner. */
+export type Cursor = string | { cursor: string; delaySeconds: number }
 
 /** Receives stored events, each at least once. Handling an event twice must have the effect of once. */
 export interface Listener {
@@ -18,14 +21,25 @@ export interface Listener {
    * Handles at most 100 events, in their order. If it throws, it receives them again, one by one. It may return cursors
    * for work that is too much for one step: the dispatcher enqueues them before the events count as handled.
    */
-  handle: (events: StoredEvent[]) => Promise<string[] | void>
-  /** Does one bounded step from a cursor. Returns the next cursor, or null at the end. A step may run twice. */
-  proceed?: (cursor: string) => Promise<string | null>
+  handle: (events: StoredEvent[]) => Promise<Cursor[] | void>
+  /**
+   * Does one bounded step from a cursor. Returns where to continue, all at once, or nothing at the end. A step may run
+   * twice.
+   */
+  proceed?: (cursor: string) => Promise<Cursor[]>
   /** Does one step of rebuilding its data from D1. `null` begins. Returns the next cursor, or null at the end. */
   rebuild?: (cursor: string | null) => Promise<string | null>
+  /**
+   * The form of the data. Raise it with code that needs the data made again, where SQL in a migration cannot: the cron then
+   * begins a rebuild.
+   */
+  version?: number
 }
 
 type Step = Extract<EventMessage, { listener: string }>
+
+/** How many steps of a batch run at once: D1 has other work too. */
+const STEPS_AT_ONCE = 4
 
 /** Counts that changed just now are published this much later, together with changes until then. */
 const COUNTERS_DELAY_SECONDS = 2
@@ -34,7 +48,8 @@ export interface DispatchDependencies {
   db: DrizzleD1Database
   listeners: Listener[]
   counterUpdates: CounterUpdates
-  enqueue: (message: EventMessage, options?: { delaySeconds: number }) => Promise<unknown>
+  /** Up to a hundred messages are enqueued together, or none of them. */
+  enqueue: (messages: { body: EventMessage; delaySeconds?: number }[]) => Promise<unknown>
   /** Receives the name of a listener that failed, and its error. */
   onFailure: (listener: string, error: unknown) => void
 }
@@ -48,13 +63,22 @@ export const dispatchService = service<Dispatch>('dispatch')
  * D1: one query to load the events of a batch, one to mark them. Each listener documents its own cost.
  */
 export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailure }: DispatchDependencies) {
+  async function proceedLater(listener: string, cursors: Cursor[]): Promise<void> {
+    if (cursors.length === 0) return
+    await enqueue(
+      cursors.map((each) => {
+        const { cursor, ...delay } = typeof each === 'string' ? { cursor: each } : each
+        return { body: { kind: 'proceed', listener, cursor }, ...delay }
+      }),
+    )
+  }
+
   /** Returns the ids of the events that the listener failed to handle. */
   async function notify(listener: Listener, events: StoredEvent[]): Promise<string[]> {
     const wanted = events.filter((event) => listener.wants(event))
     if (wanted.length === 0) return []
     try {
-      const cursors = (await listener.handle(wanted)) ?? []
-      for (const cursor of cursors) await enqueue({ kind: 'proceed', listener: listener.name, cursor })
+      await proceedLater(listener.name, (await listener.handle(wanted)) ?? [])
       return []
     } catch (error) {
       if (wanted.length === 1) {
@@ -88,12 +112,13 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
     return { found: rows.length, failed }
   }
 
-  /** Does one step, and enqueues the next. If the Worker dies in between, the queue repeats the step. */
+  /** Does one step, and enqueues what follows. If the Worker dies in between, the queue repeats the step. */
   async function step(message: Step): Promise<void> {
     const listener = listeners.find(({ name }) => name === message.listener)
-    const next = message.kind === 'rebuild' ? listener?.rebuild?.(message.cursor) : listener?.proceed?.(message.cursor)
-    const cursor = await next
-    if (typeof cursor === 'string') await enqueue({ ...message, cursor })
+    if (message.kind === 'proceed')
+      return proceedLater(message.listener, (await listener?.proceed?.(message.cursor)) ?? [])
+    const cursor = await listener?.rebuild?.(message.cursor)
+    if (typeof cursor === 'string') await enqueue([{ body: { ...message, cursor } }])
   }
 
   /** Publishes the counts that changed. Enqueues itself for counts that changed just now. */
@@ -102,7 +127,7 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
     if (hasMore) await publishCountsLater()
   }
 
-  const publishCountsLater = () => enqueue({ kind: 'counters' }, { delaySeconds: COUNTERS_DELAY_SECONDS })
+  const publishCountsLater = () => enqueue([{ body: { kind: 'counters' }, delaySeconds: COUNTERS_DELAY_SECONDS }])
 
   return {
     /** Handles messages of the queue. Returns those that failed. */
@@ -112,13 +137,17 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
       const failed = new Set(
         messages.filter((message) => message.kind === 'event' && dispatched.failed.has(message.id)),
       )
-      for (const message of messages) {
-        if (message.kind !== 'rebuild' && message.kind !== 'proceed') continue
-        await step(message).catch((error: unknown) => {
-          onFailure(message.listener, error)
-          failed.add(message)
-        })
+      const steps = messages.filter((message) => message.kind === 'rebuild' || message.kind === 'proceed')
+      const takeSteps = async () => {
+        for (let message = steps.shift(); message; message = steps.shift()) {
+          const { listener } = message
+          await step(message).catch((error: unknown) => {
+            onFailure(listener, error)
+            failed.add(message)
+          })
+        }
       }
+      await Promise.all(Array.from({ length: STEPS_AT_ONCE }, takeSteps))
       if (dispatched.found > 0 || messages.some((message) => message.kind === 'counters')) {
         await publishCounts().catch((error: unknown) => onFailure('counters', error)) // the cron retries
       }
@@ -128,13 +157,32 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
     publishCounts,
     publishCountsLater,
 
+    /**
+     * Begins to rebuild the data of listeners that older code made, or a database without it. Returns how many. One D1 query
+     * when there are none. Safe to repeat: a failure after the message was sent begins a second rebuild. For the cron.
+     */
+    async rebuildOutdated(): Promise<number> {
+      const made = new Map((await db.select().from(listenerVersions)).map((row) => [row.listener, row.version]))
+      const outdated = listeners.flatMap(({ name, version = 0 }) =>
+        version > (made.get(name) ?? 0) ? [{ name, version }] : [],
+      )
+      for (const { name, version } of outdated) {
+        await enqueue([{ body: { kind: 'rebuild', listener: name, cursor: null } }])
+        await db
+          .insert(listenerVersions)
+          .values({ listener: name, version })
+          .onConflictDoUpdate({ target: listenerVersions.listener, set: { version } })
+      }
+      return outdated.length
+    },
+
     /** Begins to rebuild the data of a listener from D1. The queue does it step by step. */
     async beginRebuild(name: string): Promise<void> {
       const names = listeners.flatMap((listener) => (listener.rebuild ? [listener.name] : []))
       if (!names.includes(name)) {
         throw new Problem('not-found', `No listener ${name} keeps data. Those that do: ${names.join(', ') || 'none'}`)
       }
-      await enqueue({ kind: 'rebuild', listener: name, cursor: null })
+      await enqueue([{ body: { kind: 'rebuild', listener: name, cursor: null } }])
     },
   }
 }

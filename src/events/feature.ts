@@ -14,7 +14,7 @@ export const events: Feature = {
         db: platform.db,
         listeners: platform.features.flatMap(({ listener }) => listener?.(platform) ?? []),
         counterUpdates: platform.use(counterUpdatesService),
-        enqueue: (message, options) => platform.enqueue('EVENTS', [{ body: message, ...options }]),
+        enqueue: (messages) => platform.enqueue('EVENTS', messages),
         onFailure: platform.onFailure,
       }),
     ),
@@ -31,6 +31,11 @@ export const events: Feature = {
       name: 'resend events',
       isExclusive: false,
       run: ({ outbox }, { now }) => outbox.resend(1_000, now),
+    },
+    {
+      name: 'rebuild outdated data',
+      isExclusive: true,
+      run: ({ use }) => use(dispatchService).rebuildOutdated(),
     },
     {
       name: 'publish counts',

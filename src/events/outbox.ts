@@ -16,7 +16,8 @@ import type { EventMessage, Publication } from './schema.ts'
 export type NewEvent = {
   [T in EventType]: {
     type: T
-    data: { [F in keyof EventData<T>]: EventData<T>[F] | SQL }
+    /** Complete, though publishers may leave fields out. A comment that replies to none has no `parentId`. */
+    data: { [F in Exclude<keyof EventData<T>, 'parentId'>]-?: EventData<T>[F] | SQL } & { parentId?: string }
     audience?: Audience | SQL
     given?: Record<string, unknown>
   }
@@ -147,8 +148,8 @@ export function createOutbox(
     },
 
     /**
-     * The number of events that are not dispatched, counted up to `MAX_COUNTED`, and the age of the oldest of those. D1
-     * reads no more rows than it counts.
+     * The number of events that are not dispatched, up to `MAX_COUNTED`, and the age of the oldest of those. D1 reads
+     * only these rows.
      */
     async backlog(now: number): Promise<{ pending: number; oldestAgeSeconds: number }> {
       const first = db

@@ -41,32 +41,63 @@ const Data = v.pipe(
   ),
 )
 
+const Id = v.pipe(
+  v.string(),
+  // No dot: webhook signatures separate the id from the rest with a dot.
+  v.regex(/^[\w:-]{1,100}$/, 'must be 1 to 100 letters, digits, or _ : -'),
+  v.description('Chosen by you. Repeating a request with the same id changes nothing.'),
+)
+const Subject = v.pipe(
+  v.string(),
+  v.minLength(1, 'must not be empty'),
+  v.maxLength(MAX_SUBJECT_CHARACTERS),
+  v.check((subject) => subject.isWellFormed(), 'must be well-formed Unicode'),
+  v.description('What the event is about. The default is the type, or on our channels the id in the data.'),
+)
+const fields = {
+  channel: v.pipe(
+    v.string(),
+    v.check(
+      (channel) => CHANNELS.some((known) => known === channel) || isCustom(channel),
+      `must be ${CHANNELS.join(', ')}, or custom_ and lower-case letters, digits or _`,
+    ),
+    v.description('One of our channels, or `custom_` and a name of your own.'),
+  ),
+  type: v.pipe(TypeName, v.description('What happened.')),
+  data: v.pipe(Data, v.description('On our channels: the data of the type. Elsewhere: any object.')),
+}
+
+/** An event in our own shape. */
+const Plain = v.strictObject({
+  specversion: v.exactOptional(v.never()),
+  ...fields,
+  id: v.optional(Id),
+  subject: v.optional(Subject),
+  audience: v.optional(Audience),
+})
+
+/**
+ * A CloudEvent in the structured mode of HTTP, as SDKs send it (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md).
+ * `channel` and `audience` are extension attributes. Attributes that are not named here, and the `source`, are ignored.
+ */
+const Structured = v.looseObject({
+  specversion: v.literal('1.0'),
+  ...fields,
+  id: Id,
+  source: v.pipe(v.string(), v.minLength(1, 'must not be empty'), v.description('Ignored: the source is this API.')),
+  subject: v.nullish(Subject), // in this format, null is absent
+  audience: v.nullish(Audience),
+  datacontenttype: v.nullish(
+    v.pipe(v.string(), v.regex(/^application\/([\w.-]+\+)?json\s*(;|$)/, 'must be application/json')),
+  ),
+})
+
 /** An event that a back end publishes. The schema adds the default subject and audience. */
 export const Publication = v.pipe(
-  v.strictObject({
-    channel: v.pipe(
-      v.string(),
-      v.check(
-        (channel) => CHANNELS.some((known) => known === channel) || isCustom(channel),
-        `must be ${CHANNELS.join(', ')}, or custom_ and lower-case letters, digits or _`,
-      ),
-    ),
-    type: TypeName,
-    data: Data,
-    // No dot: webhook signatures separate the id from the rest with a dot.
-    id: v.optional(v.pipe(v.string(), v.regex(/^[\w:-]{1,100}$/, 'must be 1 to 100 letters, digits, or _ : -'))),
-    subject: v.optional(
-      v.pipe(
-        v.string(),
-        v.minLength(1, 'must not be empty'),
-        v.maxLength(MAX_SUBJECT_CHARACTERS),
-        v.check((subject) => subject.isWellFormed(), 'must be well-formed Unicode'),
-      ),
-    ),
-    audience: v.optional(Audience),
-  }),
+  v.variant('specversion', [Plain, Structured], ({ path }) => (path ? 'must be 1.0' : 'must be an object')),
   v.rawTransform(({ dataset, addIssue, NEVER }) => {
-    const { channel, type, data, id, subject, audience } = dataset.value
+    const { channel, type, data, id } = dataset.value
+    const [subject, audience] = [dataset.value.subject ?? undefined, dataset.value.audience ?? undefined]
     const refuse = (message: string, key: string, ...keys: string[]) => {
       const item = (key: string) => ({
         type: 'object' as const,

@@ -10,10 +10,12 @@ import { feedService } from './feed.ts'
 export const feed = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'listFeed',
     tag: 'Feed',
     summary: 'List the posts of the users I follow, newest first',
     description: 'Works without Redis. Then counts may be slightly old.',
     answer: pageSchema(Post),
+    sends: ['ETag'],
     problems: ['invalid-request', 'not-signed-in'],
   }),
   admit('reads', { session: 'required' }),

@@ -7,11 +7,12 @@ import { relationsService } from '../relations/relations.ts'
 import type { Relations, Viewer } from '../relations/schema.ts'
 import type { Evaluate, Guard, Script } from '../redis/script.ts'
 import type { Claims, HeldSession } from '../redis/session.ts'
+import type { Scope } from '../service-tokens/scopes.ts'
 import { sessionStore } from '../sessions/sessions.ts'
 import type { AppEnv } from './context.ts'
 import { addressSubject, requireAllowed, requireOpen, setLimitHeaders, spend } from './limit.ts'
 import { described } from './openapi.ts'
-import { isService } from './service-token.ts'
+import { admitService } from './service-token.ts'
 import {
   checkSession,
   hasCredential,
@@ -46,8 +47,8 @@ export interface Writer<UserId> {
   claims: UserId extends string ? Claims : Claims | undefined
   /**
    * Runs `work` for the claimed user. The first script that `work` gives to `evaluate` runs only if the session is live and
-   * the limit allows it, all in one round trip; otherwise `evaluate` throws the 401 or 429. If Redis cannot tell that the
-   * session is live, D1 does, and the script takes a second round trip.
+   * the limit allows it, all in one round trip; otherwise `evaluate` throws the 401 or 429. If Redis does not know the
+   * session, D1 is asked, and the script takes a second round trip.
    */
   write: <T>(work: (userId: UserId, evaluate: Evaluate) => Promise<T>, contentId?: string) => Promise<T>
 }
@@ -61,8 +62,11 @@ export type SessionRule =
 export interface AdmitOptions {
   /** Counts every request against the address, also those of users. */
   by?: 'address'
-  /** Refuses a credential that is not accepted, although the route reads and needs none. */
-  refusesInvalid?: boolean
+  /**
+   * Accepts a service token with this scope too, as `c.var.service`. Refuses a credential that is not valid, although the
+   * route reads and needs none.
+   */
+  service?: Scope
 }
 
 /** What `admit` adds to the context, by the rule of the route. */
@@ -105,14 +109,14 @@ const SECURITY = {
  * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.var.caller`. `check: 'within'`
  * checks session and limit in the script of the write, strict or not: `c.var.writer`.
  *
- * A credential that is not accepted: 401 on routes that write or need a session. Other reads treat the caller as
- * anonymous, unless `refusesInvalid`. Routes with `none` ignore credentials. Writes by cookie must come from our own site
- * or from `CORS_ORIGINS`.
+ * A credential that is not accepted: 401 on routes that write, need a session, or accept a `service` token too. Other reads
+ * treat the caller as anonymous. Routes with `none` ignore credentials. Writes by cookie must come from our own site or from
+ * `CORS_ORIGINS`.
  */
 export function admit<R extends SessionRule>(
   name: LimitName,
   rule: R,
-  { by, refusesInvalid = false }: AdmitOptions = {},
+  { by, service }: AdmitOptions = {},
 ): MiddlewareHandler<AdmittedEnv<R>> {
   const { session } = rule
   const check = 'check' in rule ? rule.check : 'before'
@@ -124,10 +128,12 @@ export function admit<R extends SessionRule>(
     const limits = use(limitsService)
     const claims = readClaims(c)
     const isRead = c.req.method === 'GET' || c.req.method === 'HEAD'
-    const refuses = session === 'required' || refusesInvalid || (session === 'optional' && !isRead)
+    const refuses = session === 'required' || service !== undefined || (session === 'optional' && !isRead)
     if (!isRead) requireOwnSite(c)
     if (!claims && session === 'required') throw new Problem('not-signed-in')
-    if (!claims && refuses && hasCredential(c) && !isService(c)) {
+    const serviceCaller = claims || service === undefined ? undefined : await admitService(c, service)
+    if (serviceCaller) c.set('service', serviceCaller)
+    if (!claims && refuses && hasCredential(c) && !serviceCaller) {
       throw new Problem('not-signed-in', 'This token is not valid')
     }
 
@@ -196,7 +202,8 @@ export function admit<R extends SessionRule>(
       })
     }
   }
-  const spec = { 'x-rate-limit': name, security: SECURITY[session] }
+  const services = service === undefined ? [] : [{ serviceToken: [service] }]
+  const spec = { 'x-rate-limit': name, security: [...SECURITY[session], ...services] }
   return described(spec, middleware) as unknown as MiddlewareHandler<AdmittedEnv<R>> // it added what `Admitted` says
 }
 

@@ -15,6 +15,7 @@ const SECURITY = {
 export const EXPOSED_HEADERS = [
   'ETag',
   'Idempotent-Replayed',
+  'Link',
   'Location',
   'RateLimit',
   'RateLimit-Policy',

@@ -21,6 +21,14 @@ export function allowedVersions(c: RequestContext): number[] | undefined {
   return condition === undefined || condition === '*' ? undefined : parseVersions(condition)
 }
 
+/** The `Link` to the next page of a list (RFC 8288): the URL of the request with its cursor. Undefined: there is none. */
+export function nextLink(c: RequestContext, value: { nextCursor?: unknown }): string | undefined {
+  if (typeof value.nextCursor !== 'string') return undefined
+  const { pathname, searchParams } = new URL(c.req.url)
+  searchParams.set('cursor', value.nextCursor)
+  return `<${pathname}?${searchParams.toString()}>; rel="next"`
+}
+
 /**
  * Answers JSON that clients may store and revalidate (RFC 9111). Its entity tag is `"version-…"` of `parts`: pass all that
  * can change in the body. Without parts it is a hash of the body. A request whose `If-None-Match` has the tag gets a 304.
@@ -34,6 +42,8 @@ export function answerCacheable(c: RequestContext, value: object, ...parts: (num
   headers['Cache-Control'] = c.get('claims') ? 'private, no-cache' : 'public, no-cache'
   headers['Vary'] =
     headers['Vary'] === undefined ? 'Authorization, Cookie' : `Authorization, Cookie, ${headers['Vary']}`
+  const link = nextLink(c, value)
+  if (link !== undefined) headers['Link'] = link
   const isCurrent = matches(c.req.header('If-None-Match'), tag)
   if (!isCurrent) headers['Content-Type'] = 'application/json'
   const answer = new Response(isCurrent ? null : body, { status: isCurrent ? 304 : 200, headers })

@@ -2,6 +2,7 @@ import type { Context } from 'hono'
 import type { Config } from '../config.ts'
 import type { Platform, Use } from '../platform.ts'
 import type { Claims } from '../redis/session.ts'
+import type { ServiceCaller } from '../service-tokens/service-tokens.ts'
 import type { Trace } from '../trace.ts'
 
 /** What handlers find in the context of every request. `admit` adds the caller. */
@@ -14,8 +15,13 @@ export interface AppEnv {
     use: Use
     /** Also the `X-Request-Id` of the answer. */
     requestId: string
-    /** What the token of the request claims, if the token is genuine. Null: read, and there is none. Its session may have ended. */
+    /**
+     * What the token of the request claims, if the token is genuine. Null: read, and there is none. Its session may
+     * have ended.
+     */
     claims?: Claims | null
+    /** The back end whose token the route accepted. */
+    service?: ServiceCaller
     trace: Trace
     /** What is known of the answer before its route has made it. */
     answer: {

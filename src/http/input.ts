@@ -30,11 +30,29 @@ v.setGlobalMessage((issue) => {
   return messages[type] ?? 'is not valid'
 })
 
+/** What has ids of each kind. */
+const NAMES: Record<IdKind, string> = {
+  u: 'user',
+  p: 'post',
+  c: 'comment',
+  f: 'follow',
+  r: 'block or mute',
+  m: 'mention',
+  n: 'notification',
+  s: 'session',
+  ev: 'event',
+  wh: 'webhook',
+  dl: 'delivery',
+  ch: 'challenge',
+  st: 'service token',
+}
+
 /** An id of one kind, as it appears in paths, queries and bodies: `u_…`. */
 export const id = (kind: IdKind) =>
   v.pipe(
     v.string(),
     v.regex(new RegExp(`^${idPattern(kind)}$`), `must be an id: ${kind}_ and lower-case letters or digits`),
+    v.description(`The id of a ${NAMES[kind]}.`),
   )
 
 /** The number of items in a page, from a query. OpenAPI documents it as a number. */
@@ -51,11 +69,15 @@ export const limitOf = (fallback: number, max: number) =>
       String(fallback),
     ),
     v.metadata({ type: 'integer', pattern: undefined, minimum: 1, maximum: max, default: fallback }),
+    v.description('The most items to answer.'),
   )
 
 /** Selects a page: at most 100 items, after `cursor`, which is the `nextCursor` of the page before. */
-export const pageQuery = (kind: 'p' | 'c' | 'f' | 'r' | 'n' | 'wh') =>
-  v.object({ limit: limitOf(20, 100), cursor: v.optional(id(kind)) })
+export const pageQuery = (kind: 'p' | 'c' | 'f' | 'r' | 'n' | 'wh' | 'st') =>
+  v.object({
+    limit: limitOf(20, 100),
+    cursor: v.optional(v.pipe(id(kind), v.description('The `nextCursor` of the page before.'))),
+  })
 
 /** A batch of ids, separated by commas. Repeated ids count once. OpenAPI documents it as a string. */
 export const idsQuery = (kind: 'u' | 'p', max = 100) =>
@@ -71,12 +93,19 @@ export const idsQuery = (kind: 'u' | 'p', max = 100) =>
         items: undefined,
         maxLength: undefined,
       }),
+      v.description(`At most ${max} ids, separated by commas.`),
     ),
   })
 
 /** The schema of a page of items. */
 export const pageSchema = <T extends v.GenericSchema>(item: T) =>
-  v.object({ items: v.array(item), nextCursor: v.nullable(v.string()) })
+  v.pipe(
+    v.object({
+      items: v.array(item),
+      nextCursor: v.pipe(v.nullable(v.string()), v.description('Selects the next page. Null: this is the last one.')),
+    }),
+    v.description('A page of the list.'),
+  )
 
 /** A time in RFC 3339. */
 export const Time = v.pipe(v.string(), v.isoTimestamp())
@@ -96,10 +125,16 @@ function graphemesIn(text: string): number {
 /** The average number of UTF-16 units that a character may take. The largest emoji take 14. */
 const MAX_UNITS = 16
 
-/** More combining marks in a row than any language uses (UAX #15, Stream-Safe): normalization takes quadratic time on them. */
+/**
+ * More combining marks in a row than any language uses (UAX #15, Stream-Safe): normalization takes quadratic time on
+ * them.
+ */
 const MANY_MARKS = /\p{M}{31}/u
 
-/** A character that leaves something to see. The last ones of the list are blanks that Unicode counts as letters or symbols. */
+/**
+ * A character that leaves something to see. The last ones of the list are blanks that Unicode counts as letters or
+ * symbols.
+ */
 const VISIBLE =
   /[^\s\p{M}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\p{Noncharacter_Code_Point}\u2800\ufffc\u{13441}\u{13442}\u{1d159}]/u
 

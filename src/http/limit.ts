@@ -55,24 +55,35 @@ const LOCAL_SUBJECTS = 10_000
  * Worker that is not configured, and while Redis fails.
  */
 export function limitLocally(limit = LOCAL_LIMIT, security: Record<string, string[]>[] = []): MiddlewareHandler {
-  const counts = new Map<string, number>()
-  let endsAt = 0
+  const local = createLocalLimit(limit)
   return described({ 'x-rate-limit': 'local', security }, async (c, next) => {
-    const subject = addressSubject(c)
-    const now = Date.now()
-    const isOver = now >= endsAt || endsAt - now > LOCAL_WINDOW_MS // or the clock was set back
-    if (isOver || counts.size >= LOCAL_SUBJECTS) {
-      counts.clear()
-      endsAt = now + LOCAL_WINDOW_MS
-    }
-    const requests = (counts.get(subject) ?? 0) + 1
-    counts.set(subject, requests)
-    if (requests > limit) {
-      const retryAfter = secondsUntil(endsAt)
-      throw new Problem('rate-limited', `Try again in ${retryAfter} s`, { retryAfter })
-    }
+    local.spend(addressSubject(c))
     await next()
   })
+}
+
+/** A limit per subject and minute, in the memory of the isolate. */
+export function createLocalLimit(limit: number) {
+  const counts = new Map<string, number>()
+  let endsAt = 0
+  return {
+    /** Counts one request. Throws 429 over the limit. */
+    spend(subject: string): void {
+      const now = Date.now()
+      const isOver = now >= endsAt || endsAt - now > LOCAL_WINDOW_MS // or the clock was set back
+      if (isOver || counts.size >= LOCAL_SUBJECTS) {
+        counts.clear()
+        endsAt = now + LOCAL_WINDOW_MS
+      }
+      const requests = (counts.get(subject) ?? 0) + 1
+      counts.set(subject, requests)
+      if (requests <= limit) return
+      const retryAfter = secondsUntil(endsAt)
+      throw new Problem('rate-limited', `Try again in ${retryAfter} s`, { retryAfter })
+    },
+    /** Takes back one request. */
+    refund: (subject: string) => void counts.set(subject, (counts.get(subject) ?? 1) - 1),
+  }
 }
 
 /** An IPv4 address as Cloudflare writes it. Parsing it would return the same. */

@@ -3,6 +3,7 @@ import { createMiddleware } from 'hono/factory'
 import type { Env as HonoEnv, MiddlewareHandler, ValidationTargets } from 'hono'
 import { describeRoute, resolver, uniqueSymbol } from 'hono-openapi'
 import * as v from 'valibot'
+import type { headers as responseHeaders } from '../docs/headers.ts'
 import { type FieldError, invalidField, Problem, type ProblemType, problems } from '../errors.ts'
 
 type Schema = v.GenericSchema
@@ -13,14 +14,29 @@ const COMMON: ProblemType[] = ['rate-limited', 'internal', 'misconfigured', 'una
 /** The schema of a problem document (RFC 9457). */
 const ProblemDocument = v.pipe(
   v.looseObject({
-    type: v.pipe(v.string(), v.url()),
-    title: v.string(),
-    status: v.number(),
-    detail: v.string(),
-    instance: v.string(),
-    errors: v.optional(v.array(v.object({ in: v.string(), field: v.string(), message: v.string() }))),
+    type: v.pipe(
+      v.picklist(Object.keys(problems).map((type) => `/problems/${type}`)),
+      v.metadata({ ref: 'ProblemType' }),
+    ),
+    title: v.pipe(v.string(), v.description('The same for each problem of this type.')),
+    status: v.pipe(v.number(), v.integer(), v.description('The status of the answer.')),
+    detail: v.pipe(v.string(), v.description('What is wrong with this request.')),
+    instance: v.pipe(v.string(), v.description('The path of the request.')),
+    errors: v.optional(
+      v.pipe(
+        v.array(
+          v.object({
+            in: v.pipe(v.picklist(['path', 'query', 'body', 'header']), v.description('The part of the request.')),
+            field: v.pipe(v.string(), v.description('The name of the field, a path in the body: `data.total`.')),
+            message: v.pipe(v.string(), v.description('What the API expects.')),
+          }),
+        ),
+        v.description('Each invalid field.'),
+      ),
+    ),
+    retryAfter: v.optional(v.pipe(v.number(), v.description('Seconds to wait, as in `Retry-After`.'))),
   }),
-  v.metadata({ ref: 'Problem' }),
+  v.metadata({ ref: 'Problem', description: 'A problem document (RFC 9457). Some types have members of their own.' }),
 )
 
 /** The optional headers of requests, with their descriptions. */
@@ -37,20 +53,24 @@ const HEADERS = {
  * description from the Worker, and those that `described` and `describedInput` add (scripts/build/documentation.ts).
  */
 export function doc(route: {
+  /** The name of the operation: generated clients call it so. Renaming it breaks them. */
+  id: string
   summary: string
   description?: string
   tag: string
   answer?: Schema
-  /** The media type of an answer that is text, not JSON. */
-  textType?: string
+  /** The media types of the answer. The default is JSON. */
+  mediaTypes?: string[]
   status?: 200 | 201 | 202 | 204
+  /** Headers of the answer, besides those that middleware sends. With `ETag`, a read is conditional. */
+  sends?: (keyof typeof responseHeaders)[]
   /** Answers with other statuses that are not problems. */
   answers?: Record<number, Schema>
   problems?: ProblemType[]
   /** Optional request headers that the route reads. */
   headers?: (keyof typeof HEADERS)[]
 }) {
-  const { summary, description, tag, answer, status = 200, headers = [] } = route
+  const { summary, description, tag, answer, mediaTypes = ['application/json'], status = 200, headers = [] } = route
   const json = (schema: Schema) => ({ content: { 'application/json': { schema: resolver(schema) } } })
   const byStatus = Map.groupBy([...(route.problems ?? []), ...COMMON], (type) => problems[type].status)
   const failures = Object.fromEntries(
@@ -63,6 +83,7 @@ export function doc(route: {
     ]),
   )
   return describeRoute({
+    operationId: route.id,
     summary,
     ...(description === undefined ? {} : { description }),
     tags: [tag],
@@ -75,11 +96,13 @@ export function doc(route: {
     })),
     responses: {
       [status]: {
-        description: 'Success',
-        ...(answer ? json(answer) : {}),
-        ...(route.textType === undefined
-          ? {}
-          : { content: { [route.textType]: { schema: { type: 'string' as const } } } }),
+        description: '', // that of the schema, see `describeApp`
+        ...(route.sends && {
+          headers: Object.fromEntries(route.sends.map((name) => [name, { $ref: `#/components/headers/${name}` }])),
+        }),
+        ...(answer && {
+          content: Object.fromEntries(mediaTypes.map((type) => [type, { schema: resolver(answer) }])),
+        }),
       },
       ...failures,
       ...Object.fromEntries(
@@ -158,8 +181,9 @@ function findLists(schema: Schema, value: unknown, path: (string | number)[] = [
   if (wrapped) return findLists(wrapped, value, path)
   if (Array.isArray(value)) {
     if (item) return value.flatMap((part, i) => findLists(item, part, [...path, i]))
-    if (type === 'union' && options?.some((option) => findLists(option, value, path).length === 0)) return []
-    return entries || type === 'record' || type === 'union' ? [path.join('.')] : []
+    const isUnion = type === 'union' || type === 'variant'
+    if (isUnion && options?.some((option) => findLists(option, value, path).length === 0)) return []
+    return entries || type === 'record' || isUnion ? [path.join('.')] : []
   }
   if (!entries || typeof value !== 'object' || value === null) return []
   const fields = value as Record<string, unknown> // an object, as checked

@@ -4,7 +4,10 @@ import { ConfigError } from '../config.ts'
 import { Problem, problems } from '../errors.ts'
 import type { AppEnv } from './context.ts'
 
-/** Turns any error into an RFC 9457 problem document. Internal errors and outages are logged, and their details stay hidden. */
+/**
+ * Turns any error into an RFC 9457 problem document. Internal errors and outages are logged, and their details stay
+ * hidden.
+ */
 export function renderError(error: unknown, c: Context): Response {
   const problem = toProblem(error)
   const isOurFault = problem.type === 'internal' || (problem.type === 'unavailable' && problem !== error)
@@ -36,7 +39,7 @@ export const errorCode = (error: unknown) =>
 export function renderProblem(problem: Problem, c: Context): Response {
   const { status, title } = problems[problem.type]
   const document = {
-    type: new URL(`/problems/${problem.type}`, c.req.url).href,
+    type: `/problems/${problem.type}`,
     title,
     status,
     detail: problem.message,
@@ -47,9 +50,16 @@ export function renderProblem(problem: Problem, c: Context): Response {
   return c.body(JSON.stringify(document), status, {
     'Content-Type': 'application/problem+json',
     'Cache-Control': 'no-store',
-    ...(status === 401 ? { 'WWW-Authenticate': 'Bearer' } : {}), // RFC 9110 §11.6.1
+    ...challengeOf(problem),
     ...(typeof retryAfter === 'number' ? { 'Retry-After': String(retryAfter) } : {}),
   })
+}
+
+/** What a client that lacks a credential must present (RFC 9110 §11.6.1, RFC 6750 §3.1). */
+function challengeOf({ type, extensions: { scope } }: Problem): Record<string, string> {
+  if (problems[type].status === 401) return { 'WWW-Authenticate': 'Bearer' }
+  if (typeof scope !== 'string') return {}
+  return { 'WWW-Authenticate': `Bearer error="insufficient_scope", scope="${scope}"` }
 }
 
 function toProblem(error: unknown): Problem {

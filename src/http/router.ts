@@ -5,8 +5,8 @@ const REMEMBERED = 1_000
 const MAX_LENGTH = 200
 
 /**
- * Remembers what `router` found for recent paths: searching takes as long as the rest of a cached read. A path that is
- * requested again is found in a map. When the map is full, it starts anew.
+ * Remembers in a map what `router` found for recent paths, because the search takes as long as the rest of a cached
+ * read. A full map is emptied.
  */
 export function rememberMatches<T>(router: Router<T>): Router<T> {
   const found = new Map<string, Result<T>>()

@@ -1,22 +1,65 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { MiddlewareHandler } from 'hono'
 import { Problem } from '../errors.ts'
+import type { ServiceRule } from '../service-tokens/scopes.ts'
+import { type ServiceCaller, serviceTokensService } from '../service-tokens/service-tokens.ts'
 import type { AppEnv, RequestContext } from './context.ts'
+import { addressSubject, createLocalLimit } from './limit.ts'
 import { described } from './openapi.ts'
 import { bearerOf } from './session.ts'
 
-/** Whether the request presents the service token as its bearer token. */
-export function isService(c: RequestContext): boolean {
+/** `SERVICE_TOKEN`. */
+const ROOT: ServiceCaller = { id: 'root', name: 'root', scopes: 'all' }
+
+/** How many wrong tokens an isolate looks up for one network per minute. */
+const GUESSES = 60
+const guesses = createLocalLimit(GUESSES)
+
+/**
+ * The back end whose token the request presents. Undefined: none. `SERVICE_TOKEN` needs neither D1 nor Redis. Other tokens
+ * cost a D1 query if this isolate has not read them lately.
+ */
+async function readService(c: RequestContext): Promise<ServiceCaller | undefined> {
+  const token = bearerOf(c)
+  if (token === undefined) return undefined
   const digest = (text: string) => createHash('sha256').update(text).digest() // equal lengths, for the comparison
-  const presented = bearerOf(c)
-  return presented !== undefined && timingSafeEqual(digest(presented), digest(c.var.config.serviceToken))
+  if (timingSafeEqual(digest(token), digest(c.var.config.serviceToken))) return ROOT
+  const network = addressSubject(c)
+  let isGuess = false
+  const caller = await c.var.use(serviceTokensService).identify(token, () => {
+    guesses.spend(network)
+    isGuess = true
+  })
+  if (caller && isGuess) guesses.refund(network)
+  return caller
 }
 
-/** Admits only requests that present the service token. */
-export const requireService: MiddlewareHandler<AppEnv> = described(
-  { security: [{ serviceToken: [] }] },
-  async (c, next) => {
-    if (!isService(c)) throw new Problem('service-token-required')
+/** Admits the back end of the request to what `rule` protects. Undefined: there is none. Throws 403 without the scope. */
+export async function admitService(c: RequestContext, rule: ServiceRule): Promise<ServiceCaller | undefined> {
+  const caller = await readService(c)
+  if (caller && caller.scopes !== 'all' && !caller.scopes.includes(rule)) {
+    const detail = rule === 'root' ? 'Only SERVICE_TOKEN may do this' : `This service token lacks the scope ${rule}`
+    throw new Problem('scope-required', detail, { scope: rule })
+  }
+  return caller
+}
+
+/** Whether `admitService` still admits the request: for one that lasts. */
+export const isAdmitted = (c: RequestContext, rule: ServiceRule): Promise<boolean> =>
+  admitService(c, rule).then((caller) => caller !== undefined)
+
+interface ServiceEnv {
+  Bindings: Env
+  Variables: AppEnv['Variables'] & { service: ServiceCaller }
+}
+
+/** Admits only requests with a service token that has the scope, or with the root token: `c.var.service`. */
+export function requireService(rule: ServiceRule): MiddlewareHandler<ServiceEnv> {
+  const middleware: MiddlewareHandler<ServiceEnv> = async (c, next) => {
+    const caller = await admitService(c, rule)
+    if (!caller) throw new Problem('service-token-required')
+    c.set('service', caller)
     await next()
-  },
-)
+  }
+  return described({ security: [{ serviceToken: [rule] }] }, middleware)
+}

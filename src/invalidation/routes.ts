@@ -24,6 +24,7 @@ const Invalidation = v.pipe(
 export const invalidation = new Hono<AppEnv>().post(
   '/invalidate',
   doc({
+    id: 'invalidateCache',
     tag: 'Cache',
     summary: 'Invalidate caches after a change in the database',
     description:
@@ -33,7 +34,7 @@ export const invalidation = new Hono<AppEnv>().post(
     status: 204,
     problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'service-token-required', 'unavailable'],
   }),
-  requireService,
+  requireService('cache:invalidate'),
   requireJson,
   valid('json', Invalidation),
   async (c) => {

@@ -10,7 +10,7 @@ import { likesService } from './likes.ts'
 import { Liked } from './schema.ts'
 
 /** The like routes of one kind of content, mounted below it: `/v1/posts/:id/like`. */
-const likeRoutes = (kind: 'p' | 'c', name: string) => {
+const likeRoutes = (kind: 'p' | 'c', name: 'Post' | 'Comment') => {
   const description = 'Repeated requests count once. Without Redis: 503, because it cannot be counted exactly.'
   const problems: ProblemType[] = ['invalid-request', 'not-signed-in', 'not-found', 'unavailable']
   const Id = v.object({ id: id(kind) })
@@ -24,19 +24,33 @@ const likeRoutes = (kind: 'p' | 'c', name: string) => {
   return new Hono<AppEnv>()
     .put(
       '/:id/like',
-      doc({ tag: 'Likes', summary: `Like a ${name}`, description, answer: Liked, problems }),
+      doc({
+        id: `like${name}`,
+        tag: 'Likes',
+        summary: `Like a ${name.toLowerCase()}`,
+        description,
+        answer: Liked,
+        problems,
+      }),
       admit('likes', { session: 'required', check: 'within' }),
       valid('param', Id),
       async (c) => c.json(await set(c.var.use, c.var.writer, c.req.valid('param').id, true)),
     )
     .delete(
       '/:id/like',
-      doc({ tag: 'Likes', summary: `Remove my like of a ${name}`, description, answer: Liked, problems }),
+      doc({
+        id: `unlike${name}`,
+        tag: 'Likes',
+        summary: `Remove my like of a ${name.toLowerCase()}`,
+        description,
+        answer: Liked,
+        problems,
+      }),
       admit('likes', { session: 'required', check: 'within' }),
       valid('param', Id),
       async (c) => c.json(await set(c.var.use, c.var.writer, c.req.valid('param').id, false)),
     )
 }
 
-export const postLikes = likeRoutes('p', 'post')
-export const commentLikes = likeRoutes('c', 'comment')
+export const postLikes = likeRoutes('p', 'Post')
+export const commentLikes = likeRoutes('c', 'Comment')

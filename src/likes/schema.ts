@@ -2,7 +2,13 @@ import * as v from 'valibot'
 import { Count } from '../http/input.ts'
 
 /** The answer to a like: what the caller asked for, and the exact count. */
-export const Liked = v.object({ liked: v.boolean(), likes: Count })
+export const Liked = v.pipe(
+  v.object({
+    liked: v.pipe(v.boolean(), v.description('Whether I like it now.')),
+    likes: v.pipe(Count, v.description('The exact count.')),
+  }),
+  v.description('My like, and the count.'),
+)
 export type Liked = v.InferOutput<typeof Liked>
 
 /** A user's latest like state for a post or comment, queued for D1. */

@@ -23,6 +23,7 @@ export const locks = new Hono<AppEnv>()
   .post(
     '/:name',
     doc({
+      id: 'acquireLock',
       tag,
       summary: 'Acquire a lock',
       description:
@@ -39,7 +40,7 @@ export const locks = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('locks'),
     valid('param', LockName),
     requireJson,
     valid('json', AcquireRequest),
@@ -59,6 +60,7 @@ export const locks = new Hono<AppEnv>()
   .patch(
     '/:name',
     doc({
+      id: 'extendLock',
       tag,
       summary: 'Extend a lock',
       description: 'The lock lasts `ttlMs` from now. 409 if the owner does not hold it. Without Redis: 503.',
@@ -72,7 +74,7 @@ export const locks = new Hono<AppEnv>()
         'unavailable',
       ],
     }),
-    requireService,
+    requireService('locks'),
     valid('param', LockName),
     requireJson,
     valid('json', ExtendRequest),
@@ -88,6 +90,7 @@ export const locks = new Hono<AppEnv>()
   .delete(
     '/:name',
     doc({
+      id: 'releaseLock',
       tag,
       summary: 'Release a lock',
       description:
@@ -95,7 +98,7 @@ export const locks = new Hono<AppEnv>()
       status: 204,
       problems: ['invalid-request', 'service-token-required', 'lock-lost', 'unavailable'],
     }),
-    requireService,
+    requireService('locks'),
     valid('param', LockName),
     valid('query', ReleaseQuery),
     async (c) => {

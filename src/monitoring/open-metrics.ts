@@ -1,8 +1,21 @@
 import { BOUNDS_MS } from './recorder.ts'
 import type { Stats } from './stats.ts'
 
-/** The media type of OpenMetrics. */
-export const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8'
+const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8'
+const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8'
+type Format = typeof OPEN_METRICS | typeof PROMETHEUS
+
+/** How much `Accept` wants a media type (RFC 9110 §12.5.1), from 0 to 1. Names must be whole: `*` counts as 0. */
+function qualityOf(type: string, accept: string): number {
+  const range = accept.split(',').find((each) => each.trim().toLowerCase().startsWith(type))
+  return range === undefined ? 0 : Number(/;\s*q=([\d.]+)/i.exec(range)?.[1] ?? 1)
+}
+
+/** The format that `Accept` prefers: OpenMetrics 1.0, or the text format of Prometheus 0.0.4, which every scraper reads. */
+export function formatFor(accept = ''): Format {
+  const quality = qualityOf('application/openmetrics-text', accept)
+  return quality > 0 && quality >= qualityOf('text/plain', accept) ? OPEN_METRICS : PROMETHEUS
+}
 
 type Labels = Record<string, string>
 type Value = number | null | undefined
@@ -24,19 +37,21 @@ function labelled(labels: Labels): string {
 /** A bucket bound as the standard writes it: a whole number is `1.0`. */
 const canonical = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value))
 
-const head = (type: string, { name, help }: Family<unknown>) => [`# TYPE ${name} ${type}`, `# HELP ${name} ${help}`]
+const head = (type: string, name: string, help: string) => [`# TYPE ${name} ${type}`, `# HELP ${name} ${help}`]
 
 /**
- * Writes metrics in the text format of OpenMetrics 1.0, in seconds and bytes. Omits unknown values and empty families.
+ * Writes metrics in seconds and bytes. Omits unknown values and empty families. OpenMetrics names the family of a counter
+ * without `_total` and ends in `# EOF`; Prometheus names the family like its samples.
  */
-function createExposition() {
+function createExposition(format: Format) {
   const lines: string[] = []
+  const isOpen = format === OPEN_METRICS
 
   function simple(type: 'gauge' | 'counter', family: Family<[Labels, Value]>): void {
     const known = family.samples.filter(([, value]) => value !== null && value !== undefined)
     if (known.length === 0) return
     const suffix = type === 'counter' ? '_total' : ''
-    lines.push(...head(type, family))
+    lines.push(...head(type, isOpen ? family.name : family.name + suffix, family.help))
     for (const [labels, value] of known) lines.push(`${family.name}${suffix}${labelled(labels)} ${value}`)
   }
 
@@ -47,7 +62,7 @@ function createExposition() {
     /** Latencies in the buckets of the recorder. */
     histogram: (name: string, help: string, samples: [Labels, { histogram: number[]; totalMs: number }][]): void => {
       if (samples.length === 0) return
-      lines.push(...head('histogram', { name, help, samples }))
+      lines.push(...head('histogram', name, help))
       for (const [labels, { histogram, totalMs }] of samples) {
         let count = 0
         for (const [i, bound] of [...BOUNDS_MS, Infinity].entries()) {
@@ -60,15 +75,15 @@ function createExposition() {
       }
     },
 
-    text: () => [...lines, '# EOF', ''].join('\n'),
+    text: () => [...lines, ...(isOpen ? ['# EOF'] : []), ''].join('\n'),
   }
 }
 
 type Exposed = Awaited<ReturnType<Stats['expose']>>
 
 /** Renders the figures as metrics. Without totals (no Redis), only gauges: a lower counter would look like a restart. */
-export function render(figures: Exposed['figures'], totals: Exposed['totals']): string {
-  const { counter, gauge, histogram, text } = createExposition()
+export function render(format: Format, { figures, totals }: Exposed): string {
+  const { counter, gauge, histogram, text } = createExposition(format)
   const { dependencies, server, presence, queues, outbox, webhooks, jobs } = figures
   const up = Object.entries(dependencies)
   gauge(

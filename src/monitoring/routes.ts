@@ -7,7 +7,7 @@ import { doc, valid } from '../http/openapi.ts'
 import { logError } from '../http/problem.ts'
 import { requireService } from '../http/service-token.ts'
 import { maintenanceService, type PurgeBudget } from './maintenance.ts'
-import { OPEN_METRICS, render } from './open-metrics.ts'
+import { formatFor, render } from './open-metrics.ts'
 import { type Dependency, Maintained, Readiness, Stats } from './schema.ts'
 import { statsService } from './stats.ts'
 
@@ -26,7 +26,12 @@ async function check(work: () => Promise<unknown>): Promise<Dependency> {
 /** Needs no configuration. */
 export const health = new Hono<AppEnv>().get(
   '/healthz',
-  doc({ tag, summary: 'Check that the Worker is alive', answer: v.object({ status: v.literal('alive') }) }),
+  doc({
+    id: 'getHealth',
+    tag,
+    summary: 'Check that the Worker is alive',
+    answer: v.pipe(v.object({ status: v.literal('alive') }), v.description('The Worker is alive.')),
+  }),
   limitLocally(),
   (c) => c.json({ status: 'alive' as const }),
 )
@@ -41,6 +46,7 @@ export const monitoring = new Hono<AppEnv>()
   .get(
     '/readyz',
     doc({
+      id: 'getReadiness',
       tag,
       summary: 'Check that D1 and Redis are up',
       description: 'With the milliseconds of each. 503 if D1 or Redis is down. Reads work without Redis.',
@@ -61,6 +67,7 @@ export const monitoring = new Hono<AppEnv>()
   .get(
     '/v1/stats',
     doc({
+      id: 'getStats',
       tag,
       summary: 'Read all figures',
       description:
@@ -70,7 +77,7 @@ export const monitoring = new Hono<AppEnv>()
       answer: Stats,
       problems: ['invalid-request', 'service-token-required'],
     }),
-    requireService,
+    requireService('stats:read'),
     valid('query', v.object({ minutes: limitOf(60, 60) })),
     async (c) => {
       c.header('Cache-Control', 'no-store')
@@ -80,21 +87,27 @@ export const monitoring = new Hono<AppEnv>()
   .get(
     '/metrics',
     doc({
+      id: 'getMetrics',
       tag,
       summary: 'Read all figures, for Prometheus',
-      description: 'For services. OpenMetrics 1.0. Counters cover all isolates. Without Redis the counters are absent.',
-      textType: 'application/openmetrics-text',
+      description:
+        'For services. By `Accept`: OpenMetrics 1.0, or the text format of Prometheus 0.0.4, which is the default. Counters ' +
+        'cover all isolates. Without Redis the counters are absent.',
+      answer: v.pipe(v.string(), v.description('The figures.')),
+      mediaTypes: ['text/plain', 'application/openmetrics-text'],
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('stats:read'),
     async (c) => {
-      const { figures, totals } = await c.var.use(statsService).expose()
-      return c.body(render(figures, totals), 200, { 'Content-Type': OPEN_METRICS, 'Cache-Control': 'no-store' })
+      const format = formatFor(c.req.header('Accept'))
+      const metrics = render(format, await c.var.use(statsService).expose())
+      return c.body(metrics, 200, { 'Content-Type': format, 'Cache-Control': 'no-store', Vary: 'Accept' })
     },
   )
   .post(
     '/v1/maintenance',
     doc({
+      id: 'purgeExpiredData',
       tag,
       summary: 'Purge expired data now',
       description:
@@ -103,7 +116,7 @@ export const monitoring = new Hono<AppEnv>()
       answer: Maintained,
       problems: ['service-token-required'],
     }),
-    requireService,
+    requireService('maintenance'),
     async (c) => {
       const outcomes = await c.var.use(maintenanceService)(PURGES_ON_REQUEST)
       for (const outcome of Object.values(outcomes)) if ('error' in outcome) logError(outcome.error, c, 'request')

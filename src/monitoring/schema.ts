@@ -209,13 +209,19 @@ export const Stats = v.pipe(
     outbox: v.nullable(OutboxFigures),
     webhooks: v.nullable(v.array(WebhookFigures)),
   }),
-  v.metadata({ ref: 'Stats' }),
+  v.metadata({ ref: 'Stats', description: 'All figures. A part that is unavailable is null.' }),
 )
 
 export type Dependency = v.InferOutput<typeof Dependency>
-export const Readiness = v.object({ isReady: v.boolean(), redis: Dependency, d1: Dependency })
+export const Readiness = v.pipe(
+  v.object({ isReady: v.boolean(), redis: Dependency, d1: Dependency }),
+  v.description('Whether D1 and Redis are up, and how fast they answer.'),
+)
 
 /** What each purge deleted. */
-export const Maintained = v.object({
-  purged: v.array(v.object({ name: v.string(), isDone: v.boolean(), removed: Count, hasMore: v.boolean() })),
-})
+export const Maintained = v.pipe(
+  v.object({
+    purged: v.array(v.object({ name: v.string(), isDone: v.boolean(), removed: Count, hasMore: v.boolean() })),
+  }),
+  v.description('What each purge deleted.'),
+)

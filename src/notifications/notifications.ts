@@ -5,7 +5,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
 import { commentLikes, comments, notificationReads, notifications, postLikes, posts } from '../db/schema.ts'
 import type { EventType, StoredEvent } from '../events/catalog.ts'
-import type { Listener } from '../events/dispatch.ts'
+import type { Cursor, Listener } from '../events/dispatch.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { Viewer } from '../relations/schema.ts'
@@ -54,7 +54,7 @@ export interface Inbox extends Mark {
 export interface NotificationsDependencies {
   db: DrizzleD1Database
   mentions: Mentions
-  inboxes: Cache<Inbox>
+  inboxes: Pick<Cache<Inbox>, 'get' | 'drop'>
   writeThrough: WriteThrough
   /** How many of a user's newest notifications Redis holds. */
   inboxSize: number
@@ -65,12 +65,25 @@ export interface NotificationsDependencies {
 /** Sorts after every id. */
 const LATEST = 'n_~~'
 
+/** How the followers of an author are divided. */
+export interface FollowerSizes {
+  /** Inboxes that one command invalidates. */
+  page: number
+  /** Pages of one step of the queue. */
+  pages: number
+  /** Steps that are enqueued at once. */
+  steps: number
+}
+
 /**
- * How many followers' inboxes one command invalidates, a request of some 160 KB; and how many such pages are one step of
- * the queue. A batch of a hundred steps stays below the 1 000 requests that an invocation may make.
+ * A command of 2 000 keys is a request of some 160 KB. A batch of a hundred steps stays below the 1 000 requests that an
+ * invocation may make. With the cursor of the rest, 99 steps are one `sendBatch`, which the queue takes or refuses.
  */
-const PAGE = 2_000
-const PAGES = 4
+const SIZES: FollowerSizes = { page: 2_000, pages: 4, steps: 99 }
+/** The rest of the followers waits this long, because each step is work for D1, which has one thread. */
+const PAUSE_SECONDS = 10
+/** The end of a step that has no other: sorts after every follow. */
+const LAST_FOLLOW = 'f_~'
 
 /** How many rows one step of a rebuild reads. */
 const REBUILD_STEP = 500
@@ -94,9 +107,10 @@ export const notificationsService = service<Notifications>('notifications')
  * some hundred rows, $0.2 per million loads.
  *
  * Redis holds the newest notifications of recent readers, as cache entries. So the fan-out of a post is to invalidate the
- * inboxes of all followers, `PAGE` by one command, whether Redis has them or not: for 100 000 of them 50 commands and 51
- * queries of D1, in 14 steps of the queue. If the queue gives up a step for good, or Redis fails, inboxes are stale for as
- * long as their entries are fresh.
+ * inboxes of all followers, 2 000 by one command, whether Redis has them or not: for 100 000 of them 51 commands and 53
+ * queries of D1. The step that handles the event invalidates the first page and cuts the rest into steps, which the queue
+ * delivers together. Of more than 794 000 followers the rest follows in portions, one in `PAUSE_SECONDS`. If the queue
+ * gives up a step for good, or Redis fails, inboxes are stale for as long as their entries are fresh.
  *
  * Every write is safe to repeat, and a repeat also invalidates the inboxes of a first attempt whose reply was lost: which
  * inboxes a change concerns follows from the change, not from the rows that an attempt wrote.
@@ -104,14 +118,10 @@ export const notificationsService = service<Notifications>('notifications')
  * Reading is one round trip, D1 beside it for pages beyond what Redis holds; three and D1 when Redis holds nothing, the
  * fill among them after the answer. Without Redis all is read from D1.
  */
-export function createNotifications({
-  db,
-  mentions,
-  inboxes,
-  writeThrough,
-  inboxSize,
-  keptMs,
-}: NotificationsDependencies) {
+export function createNotifications(
+  { db, mentions, inboxes, writeThrough, inboxSize, keptMs }: NotificationsDependencies,
+  sizes = SIZES,
+) {
   /** The first `limit` notifications of `userId` below the id `cursor`. Four queries of D1, at once. */
   async function read(userId: string, limit: number, cursor: string, now: number): Promise<InboxItem[]> {
     const since = encoded(now - keptMs)
@@ -317,13 +327,34 @@ export function createNotifications({
     return [...authors, ...above].map(({ id }) => id)
   }
 
-  /** Invalidates the inboxes of the next `PAGE` followers. Returns the id of the last follow, null at the end. */
-  async function invalidateFollowers(authorId: string, after: string): Promise<string | null> {
+  /** Invalidates the inboxes of the next page of followers, up to the follow `until`. Returns the last one, null at the end. */
+  async function invalidateFollowers(authorId: string, after: string, until = LAST_FOLLOW): Promise<string | null> {
     const page = await db.all<{ id: string; userId: string }>(sql`
-      SELECT id, follower_id AS userId FROM follows WHERE followed_id = ${authorId} AND id > ${after}
-      ORDER BY id LIMIT ${PAGE}`)
+      SELECT id, follower_id AS userId FROM follows WHERE followed_id = ${authorId} AND id > ${after} AND id <= ${until}
+      ORDER BY id LIMIT ${sizes.page}`)
     await invalidate(page.map((row) => row.userId))
-    return page.length === PAGE ? (page.at(-1)?.id ?? null) : null
+    const last = page.at(-1)?.id
+    return page.length < sizes.page || last === undefined || last === until ? null : last
+  }
+
+  /**
+   * Cuts the followers after the follow `after` into steps, so many as are enqueued at once, and the rest. One query,
+   * which reads an index entry per follower.
+   */
+  async function splitFollowers(authorId: string, after: string): Promise<Cursor[]> {
+    const endAfter = (id: SQL) => sql`(
+      SELECT id FROM follows WHERE followed_id = ${authorId} AND id > ${id}
+      ORDER BY id LIMIT 1 OFFSET ${sizes.page * sizes.pages - 1})`
+    const ends = await db.all<{ id: string }>(sql`
+      WITH RECURSIVE step (id) AS (
+        SELECT ${endAfter(sql`${after}`)}
+        UNION ALL SELECT ${endAfter(sql`step.id`)} FROM step WHERE id IS NOT NULL LIMIT ${sizes.steps}
+      ) SELECT id FROM step WHERE id IS NOT NULL`)
+    const bounds = [after, ...ends.map(({ id }) => id)]
+    const steps: Cursor[] = ends.map(({ id }, i) => `${authorId} ${bounds[i]} ${id}`)
+    const last = bounds.at(-1)
+    if (ends.length < sizes.steps) return [...steps, `${authorId} ${last} ${LAST_FOLLOW}`]
+    return [...steps, { cursor: `${authorId} ${last}`, delaySeconds: PAUSE_SECONDS }]
   }
 
   const listener: Listener = {
@@ -358,17 +389,19 @@ export function createNotifications({
       const left = []
       for (const authorId of authors) {
         const next = await invalidateFollowers(authorId, '')
-        if (next !== null) left.push(`${authorId} ${next}`)
+        if (next !== null) left.push(...(await splitFollowers(authorId, next)))
       }
       return left
     },
 
-    /** Invalidates the inboxes of more followers. Safe to repeat. */
+    /** Invalidates the inboxes of the followers of one step, or splits those of an author who has more. Safe to repeat. */
     async proceed(cursor) {
-      const [authorId = '', after = ''] = cursor.split(' ')
+      const [authorId = '', after = '', until] = cursor.split(' ')
+      if (until === undefined) return splitFollowers(authorId, after)
       let next: string | null = after
-      for (let page = 0; page < PAGES && next !== null; page += 1) next = await invalidateFollowers(authorId, next)
-      return next === null ? null : `${authorId} ${next}`
+      for (let page = 0; page < sizes.pages && next !== null; page += 1)
+        next = await invalidateFollowers(authorId, next, until)
+      return next === null ? [] : [`${authorId} ${next} ${until}`]
     },
 
     /** Stores the likes of posts, then of comments, then comments. Safe to repeat. */

@@ -13,6 +13,7 @@ export const notifications = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'listNotifications',
       tag,
       summary: 'List my notifications, newest first, with the unread count',
       description:
@@ -21,6 +22,7 @@ export const notifications = new Hono<AppEnv>()
         'its notification disappears. Without Redis the ' +
         'answer comes from D1.',
       answer: NotificationPage,
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-signed-in'],
     }),
     admit('reads', { session: 'required', check: 'alongside' }),
@@ -35,6 +37,7 @@ export const notifications = new Hono<AppEnv>()
   .post(
     '/read',
     doc({
+      id: 'markNotificationsRead',
       tag,
       summary: 'Mark my notifications as read: all, or those up to a notification',
       description:

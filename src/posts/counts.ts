@@ -88,8 +88,9 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
   return {
     /**
      * Reconciles up to `most` contents whose counts changed since they were last reconciled, and evicts the counts of
-     * deleted ones. Returns how many are left, counted up to 10,000. For the cron. Safe to repeat. Stops between steps when `signal` aborts, or when a later run has the
-     * lock. Each step: three D1 round trips, two of Redis. D1 reads some rows per content, however many likes it has.
+     * deleted ones. Returns how many are left, counted up to 10,000. For the cron. Safe to repeat. Stops between steps
+     * when `signal` aborts, or when a later run has the lock. Each step: three D1 round trips, two of Redis. D1 reads
+     * some rows per content, however many likes it has.
      */
     async reconcile(most: number, { signal, lock }: FencedRun): Promise<number> {
       let cursor = ''

@@ -30,12 +30,14 @@ export const posts = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'createPost',
       tag,
       summary: 'Write a post',
       description: 'At most 500 characters. Works without Redis. Then caches follow later.',
       answer: Post,
       status: 201,
       headers: ['Idempotency-Key'],
+      sends: ['ETag', 'Location', 'Idempotent-Replayed'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -57,10 +59,12 @@ export const posts = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'getPosts',
       tag,
       summary: 'Read posts by ids',
       description: 'The answer keeps the order of the ids and omits unknown ids.',
       answer: pageSchema(Post),
+      sends: ['ETag'],
       problems: ['invalid-request'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -75,12 +79,14 @@ export const posts = new Hono<AppEnv>()
   .get(
     '/hot',
     doc({
+      id: 'listHotPosts',
       tag,
       summary: 'Read the hot feed',
       description:
         'The posts of the last days with the most likes, comments and views, newer ones before older ones: twice as many ' +
         'are worth eight hours. Counts are current. A new post may take a minute to appear.',
       answer: pageSchema(Post),
+      sends: ['ETag'],
       problems: ['invalid-request'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -94,7 +100,14 @@ export const posts = new Hono<AppEnv>()
   )
   .get(
     '/:id',
-    doc({ tag, summary: 'Read a post', answer: Post, problems: ['invalid-request', 'not-found'] }),
+    doc({
+      id: 'getPost',
+      tag,
+      summary: 'Read a post',
+      answer: Post,
+      sends: ['ETag'],
+      problems: ['invalid-request', 'not-found'],
+    }),
     admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', PostId),
     async (c) => {
@@ -107,11 +120,13 @@ export const posts = new Hono<AppEnv>()
   .patch(
     '/:id',
     doc({
+      id: 'updatePost',
       tag,
       summary: 'Edit my post',
       description: 'Works without Redis. Then readers may see the old text for some minutes.',
       answer: Post,
       headers: ['If-Match'],
+      sends: ['ETag'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -137,6 +152,7 @@ export const posts = new Hono<AppEnv>()
   .delete(
     '/:id',
     doc({
+      id: 'deletePost',
       tag,
       summary: 'Delete my post',
       description:
@@ -155,10 +171,11 @@ export const posts = new Hono<AppEnv>()
   .post(
     '/:id/views',
     doc({
+      id: 'recordView',
       tag,
       summary: 'Record that I saw a post',
       description: 'Each user, or else each address, counts once. The count is approximate. Without Redis: 503.',
-      answer: v.object({ views: Count }),
+      answer: v.pipe(v.object({ views: Count }), v.description('The count of viewers.')),
       problems: ['invalid-request', 'not-found', 'unavailable'],
     }),
     admit('views', { session: 'optional', check: 'within' }),
@@ -178,9 +195,11 @@ export const posts = new Hono<AppEnv>()
 export const postsByAuthor = new Hono<AppEnv>().get(
   '/:id/posts',
   doc({
+    id: 'listUserPosts',
     tag: 'Users',
     summary: 'List the posts of a user, newest first',
     answer: pageSchema(Post),
+    sends: ['ETag'],
     problems: ['invalid-request', 'not-found'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),

@@ -39,9 +39,9 @@ export function createViews(db: DrizzleD1Database, counters: Counters, fences: F
     },
 
     /**
-     * Writes to D1 what it does not have yet; returns how many counts are left. For the cron. Safe to repeat: a count is read,
-     * written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when `signal` aborts
-     * or a later run has the lock.
+     * Writes to D1 what it does not have yet; returns how many counts are left. For the cron. Safe to repeat: a count
+     * is read, written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when
+     * `signal` aborts or a later run has the lock.
      */
     async flush({ signal, lock }: FencedRun): Promise<number> {
       for (let i = 0; i < MAX_WRITES; i += 1) {

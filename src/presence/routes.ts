@@ -11,6 +11,7 @@ export const presence = new Hono<AppEnv>()
   .post(
     '/heartbeat',
     doc({
+      id: 'sendHeartbeat',
       tag,
       summary: 'Report that I am online',
       description:
@@ -31,6 +32,7 @@ export const presence = new Hono<AppEnv>()
   .delete(
     '/',
     doc({
+      id: 'goOffline',
       tag,
       summary: 'Report that I leave',
       description: 'I go offline with my last device. Without Redis: 503; I go offline after five minutes of silence.',
@@ -49,6 +51,7 @@ export const presence = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'listPresence',
       tag,
       summary: 'List the users who are online, or read the presence of given users',
       description:
@@ -72,6 +75,7 @@ export const presence = new Hono<AppEnv>()
   .patch(
     '/',
     doc({
+      id: 'updatePresence',
       tag,
       summary: 'Change who sees my presence',
       description:

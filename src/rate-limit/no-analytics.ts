@@ -1,2 +1,3 @@
-// Stands in for @upstash/core-analytics in the bundle (see scripts/build/worker.ts). The rate limiter uses it only with `analytics: true`.
+// Stands in for @upstash/core-analytics in the bundle (see scripts/build/worker.ts). The rate limiter uses it only with
+// `analytics: true`.
 export const Analytics = undefined

@@ -13,15 +13,19 @@ import { limitsService } from './rate-limit.ts'
 /** How often one network may read its limits in one isolate: each time costs a command per policy. */
 const PER_MINUTE = 60
 
-const Limits = v.object({
-  items: v.array(
-    v.object({ policy: v.string(), limit: Count, windowSeconds: Count, remaining: Count, resetsAt: Time }),
-  ),
-})
+const Limits = v.pipe(
+  v.object({
+    items: v.array(
+      v.object({ policy: v.string(), limit: Count, windowSeconds: Count, remaining: Count, resetsAt: Time }),
+    ),
+  }),
+  v.description('What remains of each limit.'),
+)
 
 export const rateLimit = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'getRateLimits',
     tag: 'Rate limits',
     summary: 'Read my limits',
     description:

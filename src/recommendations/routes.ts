@@ -11,6 +11,7 @@ import { recommendationsService } from './recommendations.ts'
 export const recommendations = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'listRecommendations',
     tag: 'Feed',
     summary: 'List posts recommended to me',
     description:
@@ -18,6 +19,7 @@ export const recommendations = new Hono<AppEnv>().get(
       'Never my own posts, and none that I like already. A user without likes gets the hot feed. The list is refreshed ' +
       'every few minutes; counts are current. Works without Redis.',
     answer: pageSchema(Post),
+    sends: ['ETag'],
     problems: ['invalid-request', 'not-signed-in'],
   }),
   admit('reads', { session: 'required', check: 'alongside' }),

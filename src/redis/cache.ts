@@ -32,15 +32,23 @@ export interface CacheDependencies {
 /** All times in ms. Redis keeps an entry for `freshMs + max(staleMs, staleIfErrorMs)`. */
 export interface CachePolicy {
   freshMs: number
+  /** A reader refreshes a value that is fresh for less than this, after its answer. Absent: only stale values. */
+  eagerMs?: number
   /** Stale-while-revalidate: how long past fresh a value is served while one reader refreshes it. */
   staleMs: number
   /** Stale-if-error: how long past fresh a value is served when the loader fails. */
   staleIfErrorMs: number
   /** How long `null` is fresh. It is never served stale. */
   negativeMs: number
-  /** How long memory answers without Redis, from the start of the read: the longest delay before a reader sees another isolate's write. */
+  /**
+   * How long memory answers without Redis, from the start of the read: the longest delay before a reader sees another
+   * isolate's write.
+   */
   memoryMs: number
-  /** After this wait for Redis, a value in memory that is fresh or stale is served instead. Longer where Redis is far away. */
+  /**
+   * After this wait for Redis, a value in memory that is fresh or stale is served instead. Longer where Redis is far
+   * away.
+   */
   softTimeoutMs: number
   /** How long a reader owns the right to load a key. A load that takes longer is not stored. */
   leaseMs: number
@@ -179,7 +187,10 @@ export class Cache<T> {
   readonly #keepMs: number
   readonly #memory: Memory
   readonly #defer: CacheDependencies['defer']
-  /** Loads of this invocation that Redis does not have yet, by key: a second read joins them, and does not wait for their leases. */
+  /**
+   * Loads of this invocation that Redis does not have yet, by key: a second read joins them, and does not wait for
+   * their leases.
+   */
   readonly #pendingLoads = new Map<string, PendingLoad<T>>()
 
   constructor(dependencies: CacheDependencies, kind: CacheKind<T>) {
@@ -212,6 +223,12 @@ export class Cache<T> {
   // An entry loaded in the future is from before the clock was set back: how long it is fresh is not known.
   #isFresh(entry: CacheEntry<T>, time = this.#now()): boolean {
     return time < entry.f && entry.l <= time + CLOCK_SKEW_MS
+  }
+
+  /** Whether a reader should refresh an entry that Redis returned. */
+  #isDue(entry: CacheEntry<T>): boolean {
+    const time = this.#now()
+    return entry.d !== null && (!this.#isFresh(entry, time) || entry.f - time < (this.#kind.eagerMs ?? 0))
   }
 
   #isServable(entry: CacheEntry<T>, time = this.#now()): boolean {
@@ -338,7 +355,10 @@ export class Cache<T> {
     if (keys.length > 0) this.#defer(() => this.#redis.eval(RELEASE, keys.map(leaseOf), [nonce]).catch(this.#emitError))
   }
 
-  /** Writes entries to Redis: with a nonce as a fill under that lease, with '' as a write-through. Returns the keys stored. */
+  /**
+   * Writes entries to Redis: with a nonce as a fill under that lease, with '' as a write-through. Returns the keys
+   * stored.
+   */
   async #store(entries: Map<string, CacheEntry<T>>, nonce: string): Promise<Set<string>> {
     if (entries.size === 0) return new Set()
     const replies = await this.#redis.eval<string[], number[]>(
@@ -480,7 +500,7 @@ export class Cache<T> {
     return values
   }
 
-  /** Reloads stale values, except those that another reader is already refreshing. */
+  /** Reloads values that are due, except those that another reader is already refreshing. */
   async #refresh(ids: string[], load: Load<T>): Promise<void> {
     const nonce = crypto.randomUUID()
     const keys = ids.map(this.#kind.key)
@@ -493,7 +513,7 @@ export class Cache<T> {
     const ours = ids.filter((id) => claimed.has(this.#kind.key(id)))
     const isRefreshed = (id: string) => {
       const entry = entries.get(this.#kind.key(id))
-      return entry !== undefined && this.#isFresh(entry)
+      return entry !== undefined && !this.#isDue(entry)
     }
     this.#release(ours.filter(isRefreshed).map(this.#kind.key), nonce)
     const due = ours.filter((id) => !isRefreshed(id))
@@ -537,18 +557,18 @@ export class Cache<T> {
       this.#emitError()
     }
 
-    const stale: string[] = []
+    const due: string[] = []
     for (const id of ids) {
       const key = this.#kind.key(id)
       const entry = lookup ? lookup.entries.get(key) : this.#slotOf(key)?.entry
       if (entry && this.#isServable(entry)) {
-        if (lookup && !this.#isFresh(entry)) stale.push(id)
+        if (lookup && this.#isDue(entry)) due.push(id)
         values.set(id, this.#serve(lookup ? 'redis' : 'memory', entry))
       } else if (lookup) {
         this.#emit('redis', 'miss')
       }
     }
-    if (stale.length > 0) this.#defer(() => this.#refresh(stale, load))
+    if (due.length > 0) this.#defer(() => this.#refresh(due, load))
 
     const missing = ids.filter((id) => !values.has(id))
     if (missing.length === 0) return

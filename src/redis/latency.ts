@@ -12,7 +12,7 @@ export interface PatiencePolicy {
  * averages plus four deviations. The hard timeout is half an average more. Neither is shorter than its minimum, so an
  * isolate near Redis has fixed timeouts.
  *
- * A timeout tells only that Redis is further away than it. So the hard timeout doubles (RFC 6298 §5.5) while no reply has
+ * A timeout shows only that Redis took longer than that. So the hard timeout doubles (RFC 6298 §5.5) while no reply has
  * been measured, and with each probe of an open circuit that times out; a reply ends that. Other timeouts change nothing:
  * an outage is not distance, and its requests must not wait longer and longer.
  */

@@ -18,7 +18,10 @@ export interface Allowance {
   resetsAt: number
 }
 
-/** What became of a script with guards: what remains of the quota and, if it is allowed, the reply; or the guard that refused. */
+/**
+ * What became of a script with guards: what remains of the quota and, if it is allowed, the reply; or the guard that
+ * refused.
+ */
 export type Taken<T> = { allowance: Allowance; reply: T } | { heldBack: unknown[]; by: number }
 
 /** The allowances of recent subjects, by policy and subject. One per isolate. Bounded by count. */

@@ -122,8 +122,8 @@ export type SessionStore<State extends Versioned> = ReturnType<typeof createSess
  *
  * Redis types: one string of JSON per session, which expires when idle; per user one integer, the epoch, and one string
  * of JSON, the user's state. Ending all sessions of a user raises the epoch. A check is one `MGET` of all three: one
- * round trip, which a guarded write shares. If Redis fails or lacks the session or the state, the check asks the source. If the source fails too, the check throws; if only the source fails, the check
- * uses what Redis holds.
+ * round trip, which a guarded write shares. If Redis fails or lacks the session or the state, the check asks the source.
+ * If the source fails too, the check throws; if only the source fails, the check uses what Redis holds.
  *
  * A check trusts a cached session for `TRUST_MS` after the source confirmed it, then asks the source again. So an end that
  * Redis missed (unreachable, out of memory, read-only, flushed) takes effect within 60 s everywhere. It takes effect at
@@ -324,7 +324,10 @@ export function createSessionStore<State extends Versioned>(
       await writeTombstone(sessionId).catch(noteFailure)
     },
 
-    /** Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if Redis fails. */
+    /**
+     * Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if
+     * Redis fails.
+     */
     async endAll(userId: string, epoch: number): Promise<void> {
       await raiseEpoch(userId, epoch).catch(noteFailure)
     },

@@ -1,6 +1,6 @@
 import type { Redis } from '@upstash/redis/cloudflare'
 import { isAfter } from './entry-id.ts'
-import type { Subscribe } from './subscription.ts'
+import type { Join, Membership } from './shared-subscription.ts'
 import { within } from './within.ts'
 
 /** A value on the log. */
@@ -16,7 +16,7 @@ interface Link<T> extends Entry<T> {
 }
 
 /** A published message: new entries, and the position that the first of them continues; or values that are not on the log. */
-type Message<T> = { after: string; entries: Entry<T>[] } | { passing: T[] }
+export type Message<T> = { after: string; entries: Entry<T>[] } | { passing: T[] }
 
 /** Where a reader begins. */
 export interface Start<T> {
@@ -36,11 +36,12 @@ export interface Batch<T> {
   hasGap: boolean
 }
 
-export interface StreamDependencies {
+export interface StreamDependencies<T> {
   redis: Redis
   /** The same Redis with a longer timeout, for appending. */
   writes: Redis
-  subscribe: Subscribe
+  /** Joins the subscription to `streamChannel`. */
+  join: Join<Message<T>>
 }
 
 export interface StreamKeys {
@@ -62,6 +63,9 @@ const UNREAD = '-'
 const PAGE = 100
 /** UTF-16 units per request, roughly. Redis accepts 1 MB on every plan. */
 const MAX_REQUEST = 256_000
+
+/** By then a message is with all followers, unless it was lost. */
+const SETTLE_MS = 1_000
 
 /** The expiry of a log that is in use is renewed so many times in its TTL. */
 const RENEWALS = 24
@@ -131,11 +135,11 @@ export type Stream<T> = ReturnType<typeof createStream<T>>
  *
  * Appending: two round trips, n + 5 commands for n entries with those inside the script, however many followers. It is
  * safe to repeat: a repetition adds nothing and publishes again, so that a lost reply delays no follower. Following:
- * no commands, except to fill gaps and for the periodic check. Redis errors are thrown; `follow` ends with the
+ * no commands, except to fill gaps and for the periodic check of each isolate. Redis errors are thrown; `follow` ends with the
  * subscription.
  */
 export function createStream<T>(
-  { redis, writes, subscribe }: StreamDependencies,
+  { redis, writes, join }: StreamDependencies<T>,
   { streamLog, streamNames, streamOrigin, streamChannel }: StreamKeys,
   { maxEntries, ttlMs }: StreamPolicy,
 ) {
@@ -175,11 +179,11 @@ export function createStream<T>(
       await writes.publish(streamChannel, JSON.stringify(message))
     },
 
-    /** Listens from now on. Messages wait until `follow` takes them. */
-    subscribe: (signal: AbortSignal) => subscribe(streamChannel, signal),
+    /** Listens from now on, until `signal` aborts. Messages wait until `follow` takes them. */
+    join,
 
     /**
-     * Where a follower begins whose position is `seen`, or a new one. Call it once subscribed. One round trip of one or
+     * Where a follower begins whose position is `seen`, or a new one. Call it after `join`. One round trip of one or
      * two commands; another while the log is empty. It writes only the origin; safe to repeat.
      */
     async read(seen: string | undefined): Promise<Start<T>> {
@@ -196,12 +200,13 @@ export function createStream<T>(
     },
 
     /**
-     * Yields the entries after `start`, in order, until `messages` end. Every `everyMs` it reads the log for entries
-     * whose message was lost (one command) and calls `alongside` in the same round trip; false ends it.
+     * Yields the entries after `start`, in order, until the messages end. Every `everyMs` it calls `alongside`; false ends
+     * it. In the same round trip, one follower of the isolate reads the log for entries whose message was lost (one
+     * command), and the others follow it.
      */
     async *follow(
       start: Start<T>,
-      messages: AsyncIterator<string, void>,
+      { messages, claimCheck, pass }: Pick<Membership<Message<T>>, 'messages' | 'claimCheck' | 'pass'>,
       { everyMs, alongside }: { everyMs: number; alongside: () => Promise<boolean> },
     ): AsyncGenerator<Batch<T>, void> {
       let { position } = start
@@ -228,16 +233,22 @@ export function createStream<T>(
         if (message === undefined) {
           checkAt = Date.now() + everyMs
           const [page, isWanted] = await Promise.all([
-            after(position).catch(() => []), // the next check repeats it
+            claimCheck(everyMs) ? after(position).catch(() => []) : [], // the next check repeats it
             alongside(),
           ])
+          const found = page.at(-1)
+          if (found) setTimeout(() => pass({ after: found.id, entries: [] }), SETTLE_MS)
           if (!isWanted) return
           yield* replay(page)
           continue
         }
         if (message.done) return
         next = messages.next()
-        const published = JSON.parse(message.value) as Message<T> // we published it
+        const published = message.value
+        if (!published) {
+          yield* replay(await after(position))
+          continue
+        }
         if ('passing' in published) {
           const entries = published.passing.map((value) => ({ id: position, value }))
           yield { entries, isReplay: false, hasGap: false }

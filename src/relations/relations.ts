@@ -1,4 +1,4 @@
-import { and, desc, eq, isNull, lt, or, sql } from 'drizzle-orm'
+import { and, desc, eq, isNull, lt, sql } from 'drizzle-orm'
 import { listOf } from '../db/list.ts'
 import { isBlocked, isBlockedOrMuted, relationsJson } from '../db/relations.ts'
 import { comments, follows, posts, relations, users } from '../db/schema.ts'
@@ -106,7 +106,7 @@ export function createRelations(
         { followerId: userId, followedId: otherId },
         { followerId: otherId, followedId: userId },
       ]
-      const follow = ({ followerId, followedId }: (typeof between)[number]) =>
+      const pairOf = (followerId: string, followedId: string) =>
         and(eq(follows.followerId, followerId), eq(follows.followedId, followedId))
       const [found, , , , , , states, rows] = await platform.db.batch([
         platform.db.select({ id: users.id }).from(users).where(eq(users.id, otherId)),
@@ -122,8 +122,8 @@ export function createRelations(
           now,
         ),
         insert('block', userId, otherId, now),
-        platform.db.delete(follows).where(or(...between.slice(0, 1).map(follow))),
-        platform.db.delete(follows).where(or(...between.slice(1).map(follow))),
+        platform.db.delete(follows).where(pairOf(userId, otherId)),
+        platform.db.delete(follows).where(pairOf(otherId, userId)),
         selectStates([userId, otherId]),
         profiles().select(userId, otherId),
       ])

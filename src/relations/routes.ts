@@ -23,9 +23,11 @@ export const relations = new Hono<AppEnv>()
   .get(
     '/me/blocks',
     doc({
+      id: 'listBlocks',
       tag,
       summary: 'List the users whom I block, latest first',
       answer: pageSchema(User),
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-signed-in'],
     }),
     admit('reads', { session: 'required' }),
@@ -38,9 +40,11 @@ export const relations = new Hono<AppEnv>()
   .get(
     '/me/mutes',
     doc({
+      id: 'listMutes',
       tag,
       summary: 'List the users whom I mute, latest first',
       answer: pageSchema(User),
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-signed-in'],
     }),
     admit('reads', { session: 'required' }),
@@ -53,6 +57,7 @@ export const relations = new Hono<AppEnv>()
   .put(
     '/:id/block',
     doc({
+      id: 'blockUser',
       tag,
       summary: 'Block a user',
       description: `${HIDES} ${WHEN}`,
@@ -69,6 +74,7 @@ export const relations = new Hono<AppEnv>()
   .delete(
     '/:id/block',
     doc({
+      id: 'unblockUser',
       tag,
       summary: 'Unblock a user',
       description: `Follows do not come back. If the user blocks me too, we stay hidden from each other. ${WHEN}`,
@@ -85,6 +91,7 @@ export const relations = new Hono<AppEnv>()
   .put(
     '/:id/mute',
     doc({
+      id: 'muteUser',
       tag,
       summary: 'Mute a user',
       description:
@@ -103,6 +110,7 @@ export const relations = new Hono<AppEnv>()
   .delete(
     '/:id/mute',
     doc({
+      id: 'unmuteUser',
       tag,
       summary: 'Unmute a user',
       description: WHEN,

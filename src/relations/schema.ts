@@ -20,5 +20,5 @@ export interface Viewer {
   hidden: (userIds: string[], where?: 'anywhere' | 'feed') => Promise<ReadonlySet<string>>
 }
 
-export const Blocked = v.object({ isBlocked: v.boolean() })
-export const Muted = v.object({ isMuted: v.boolean() })
+export const Blocked = v.object({ isBlocked: v.pipe(v.boolean(), v.description('Whether I block the user.')) })
+export const Muted = v.object({ isMuted: v.pipe(v.boolean(), v.description('Whether I mute the user.')) })

@@ -68,7 +68,7 @@ export function createRemovals(
         .where(inArray(removals.contentId, listOf(ids)))
       return found.map((row) => row.id)
     },
-    proceed: async (id) => ((await step(id, Date.now())) ? id : null),
+    proceed: async (id) => ((await step(id, Date.now())) ? [id] : []),
   }
 
   return {

@@ -11,6 +11,7 @@ import { searchService } from './search.ts'
 export const search = new Hono<AppEnv>().get(
   '/',
   doc({
+    id: 'search',
     tag: 'Search',
     summary: 'Search posts or users',
     description:
@@ -19,6 +20,7 @@ export const search = new Hono<AppEnv>().get(
       'first; newer posts and users with more followers rank higher. Of more than 1 000 matches, only the newest are ' +
       'ranked. A new post is found after some seconds. Works without Redis. Then counts may be slightly old.',
     answer: Results,
+    sends: ['ETag'],
     problems: ['invalid-request'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),

@@ -15,6 +15,7 @@ const Terms = v.pipe(
   v.minLength(1, 'must have a letter or digit'),
   v.maxLength(MAX_TERMS, `must have at most ${MAX_TERMS} words`),
   v.metadata({ type: 'string', minLength: 1, maxLength: MAX_CHARACTERS, items: undefined }),
+  v.description('Words to find.'),
 )
 
 const Cursor = v.pipe(
@@ -24,11 +25,12 @@ const Cursor = v.pipe(
     if (position === null) addIssue({ message: 'must be the nextCursor of a page' })
     return position ?? NEVER
   }),
+  v.description('The `nextCursor` of the page before.'),
 )
 
 export const SearchQuery = v.object({
   q: Terms,
-  type: v.optional(v.picklist(['posts', 'users']), 'posts'),
+  type: v.optional(v.pipe(v.picklist(['posts', 'users']), v.description('What to find.')), 'posts'),
   limit: limitOf(20, 100),
   cursor: v.optional(Cursor),
 })
@@ -43,4 +45,7 @@ const FoundUser = v.object({
   user: User,
   snippets: v.object({ username: Snippet, displayName: Snippet, bio: Snippet }),
 })
-export const Results = v.union([pageSchema(FoundPost), pageSchema(FoundUser)])
+export const Results = v.pipe(
+  v.union([pageSchema(FoundPost), pageSchema(FoundUser)]),
+  v.description('A page of posts or users, the most relevant first.'),
+)

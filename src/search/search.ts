@@ -139,6 +139,7 @@ export function createSearch(db: DrizzleD1Database) {
 
   const listener: Listener = {
     name: 'search',
+    version: 1,
     wants: ({ channel, type }: StoredEvent) => CHANNELS.has(channel) && TYPES.has(type),
     handle: (events) => index([...new Set(events.map((event) => event.subject))]),
 

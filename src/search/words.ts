@@ -33,7 +33,10 @@ const LETTER = '[\\p{L}\\p{N}]'
 const SPACED_LETTER = `(?![${UNSPACED}])${LETTER}`
 const SPACED_WORD = `${SPACED_LETTER}(?:${SPACED_LETTER}|\\p{M})*`
 
-/** A regular expression that is made when it is first used: classes of Unicode take milliseconds, which a new isolate has not. */
+/**
+ * A regular expression that is made when it is first used: classes of Unicode take milliseconds, which a new isolate
+ * has not.
+ */
 function pattern(source: string, flags: string): () => RegExp {
   let made: RegExp | undefined
   return () => (made ??= new RegExp(source, flags))

@@ -65,6 +65,7 @@ export const sessions = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'signIn',
       tag,
       summary: 'Sign in',
       description:
@@ -73,6 +74,7 @@ export const sessions = new Hono<AppEnv>()
         'cannot be counted.',
       answer: SignedIn,
       status: 201,
+      sends: ['Set-Cookie'],
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'wrong-credentials', 'unavailable'],
     }),
     admitSignIn,
@@ -97,9 +99,10 @@ export const sessions = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'listSessions',
       tag,
       summary: 'List my devices',
-      answer: v.object({ items: v.array(Device), nextCursor: v.null() }),
+      answer: v.pipe(v.object({ items: v.array(Device), nextCursor: v.null() }), v.description('My devices.')),
       problems: ['not-signed-in'],
     }),
     admit('reads', { session: 'required' }),
@@ -112,12 +115,14 @@ export const sessions = new Hono<AppEnv>()
   .delete(
     '/',
     doc({
+      id: 'signOutEverywhere',
       tag,
       summary: 'Sign out everywhere',
       description:
         'Ends all my sessions, including this one. Works without Redis. Then a session can stay usable in some places for ' +
         'up to a minute.',
       status: 204,
+      sends: ['Set-Cookie'],
       problems: ['not-signed-in'],
     }),
     forgetCookie,
@@ -130,12 +135,14 @@ export const sessions = new Hono<AppEnv>()
   .delete(
     '/current',
     doc({
+      id: 'signOut',
       tag,
       summary: 'Sign out',
       description:
         'Ends this session and takes its device offline. Works without Redis. Then the session can stay usable in some ' +
         'places for up to a minute.',
       status: 204,
+      sends: ['Set-Cookie'],
       problems: ['not-signed-in'],
     }),
     forgetCookie,

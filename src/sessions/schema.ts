@@ -8,7 +8,14 @@ export const Credentials = v.object({
 })
 export type Credentials = v.InferOutput<typeof Credentials>
 
-export const SignedIn = v.object({ token: v.string(), expiresAt: Time, user: OwnUser })
+export const SignedIn = v.pipe(
+  v.object({
+    token: v.pipe(v.string(), v.description('Send it as `Authorization: Bearer`.')),
+    expiresAt: v.pipe(Time, v.description('When the session ends at the latest.')),
+    user: OwnUser,
+  }),
+  v.description('A new session.'),
+)
 
 /** A device where a user is signed in: one session. */
 export const Device = v.object({

@@ -220,7 +220,10 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
       )
     },
 
-    /** Sends to Redis the revocations that it missed, oldest first. Returns how many are left. For the cron. Safe to repeat and to run twice at once. */
+    /**
+     * Sends to Redis the revocations that it missed, oldest first. Returns how many are left. For the cron. Safe to
+     * repeat and to run twice at once.
+     */
     async sendRevocations(now = Date.now()): Promise<number> {
       const waiting = await db
         .select({ subjectId: revocations.subjectId, epoch: revocations.epoch })

@@ -7,6 +7,7 @@ const MAX_CHANNELS = 20
 export const Position = v.pipe(
   v.string(),
   v.regex(/^(\d{1,15}-\d{1,10})?$/, 'must be the id of an event of this stream, or empty'),
+  v.description('The `id` of the last event you received, for clients that cannot send `Last-Event-ID`.'),
 )
 
 export const StreamQuery = v.object({
@@ -21,6 +22,7 @@ export const StreamQuery = v.object({
       items: undefined,
       maxLength: undefined,
     }),
+    v.description(`At most ${MAX_CHANNELS} channels, separated by commas.`),
   ),
   lastEventId: v.optional(Position),
 })

@@ -8,6 +8,7 @@ import { Problem } from '../errors.ts'
 import {
   type CloudEvent,
   CUSTOM_CHANNEL,
+  formatSequence,
   type StoredAudience,
   type StoredEvent,
   toCloudEvent,
@@ -16,7 +17,8 @@ import type { Listener } from '../events/dispatch.ts'
 import type { Viewer as Member } from '../relations/schema.ts'
 import type { Concurrency } from '../redis/concurrency.ts'
 import { service } from '../service.ts'
-import type { Entry, Start, Stream } from '../redis/stream.ts'
+import type { Membership, SharedSubscription } from '../redis/shared-subscription.ts'
+import type { Entry, Message, Start, Stream } from '../redis/stream.ts'
 
 /** An event on the log. */
 export interface Streamed {
@@ -34,7 +36,7 @@ export type Viewer = { isService: true } | { isService: false; userId: string | 
 /** Times in ms. */
 export interface StreamsPolicy {
   heartbeatMs: number
-  /** How often a stream checks its session, looks for entries whose message was lost and keeps its place. */
+  /** How often a stream checks its session, and the streams of an isolate look for entries whose message was lost. */
   checkMs: number
   /** A stream ends after about this long, and the client opens another. */
   lifeMs: number
@@ -67,8 +69,11 @@ export interface Opening {
   viewer: Viewer
   /** Whose streams are bounded: a user id, a network address, or a service. */
   caller: string
-  /** Who reads, if the session of the viewer is live. Called only for a viewer with a user id. */
-  check: () => Promise<Member | undefined>
+  /**
+   * Checks the credential of the viewer: the member with the blocks and mutes of now, or true for a service. It answers
+   * undefined once the credential is not valid any more. Absent: there is no credential that can end.
+   */
+  check: (() => Promise<Member | true | undefined>) | undefined
   /** The id of the last event the client has received. */
   seen: string | undefined
   /** Aborts when the client disconnects. */
@@ -81,28 +86,35 @@ const MAX_FOLLOWED = 10_000
 const PAGE = 100
 /** An event about presence that is published this long after it happened is checked like a replayed one. */
 const LATE_MS = 60_000
+/** An open stream keeps its place with every so many checks. */
+export const CHECKS_PER_KEEP = 4
 /** How long a client waits after a refusal. */
 const RETRY_AFTER_SECONDS = 5
 
 export type Streams = ReturnType<typeof createStreams>
 /** How many streams this isolate has open. */
 export const openStreams = service<{ count: number }>('open streams')
+/** The subscription that the streams of this isolate share. */
+export const streamSubscription = service<SharedSubscription<Message<Streamed>>>('stream subscription')
 export const streamsService = service<Streams>('streams')
 
 /**
  * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.
  *
  * A listener appends every event to a log in Redis, except hints: a `counter_update` carries the latest value and is
- * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and sends the
- * events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer follows is loaded from D1 when first needed,
- * again after a follow or unfollow, and every `checkMs`. So are the viewer's blocks and mutes, by the check of the session.
+ * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and
+ * sends the events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer
+ * follows is loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`. The check of the
+ * session brings the viewer's blocks and mutes.
  *
- * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden since.
- * Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under the same
- * sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted apart.
+ * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden
+ * since. Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under
+ * the same sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted
+ * apart.
  *
- * Opening: `SUBSCRIBE`, then one round trip, both before the answer. Open: one round trip every `checkMs`, whatever
- * happens. Closing: one round trip. A later stream continues where this one ended.
+ * Opening: `SUBSCRIBE` if the isolate has no subscription yet, then one round trip, both before the answer. Open: one
+ * round trip every `checkMs` for the session, another command for the first stream of the isolate, and two with every
+ * `CHECKS_PER_KEEP`th to keep its place. Closing: one round trip. A later stream continues where this one ended.
  *
  * Without Redis, opening is refused as `unavailable` and open streams end. Events then miss the log, not the other
  * listeners: D1 records which they are (one statement per batch), and `catchUp` appends them once Redis is back, after
@@ -187,8 +199,8 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
   }
 
   /** What one viewer may see. `member` has the blocks and mutes, as the last check of the session found them. */
-  function createSight(viewer: Viewer, check: Opening['check'], checked: Member | undefined) {
-    let member = checked
+  function createSight(viewer: Viewer, check: Opening['check'], checked: Member | true) {
+    let member = memberIn(checked)
     let followed: { ids: Set<string>; readAt: number } | undefined
 
     async function isFollowing(userId: string, subject: string): Promise<boolean> {
@@ -219,15 +231,15 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       async note({ type, channel, data }: CloudEvent): Promise<void> {
         if (viewer.isService || viewer.userId === undefined) return
         if (channel === 'relation_events' && (data['userId'] === viewer.userId || data['otherId'] === viewer.userId)) {
-          member = (await check()) ?? member // Redis had the change before the event
+          member = memberIn((await check?.()) ?? true) ?? member // Redis had the change before the event
         }
         if (data['followerId'] !== viewer.userId) return
         if (channel === 'user_events' && (type === 'user_followed' || type === 'user_unfollowed')) followed = undefined
       },
 
       /** The viewer as a later check has found it. */
-      update(checked: Member): void {
-        member = checked
+      update(current: Member | true): void {
+        member = memberIn(current)
       },
 
       /**
@@ -247,11 +259,12 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           return userId !== undefined && audience.includes(userId) ? { event, isRedacted: false } : undefined
         }
         if (await isHidden(streamed)) return undefined
-        const isSame = audience === 'everyone' && publicSequence === event.sequence && !isCheckedNow
+        const isSame = audience === 'everyone' && formatSequence(publicSequence) === event.sequence && !isCheckedNow
         const isStranger =
           isSame || userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
         if (audience === (isStranger ? 'followers' : 'others')) return undefined
-        const seen = isStranger ? { ...event, sequence: publicSequence || event.sequence } : event
+        const isCountedApart = isStranger && publicSequence !== 0
+        const seen = isCountedApart ? { ...event, sequence: formatSequence(publicSequence) } : event
         const visibility = visibilities?.get(event.subject)
         const mayKnow = visibility === 'everyone' || (visibility === 'followers' && !isStranger)
         return isCheckedNow && !mayKnow ? { event: redact(seen), isRedacted: true } : { event: seen, isRedacted: false }
@@ -290,7 +303,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
      * Opens a stream; `ended` resolves when it is over. It ends when the client disconnects, the session or the
      * subscription ends, after `lifeMs`, or when the client stalls.
      *
-     * Throws `not-signed-in` when the session of the viewer is over, `rate-limited` when the caller has too many streams
+     * Throws `not-signed-in` when the credential of the viewer has ended, `rate-limited` when the caller has too many streams
      * open, and `unavailable` when there are too many in total or Redis fails. It writes only the place, which is
      * released when the stream ends or is refused, and expires when the isolate dies.
      */
@@ -300,38 +313,37 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       const id = crypto.randomUUID()
       const over = new AbortController()
       const listening = AbortSignal.any([signal, over.signal])
-      const hasSession = !viewer.isService && viewer.userId !== undefined
       function close(): void {
         open.count -= 1
         over.abort()
         defer(() => places.release(caller, id).catch(() => {})) // it expires
       }
 
-      let messages: AsyncIterator<string, void>
+      let membership: Membership<Message<Streamed>>
       let start: Start<Streamed>
-      let member: Member | undefined
+      let checked: Member | true | undefined
       let place: Awaited<ReturnType<Concurrency['take']>>
       try {
-        messages = await log.subscribe(listening)
-        ;[start, place, member] = await Promise.all([
+        membership = await log.join(listening)
+        ;[start, place, checked] = await Promise.all([
           log.read(seen),
           places.take(caller, id, Date.now()),
-          hasSession ? check() : undefined,
+          check?.() ?? true,
         ])
       } catch (cause) {
         close()
         refuse('Streams cannot be opened right now', cause)
       }
-      if (place !== 'taken' || (hasSession && !member)) {
+      if (place !== 'taken' || !checked) {
         close()
-        if (hasSession && !member) throw new Problem('not-signed-in', 'This session has ended')
+        if (!checked) throw new Problem('not-signed-in', 'This session has ended')
         if (place === 'all-full') refuse('Too many streams are open')
         throw new Problem('rate-limited', 'You have too many streams open: close one', {
           retryAfter: RETRY_AFTER_SECONDS,
         })
       }
 
-      const sight = createSight(viewer, check, member)
+      const sight = createSight(viewer, check, checked)
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
@@ -352,19 +364,24 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       async function run(): Promise<void> {
         const retryMs = Math.round(policy.retryMs * (1 + Math.random())) // streams that end together return apart
         const life = setTimeout(() => over.abort(), policy.lifeMs * (0.9 + 0.1 * Math.random()))
-        const heartbeat = setInterval(() => outlet.sendIfRoom(mark('still here')), policy.heartbeatMs)
+        const heartbeat = setInterval(() => {
+          outlet.sendIfRoom(mark('still here'))
+          membership.beat()
+        }, policy.heartbeatMs)
+        let checks = 0
         async function keep(): Promise<boolean> {
-          const [checked] = await Promise.all([
-            hasSession ? check() : undefined,
-            places.keep(caller, id, Date.now()).catch(() => {}), // the next check repeats it
+          checks += 1
+          const [current] = await Promise.all([
+            check?.() ?? true,
+            checks % CHECKS_PER_KEEP === 0 && places.keep(caller, id, Date.now()).catch(() => {}), // the next repeats it
           ])
-          if (checked) sight.update(checked)
-          return !hasSession || checked !== undefined
+          if (current) sight.update(current)
+          return current !== undefined
         }
         try {
           await outlet.send(`retry: ${retryMs}\n${mark('open')}`)
           if (!start.isComplete) await sendReset()
-          const batches = log.follow(start, messages, { everyMs: policy.checkMs, alongside: keep })
+          const batches = log.follow(start, membership, { everyMs: policy.checkMs, alongside: keep })
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
@@ -391,6 +408,8 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 function refuse(detail: string, cause?: unknown): never {
   throw new Problem('unavailable', detail, { retryAfter: RETRY_AFTER_SECONDS }, cause === undefined ? {} : { cause })
 }
+
+const memberIn = (checked: Member | true) => (checked === true ? undefined : checked)
 
 /** The fields of events that name users. */
 const USERS = ['userId', 'authorId', 'followerId', 'followedId']

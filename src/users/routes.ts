@@ -16,10 +16,10 @@ const tag = 'Users'
 const tagParts = (user: User) => [user.version, user.followersCount, user.followingsCount, user.postsCount]
 
 /** A page of the followers or followings of a user. */
-const followList = (list: 'followers' | 'followings', summary: string) =>
+const followList = (list: 'followers' | 'followings', id: string, summary: string) =>
   new Hono<AppEnv>().get(
     `/:id/${list}`,
-    doc({ tag, summary, answer: pageSchema(User), problems: ['invalid-request', 'not-found'] }),
+    doc({ id, tag, summary, answer: pageSchema(User), sends: ['ETag'], problems: ['invalid-request', 'not-found'] }),
     admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),
@@ -38,10 +38,12 @@ export const users = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'signUp',
       tag,
       summary: 'Sign up',
       answer: OwnUser,
       status: 201,
+      sends: ['Location'],
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'taken'],
     }),
     admit('sign-up', { session: 'none' }, { by: 'address' }),
@@ -58,11 +60,13 @@ export const users = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'getUsers',
       tag,
       summary: 'Read users by ids',
       description:
         'The answer keeps the order of the ids and omits unknown ids. Counts as many requests as there are ids.',
       answer: pageSchema(User),
+      sends: ['ETag'],
       problems: ['invalid-request'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -77,10 +81,12 @@ export const users = new Hono<AppEnv>()
   .get(
     '/by-username/:username',
     doc({
+      id: 'getUserByUsername',
       tag,
       summary: 'Read a user by username',
       description: 'Upper and lower case are equal.',
       answer: User,
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -95,10 +101,12 @@ export const users = new Hono<AppEnv>()
   .get(
     '/:id',
     doc({
+      id: 'getUser',
       tag,
       summary: 'Read a user',
       description: 'The owner also sees `email`.',
-      answer: v.union([OwnUser, User]),
+      answer: v.pipe(v.union([OwnUser, User]), v.description('The profile.')),
+      sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -119,11 +127,13 @@ export const users = new Hono<AppEnv>()
   .patch(
     '/me',
     doc({
+      id: 'updateProfile',
       tag,
       summary: 'Change my profile',
       description: 'Works without Redis. Then readers on other isolates may see the old profile for some minutes.',
       answer: OwnUser,
       headers: ['If-Match'],
+      sends: ['ETag'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -146,6 +156,7 @@ export const users = new Hono<AppEnv>()
   .put(
     '/:id/follow',
     doc({
+      id: 'followUser',
       tag,
       summary: 'Follow a user',
       description: 'Repeated requests count once. Works without Redis. Then cached counts follow later.',
@@ -159,6 +170,7 @@ export const users = new Hono<AppEnv>()
   .delete(
     '/:id/follow',
     doc({
+      id: 'unfollowUser',
       tag,
       summary: 'Unfollow a user',
       description: 'Succeeds if I do not follow the user. Works without Redis. Then cached counts follow later.',
@@ -169,5 +181,5 @@ export const users = new Hono<AppEnv>()
     valid('param', UserId),
     async (c) => c.json(await c.var.use(followsService).unfollow(c.var.userId, c.req.valid('param').id)),
   )
-  .route('/', followList('followers', 'List the followers of a user, latest first'))
-  .route('/', followList('followings', 'List the users whom a user follows, latest first'))
+  .route('/', followList('followers', 'listFollowers', 'List the followers of a user, latest first'))
+  .route('/', followList('followings', 'listFollowings', 'List the users whom a user follows, latest first'))

@@ -5,22 +5,25 @@ import { notReserved } from './reserved.ts'
 /** A profile as everyone sees it. */
 export const User = v.pipe(
   v.object({
-    id: v.string(),
-    username: v.string(),
-    displayName: v.string(),
-    bio: v.string(),
-    followersCount: Count,
-    followingsCount: Count,
-    postsCount: Count,
-    createdAt: Time,
+    id: v.pipe(v.string(), v.description('Sorts by time.')),
+    username: v.pipe(v.string(), v.description('Unique, in lower case.')),
+    displayName: v.pipe(v.string(), v.description('1 to 50 characters.')),
+    bio: v.pipe(v.string(), v.description('At most 160 characters.')),
+    followersCount: v.pipe(Count, v.description('How many users follow this user.')),
+    followingsCount: v.pipe(Count, v.description('How many users this user follows.')),
+    postsCount: v.pipe(Count, v.description('How many posts this user has.')),
+    createdAt: v.pipe(Time, v.description('When the user signed up.')),
     version: v.pipe(Count, v.description('The version of the profile, for `If-Match`. Counts do not raise it.')),
   }),
-  v.metadata({ ref: 'User' }),
+  v.metadata({ ref: 'User', description: 'A profile as everyone sees it.' }),
 )
 export type User = v.InferOutput<typeof User>
 
 /** A profile as its owner sees it. */
-export const OwnUser = v.pipe(v.object({ ...User.entries, email: v.string() }), v.metadata({ ref: 'OwnUser' }))
+export const OwnUser = v.pipe(
+  v.object({ ...User.entries, email: v.pipe(v.string(), v.description('Only the owner sees it.')) }),
+  v.metadata({ ref: 'OwnUser', description: 'A profile as its owner sees it.' }),
+)
 export type OwnUser = v.InferOutput<typeof OwnUser>
 
 const DisplayName = written({ max: 50 })
@@ -51,10 +54,17 @@ export const ProfileChanges = v.pipe(
 export type ProfileChanges = v.InferOutput<typeof ProfileChanges>
 
 /** Whether the caller follows a user, and how many users do. */
-export const Following = v.object({ isFollowing: v.boolean(), followersCount: Count })
+export const Following = v.pipe(
+  v.object({ isFollowing: v.boolean(), followersCount: Count }),
+  v.description('Whether I follow the user, and how many users do.'),
+)
 export type Following = v.InferOutput<typeof Following>
 
 export const UserId = v.object({ id: id('u') })
 export const Username = v.object({
-  username: v.pipe(v.string(), v.regex(/^\w{1,30}$/, 'must be 1 to 30 letters, digits or underscores')),
+  username: v.pipe(
+    v.string(),
+    v.regex(/^\w{1,30}$/, 'must be 1 to 30 letters, digits or underscores'),
+    v.description('Upper and lower case are equal.'),
+  ),
 })

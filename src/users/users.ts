@@ -145,7 +145,10 @@ export function createUsers(
       return { ...toUser(user), email }
     },
 
-    /** Invalidates profiles that another program changed in D1, and their usernames. D1, then one round trip. Safe to repeat. */
+    /**
+     * Invalidates profiles that another program changed in D1, and their usernames. D1, then one round trip. Safe to
+     * repeat.
+     */
     async invalidate(ids: string[]): Promise<void> {
       if (ids.length === 0) return
       const rows = await platform.db

@@ -7,7 +7,7 @@ import { type Page, pageOf } from '../page.ts'
 import { service } from '../service.ts'
 import type { Attempts } from './attempts.ts'
 import { shownAttempt, unknownWebhook } from './view.ts'
-import { createFanOut } from './fan-out.ts'
+import { createFanOut, type Subscribers } from './fan-out.ts'
 import type { DeliveryMessage, Outgoing } from './messages.ts'
 import { createReplays } from './replay.ts'
 import type { ShownDelivery } from './schema.ts'
@@ -26,13 +26,15 @@ export const deliveriesService = service<Deliveries>('deliveries')
  */
 export function createDeliveries(dependencies: {
   db: DrizzleD1Database
+  /** The endpoints as this isolate has read them. */
+  subscribers: Subscribers
   attempts: Attempts
   enqueue: (messages: Outgoing[]) => Promise<unknown>
   /** Receives failures that are repaired later: their origin, and the error. */
   onFailure: (origin: string, error: unknown) => void
 }) {
-  const { db, attempts, enqueue, onFailure } = dependencies
-  const { store, listener } = createFanOut(db, enqueue)
+  const { db, subscribers, attempts, enqueue, onFailure } = dependencies
+  const { store, listener } = createFanOut(db, subscribers, enqueue)
   const { wake, resend } = createWaking(db, enqueue, attempts.probe)
   const { replay, replaySince, step } = createReplays(db, enqueue, store)
 

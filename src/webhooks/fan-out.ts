@@ -1,9 +1,10 @@
-import { inArray, sql } from 'drizzle-orm'
+import { eq, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { monotonicFactory } from 'ulid'
-import { deliveries, webhooks } from '../db/schema.ts'
+import { deliveries, webhooks, webhookVersion } from '../db/schema.ts'
 import type { StoredEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
+import { service } from '../service.ts'
 import { meets } from './filter.ts'
 import { deliveryMessage, type Outgoing, PATIENCE_MS } from './messages.ts'
 import type { Filter } from './schema.ts'
@@ -11,14 +12,50 @@ import type { WebhookRow } from './sender.ts'
 
 /** How many deliveries one statement stores. */
 const STORE_AT_ONCE = 1_000
+/** An isolate reads the endpoints again after this long, whatever their version says. */
+const MAX_AGE_MS = 60_000
+
+/** What decides whether an endpoint takes an event. */
+export type Subscriber = Pick<WebhookRow, 'id' | 'channels' | 'types' | 'filter'>
+
+/** The endpoints that events are stored for, as an isolate has read them. */
+export interface Subscribers {
+  read: { version: string; at: number; endpoints: Subscriber[] } | undefined
+}
+export const subscribersService = service<Subscribers>('webhook subscribers')
 
 export type FanOut = ReturnType<typeof createFanOut>
 
 /**
  * Stores a delivery for each event and endpoint that takes it. Recorded first: what is not enqueued then, the cron
- * enqueues. Two D1 round trips for a batch of events. No Redis.
+ * enqueues. Two D1 round trips for a batch of events, and another after a change of an endpoint. No Redis.
+ *
+ * `subscribers` belongs to the isolate. Each batch reads their version, one row. So an endpoint that was changed before the
+ * batch gets what it subscribes to now. `store` checks the status again.
  */
-export function createFanOut(db: DrizzleD1Database, enqueue: (messages: Outgoing[]) => Promise<unknown>) {
+export function createFanOut(
+  db: DrizzleD1Database,
+  subscribers: Subscribers,
+  enqueue: (messages: Outgoing[]) => Promise<unknown>,
+) {
+  /** The endpoints that are enabled or paused. One D1 query of one row; another of all endpoints after a change. */
+  async function readSubscribers(now: number): Promise<Subscriber[]> {
+    const versions = db.select({ version: webhookVersion.version }).from(webhookVersion).where(eq(webhookVersion.id, 1))
+    const [row] = await versions
+    const { read } = subscribers
+    const ageMs = read ? now - read.at : Infinity
+    if (read && read.version === (row?.version ?? '') && ageMs >= 0 && ageMs < MAX_AGE_MS) return read.endpoints
+    const [[latest], endpoints] = await db.batch([
+      versions,
+      db
+        .select({ id: webhooks.id, channels: webhooks.channels, types: webhooks.types, filter: webhooks.filter })
+        .from(webhooks)
+        .where(inArray(webhooks.status, ['enabled', 'paused'])),
+    ])
+    subscribers.read = { version: latest?.version ?? '', at: now, endpoints }
+    return endpoints
+  }
+
   /**
    * Stores deliveries and enqueues them. Safe to repeat: those that exist stay as they are. A replay restarts those that
    * are dead, or `all` that have ended.
@@ -46,28 +83,29 @@ export function createFanOut(db: DrizzleD1Database, enqueue: (messages: Outgoing
     name: 'webhooks',
     wants: () => true,
     async handle(happened) {
-      const endpoints = await db
-        .select()
-        .from(webhooks)
-        .where(inArray(webhooks.status, ['enabled', 'paused']))
+      const now = Date.now()
+      const endpoints = await readSubscribers(now)
       const pairs = happened.flatMap((event) =>
         endpoints.filter((webhook) => takes(webhook, event)).map(({ id }): [string, string] => [event.id, id]),
       )
-      await store(pairs, Date.now())
+      await store(pairs, now)
     },
   }
 
   return { store, listener }
 }
 
-/** When the cron enqueues a new delivery that the queue has lost. Null: it is parked until its endpoint, `webhooks`, wakes. */
+/**
+ * When the cron enqueues a new delivery that the queue has lost. Null: it is parked until its endpoint, `webhooks`,
+ * wakes.
+ */
 export const dueAt = (now: number) => sql`CASE
   WHEN webhooks.status = 'enabled'
     AND (webhooks.open_until IS NULL OR webhooks.open_until <= ${now} OR webhooks.wake_at IS NULL)
   THEN ${now + PATIENCE_MS} END`
 
 /** Whether an endpoint subscribes to an event. */
-export function takes({ channels, types, filter }: WebhookRow, event: StoredEvent): boolean {
+export function takes({ channels, types, filter }: Subscriber, event: StoredEvent): boolean {
   if (event.audience === 'others') return false // strangers' view of a presence that is not the real one
   if (!channels.includes(event.channel) || types?.includes(event.type) === false) return false
   return filter === null || meets(event, filter as Filter) // validated before it was stored

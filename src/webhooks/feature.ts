@@ -1,6 +1,7 @@
 import { consumer, type Feature, provide, provideForIsolate } from '../feature.ts'
 import { createAttempts } from './attempts.ts'
 import { createDeliveries, deliveriesService } from './deliveries.ts'
+import { subscribersService } from './fan-out.ts'
 import { DeliveryMessage, type Outgoing, wakeMessage } from './messages.ts'
 import { deliveries as deliveryRoutes, webhooks as routes } from './routes.ts'
 import { createSender, endpointsInFlight } from './sender.ts'
@@ -12,6 +13,7 @@ export const webhooks: Feature = {
   name: 'webhooks',
   provides: [
     provideForIsolate(endpointsInFlight, () => new Map()),
+    provideForIsolate(subscribersService, () => ({ read: undefined })),
     provideForIsolate(vaultService, (config) => createVault(config.webhooks.keys)),
     provide(webhooksService, ({ db, outbox, config, enqueue, use, defer }) =>
       createWebhooks({
@@ -39,7 +41,7 @@ export const webhooks: Feature = {
         defer,
         onFailure,
       })
-      return createDeliveries({ db, attempts, enqueue: enqueueAll, onFailure })
+      return createDeliveries({ db, subscribers: use(subscribersService), attempts, enqueue: enqueueAll, onFailure })
     }),
   ],
   routes: [

@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import * as v from 'valibot'
+import { nextLink } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery, pageSchema, Time } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
@@ -34,6 +35,7 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/',
     doc({
+      id: 'createWebhook',
       tag,
       summary: 'Add a webhook',
       description:
@@ -44,9 +46,10 @@ export const webhooks = new Hono<AppEnv>()
         NO_REDIS,
       answer: CreatedWebhook,
       status: 201,
+      sends: ['Location'],
       problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     requireJson,
     valid('json', NewWebhook),
     async (c) => {
@@ -59,36 +62,47 @@ export const webhooks = new Hono<AppEnv>()
   .get(
     '/',
     doc({
+      id: 'listWebhooks',
       tag,
       summary: 'List webhooks',
       description: `Newest first. ${NO_REDIS}`,
       answer: pageSchema(Webhook),
       problems: ['invalid-request', 'service-token-required'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('query', pageQuery('wh')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
-      return c.json(await c.var.use(webhooksService).list(limit, cursor))
+      const page = await c.var.use(webhooksService).list(limit, cursor)
+      c.header('Link', nextLink(c, page))
+      return c.json(page)
     },
   )
   .get(
     '/:id',
-    doc({ tag, summary: 'Read a webhook', description: NO_REDIS, answer: Webhook, problems: [...PROBLEMS] }),
-    requireService,
+    doc({
+      id: 'getWebhook',
+      tag,
+      summary: 'Read a webhook',
+      description: NO_REDIS,
+      answer: Webhook,
+      problems: [...PROBLEMS],
+    }),
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).read(c.req.valid('param').id)),
   )
   .patch(
     '/:id',
     doc({
+      id: 'updateWebhook',
       tag,
       summary: 'Change a webhook',
       description: `Changes the given fields. A new URL must answer a challenge first; the API sends it at once. ${NO_REDIS}`,
       answer: ChangedWebhook,
       problems: [...PROBLEMS, ...BODY_PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     requireJson,
     valid('json', WebhookChanges),
@@ -100,13 +114,14 @@ export const webhooks = new Hono<AppEnv>()
   .delete(
     '/:id',
     doc({
+      id: 'deleteWebhook',
       tag,
       summary: 'Delete a webhook',
       description: `Its pending deliveries are discarded. ${NO_REDIS}`,
       status: 204,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => {
       await c.var.use(webhooksService).remove(c.req.valid('param').id)
@@ -116,13 +131,14 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/:id/rotate',
     doc({
+      id: 'rotateWebhookSecret',
       tag,
       summary: 'Rotate the secret of a webhook',
       description: `For 24 hours, deliveries are signed with the new and the previous secret. ${NO_REDIS}`,
       answer: RotatedWebhook,
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => {
       c.header('Cache-Control', 'no-store')
@@ -132,19 +148,21 @@ export const webhooks = new Hono<AppEnv>()
   .post(
     '/:id/pause',
     doc({
+      id: 'pauseWebhook',
       tag,
       summary: 'Pause a webhook',
       description: `The API stores later events and delivers them when you enable the webhook again. ${NO_REDIS}`,
       answer: Webhook,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).pause(c.req.valid('param').id)),
   )
   .post(
     '/:id/enable',
     doc({
+      id: 'enableWebhook',
       tag,
       summary: 'Enable a webhook',
       description:
@@ -153,54 +171,62 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS, 'challenge-failed'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).enable(c.req.valid('param').id)),
   )
   .post(
     '/:id/test',
     doc({
+      id: 'testWebhook',
       tag,
       summary: 'Send a sample to a webhook',
       description: `One signed event of type \`webhook_test\`, without retries. ${NO_REDIS}`,
       answer: TestResult,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     async (c) => c.json(await c.var.use(webhooksService).test(c.req.valid('param').id)),
   )
   .get(
     '/:id/deliveries',
     doc({
+      id: 'listDeliveries',
       tag,
       summary: 'List the deliveries of a webhook',
       description: `Newest first, with every attempt. A delivery is dead after its last retry. ${NO_REDIS}`,
       answer: pageSchema(Delivery),
       problems: [...PROBLEMS],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     valid('query', DeliveriesQuery),
     async (c) => {
       const { limit, cursor, status } = c.req.valid('query')
-      return c.json(await c.var.use(deliveriesService).list(c.req.valid('param').id, status, limit, cursor))
+      const page = await c.var.use(deliveriesService).list(c.req.valid('param').id, status, limit, cursor)
+      c.header('Link', nextLink(c, page))
+      return c.json(page)
     },
   )
   .post(
     '/:id/replay',
     doc({
+      id: 'replayMissedEvents',
       tag,
       summary: 'Replay the events that a webhook missed',
       description:
         'Delivers matching events since that time that are dead or were never stored for the webhook, under the same ' +
         '`webhook-id`. With `includeDelivered`, delivered events too. Events expire after EVENT_DAYS. The queue does the ' +
         `work after the answer. Safe to repeat. ${NO_REDIS}`,
-      answer: v.object({ webhookId: v.string(), since: Time }),
+      answer: v.pipe(
+        v.object({ webhookId: v.string(), since: Time }),
+        v.description('The deliveries begin after the answer.'),
+      ),
       status: 202,
       problems: [...PROBLEMS, ...BODY_PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService,
+    requireService('webhooks:manage'),
     valid('param', WebhookId),
     requireJson,
     valid('json', ReplayRequest),
@@ -215,14 +241,15 @@ export const webhooks = new Hono<AppEnv>()
 export const deliveries = new Hono<AppEnv>().post(
   '/:id/replay',
   doc({
+    id: 'replayDelivery',
     tag,
     summary: 'Replay a delivery',
     description: `Delivers the event again under the same \`webhook-id\`, with a new retry schedule. ${NO_REDIS}`,
-    answer: v.object({ id: v.string() }),
+    answer: v.pipe(v.object({ id: v.string() }), v.description('The delivery begins after the answer.')),
     status: 202,
     problems: [...PROBLEMS, 'webhook-not-enabled', 'event-gone'],
   }),
-  requireService,
+  requireService('webhooks:manage'),
   valid('param', DeliveryId),
   async (c) => {
     const { id } = c.req.valid('param')

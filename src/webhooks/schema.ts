@@ -168,56 +168,79 @@ export const WebhookChanges = v.pipe(
 /** One attempt of a delivery. */
 const Attempt = v.pipe(
   v.object({
-    at: Time,
-    durationMs: Count,
+    at: v.pipe(Time, v.description('When it began.')),
+    durationMs: v.pipe(Count, v.description('How long it took.')),
     status: v.pipe(v.nullable(Count), v.description('The HTTP status. Null: no answer')),
-    error: v.nullable(v.string()),
+    error: v.pipe(v.nullable(v.string()), v.description('Why there was no answer.')),
     answer: v.pipe(v.nullable(v.string()), v.description('The first KB of the answer')),
   }),
-  v.metadata({ ref: 'Attempt' }),
+  v.metadata({ ref: 'Attempt', description: 'One attempt to reach an endpoint.' }),
 )
 export type ShownAttempt = v.InferOutput<typeof Attempt>
 const fieldsOfWebhook = {
-  id: v.string(),
-  url: v.string(),
-  channels: v.array(v.string()),
-  types: v.nullable(v.array(v.string())),
-  filter: v.nullable(JsonObject),
-  description: v.string(),
-  headerNames: v.array(v.string()),
-  status: v.picklist(['unverified', 'enabled', 'paused', 'disabled']),
-  disabledReason: v.nullable(v.picklist(['gone', 'failing'])),
-  failingSince: v.nullable(Time),
-  previousSecretUntil: v.nullable(Time),
-  createdAt: Time,
-  updatedAt: Time,
+  id: v.pipe(v.string(), v.description('Sorts by time.')),
+  url: v.pipe(v.string(), v.description('Where deliveries go.')),
+  channels: v.pipe(v.array(v.string()), v.description('The channels it subscribes to.')),
+  types: v.pipe(
+    v.nullable(v.array(v.string())),
+    v.description('The types it accepts. Null: every type of the channels.'),
+  ),
+  filter: v.pipe(v.nullable(JsonObject), v.description('What its events must match. Null: nothing.')),
+  description: v.pipe(v.string(), v.description('A note of its owner.')),
+  headerNames: v.pipe(v.array(v.string()), v.description('The names of its headers. Values are never shown.')),
+  status: v.pipe(
+    v.picklist(['unverified', 'enabled', 'paused', 'disabled']),
+    v.description('Only an enabled endpoint receives events.'),
+  ),
+  disabledReason: v.pipe(
+    v.nullable(v.picklist(['gone', 'failing'])),
+    v.description('It answered 410, or failed for days.'),
+  ),
+  failingSince: v.pipe(v.nullable(Time), v.description('Null: its last attempt succeeded.')),
+  previousSecretUntil: v.pipe(
+    v.nullable(Time),
+    v.description('Until then, deliveries are signed with the previous secret too.'),
+  ),
+  createdAt: v.pipe(Time, v.description('When it was added.')),
+  updatedAt: v.pipe(Time, v.description('When it last changed.')),
 }
 /** An endpoint, without its secret. */
-export const Webhook = v.pipe(v.object(fieldsOfWebhook), v.metadata({ ref: 'Webhook' }))
+export const Webhook = v.pipe(
+  v.object(fieldsOfWebhook),
+  v.metadata({ ref: 'Webhook', description: 'An endpoint, without its secret.' }),
+)
 export type ShownWebhook = v.InferOutput<typeof Webhook>
 const secret = v.pipe(v.string(), v.description('The API shows it only this once'))
 /** The delivery of one event to one endpoint. */
 export const Delivery = v.pipe(
   v.object({
-    id: v.string(),
-    webhookId: v.string(),
+    id: v.pipe(v.string(), v.description('Sorts by time.')),
+    webhookId: v.pipe(v.string(), v.description('The endpoint.')),
     eventId: v.pipe(v.string(), v.description('Also the `webhook-id`')),
     type: v.pipe(v.nullable(v.string()), v.description('Null: the event has expired')),
-    status: v.picklist(['pending', 'delivered', 'dead']),
-    attempts: v.array(Attempt),
+    status: v.pipe(v.picklist(['pending', 'delivered', 'dead']), v.description('Dead: its last retry failed.')),
+    attempts: v.pipe(v.array(Attempt), v.description('The oldest first.')),
   }),
-  v.metadata({ ref: 'Delivery' }),
+  v.metadata({ ref: 'Delivery', description: 'The delivery of one event to one endpoint.' }),
 )
 export type ShownDelivery = v.InferOutput<typeof Delivery>
 
-export const CreatedWebhook = v.object({ ...fieldsOfWebhook, secret, challenge: Attempt })
-export const ChangedWebhook = v.object({ ...fieldsOfWebhook, challenge: v.optional(Attempt) })
-export const RotatedWebhook = v.object({ ...fieldsOfWebhook, secret })
-export const TestResult = v.object({
-  ...Attempt.entries,
-  isDelivered: v.boolean(),
-  sample: JsonObject,
-})
+export const CreatedWebhook = v.pipe(
+  v.object({ ...fieldsOfWebhook, secret, challenge: Attempt }),
+  v.description('The endpoint with its secret, and its answer to the challenge.'),
+)
+export const ChangedWebhook = v.pipe(
+  v.object({ ...fieldsOfWebhook, challenge: v.optional(Attempt) }),
+  v.description('The endpoint, and its answer to the challenge if its URL changed.'),
+)
+export const RotatedWebhook = v.pipe(
+  v.object({ ...fieldsOfWebhook, secret }),
+  v.description('The endpoint with its new secret.'),
+)
+export const TestResult = v.pipe(
+  v.object({ ...Attempt.entries, isDelivered: v.boolean(), sample: JsonObject }),
+  v.description('The sample, and the answer of the endpoint.'),
+)
 
 const SinceTime = v.pipe(
   Time,
@@ -227,8 +250,10 @@ export const ReplayRequest = v.strictObject({ since: SinceTime, includeDelivered
 
 export const DeliveriesQuery = v.object({
   limit: limitOf(20, 100),
-  cursor: v.optional(id('dl')),
-  status: v.optional(v.picklist(['pending', 'delivered', 'dead'])),
+  cursor: v.optional(v.pipe(id('dl'), v.description('The `nextCursor` of the page before.'))),
+  status: v.optional(
+    v.pipe(v.picklist(['pending', 'delivered', 'dead']), v.description('Only deliveries with this status.')),
+  ),
 })
 
 export const WebhookId = v.object({ id: id('wh') })

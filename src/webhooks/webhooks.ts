@@ -1,7 +1,7 @@
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { ulid } from 'ulid'
 import { Problem } from '../errors.ts'
-import type { CloudEvent } from '../events/catalog.ts'
+import { type CloudEvent, formatSequence } from '../events/catalog.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { service } from '../service.ts'
 import { createChallenges } from './challenge.ts'
@@ -80,6 +80,6 @@ const sampleOf = (webhookId: string, source: string): CloudEvent => ({
   time: new Date().toISOString(),
   datacontenttype: 'application/json',
   channel: 'webhook_events',
-  sequence: 0,
+  sequence: formatSequence(0),
   data: { webhookId },
 })

@@ -55,7 +55,6 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
   const pages = (path: string, kind: string) => [path, `${path}?limit=3&cursor=${kind}_zzz`]
   return {
     '/healthz': ['/healthz'],
-    '/problems/:type': ['/problems/internal'],
     '/readyz': ['/readyz'],
     '/v1/stats': [['/v1/stats', service]],
     '/v1/backup/:table': [['/v1/backup/users', service]],
@@ -105,6 +104,7 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
       ...pages(`/v1/comments/${comment.id}/replies`, 'c'),
       [`/v1/comments/${comment.id}/replies`, asAda],
     ],
+    '/v1/service-tokens': pages('/v1/service-tokens', 'st').map((path) => [path, service] satisfies Signed),
     '/v1/webhooks': pages('/v1/webhooks', 'wh').map((path) => [path, service] satisfies Signed),
     '/v1/webhooks/:id': [[`/v1/webhooks/${webhookId}`, service]],
     '/v1/webhooks/:id/deliveries': [
@@ -184,6 +184,7 @@ test('every query of a read uses an index and sorts nothing', async () => {
       'relations',
       'sessions',
       'notification_reads',
+      'service_tokens',
       ...OF_WEBHOOKS,
     ]),
   )

@@ -74,6 +74,41 @@ test('a project that was set up deploys, migrates once, and is healthy', { timeo
   expect(second).toEqual({ code: 0, output: expect.stringContaining('threads-staging: no migration is pending\n') })
 })
 
+test('without flags, setup and deploy take the top level: one environment', { timeout: 240_000 }, async () => {
+  const top = (...args: string[]) =>
+    runScript(clone, cloudflare.apiUrl, args, {
+      UPSTASH_REDIS_REST_URL: emulator.url,
+      UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN,
+      SERVICE_TOKEN,
+    })
+  const early = await top('deploy')
+  expect(early).toEqual({
+    code: 1,
+    output: 'Not deployed: wrangler.toml lacks the id of D1 database threads and the URL of Redis: run npm run setup\n',
+  })
+  cloudflare.createDatabase('threads')
+  const queues = [...config.matchAll(/queue = "([\w-]+)"/g)].map(([, name = '']) => name)
+  for (const name of new Set(queues)) if (!/-(staging|production)$/.test(name)) cloudflare.createQueue(name)
+  const ready = await top('setup')
+  expect(ready).toEqual({ code: 0, output: expect.stringMatching(/^threads-edge has all .+ then: npm run deploy$/m) })
+  const changed = await clone.readConfig()
+  const environments = (text: string) => text.slice(text.indexOf('[env.staging.vars]'))
+  expect(environments(changed)).toBe(environments(config))
+  expect(changed).toContain(`[vars]\nUPSTASH_REDIS_REST_URL = "${emulator.url}"`)
+  expect(changed).toContain(`database_id = "${cloudflare.databases.get('threads')?.uuid}"`)
+
+  const deployed = await top('deploy', '--url', cloudflare.workerUrl, '--patience', '60')
+  // Workers Builds runs the same command and has no token of Redis.
+  const built = await runScript(clone, cloudflare.apiUrl, ['deploy', '--url', cloudflare.workerUrl], {
+    WORKERS_CI: '1',
+  })
+  await clone.writeConfig(config)
+  expect(deployed).toEqual({ code: 0, output: expect.stringContaining(`${cloudflare.workerUrl} is alive and ready\n`) })
+  expect(deployed.output).toMatch(/^threads: applied 0000_init.sql, /m)
+  expect(built).toEqual({ code: 0, output: expect.stringContaining('threads: no migration is pending\n') })
+  expect([...cloudflare.workers.keys()].sort()).toEqual(['threads-edge', 'threads-edge-staging'])
+})
+
 test('an unhealthy Worker is reported, with the command to roll back', { timeout: 240_000 }, async () => {
   worker().secrets.set('UPSTASH_REDIS_REST_TOKEN', 'another')
   const { code, output } = await deploy({}, '0')

@@ -2,6 +2,8 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseEnv } from 'node:util'
+import * as v from 'valibot'
 import { expect, test } from 'vitest'
 import { unstable_readConfig } from 'wrangler'
 
@@ -13,9 +15,9 @@ interface Config {
   name: string
   vars: Record<string, unknown>
   build: { watch_dir?: string }
-  d1_databases: { database_name: string; database_id?: string }[]
+  d1_databases: { binding: string; database_name: string; database_id?: string }[]
   queues: {
-    producers: { queue: string }[]
+    producers: { binding: string; queue: string }[]
     consumers: { queue: string; dead_letter_queue: string; max_concurrency: number | null }[]
   }
 }
@@ -88,4 +90,24 @@ test.each([undefined, 'staging', 'production'])('every consumer writes to D1, so
   expect(bounds.length).toBe(6)
   expect(bounds.filter(({ most }) => most > 16)).toEqual([])
   expect(bounds.filter(({ queue, most }) => queue.includes('-dead') && most > 1)).toEqual([])
+})
+
+test('the button "Deploy to Cloudflare" explains each value that it asks for', async () => {
+  const read = (name: string) => readFile(fileURLToPath(new URL(`../../${name}`, import.meta.url)), 'utf8')
+  const { cloudflare, scripts } = v.parse(
+    v.object({
+      cloudflare: v.object({ bindings: v.record(v.string(), v.object({ description: v.string() })) }),
+      scripts: v.object({ deploy: v.string() }),
+    }),
+    JSON.parse(await read('package.json')),
+  )
+  const { d1_databases, queues, vars } = configOf()
+  const asked = [
+    ...d1_databases.map(({ binding }) => binding),
+    ...queues.producers.map(({ binding }) => binding),
+    ...Object.keys(vars),
+    ...Object.keys(parseEnv(await read('.dev.vars.example'))),
+  ]
+  expect(Object.keys(cloudflare.bindings).sort()).toEqual(asked.sort())
+  expect(scripts.deploy).toBe('exec node scripts/deploy.ts') // what Workers Builds runs
 })

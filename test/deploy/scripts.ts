@@ -29,11 +29,12 @@ export async function makeClone(from?: string) {
   }
 }
 
-/** Empties what `npm run setup` fills in, every id and every environment's Redis URL, and removes domains. */
+/** Resets what `npm run setup` fills in, every id and every Redis URL, and removes domains. */
 const beforeSetup = (config: string) =>
   config
     .replaceAll(/^\[\[env\.[\w-]+\.routes\]\]\n(?:(?!\[).*\n?)*/gm, '')
     .replaceAll(/^(\s*database_id\s*=\s*)("[^"]*"|'[^']*')/gm, '$1"00000000-0000-0000-0000-000000000000"')
+    .replace(/^(\[vars\]\n\s*UPSTASH_REDIS_REST_URL\s*=\s*)("[^"]*"|'[^']*')/m, '$1"http://127.0.0.1:8079"')
     .replaceAll(/^(\[env\.[\w-]+\.vars\](?:.*\n(?!\[))+?\s*UPSTASH_REDIS_REST_URL\s*=\s*)("[^"]*"|'[^']*')/gm, '$1""')
 
 export interface Outcome {

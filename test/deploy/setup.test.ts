@@ -247,21 +247,21 @@ test('a wrong URL in wrangler.toml is replaced by another that works', { timeout
   expect([await clone.readConfig(), cloudflare.changes]).toEqual([config, []])
 })
 
-test('the environment is required, and a wrong flag is reported in one line', async () => {
+test('an unknown environment and a wrong flag are reported in one line', async () => {
   const outcomes = await Promise.all(
     [
-      ['setup'],
       ['setup', '--env', 'nowhere'],
-      ['deploy'],
+      ['deploy', '--env', 'nowhere'],
       ['setup', '--environment', 'staging'],
       ['deploy', '--env', 'staging', '--patience', 'long'],
     ].map((args) => runScript(clone, cloudflare.apiUrl, args)),
   )
-  const which = 'Say which environment: --env production or --env staging\n'
-  expect(outcomes.map(({ code }) => code)).toEqual([1, 1, 1, 1, 1])
-  expect(outcomes.map(({ output }) => output).slice(0, 3)).toEqual([which, which, which])
-  expect(outcomes[3]?.output).toMatch(/^Unknown option '--environment'.*\n$/)
-  expect(outcomes[4]?.output).toBe('--patience is long: it must be a number of seconds\n')
+  const unknown =
+    'wrangler.toml has no environment nowhere: say --env production, --env staging, or nothing for its top level\n'
+  expect(outcomes.map(({ code }) => code)).toEqual([1, 1, 1, 1])
+  expect(outcomes.map(({ output }) => output).slice(0, 2)).toEqual([unknown, unknown])
+  expect(outcomes[2]?.output).toMatch(/^Unknown option '--environment'.*\n$/)
+  expect(outcomes[3]?.output).toBe('--patience is long: it must be a number of seconds\n')
 })
 
 test('on a terminal setup asks, and hides secrets as they are typed', { timeout: 240_000 }, async () => {

@@ -1,4 +1,7 @@
-import { readdir, readFile } from 'node:fs/promises'
+import { execFileSync } from 'node:child_process'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import * as v from 'valibot'
 import { expect, test } from 'vitest'
@@ -12,14 +15,20 @@ const Step = v.object({
   with: v.optional(v.record(v.string(), v.unknown()), {}),
   env: v.optional(v.record(v.string(), v.string()), {}),
 })
+const Concurrency = v.object({ group: v.string(), 'cancel-in-progress': v.boolean() })
 const Workflow = v.object({
   name: v.string(),
   on: v.record(v.string(), v.unknown()),
   permissions: v.record(v.string(), v.string()),
-  concurrency: v.object({ group: v.string(), 'cancel-in-progress': v.boolean() }),
+  concurrency: v.optional(Concurrency),
   jobs: v.record(
     v.string(),
-    v.looseObject({ steps: v.array(Step), 'timeout-minutes': v.number(), permissions: v.optional(v.never()) }),
+    v.looseObject({
+      steps: v.array(Step),
+      'timeout-minutes': v.number(),
+      permissions: v.optional(v.never()),
+      concurrency: v.optional(Concurrency),
+    }),
   ),
 })
 
@@ -71,19 +80,21 @@ test('CI runs the gate and the dependency audit, and uses no secret', () => {
   expect(texts.get('ci.yml')).not.toContain('secrets.')
 })
 
-test('commits of main that passed CI are deployed to staging, then to production, one at a time', () => {
-  const { on, jobs, concurrency } = read('deploy.yml')
+test('the newest commit of main that passed CI is deployed to staging, then to production', () => {
+  const { on, jobs } = read('deploy.yml')
   expect(on).toEqual({ workflow_run: { workflows: [read('ci.yml').name], types: ['completed'], branches: ['main'] } })
-  expect(concurrency).toEqual({ group: 'deploy', 'cancel-in-progress': false })
-  expect(Object.keys(jobs)).toEqual(['staging', 'production'])
-  expect(jobs['staging']).toMatchObject({
-    environment: 'staging',
+  expect(Object.keys(jobs)).toEqual(['newest', 'staging', 'production'])
+  const { newest, staging, production } = jobs
+  expect(newest).toMatchObject({
     if: "github.event.workflow_run.conclusion == 'success' && github.event.workflow_run.event == 'push'",
+    outputs: { 'is-newest': '${{ steps.compare.outputs.is-newest }}' },
   })
-  expect(jobs['production']).toMatchObject({ environment: 'production', needs: 'staging' })
-  for (const [environment, { steps }] of Object.entries(jobs)) {
-    expect(steps[0]?.with['ref']).toBe('${{ github.event.workflow_run.head_sha }}')
-    const deploying = steps.at(-1)
+  expect(staging).toMatchObject({ needs: 'newest', if: "needs.newest.outputs.is-newest == 'true'" })
+  expect(production).toMatchObject({ needs: 'staging' })
+  for (const [environment, job] of Object.entries({ staging, production })) {
+    expect(job?.['environment']).toBe(environment)
+    expect(job?.steps[0]?.with['ref']).toBe('${{ github.event.workflow_run.head_sha }}')
+    const deploying = job?.steps.at(-1)
     expect(deploying?.run).toBe(`npm run deploy -- --env ${environment}`)
     expect(deploying?.env).toEqual({
       CLOUDFLARE_ACCOUNT_ID: '${{ secrets.CLOUDFLARE_ACCOUNT_ID }}',
@@ -91,6 +102,38 @@ test('commits of main that passed CI are deployed to staging, then to production
       UPSTASH_REDIS_REST_TOKEN: '${{ secrets.UPSTASH_REDIS_REST_TOKEN }}',
     })
   }
+})
+
+// A job that waits for a reviewer holds its group. As a group of the workflow it held up the next deployment to staging.
+test('a deployment that waits for its reviewer holds up no other environment', () => {
+  const { concurrency, jobs } = read('deploy.yml')
+  expect(concurrency).toBeUndefined()
+  const groups = Object.entries(jobs).map(([name, job]) => [name, job.concurrency])
+  expect(Object.fromEntries(groups)).toEqual({
+    newest: undefined,
+    staging: { group: 'deploy-staging', 'cancel-in-progress': false },
+    production: { group: 'deploy-production', 'cancel-in-progress': false },
+  })
+})
+
+test.each([
+  ['the newest commit of main', 'aaaa', 'is-newest=true\n'],
+  ['an old commit whose CI was run again', 'bbbb', 'is-newest=false\n'],
+])('of %s the workflow says: %s', async (_, passed, expected) => {
+  const step = read('deploy.yml').jobs['newest']?.steps[0]
+  const folder = await mkdtemp(join(tmpdir(), 'threads-edge-'))
+  await writeFile(join(folder, 'gh'), '#!/bin/sh\n[ "$2" = repos/o/r/commits/main ] && echo aaaa\n', { mode: 0o755 })
+  const output = join(folder, 'output')
+  execFileSync('bash', ['-e', '-c', step?.run ?? ''], {
+    env: {
+      PATH: `${folder}:${process.env['PATH']}`,
+      GITHUB_REPOSITORY: 'o/r',
+      GITHUB_OUTPUT: output,
+      PASSED: passed,
+    },
+  })
+  expect(await readFile(output, 'utf8')).toBe(expected)
+  await rm(folder, { recursive: true })
 })
 
 test('Dependabot updates every ecosystem of this repository', async () => {

@@ -1,11 +1,14 @@
 import { dereference, type Schema, validate } from '@cfworker/json-schema'
-import { describeApp } from '../../src/http/document.ts'
+import { describeApp } from '../../src/docs/document.ts'
+import examples from '../../src/docs/examples.json'
+import { headers as describedHeaders } from '../../src/docs/headers.ts'
 import { newApp } from '../edge.ts'
 
 export interface Parameter {
   in: string
   name: string
   required?: boolean
+  description?: string
   schema: Schema
 }
 
@@ -18,21 +21,30 @@ export interface Operation {
   'x-rate-limit'?: string
   parameters?: Parameter[]
   requestBody?: { content: Record<string, { schema: Schema }> }
-  responses: Record<string, { description: string; content?: Record<string, { schema: Schema }> }>
+  responses: Record<
+    string,
+    {
+      description: string
+      headers?: Record<string, { $ref: string }>
+      content?: Record<string, { schema: Schema; example?: unknown }>
+    }
+  >
 }
 
 export interface Document {
   openapi: string
   info: { title: string; version: string }
+  tags: { name: string; description: string }[]
   paths: Record<string, Record<string, Operation>>
-  components: { schemas: Record<string, Schema> }
+  webhooks: Record<string, { post: { requestBody: { content: Record<string, { schema: Schema }> } } }>
+  components: { schemas: Record<string, Schema>; headers: Record<string, object> }
 }
 
 let read: Promise<Document> | undefined
 
 /** The document, which the first call reads: it takes as long as a hundred requests. */
 export const readDocument = (): Promise<Document> =>
-  (read ??= describeApp(newApp()).then((document) => JSON.parse(JSON.stringify(document)) as Document)) // as it is served
+  (read ??= describeApp(newApp(), examples).then((document) => JSON.parse(JSON.stringify(document)) as Document)) // as it is served
 
 /** Every operation by its name, `GET /v1/users/{id}`, in a new map. */
 export async function readOperations() {
@@ -102,4 +114,17 @@ export async function errorsIn(document: Document, operation: Operation, respons
     ? await response.json()
     : new TextDecoder().decode(await response.arrayBuffer())
   return errorsOf(document, media.schema, value)
+}
+
+/** Headers that are always there where they are documented. */
+const REQUIRED_HEADERS = ['ETag', 'Location', 'X-Request-Id', 'Traceresponse', 'Set-Cookie', 'WWW-Authenticate']
+
+/** Where the headers of an answer differ from the document. Answers of routes that refuse may lack those of later middleware. */
+export function headerErrors(operation: Operation, { status, headers }: Response): string[] {
+  const documented = operation.responses[status]?.headers ?? {}
+  const missing = REQUIRED_HEADERS.filter((name) => name in documented && !headers.has(name))
+  const sent =
+    status < 400 ? Object.keys(describedHeaders) : ['Retry-After', 'WWW-Authenticate', 'Set-Cookie', 'Location']
+  const unknown = sent.filter((name) => headers.has(name) && !(name in documented))
+  return [...missing.map((name) => `${name} is missing`), ...unknown.map((name) => `${name} is not documented`)]
 }

@@ -1,11 +1,13 @@
 import { reset } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
+import type { Schema } from '@cfworker/json-schema'
+import { catalog, toCloudEvent } from '../../src/events/catalog.ts'
 import { keys } from '../../src/keys.ts'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser, addWebhookRows } from '../rows.ts'
 import { receiver } from '../webhooks/endpoints.ts'
-import { errorsIn, errorsOf, readDocument, readOperations } from './document.ts'
+import { errorsIn, errorsOf, headerErrors, readDocument, readOperations } from './document.ts'
 
 beforeAll(migrate)
 
@@ -32,12 +34,25 @@ async function newData() {
     webhookId,
     asAuthor: await newEdge().signIn(author),
     asFan: await newEdge().signIn(fan),
+    /** A service token without the scope of any read. */
+    withoutScope: await newServiceToken('cache:invalidate'),
     /** A session that is over. */
     asFormerFan: await newEdge().signIn({ ...fan, sessionEpoch: fan.sessionEpoch - 1 }),
   }
 }
 
 const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+
+async function newServiceToken(scope: string) {
+  const response = await newEdge().fetch('/v1/service-tokens', {
+    method: 'POST',
+    headers: { ...service, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ name: crypto.randomUUID(), scopes: [scope] }),
+  })
+  const { token } = await response.json<{ token: string }>()
+  return { Authorization: `Bearer ${token}` }
+}
+
 /** Makes some traffic, a slow command and a scan of the keys, so that no list of the figures is empty. */
 const busy = async (edge: Edge) => {
   await edge.sdk.set(keys.statsScan, SCANNED)
@@ -70,8 +85,10 @@ const spend = async (edge: Edge, headers: Record<string, string> = {}) => {
   }
 }
 
+type Data = Awaited<ReturnType<typeof newData>>
+
 /** Requests by operation and by the status of their answer. A read that is not here fails a test below. */
-const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Record<number, Example[]>> = {
+const ownExamples: Record<string, (data: Data) => Record<number, Example[]>> = {
   'GET /v1/sessions': ({ asAuthor }) => ({
     200: [{ path: '/v1/sessions', headers: asAuthor }],
     401: [{ path: '/v1/sessions' }, { path: '/v1/sessions', headers: { Authorization: 'Bearer forged' } }],
@@ -99,10 +116,6 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     200: [{ path: '/readyz' }],
     503: [{ path: '/readyz', before: redisGone }, misconfigured('/readyz')],
   }),
-  'GET /problems/{type}': () => ({
-    200: [{ path: '/problems/internal' }],
-    404: [{ path: '/problems/nothing' }],
-  }),
   'GET /v1/presence': ({ author, fan, asAuthor }) => ({
     200: [
       { path: '/v1/presence', before: (edge) => beat(edge, asAuthor) },
@@ -112,7 +125,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     400: [{ path: '/v1/presence?ids=x' }, { path: '/v1/presence?limit=0' }],
     429: [limited('/v1/presence')],
   }),
-  'GET /v1/events/stream': ({ asFan, asFormerFan }) => {
+  'GET /v1/events/stream': ({ asFan, asFormerFan, withoutScope }) => {
     const path = '/v1/events/stream?channels=post_events,custom_a'
     const bindings = { STREAM_LIFE_SECONDS: '0.5' } // its body is read to the end
     return {
@@ -130,6 +143,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
         { path, headers: asFormerFan },
         { path, headers: { Authorization: 'Bearer forged' } },
       ],
+      403: [{ path, headers: withoutScope }],
       429: [limited(path)],
       503: [{ path, before: redisGone }, misconfigured(path)],
     }
@@ -195,7 +209,7 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   }),
   'GET /v1/search': ({ asFan }) => ({
     200: [
-      { path: '/v1/search?q=hello', before: rebuild('search') },
+      { path: '/v1/search?q=h%C3%A9llo&limit=1', before: rebuild('search') },
       { path: '/v1/search?q=hello&type=posts&limit=1', headers: asFan, before: rebuild('search') },
       { path: '/v1/search?q=some&type=users', before: rebuild('search') },
       { path: '/v1/search?q=hello', before: redisGone },
@@ -214,8 +228,13 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
     404: [{ path: '/v1/posts/p_nobody' }],
     429: [limited(`/v1/posts/${post.id}`)],
   }),
+  'GET /v1/service-tokens': () => ({
+    200: [{ path: '/v1/service-tokens?limit=1', headers: service }],
+    400: [{ path: '/v1/service-tokens?limit=0', headers: service }],
+    401: [{ path: '/v1/service-tokens' }],
+  }),
   'GET /v1/webhooks': () => ({
-    200: [{ path: '/v1/webhooks?limit=1', headers: service }],
+    200: [{ path: '/v1/webhooks?limit=1', headers: service, before: () => addWebhookRows() }],
     400: [{ path: '/v1/webhooks?limit=0', headers: service }],
     401: [{ path: '/v1/webhooks' }],
   }),
@@ -255,6 +274,25 @@ const examples: Record<string, (data: Awaited<ReturnType<typeof newData>>) => Re
   'GET /v1/posts/{id}/comments': ({ post }) => pages(`/v1/posts/${post.id}/comments`, '/v1/posts/p_nobody/comments'),
 }
 
+/** The `nextCursor` of a page. Null: it is the last one, or no page. */
+async function nextPage(response: Response): Promise<string | null> {
+  if (!response.headers.get('Content-Type')?.startsWith('application/json')) return null
+  const { nextCursor = null } = await response.json<{ nextCursor?: string | null }>()
+  return nextCursor
+}
+/** The same; of routes for services also what a token without their scope gets. */
+const examples = Object.fromEntries(
+  Object.entries(ownExamples).map(([name, examplesOf]) => [
+    name,
+    (data: Data): Record<number, Example[]> => {
+      const own = examplesOf(data)
+      const [known] = own[200] ?? []
+      if (known?.headers !== service) return own
+      return { ...own, 403: [{ path: known.path, headers: data.withoutScope }] }
+    },
+  ]),
+)
+
 const limited = (path: string): Example => ({
   path,
   bindings: { LIMIT_READS: '1', LIMIT_READS_SECONDS: '86400' },
@@ -283,10 +321,91 @@ test('every route is documented, and every documented operation is a route', asy
   expect([...operations.keys()].sort()).toEqual([...new Set(routed)].sort())
 })
 
-test('every operation has its own id, a summary, a tag and its problems', async () => {
+/** The names by which generated clients call the operations. Changing or removing one breaks them. */
+const OPERATION_IDS = {
+  createServiceToken: 'POST /v1/service-tokens',
+  listServiceTokens: 'GET /v1/service-tokens',
+  rotateServiceToken: 'POST /v1/service-tokens/{id}/rotate',
+  revokeServiceToken: 'DELETE /v1/service-tokens/{id}',
+  getHealth: 'GET /healthz',
+  getMetrics: 'GET /metrics',
+  getReadiness: 'GET /readyz',
+  beginBackup: 'POST /v1/backup',
+  getBackupFile: 'GET /v1/backup/{date}/{file}',
+  getBackupPage: 'GET /v1/backup/{table}',
+  invalidateCache: 'POST /v1/cache/invalidate',
+  deleteComment: 'DELETE /v1/comments/{id}',
+  likeComment: 'PUT /v1/comments/{id}/like',
+  unlikeComment: 'DELETE /v1/comments/{id}/like',
+  replayDelivery: 'POST /v1/deliveries/{id}/replay',
+  publishEvent: 'POST /v1/events',
+  streamEvents: 'GET /v1/events/stream',
+  listFeed: 'GET /v1/feed',
+  rebuildListener: 'POST /v1/listeners/{name}/rebuild',
+  acquireLock: 'POST /v1/locks/{name}',
+  extendLock: 'PATCH /v1/locks/{name}',
+  releaseLock: 'DELETE /v1/locks/{name}',
+  purgeExpiredData: 'POST /v1/maintenance',
+  listNotifications: 'GET /v1/notifications',
+  markNotificationsRead: 'POST /v1/notifications/read',
+  createPost: 'POST /v1/posts',
+  getPosts: 'GET /v1/posts',
+  listHotPosts: 'GET /v1/posts/hot',
+  getPost: 'GET /v1/posts/{id}',
+  updatePost: 'PATCH /v1/posts/{id}',
+  deletePost: 'DELETE /v1/posts/{id}',
+  listComments: 'GET /v1/posts/{id}/comments',
+  createComment: 'POST /v1/posts/{id}/comments',
+  likePost: 'PUT /v1/posts/{id}/like',
+  unlikePost: 'DELETE /v1/posts/{id}/like',
+  recordView: 'POST /v1/posts/{id}/views',
+  goOffline: 'DELETE /v1/presence',
+  listPresence: 'GET /v1/presence',
+  updatePresence: 'PATCH /v1/presence',
+  sendHeartbeat: 'POST /v1/presence/heartbeat',
+  getRateLimits: 'GET /v1/rate-limit',
+  listRecommendations: 'GET /v1/recommendations',
+  beginRestore: 'PUT /v1/restore',
+  endRestore: 'DELETE /v1/restore',
+  restoreRows: 'POST /v1/restore/{table}',
+  search: 'GET /v1/search',
+  signIn: 'POST /v1/sessions',
+  listSessions: 'GET /v1/sessions',
+  signOutEverywhere: 'DELETE /v1/sessions',
+  signOut: 'DELETE /v1/sessions/current',
+  getStats: 'GET /v1/stats',
+  signUp: 'POST /v1/users',
+  getUsers: 'GET /v1/users',
+  getUserByUsername: 'GET /v1/users/by-username/{username}',
+  updateProfile: 'PATCH /v1/users/me',
+  getUser: 'GET /v1/users/{id}',
+  followUser: 'PUT /v1/users/{id}/follow',
+  unfollowUser: 'DELETE /v1/users/{id}/follow',
+  listFollowers: 'GET /v1/users/{id}/followers',
+  listFollowings: 'GET /v1/users/{id}/followings',
+  listUserPosts: 'GET /v1/users/{id}/posts',
+  createWebhook: 'POST /v1/webhooks',
+  listWebhooks: 'GET /v1/webhooks',
+  getWebhook: 'GET /v1/webhooks/{id}',
+  updateWebhook: 'PATCH /v1/webhooks/{id}',
+  deleteWebhook: 'DELETE /v1/webhooks/{id}',
+  listDeliveries: 'GET /v1/webhooks/{id}/deliveries',
+  enableWebhook: 'POST /v1/webhooks/{id}/enable',
+  pauseWebhook: 'POST /v1/webhooks/{id}/pause',
+  replayMissedEvents: 'POST /v1/webhooks/{id}/replay',
+  rotateWebhookSecret: 'POST /v1/webhooks/{id}/rotate',
+  testWebhook: 'POST /v1/webhooks/{id}/test',
+}
+
+test('operations keep their ids', async () => {
   const { operations } = await readOperations()
-  const ids = [...operations.values()].map(({ operationId }) => operationId)
-  expect(new Set(ids).size).toBe(ids.length)
+  const ids = Object.fromEntries([...operations].map(([name, { operationId }]) => [operationId, name]))
+  expect(ids).toEqual(OPERATION_IDS)
+  expect(Object.keys(OPERATION_IDS).filter((id) => !/^[a-z][A-Za-z]+$/.test(id))).toEqual([])
+})
+
+test('every operation has a summary, a tag and its problems', async () => {
+  const { operations } = await readOperations()
   for (const [name, operation] of operations) {
     expect([name, operation.summary]).toEqual([name, expect.stringMatching(/^[A-Z]/)])
     expect([name, operation.tags]).toEqual([name, [expect.any(String)]])
@@ -303,6 +422,79 @@ test('every operation has its own id, a summary, a tag and its problems', async 
   }
 })
 
+test('tags, parameters, answers and named schemas are described', async () => {
+  const { document, operations } = await readOperations()
+  const tags = document.tags.map(({ name, description }) => [name, description.length > 10])
+  expect(tags.slice(0, 2)).toEqual([
+    ['Users', true],
+    ['Posts', true],
+  ])
+  const used = new Set([...operations.values()].flatMap((operation) => operation.tags ?? []))
+  expect(Object.fromEntries(tags)).toEqual(Object.fromEntries([...used].map((tag) => [tag, true])))
+  for (const [name, { parameters = [], responses }] of operations) {
+    for (const { name: parameter, description = '' } of parameters) {
+      expect([name, parameter, description]).toEqual([name, parameter, expect.stringMatching(/^.{9,}\.$/)])
+    }
+    for (const [status, { description }] of Object.entries(responses)) {
+      expect([name, status, description]).toEqual([name, status, expect.stringMatching(/^.{8,}\.$/)])
+    }
+  }
+  for (const [name, { description, properties = {} }] of Object.entries(document.components.schemas)) {
+    expect([name, description]).toEqual([name, expect.stringMatching(/.{10,}/)])
+    if (name === 'Stats') continue // docs/operations.md explains figures
+    for (const [field, schema] of Object.entries(properties as Record<string, Schema>)) {
+      const isDescribed = '$ref' in schema || 'description' in schema
+      expect([name, field, isDescribed]).toEqual([name, field, true])
+    }
+  }
+})
+
+test('an answer may be 304 where it has an ETag, and nowhere else', async () => {
+  const { operations } = await readOperations()
+  for (const [name, { responses, parameters = [] }] of operations) {
+    const hasTag = name.startsWith('GET ') && 'ETag' in (responses['200']?.headers ?? {})
+    const isConditional = parameters.some((parameter) => parameter.name === 'If-None-Match')
+    expect([name, '304' in responses, isConditional]).toEqual([name, hasTag, hasTag])
+  }
+})
+
+test('every type of event, and the challenge, is a webhook in the document, with the schema of its data', async () => {
+  const document = await readDocument()
+  expect(Object.keys(document.webhooks)).toEqual(['endpoint.challenge', ...Object.keys(catalog), 'custom'])
+  const id = 'p_a'
+  const stored = {
+    id: 'ev_1',
+    channel: 'post_events',
+    subject: id,
+    sequence: 7,
+    audience: 'everyone',
+    createdAt: 0,
+  } as const
+  const data = { postId: id, authorId: 'u_a' }
+  const event = toCloudEvent({ ...stored, type: 'post_deleted', data, traceparent: null }, '/threads-edge')
+  const schemaOf = (type: string): Schema =>
+    document.webhooks[type]?.post.requestBody.content['application/cloudevents+json']?.schema ?? { not: {} }
+  expect(errorsOf(document, schemaOf('post_deleted'), event)).toEqual([])
+  expect(errorsOf(document, schemaOf('post_deleted'), { ...event, sequence: 7 })).not.toEqual([])
+  expect(errorsOf(document, schemaOf('post_created'), event)).not.toEqual([])
+  const own = { ...event, channel: 'custom_a', type: 'paid', data: { total: 1 } }
+  expect(errorsOf(document, schemaOf('custom'), own)).toEqual([])
+})
+
+test('every successful answer in JSON has an example that matches its schema', async () => {
+  const { document, operations } = await readOperations()
+  for (const [name, { responses }] of operations) {
+    for (const [status, { content = {} }] of Object.entries(responses)) {
+      const media = content['application/json']
+      if (!media || status >= '300') continue
+      expect([name, status, media.example]).toEqual([name, status, expect.any(Object)])
+      expect([name, status, errorsOf(document, media.schema, media.example)]).toEqual([name, status, []])
+    }
+  }
+  const { Problem } = document.components.schemas
+  expect(errorsOf(document, { $ref: '#/components/schemas/Problem' }, Problem?.['examples']?.[0])).toEqual([])
+})
+
 test('every reference in the document resolves', async () => {
   const document = await readDocument()
   const referred = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
@@ -317,10 +509,9 @@ test('every path parameter is documented, required and has a schema', async () =
     const inPath = [...name.matchAll(/\{(\w+)\}/g)].map(([, parameter]) => parameter)
     const documented = parameters.filter((parameter) => parameter.in === 'path')
     expect([name, documented.map((parameter) => parameter.name)]).toEqual([name, inPath])
-    for (const { required, schema, name: parameter } of documented) {
+    for (const { required, schema } of documented) {
       expect([name, required, schema.type]).toEqual([name, true, 'string'])
-      // Any text is a valid parameter unless it must be an id or a name.
-      expect([name, parameter === 'type' ? '^' : schema.pattern]).toEqual([name, expect.stringContaining('^')])
+      expect([name, schema.pattern]).toEqual([name, expect.stringContaining('^')])
     }
   }
 })
@@ -380,7 +571,17 @@ test.each(Object.entries(examples))('%s answers exactly what the document says',
       await before?.(edge)
       const response = await edge.fetch(path, { headers })
       expect([path, String(response.status)]).toEqual([path, status])
+      const next = await nextPage(response.clone())
       expect([path, status, await errorsIn(document, operation, response)]).toEqual([path, status, []])
+      expect([path, status, headerErrors(operation, response)]).toEqual([path, status, []])
+      expect([path, response.headers.get('Link')]).toEqual([path, next === null ? null : expect.any(String)])
+      if (next !== null) {
+        const link = /^<(\/[^>]+)>; rel="next"$/.exec(response.headers.get('Link') ?? '')?.[1] ?? ''
+        const [followed, wanted] = [new URL(link, 'https://edge.test'), new URL(path, 'https://edge.test')]
+        wanted.searchParams.set('cursor', next)
+        expect(followed.href).toBe(wanted.href)
+        expect([link, (await edge.fetch(link, { headers })).status]).toEqual([link, 200])
+      }
       await edge.settle()
     }
   }
@@ -409,6 +610,7 @@ test('every write answers exactly what the document says', async () => {
       ...init,
     })
     expect([name, response.ok]).toEqual([name, true])
+    expect([name, headerErrors(operation, response)]).toEqual([name, []])
     if (response.status === 204) {
       expect([name, Object.keys(operation.responses)]).toEqual([name, expect.arrayContaining(['204'])])
       return {}
@@ -449,6 +651,11 @@ test('every write answers exactly what the document says', async () => {
   for (const action of ['rotate', 'test', 'pause', 'enable']) {
     await send(`POST /v1/webhooks/{id}/${action}`, `/v1/webhooks/${hookId}/${action}`, undefined, service)
   }
+  const newToken = { name: 'contract', scopes: ['locks'] }
+  const { id: tokenId } = await send('POST /v1/service-tokens', '/v1/service-tokens', newToken, service)
+  const rotation = { overlapSeconds: 60 }
+  await send('POST /v1/service-tokens/{id}/rotate', `/v1/service-tokens/${tokenId}/rotate`, rotation, service)
+  await send('DELETE /v1/service-tokens/{id}', `/v1/service-tokens/${tokenId}`, undefined, service)
   const event = { channel: 'custom_orders', type: 'paid', data: { total: 1 } }
   await send('POST /v1/events', '/v1/events', event, service)
   await edge.settle()

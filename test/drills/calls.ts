@@ -189,6 +189,25 @@ const webhook =
   }
 type Row = typeof t.webhooks.$inferSelect
 
+/** A write to a service token of its own. */
+const serviceToken =
+  (
+    action: string,
+    { isDone, ...rest }: { body?: object; doneStatus?: number; isDone: (row: TokenRow | undefined) => boolean },
+  ) =>
+  async (lab: Lab) => {
+    const { id } = await ask(lab, 'POST', '/v1/service-tokens', service, { name: unique(), scopes: ['locks'] })
+    const happened = async () => {
+      const [row] = await db
+        .select()
+        .from(t.serviceTokens)
+        .where(eq(t.serviceTokens.id, String(id)))
+      return isDone(row)
+    }
+    return { path: `/v1/service-tokens/${id}${action}`, headers: service, happened, ...rest }
+  }
+type TokenRow = typeof t.serviceTokens.$inferSelect
+
 async function newLock(lab: Lab) {
   const [name, owner] = [unique(), unique()]
   await ask(lab, 'POST', `/v1/locks/${name}`, service, { owner, ttlMs: 600_000 })
@@ -206,7 +225,6 @@ async function reports(userId: string, status: 'online' | 'offline') {
 
 /** A valid request of each operation. A route that is not here fails the drill. */
 export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
-  'GET /problems/{type}': fixed('/problems/internal'),
   'GET /healthz': fixed('/healthz'),
   'GET /readyz': fixed('/readyz'),
   'GET /v1/stats': fixed('/v1/stats', service),
@@ -448,6 +466,24 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     }
     return { path: `/v1/deliveries/${row.id}/replay`, headers: service, happened }
   },
+  async 'POST /v1/service-tokens'() {
+    const name = unique()
+    const { serviceTokens } = t
+    const happened = async () => isOne(await db.select().from(serviceTokens).where(eq(serviceTokens.name, name)))
+    return {
+      path: '/v1/service-tokens',
+      headers: service,
+      body: { name, scopes: ['locks'] },
+      doneStatus: 409,
+      happened,
+    }
+  },
+  'GET /v1/service-tokens': fixed('/v1/service-tokens', service),
+  'POST /v1/service-tokens/{id}/rotate': serviceToken('/rotate', {
+    body: {},
+    isDone: (row) => row?.rotatedAt !== null,
+  }),
+  'DELETE /v1/service-tokens/{id}': serviceToken('', { doneStatus: 404, isDone: (row) => row === undefined }),
   async 'POST /v1/cache/invalidate'(lab) {
     const { post, author } = await content(lab)
     return { path: '/v1/cache/invalidate', headers: service, body: { users: [author.id], posts: [post.id], hot: true } }

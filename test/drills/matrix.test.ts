@@ -101,7 +101,6 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
 
   'GET /healthz': ['unrelated'],
   'GET /readyz': ['unrelated'],
-  'GET /problems/{type}': ['unrelated', { path: '/problems/internal' }],
   'GET /v1/rate-limit': ['unrelated'],
   'POST /v1/users': ['unrelated', { body: {} }],
   'POST /v1/sessions': ['unrelated', { body: {} }],
@@ -121,6 +120,10 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
   'POST /v1/locks/{name}': ['service'],
   'PATCH /v1/locks/{name}': ['service'],
   'DELETE /v1/locks/{name}': ['service'],
+  'POST /v1/service-tokens': ['service'],
+  'GET /v1/service-tokens': ['service'],
+  'POST /v1/service-tokens/{id}/rotate': ['service'],
+  'DELETE /v1/service-tokens/{id}': ['service'],
   'POST /v1/webhooks': ['service'],
   'GET /v1/webhooks': ['service'],
   'GET /v1/webhooks/{id}': ['service'],

@@ -96,9 +96,21 @@ function valueOf(document: Document, schema: Schema, name = ''): fc.Arbitrary<un
 }
 
 function validOf(document: Document, schema: Schema, name: string): fc.Arbitrary<unknown> {
-  const { type, anyOf, enum: options, items, properties, required = [], additionalProperties, propertyNames } = schema
+  const {
+    type,
+    oneOf,
+    anyOf = oneOf,
+    const: constant,
+    enum: options,
+    items,
+    properties,
+    required = [],
+    additionalProperties,
+    propertyNames,
+  } = schema
   if (anyOf) return fc.oneof(...anyOf.map((part: Schema) => validOf(document, part, name)))
   if (options) return fc.constantFrom(...options)
+  if (constant !== undefined) return fc.constant(constant)
   switch (type) {
     case 'null':
       return fc.constant(null)
@@ -122,7 +134,9 @@ function validOf(document: Document, schema: Schema, name: string): fc.Arbitrary
     }
     case 'object': {
       const fields = Object.fromEntries(
-        Object.entries(properties ?? {}).map(([key, field]) => [key, valueOf(document, field as Schema, key)]),
+        Object.entries(properties ?? {})
+          .filter(([, field]) => !('not' in (field as Schema))) // it is absent
+          .map(([key, field]) => [key, valueOf(document, field as Schema, key)]),
       )
       const known = fc.record(fields, { requiredKeys: required.filter((key: string) => key in fields) })
       const names = propertyNames === undefined ? text : (validOf(document, propertyNames, '') as fc.Arbitrary<string>)

@@ -73,7 +73,7 @@ test('the 429 names the policy and says when to try again', async () => {
   expect(response.headers.get('Content-Type')).toBe('application/problem+json')
   const problem = await response.json<{ retryAfter: number }>()
   expect(problem).toEqual({
-    type: 'https://edge.test/problems/rate-limited',
+    type: '/problems/rate-limited',
     title: 'Too many requests',
     status: 429,
     detail: `Try again in ${problem.retryAfter} s`,
@@ -289,5 +289,5 @@ test('GET /v1/rate-limit answers 503 without Redis', async () => {
   const response = await edge.fetch('/v1/rate-limit', FROM)
   expect(response.status).toBe(503)
   expect(response.headers.get('Retry-After')).toBe('5')
-  expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/unavailable', retryAfter: 5 })
+  expect(await response.json()).toMatchObject({ type: '/problems/unavailable', retryAfter: 5 })
 })

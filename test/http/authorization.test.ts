@@ -1,5 +1,6 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
+import { SCOPES, type ServiceRule } from '../../src/service-tokens/scopes.ts'
 import { type Operation, readOperations } from '../docs/document.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser } from '../rows.ts'
@@ -7,7 +8,17 @@ import { addComment, addPost, addUser } from '../rows.ts'
 beforeAll(migrate)
 
 /** Who calls. `owner` owns the posts and comments that the paths name. */
-const CALLERS = ['anonymous', 'bad token', 'ended session', 'owner', 'other member', 'service'] as const
+const CALLERS = [
+  'anonymous',
+  'bad token',
+  'ended session',
+  'owner',
+  'other member',
+  'root token',
+  'token with the scope',
+  'token with all other scopes',
+  'revoked token',
+] as const
 type Caller = (typeof CALLERS)[number]
 type Outcome = 'admitted' | 401 | 403
 
@@ -18,45 +29,67 @@ const POLICIES = {
   /** Answers everyone. Treats a credential that is not accepted as none. */
   public: () => 'admitted',
   /** Answers everyone, but refuses a credential that is not accepted. */
-  'public, strict': (caller) => (caller === 'bad token' || caller === 'ended session' ? 401 : 'admitted'),
+  'public, strict': (caller) => (isMember(caller) || caller === 'anonymous' ? 'admitted' : 401),
+  /** The same, and service tokens with the scope. */
+  'public or events:read': (caller) =>
+    isMember(caller) || caller === 'anonymous' ? 'admitted' : ofService('events:read', caller),
   member: (caller) => (caller === 'owner' || caller === 'other member' ? 'admitted' : 401),
   owner: (caller) => (caller === 'owner' ? 'admitted' : caller === 'other member' ? 403 : 401),
-  service: (caller) => (caller === 'service' ? 'admitted' : 401),
 } satisfies Record<string, (caller: Caller) => Outcome>
-type Policy = keyof typeof POLICIES
+type Policy = keyof typeof POLICIES | `service: ${ServiceRule}`
+
+const isMember = (caller: Caller) => caller === 'owner' || caller === 'other member'
+
+/** What a route of services answers. No token has all scopes and is the root token. */
+function ofService(rule: ServiceRule, caller: Caller): Outcome {
+  if (caller === 'root token') return 'admitted'
+  if (caller === 'token with the scope') return rule === 'root' ? 403 : 'admitted'
+  return caller === 'token with all other scopes' ? 403 : 401
+}
+
+/** The rule of a policy for services. */
+const ruleOf = (policy: Policy) => (policy.startsWith('service: ') ? (policy.slice(9) as ServiceRule) : undefined)
+
+function outcomeOf(policy: Policy, caller: Caller): Outcome {
+  const rule = ruleOf(policy)
+  return rule ? ofService(rule, caller) : POLICIES[policy as keyof typeof POLICIES](caller)
+}
 
 /** The policy of each operation. An operation that is not here fails a test below. */
 const DECLARED: Record<string, Policy> = {
   'GET /healthz': 'open',
   'GET /readyz': 'open',
-  'GET /problems/{type}': 'open',
-  'GET /metrics': 'service',
-  'GET /v1/stats': 'service',
-  'POST /v1/maintenance': 'service',
-  'POST /v1/backup': 'service',
-  'GET /v1/backup/{table}': 'service',
-  'GET /v1/backup/{date}/{file}': 'service',
-  'PUT /v1/restore': 'service',
-  'POST /v1/restore/{table}': 'service',
-  'DELETE /v1/restore': 'service',
-  'POST /v1/cache/invalidate': 'service',
-  'POST /v1/events': 'service',
-  'POST /v1/listeners/{name}/rebuild': 'service',
-  'POST /v1/locks/{name}': 'service',
-  'PATCH /v1/locks/{name}': 'service',
-  'DELETE /v1/locks/{name}': 'service',
-  'POST /v1/webhooks': 'service',
-  'GET /v1/webhooks': 'service',
-  'GET /v1/webhooks/{id}': 'service',
-  'PATCH /v1/webhooks/{id}': 'service',
-  'DELETE /v1/webhooks/{id}': 'service',
-  'POST /v1/webhooks/{id}/enable': 'service',
-  'POST /v1/webhooks/{id}/pause': 'service',
-  'POST /v1/webhooks/{id}/rotate': 'service',
-  'POST /v1/webhooks/{id}/test': 'service',
-  'POST /v1/webhooks/{id}/replay': 'service',
-  'GET /v1/webhooks/{id}/deliveries': 'service',
-  'POST /v1/deliveries/{id}/replay': 'service',
+  'GET /metrics': 'service: stats:read',
+  'GET /v1/stats': 'service: stats:read',
+  'POST /v1/maintenance': 'service: maintenance',
+  'POST /v1/backup': 'service: backup',
+  'GET /v1/backup/{table}': 'service: backup',
+  'GET /v1/backup/{date}/{file}': 'service: backup',
+  'PUT /v1/restore': 'service: root',
+  'POST /v1/restore/{table}': 'service: root',
+  'DELETE /v1/restore': 'service: root',
+  'POST /v1/cache/invalidate': 'service: cache:invalidate',
+  'POST /v1/events': 'service: events:publish',
+  'POST /v1/listeners/{name}/rebuild': 'service: maintenance',
+  'POST /v1/locks/{name}': 'service: locks',
+  'PATCH /v1/locks/{name}': 'service: locks',
+  'DELETE /v1/locks/{name}': 'service: locks',
+  'POST /v1/webhooks': 'service: webhooks:manage',
+  'GET /v1/webhooks': 'service: webhooks:manage',
+  'GET /v1/webhooks/{id}': 'service: webhooks:manage',
+  'PATCH /v1/webhooks/{id}': 'service: webhooks:manage',
+  'DELETE /v1/webhooks/{id}': 'service: webhooks:manage',
+  'POST /v1/webhooks/{id}/enable': 'service: webhooks:manage',
+  'POST /v1/webhooks/{id}/pause': 'service: webhooks:manage',
+  'POST /v1/webhooks/{id}/rotate': 'service: webhooks:manage',
+  'POST /v1/webhooks/{id}/test': 'service: webhooks:manage',
+  'POST /v1/webhooks/{id}/replay': 'service: webhooks:manage',
+  'GET /v1/webhooks/{id}/deliveries': 'service: webhooks:manage',
+  'POST /v1/deliveries/{id}/replay': 'service: webhooks:manage',
+  'POST /v1/service-tokens': 'service: root',
+  'GET /v1/service-tokens': 'service: root',
+  'POST /v1/service-tokens/{id}/rotate': 'service: root',
+  'DELETE /v1/service-tokens/{id}': 'service: root',
   'POST /v1/users': 'open',
   'GET /v1/users': 'public',
   'GET /v1/users/by-username/{username}': 'public',
@@ -103,7 +136,7 @@ const DECLARED: Record<string, Policy> = {
   'GET /v1/recommendations': 'member',
   'GET /v1/search': 'public',
   'GET /v1/rate-limit': 'public',
-  'GET /v1/events/stream': 'public, strict',
+  'GET /v1/events/stream': 'public or events:read',
 }
 
 /** The queries and bodies without which an operation answers 400 before it looks at the owner. */
@@ -123,25 +156,33 @@ test('every operation has a declared policy, and the document says the same', as
   const { operations } = await readOperations()
   expect([...operations.keys()].sort()).toEqual(Object.keys(DECLARED).sort())
   const session = [{ bearer: [] }, { cookie: [] }]
-  const security: Record<Policy, object[]> = {
+  const security: Record<keyof typeof POLICIES, object[]> = {
     open: [],
     public: [{}, ...session],
     'public, strict': [{}, ...session],
+    'public or events:read': [{}, ...session, { serviceToken: ['events:read'] }],
     member: session,
     owner: session,
-    service: [{ serviceToken: [] }],
   }
   for (const [name, operation] of operations) {
-    expect([name, operation.security]).toEqual([name, security[DECLARED[name] ?? 'open']])
+    const policy = DECLARED[name] ?? 'open'
+    const rule = ruleOf(policy)
+    const expected = rule ? [{ serviceToken: [rule] }] : security[policy as keyof typeof POLICIES]
+    expect([name, operation.security]).toEqual([name, expected])
   }
 })
 
 test('every operation has a limit, or requires the service token', async () => {
   for (const [name, operation] of (await readOperations()).operations) {
     const isLimited = operation['x-rate-limit'] !== undefined
-    expect([name, isLimited || DECLARED[name] === 'service']).toEqual([name, true])
+    expect([name, isLimited || DECLARED[name]?.startsWith('service: ')]).toEqual([name, true])
   }
 })
+
+const root = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+
+/** Wrong service tokens count against their network. */
+const newAddress = () => `2001:db8:${[1, 2].map(() => Math.floor(Math.random() * 65_536).toString(16)).join(':')}::1`
 
 /** One call of an operation, on data of its own. Returns its status. */
 async function call(name: string, operation: Operation, caller: Caller): Promise<number> {
@@ -154,6 +195,19 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
     comments: (await addComment({ postId: post.id, authorId: owner.id })).id,
     webhooks: 'wh_unknown',
     deliveries: 'dl_unknown',
+    'service-tokens': 'st_unknown',
+  }
+  const rule = DECLARED[name] === 'public or events:read' ? 'events:read' : ruleOf(DECLARED[name] ?? 'open')
+  /** A service token with some of the scopes. */
+  async function tokenWith(isGiven: (scope: string) => boolean, state?: 'revoked') {
+    const created = await edge.fetch('/v1/service-tokens', {
+      method: 'POST',
+      headers: { ...root, 'Content-Type': 'application/json' },
+      body: JSON.stringify({ name: crypto.randomUUID(), scopes: SCOPES.filter(isGiven) }),
+    })
+    const { id, token } = await created.json<{ id: string; token: string }>()
+    if (state) await edge.fetch(`/v1/service-tokens/${id}`, { method: 'DELETE', headers: root })
+    return { Authorization: `Bearer ${token}` }
   }
   const ended = await edge.signIn(owner)
   await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: ended })
@@ -163,12 +217,14 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
     'ended session': ended,
     owner: await edge.signIn(owner),
     'other member': await edge.signIn(other),
-    service: { Authorization: `Bearer ${env.SERVICE_TOKEN}` },
+    'root token': root,
+    'token with the scope': await tokenWith((scope) => scope === rule || rule === 'root'),
+    'token with all other scopes': await tokenWith((scope) => scope !== rule),
+    'revoked token': await tokenWith(() => true, 'revoked'),
   }
   const [method = '', pattern = ''] = name.split(' ')
   const names: Record<string, string> = {
     username: owner.username,
-    type: 'internal',
     name: 'notifications',
     table: 'users',
     date: '2026-01-01',
@@ -179,7 +235,7 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
   )
   const response = await edge.fetch(path + (QUERIES[name] ?? ''), {
     method,
-    headers: { ...credentials[caller], 'Content-Type': 'application/json' },
+    headers: { ...credentials[caller], 'Content-Type': 'application/json', 'CF-Connecting-IP': newAddress() },
     ...(operation.requestBody === undefined ? {} : { body: JSON.stringify(BODIES[name] ?? {}) }),
   })
   await response.body?.cancel()
@@ -197,14 +253,14 @@ test.each(Object.entries(DECLARED))('%s admits the callers of its policy: %s', a
       return [caller, isRefusal ? status : 'admitted']
     }),
   )
-  expect(outcomes).toEqual(CALLERS.map((caller) => [caller, POLICIES[policy](caller)]))
+  expect(outcomes).toEqual(CALLERS.map((caller) => [caller, outcomeOf(policy, caller)]))
 })
 
 test('every write but those of services refuses a cookie that another site sends, and the document says so', async () => {
   const edge = newEdge()
   for (const [name, { responses }] of (await readOperations()).operations) {
     const [method = '', pattern = ''] = name.split(' ')
-    if (method === 'GET' || DECLARED[name] === 'service') continue
+    if (method === 'GET' || DECLARED[name]?.startsWith('service: ')) continue
     const response = await edge.fetch(pattern.replaceAll(/\{\w+\}/g, 'x'), {
       method,
       headers: { Cookie: '__Host-session=x', Origin: 'https://evil.example', 'Content-Type': 'application/json' },
@@ -212,7 +268,7 @@ test('every write but those of services refuses a cookie that another site sends
     expect([name, response.status, (await response.json<{ type: string }>()).type]).toEqual([
       name,
       403,
-      'https://edge.test/problems/cross-site',
+      '/problems/cross-site',
     ])
     expect([name, responses[403]?.description]).toEqual([name, expect.stringContaining('`cross-site`')])
   }

@@ -98,7 +98,7 @@ test('a body that is not UTF-8 is refused, and nothing is stored', async () => {
   const response = await edge.fetch('/v1/users/me', { method: 'PATCH', headers: { ...headers, ...JSON_TYPE }, body })
   expect(response.status).toBe(400)
   expect(await response.json()).toMatchObject({
-    type: 'https://edge.test/problems/malformed-json',
+    type: '/problems/malformed-json',
     detail: 'The body is not UTF-8',
   })
 })

@@ -139,7 +139,7 @@ test('input that is not valid is counted, and of an ended session it is 401', as
   const ended = newEdge({}, edge.token)
   const refused = await ended.fetch('/v1/posts/nonsense/like', { method: 'PUT', headers: session })
   expect(refused.status).toBe(401)
-  expect(await refused.json()).toMatchObject({ type: 'https://edge.test/problems/not-signed-in' })
+  expect(await refused.json()).toMatchObject({ type: '/problems/not-signed-in' })
   await ended.settle()
 })
 

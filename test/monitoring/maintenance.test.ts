@@ -123,7 +123,7 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)(
       const response = await invalidate(edge, body)
       expect(response.status).toBe(503)
       expect(response.headers.get('Retry-After')).toBe('5')
-      expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/unavailable' })
+      expect(await response.json()).toMatchObject({ type: '/problems/unavailable' })
     }
   },
 )

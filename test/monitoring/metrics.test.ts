@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import parse from 'parse-prometheus-text-format'
 import { beforeAll, expect, test } from 'vitest'
-import { render } from '../../src/monitoring/open-metrics.ts'
+import { formatFor, render } from '../../src/monitoring/open-metrics.ts'
 import { type Edge, migrate, newEdge } from '../edge.ts'
 import { addUser } from '../rows.ts'
 
@@ -9,8 +9,12 @@ beforeAll(migrate)
 
 const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
 
-async function scrape(edge: Edge) {
-  const response = await edge.fetch('/metrics', { headers: service })
+/** The formats that Prometheus 3 asks for. */
+const OPEN =
+  'application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.2,*/*;q=0.1'
+
+async function scrape(edge: Edge, accept = OPEN) {
+  const response = await edge.fetch('/metrics', { headers: { ...service, Accept: accept } })
   expect(response.status).toBe(200)
   return { text: new TextDecoder().decode(await response.arrayBuffer()), headers: response.headers }
 }
@@ -85,6 +89,27 @@ test('a Prometheus parser accepts the metrics, and they contain what happened', 
   expect(text).not.toContain(user.id)
 })
 
+test.each([
+  '*/*',
+  '',
+  'text/plain',
+  'text/html, application/xml;q=0.9',
+  'application/openmetrics-text;q=0, text/plain',
+  'application/openmetrics-text; q=0.5, text/plain; q=0.9',
+])('with Accept: %s the metrics are in the text format of Prometheus 0.0.4', async (accept) => {
+  const edge = newEdge()
+  await edge.fetch('/v1/posts/hot')
+  await edge.settle()
+  const { text, headers } = await scrape(edge, accept)
+  expect(headers.get('Content-Type')).toBe('text/plain; version=0.0.4; charset=utf-8')
+  expect(headers.get('Vary')).toContain('Accept')
+  expect(text).not.toContain('# EOF')
+  const families = new Map(parse(text).map((family) => [family.name, family]))
+  expect(families.get('threads_answers_total')).toMatchObject({ type: 'COUNTER', help: expect.any(String) })
+  expect(families.has('threads_answers')).toBe(false)
+  expect(valueOf(text, 'threads_answers_total{route="GET /v1/posts/hot",status="2xx"}')).toBe(1)
+})
+
 test('counters never decrease, whichever isolate answers', async () => {
   const busy = newEdge({ STATS_FLUSH_SECONDS: '0.05' })
   await busy.fetch('/v1/posts/hot')
@@ -127,7 +152,7 @@ test('figures of events and webhooks become metrics; labels are escaped and unkn
     { ...webhook, id: 'wh_2', successRate: null },
   ]
   const stats = { ...EMPTY, outbox: { pending: 4, oldestAgeSeconds: 1.5 }, webhooks }
-  const text = render(stats, undefined)
+  const text = render(formatFor(OPEN), { figures: stats, totals: undefined })
   expect(violations(text)).toEqual([])
   expect(valueOf(text, 'threads_outbox_lag_seconds')).toBe(1.5)
   expect(valueOf(text, 'threads_webhook_success_ratio{webhook="wh_\\"a\\\\b\\n"}')).toBe(0.75)
@@ -135,7 +160,7 @@ test('figures of events and webhooks become metrics; labels are escaped and unkn
   expect(text).not.toContain('null')
 })
 
-type Figures = Parameters<typeof render>[0]
+type Figures = Parameters<typeof render>[1]['figures']
 
 /** Figures of which the metrics that are tested with them need little. */
 const EMPTY = {

@@ -47,7 +47,7 @@ test.each(['/v1/stats', '/metrics'])('%s is for services', async (path) => {
     const response = await edge.fetch(path, { headers })
     expect(response.status).toBe(401)
     expect(response.headers.get('WWW-Authenticate')).toBe('Bearer')
-    expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/service-token-required' })
+    expect(await response.json()).toMatchObject({ type: '/problems/service-token-required' })
   }
   expect((await edge.redis.counts()).requests).toBe(0)
 })

@@ -23,7 +23,7 @@ async function newWorld() {
       const response = await edge.fetch(path, { method, headers, ...(body && { body: JSON.stringify(body) }) })
       await edge.settle()
       if (!response.ok) throw new Error(`${method} ${path}: ${response.status}`)
-      return (response.status === 204 ? { id: '' } : await response.json()) as { id: string }
+      return response.status === 204 ? { id: '' } : response.json<{ id: string }>()
     }
     /** The notifications of the user: type, and the content. */
     const inbox = async () => {

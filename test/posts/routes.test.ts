@@ -177,7 +177,7 @@ test.each(['/v1/posts/p_nobody', '/v1/posts/p_nobody/comments'])('%s is an unkno
   const edge = newEdge()
   const response = await edge.fetch(path)
   expect(response.status).toBe(404)
-  expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/not-found', instance: path })
+  expect(await response.json()).toMatchObject({ type: '/problems/not-found', instance: path })
 })
 
 test('counts come from Redis where it has them, and from D1 otherwise', async () => {

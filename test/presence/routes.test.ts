@@ -222,7 +222,7 @@ test.each(['refuse', 'hang', 'cut', 'status'] as const)('what holds when Redis d
   ])
   for (const response of [await beat(edge, ada.headers), await leave(edge, ada.headers)]) {
     expect([response.status, response.headers.get('Retry-After')]).toEqual([503, '5'])
-    expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/unavailable' })
+    expect(await response.json()).toMatchObject({ type: '/problems/unavailable' })
   }
   const chosen = await choose(edge, ada.headers, { visibility: 'nobody' })
   expect(chosen.status).toBe(200)

@@ -243,6 +243,25 @@ test('a stale value is served to all readers and refreshed once', async () => {
   expect(await world.newCache().get('a', never)).toEqual(adaNow)
 })
 
+test('a value that is fresh for less than eagerMs is served, and refreshed once', async () => {
+  const world = newWorld()
+  const eager = { eagerMs: 2_000 }
+  await world.newCache(eager).get('a', async () => ada)
+  await world.settle()
+  world.clock.now += 7_000
+  expect(await world.newCache(eager).get('a', never)).toEqual(ada)
+  await world.settle()
+  world.clock.now += 2_000
+  world.outcomes()
+  const readers = Array.from({ length: 5 }, () => world.newCache(eager))
+  await Promise.all(readers.map((reader) => reader.get('a', async () => adaNow)))
+  await world.settle()
+  const outcomes = world.outcomes()
+  expect(outcomes.filter((outcome) => outcome === 'redis hit')).toHaveLength(5)
+  expect(outcomes.filter((outcome) => outcome === 'loader load')).toHaveLength(1)
+  expect(await world.newCache(eager).get('a', never)).toEqual(adaNow)
+})
+
 test('a value past its stale time is loaded again before the answer', async () => {
   const world = newWorld()
   await world.newCache().get('a', async () => ada)

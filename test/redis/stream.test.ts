@@ -1,5 +1,5 @@
 import { expect, test, vi } from 'vitest'
-import { type Batch, createStream } from '../../src/redis/stream.ts'
+import { type Batch, createStream, type Message } from '../../src/redis/stream.ts'
 import { newKeyspace } from './setup.ts'
 
 const KEYS = { streamLog: 'log', streamNames: 'names', streamOrigin: 'origin', streamChannel: 'live' }
@@ -10,15 +10,23 @@ function newStream(maxEntries = 1_000) {
   const redis = keyspace.connect()
   const noSubscription = () => Promise.reject(new Error('tests bring the messages themselves'))
   const policy = { maxEntries, ttlMs: 60_000 }
-  const log = createStream<string>({ redis, writes: redis, subscribe: noSubscription }, KEYS, policy)
+  const log = createStream<string>({ redis, writes: redis, join: noSubscription }, KEYS, policy)
   return { redis, log, control: keyspace.control }
 }
 
 const item = (name: string) => ({ name, value: name })
 
-async function* of(...messages: object[]): AsyncGenerator<string, void> {
-  for (const message of messages) yield JSON.stringify(message)
+/** Messages for the only follower of an isolate. */
+const alone = (messages: AsyncIterator<Message<string> | undefined, void>) => ({
+  messages,
+  claimCheck: () => true,
+  pass: () => {},
+})
+
+async function* each(messages: (Message<string> | undefined)[]): AsyncGenerator<Message<string> | undefined, void> {
+  yield* messages
 }
+const of = (...messages: (Message<string> | undefined)[]) => alone(each(messages))
 
 const NEVER = { everyMs: 3_600_000, alongside: async () => true }
 
@@ -37,7 +45,7 @@ test('a follower gets every entry once and in order, whatever the order of the m
   await log.append([item('a'), item('b')])
   await log.append([item('b'), item('c')]) // b is there already
   await log.append([item('d')])
-  const [, a, b, c, d] = Object.keys(await redis.xrange(KEYS.streamLog, '-', '+'))
+  const [, a = '', b = '', c = '', d = ''] = Object.keys(await redis.xrange(KEYS.streamLog, '-', '+'))
   const entry = (id = '', value = '') => ({ id, value })
   const messages = [
     { after: b, entries: [entry(c, 'c')] }, // overtook the one of a and b
@@ -54,11 +62,11 @@ test('the check is made in time also when there is always another message', asyn
   await log.append([item('found by the check')])
   let asked = 0
   async function* endless() {
-    for (let i = 1; i < 100_000; i += 1) yield JSON.stringify({ after: '', entries: [{ id: `0-0`, value: 'a' }] })
+    for (let i = 1; i < 100_000; i += 1) yield { after: '', entries: [{ id: `0-0`, value: 'a' }] }
   }
   const got = []
   const check = { everyMs: 20, alongside: async () => (asked += 1) < 2 }
-  for await (const { entries } of log.follow(start, endless(), check)) {
+  for await (const { entries } of log.follow(start, alone(endless()), check)) {
     got.push(...entries)
     await scheduler.wait(1)
   }
@@ -74,12 +82,12 @@ test('the check is made also when the clock is set back and there is always anot
   async function* endless() {
     for (let i = 1; i < 1_000; i += 1) {
       if (i === 2) clock.mockImplementation(() => realNow() - 3_600_000)
-      yield JSON.stringify({ after: '', entries: [{ id: `0-0`, value: 'a' }] })
+      yield { after: '', entries: [{ id: `0-0`, value: 'a' }] }
     }
   }
   let asked = 0
   const check = { everyMs: 60_000, alongside: async () => (asked += 1) < 1 }
-  await valuesOf(log.follow(start, endless(), check))
+  await valuesOf(log.follow(start, alone(endless()), check))
   expect(asked).toBe(1)
 })
 
@@ -145,7 +153,7 @@ test('a follower is notified of a gap when the log is lost', async () => {
   await redis.flushdb()
   await log.append([item('b')])
   await log.append([item('c')])
-  const [b, c] = Object.keys(await redis.xrange(KEYS.streamLog, '-', '+'))
+  const [b = '', c = ''] = Object.keys(await redis.xrange(KEYS.streamLog, '-', '+'))
   const messages = [
     { after: '-', entries: [{ id: b, value: 'b' }] },
     { after: b, entries: [{ id: c, value: 'c' }] },

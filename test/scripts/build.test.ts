@@ -3,7 +3,10 @@ import { expect, test } from 'vitest'
 import { removeDocumentation } from '../../scripts/build/documentation.ts'
 import { compactEmbedded } from '../../scripts/build/embedded.ts'
 import { removeUnusedMembers } from '../../scripts/build/members.ts'
+import { problemPages } from '../../scripts/build/problems.ts'
 import { bundleWorker } from '../../scripts/build/worker.ts'
+import { explanations } from '../../src/docs/problems.ts'
+import { problems } from '../../src/errors.ts'
 import { decode, encode } from '../../src/webhooks/native-base64.ts'
 import { hmac } from '../../src/webhooks/native-sha256.ts'
 
@@ -25,6 +28,18 @@ test.each([
   ["const doc = (a: string) => a; const kept = doc('b')", "const doc = (a: string) => a; const kept = doc('b')"],
 ])('without documentation, %j is %j', (code, expected) => {
   expect(withoutBlanks(removeDocumentation(code))).toBe(withoutBlanks(expected))
+})
+
+test('every problem has a page at its type, with its meaning, its cause and what to do', () => {
+  const pages = problemPages()
+  const list = pages['public/problems/index.html']
+  expect(Object.keys(pages)).toHaveLength(Object.keys(problems).length + 1)
+  for (const [type, { title, status }] of Object.entries(problems)) {
+    const text = pages[`public/problems/${type}.html`]?.replaceAll(/<\/?code>/g, '`') ?? ''
+    const { meaning, cause, remedy } = explanations[type as keyof typeof problems]
+    for (const part of [title, `status ${status}`, meaning, cause, remedy]) expect(text).toContain(part)
+    expect(list).toContain(`<a href="/problems/${type}">`)
+  }
 })
 
 test('SQL and Lua keep their lines, without indentation and without comments of Lua', () => {

@@ -20,14 +20,20 @@ const documents = [
 /** Commands that another file runs, by that file. `needs` is what the file must contain for this to be true. */
 const RUN_ELSEWHERE: { command: RegExp; file: string; needs: string }[] = [
   { command: /^npm install && npm start$/, file: 'test/scripts/start.test.ts', needs: "run('npm', ['start']" },
+  { command: /^npm pack\b/, file: 'test/e2e/package.test.ts', needs: "run('npm', ['pack'" },
+  {
+    command: /^npm install \.\/threads-edge-\S+\.tgz/,
+    file: 'test/e2e/package.test.ts',
+    needs: "run('npm', ['install'",
+  },
   { command: /^npm install && npm test$/, file: '.ci/run', needs: 'npm install && npm test' },
   { command: /^REDIS_URL=\S+ npm run test:redis$/, file: '.ci/run', needs: 'npm run test:redis' },
   {
-    command: /^npm run setup -- --env \w+( --dry-run)?$/,
+    command: /^npm run setup( -- --env \w+( --dry-run)?)?$/,
     file: 'test/deploy/setup.test.ts',
     needs: "['setup', '--env'",
   },
-  { command: /^npm run deploy -- --env \w+$/, file: 'test/deploy/deploy.test.ts', needs: "'deploy'" },
+  { command: /^npm run deploy( -- --env \w+)?$/, file: 'test/deploy/deploy.test.ts', needs: "'deploy'" },
   { command: /^REDIS_PASSWORD=.* docker compose up/, file: 'test/deploy/compose.test.ts', needs: 'compose.yaml' },
   { command: /^npm run bench\b/, file: 'test/bench/bench.test.ts', needs: 'bench/main.ts' },
   { command: /^npm run backup -- --to \S+$/, file: 'test/scripts/backup.test.ts', needs: "run('backup'" },
@@ -123,7 +129,8 @@ const stable = (text: string) =>
     .replaceAll(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, 'TIME')
     .replaceAll(/\d\d:\d\d:\d\d\.\d{3}/g, 'CLOCK')
     .replaceAll(/\b(ttl|dur|r|t)=\d+(\.\d+)?/g, '$1=N')
-    .replaceAll(/"(durationMs|sequence)":\d+/g, '"$1":N')
+    .replaceAll(/"durationMs":\d+/g, '"durationMs":N')
+    .replaceAll(/"sequence":"\d{16}"/g, '"sequence":"N"')
     .replaceAll(/"challenge\\?":\\?"[\w-]{20,}/g, '"challenge":"C')
     .replaceAll(/^id: \d+-\d+/gm, 'id: ENTRY')
     .replaceAll(/\bretry: \d+/g, 'retry: N')

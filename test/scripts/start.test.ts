@@ -209,21 +209,27 @@ test(
     expect(product.output()).not.toContain('Loading demo data')
     const { url } = product
 
-    for (const path of ['/', '/docs', '/docs/']) {
+    for (const path of ['/', '/docs', '/docs/', '/problems', '/problems/rate-limited']) {
       const page = await fetch(url + path)
       expect(page.headers.get('Content-Security-Policy')).toMatch(
         /^default-src '(none|self)'; [^*]*frame-ancestors 'none'/,
       )
       expect(page.headers.get('X-Content-Type-Options')).toBe('nosniff')
-      const files = (await page.text()).matchAll(/(?:src|href)="(\/(?:dashboard|docs)\/[^"]*)"/g)
+      const files = (await page.text()).matchAll(/(?:src|href)="(\/(?:dashboard|docs|problems)\/[^"]*)"/g)
       for (const [, file = ''] of files) expect([file, (await fetch(url + file)).status]).toEqual([file, 200])
     }
     const document = await fetch(`${url}/openapi.json`)
     expect(document.headers.get('Cache-Control')).toBe('public, max-age=300')
     const { stdout } = await promisify(execFile)(process.execPath, [join(clone, 'scripts/build/document.ts')])
     expect(await document.json()).toEqual(JSON.parse(stdout))
-    const unknown = await fetch(`${url}/docs/nothing-here`)
-    expect([unknown.status, unknown.headers.get('Content-Type')]).toEqual([404, 'application/problem+json'])
+    for (const path of ['/docs/nothing-here', '/problems/nothing-here']) {
+      const unknown = await fetch(url + path)
+      expect([path, unknown.status, unknown.headers.get('Content-Type')]).toEqual([
+        path,
+        404,
+        'application/problem+json',
+      ])
+    }
 
     const control = createControl(product.emulatorUrl, 'development-redis-token')
     await control.fault({ kind: 'refuse' })

@@ -98,6 +98,24 @@ test('search follows what the API writes, edits and deletes', async () => {
   expect(await findUsers(edge, `${first}@example.test`)).toEqual([]) // nobody is found by what only they see
 })
 
+test('the cron rebuilds an index that older code made, once', async () => {
+  const edge = newEdge()
+  const word = newWord()
+  const author = await addUser()
+  const post = await addPost({ authorId: author.id, text: word }) // no event: the index lacks it
+  await db.delete(schema.listenerVersions)
+  for (let run = 0; run < 2; run += 1) {
+    await edge.cron()
+    const rebuilds = edge.events.sent.filter(({ body }) => (body as { kind: string }).kind === 'rebuild')
+    expect(rebuilds).toHaveLength(run === 0 ? 1 : 0)
+    await edge.dispatch()
+    expect(await findPosts(edge, word)).toEqual([post.id])
+  }
+  await db.update(schema.listenerVersions).set({ version: 0 })
+  await edge.cron()
+  expect(edge.events.sent.map(({ body }) => body)).toContainEqual({ kind: 'rebuild', listener: 'search', cursor: null })
+})
+
 test('a deleted post is not answered, even while the index still has it', async () => {
   const edge = newEdge()
   const word = newWord()

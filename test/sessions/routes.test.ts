@@ -114,7 +114,7 @@ test.each(['nobody', 'known'])('a wrong password for the login "%s" gets the sam
   const response = await edge.fetch('/v1/sessions', json({ login: who, password: 'wrong' }))
   expect(response.status).toBe(401)
   expect(await response.json()).toEqual({
-    type: 'https://edge.test/problems/wrong-credentials',
+    type: '/problems/wrong-credentials',
     title: 'Login or password is wrong',
     status: 401,
     detail: 'Login or password is wrong',

@@ -102,7 +102,7 @@ test('events of a Redis outage reach the streams afterwards: in order, once, aft
   for (const rest of [resumedAtOnce, resumedLater])
     expect((await rest()).filter((type) => type !== 'end')).toEqual(['newer', 'one', 'two', 'three'])
   const sequences = []
-  for (let i = 0; i < 4; i += 1) sequences.push(((await missed.event()) as { sequence?: number }).sequence)
+  for (let i = 0; i < 4; i += 1) sequences.push(Number(((await missed.event()) as { sequence?: string }).sequence))
   expect(sequences).toEqual([5, 2, 3, 4])
   await missed.close()
   await edge.settle()
@@ -237,7 +237,7 @@ test('the catch-up runs in bounded steps, oldest first, within its limits', asyn
   const streams = createStreams({
     db,
     log: createStream<Streamed>(
-      { redis: edge.sdk, writes: edge.sdk, subscribe: () => Promise.reject(new Error('nobody follows')) },
+      { redis: edge.sdk, writes: edge.sdk, join: () => Promise.reject(new Error('nobody follows')) },
       keys,
       { maxEntries: 100, ttlMs: 60_000 },
     ),

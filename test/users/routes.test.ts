@@ -100,7 +100,7 @@ test('an unknown user is a problem, and the cache remembers it', async () => {
     const response = await edge.fetch(path)
     expect(response.status).toBe(404)
     expect(response.headers.get('Content-Type')).toBe('application/problem+json')
-    expect(await response.json()).toMatchObject({ type: 'https://edge.test/problems/not-found', status: 404 })
+    expect(await response.json()).toMatchObject({ type: '/problems/not-found', status: 404 })
   }
   await edge.settle()
   await addUser({ id: 'u_nobody' })

@@ -57,7 +57,7 @@ test('an event arrives once, as a CloudEvent that the verifier of Standard Webho
     traceparent: expect.any(String),
     datacontenttype: 'application/json',
     channel,
-    sequence: 1,
+    sequence: '0000000000000001',
     data: { total: 12.5, note: 'Ünï — 🧵' },
   })
   expect(await readDeliveries(edge, id)).toMatchObject([
@@ -502,10 +502,7 @@ test('a delivery whose event was purged is neither sent nor replayed', async () 
   expect(arrived).toMatchObject({ status: 'delivered' })
   expect(gone).toMatchObject({ status: 'dead', attempts: [{ error: 'not sent: its event is not kept any more' }] })
   const response = await ask(edge, 'POST', `/v1/deliveries/${gone?.id}/replay`)
-  expect([response.status, (await response.json<{ type: string }>()).type]).toEqual([
-    409,
-    'https://edge.test/problems/event-gone',
-  ])
+  expect([response.status, (await response.json<{ type: string }>()).type]).toEqual([409, '/problems/event-gone'])
 })
 
 test('an address that is no longer allowed gets nothing', async () => {

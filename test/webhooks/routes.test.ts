@@ -90,7 +90,7 @@ test('concurrent requests cannot add more webhooks than allowed; a refused one g
   const refused = answers.filter(({ status }) => status === 409)
   expect([added.length, refused.length]).toEqual([2, 4])
   expect(await refused[0]?.json()).toMatchObject({
-    type: 'https://edge.test/problems/too-many-webhooks',
+    type: '/problems/too-many-webhooks',
     detail: `There are at most ${length + 2} webhooks (WEBHOOK_MAX_ENDPOINTS): delete one first`,
   })
   expect(await db.select().from(webhooks)).toHaveLength(length + 2)
@@ -112,7 +112,7 @@ test('enabling an endpoint that fails the challenge changes nothing, and returns
   const response = await ask(edge, 'POST', `/v1/webhooks/${id}/enable`)
   expect(response.status).toBe(422)
   expect(await response.json()).toMatchObject({
-    type: 'https://edge.test/problems/challenge-failed',
+    type: '/problems/challenge-failed',
     challenge: { status: 500, answer: 'sorry' },
   })
   expect((await readWebhook(edge, id)).status).toBe('enabled')

@@ -1,0 +1,159 @@
+import { execFile } from 'node:child_process'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
+import { rolldown } from 'rolldown'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type Emulator, startEmulator } from '../../emulator/server.ts'
+
+// The tarball of `npm pack`, installed into empty projects, runs the example of each page in docs/primitives.
+
+const run = promisify(execFile)
+const root = join(import.meta.dirname, '../..')
+const pages = join(root, 'docs/primitives')
+
+let folder: string
+let emulator: Emulator
+/** The code of each page, by its name. */
+const examples = new Map<string, string>()
+
+/** What the comments of an example say that it prints: after each `console.log`, its line; `|` parts the lines of a loop. */
+const expectedOutput = (code: string): string[] =>
+  [...code.matchAll(/console\.log\(.*\/\/ (.*)$/gm)].flatMap(([, said = '']) => said.split(' | '))
+
+/** Creates an empty project with the tarball. */
+async function createProject(name: string): Promise<string> {
+  const project = join(folder, name)
+  await mkdir(project)
+  await writeFile(join(project, 'package.json'), JSON.stringify({ name, private: true, type: 'module' }))
+  const tarball = (await readdir(folder)).find((file) => file.endsWith('.tgz'))
+  await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', join(folder, tarball ?? '')], {
+    cwd: project,
+  })
+  return project
+}
+
+/** The environment of an example: a keyspace of its own. */
+const environmentOf = (token: string) => ({ UPSTASH_REDIS_REST_URL: emulator.url, UPSTASH_REDIS_REST_TOKEN: token })
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'package-'))
+  emulator = await startEmulator({ openTokens: true })
+  await run('npm', ['pack', '--pack-destination', folder], { cwd: root })
+  for (const file of await readdir(pages)) {
+    const [, code] = /```js\n(.*?)```/s.exec(await readFile(join(pages, file), 'utf8')) ?? []
+    if (code !== undefined) examples.set(file.replace('.md', ''), code)
+  }
+})
+
+afterAll(async () => {
+  await emulator.close()
+  await rm(folder, { recursive: true, force: true })
+})
+
+test('npm pack leaves our manifest as it was', async () => {
+  const { stdout } = await run('git', ['status', '--porcelain', '--', 'package.json'], { cwd: root })
+  expect(stdout).toBe('')
+  expect([...examples.keys()].toSorted()).toEqual(
+    (await readdir(pages)).map((file) => file.replace('.md', '')).toSorted(),
+  )
+})
+
+test('in an empty Node project each example prints what its comments say', async () => {
+  const project = await createProject('node')
+  for (const [name, code] of examples) {
+    await writeFile(join(project, `${name}.js`), code)
+    const env = { ...process.env, ...environmentOf(`node ${name}`) }
+    const { stdout } = await run(process.execPath, [`${name}.js`], { cwd: project, env, timeout: 60_000 })
+    expect({ [name]: stdout.trim().split('\n') }).toEqual({ [name]: expectedOutput(code) })
+  }
+})
+
+test('in an empty Worker project each example prints the same', async () => {
+  const project = await createProject('worker')
+  const names = [...examples.keys()]
+  for (const [name, code] of examples) {
+    const imports = code.match(/^import .*$/gm) ?? []
+    const body = code
+      .replaceAll(/^import .*$/gm, '')
+      .replaceAll('process.env', 'env')
+      .replaceAll('fromEnv()', 'fromEnv(env)')
+    const onWorkers = body.replaceAll('fromEnv({', 'fromEnv(env, {')
+    const module = `${imports.join('\n').replaceAll("'@upstash/redis'", "'@upstash/redis/cloudflare'")}
+export default async (env, console) => {${onWorkers}}`
+    await writeFile(join(project, `${name}.js`), module)
+  }
+  await writeFile(
+    join(project, 'worker.js'),
+    `${names.map((name, i) => `import example${i} from './${name}.js'`).join('\n')}
+const examples = { ${names.map((name, i) => `'${name}': example${i}`).join(', ')} }
+const show = (value) => Array.isArray(value) ? \`[ \${value.map((v) => typeof v === 'string' ? \`'\${v}'\` : v).join(', ')} ]\` : String(value)
+export default {
+  async fetch(request, env) {
+    const name = new URL(request.url).pathname.slice(1)
+    const lines = []
+    const token = 'worker ' + name
+    await examples[name]({ ...env, UPSTASH_REDIS_REST_TOKEN: token }, { log: (...values) => lines.push(values.map(show).join(' ')) })
+    return Response.json(lines)
+  },
+}`,
+  )
+  await using build = await rolldown({ input: join(project, 'worker.js'), platform: 'browser' })
+  const { output } = await build.generate({ format: 'esm', codeSplitting: false })
+  const worker = new Miniflare(
+    convertV4MiniflareOptions({
+      modules: true,
+      script: output[0].code,
+      compatibilityDate: '2026-01-01',
+      bindings: { UPSTASH_REDIS_REST_URL: emulator.url },
+    }),
+  )
+  try {
+    for (const [name, code] of examples) {
+      const response = await worker.dispatchFetch(`http://worker/${name}`)
+      const text = await response.text()
+      expect([response.status, text]).toEqual([200, JSON.stringify(expectedOutput(code))])
+    }
+  } finally {
+    await worker.dispose()
+  }
+})
+
+test('its types check in a strict project, and its emulator starts from the command line', async () => {
+  const project = await createProject('types')
+  await writeFile(
+    join(project, 'index.ts'),
+    `import { Redis } from '@upstash/redis'
+import { createCache, createLocks, isHeld } from 'threads-edge/redis'
+import { startEmulator } from 'threads-edge/emulator'
+const emulator = await startEmulator({ openTokens: true })
+const redis = new Redis({ url: emulator.url, token: 'types' })
+const names = createCache<{ name: string; version: number }>({ redis, name: 'user', versionOf: (user) => user.version })
+const user: { name: string } | null = await names.get('1', async () => ({ name: 'Ada', version: 1 }))
+const held = await createLocks({ redis }).acquire('a', { ttlMs: 1_000 })
+export const fence: number = isHeld(held) ? held.fence : 0
+export { user }
+`,
+  )
+  const types = ['--strict', '--noEmit', '--module', 'nodenext', '--target', 'es2024', '--types', 'node']
+  const roots = ['--typeRoots', join(root, 'node_modules/@types')]
+  await run(join(root, 'node_modules/.bin/tsc'), [...types, ...roots, 'index.ts'], { cwd: project })
+
+  const command = join(project, 'node_modules/threads-edge/dist/package/emulator-main.js')
+  const started = execFile(process.execPath, [command, '--port', '0', '--token', 'one', '--token', 'two'])
+  try {
+    const line = await new Promise<string>((resolve) => started.stdout?.once('data', (data) => resolve(String(data))))
+    const [, url = ''] = /(http:\S+) over the embedded engine, 2 tokens/.exec(line) ?? []
+    const pings = await Promise.all(
+      ['one', 'two', 'three'].map(async (token) => {
+        const response = await fetch(`${url}/ping`, { headers: { Authorization: `Bearer ${token}` } })
+        return response.status
+      }),
+    )
+    expect(pings).toEqual([200, 200, 401])
+  } finally {
+    started.kill()
+  }
+})
