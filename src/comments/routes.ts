@@ -56,7 +56,7 @@ export const commentsOnPost = new Hono<AppEnv>()
       answer: Comment,
       status: 201,
       headers: ['Idempotency-Key'],
-      sends: ['Location', 'Idempotent-Replayed'],
+      sends: ['ETag', 'Location', 'Idempotent-Replayed'],
       problems: [
         'invalid-request',
         'malformed-json',

@@ -28,8 +28,8 @@ export type Comment = v.InferOutput<typeof Comment>
 
 /** A comment with its first replies. `replies.nextCursor` continues `GET /v1/comments/:id/replies`. */
 export const Thread = v.pipe(
-  v.object({ ...Comment.entries, replies: pageSchema(Comment) }),
-  v.metadata({ ref: 'Thread' }),
+  v.object({ ...Comment.entries, replies: v.pipe(pageSchema(Comment), v.description('Its first replies.')) }),
+  v.metadata({ ref: 'Thread', description: 'A comment with its first replies.' }),
 )
 export type Thread = v.InferOutput<typeof Thread>
 

@@ -20,5 +20,11 @@ export interface Viewer {
   hidden: (userIds: string[], where?: 'anywhere' | 'feed') => Promise<ReadonlySet<string>>
 }
 
-export const Blocked = v.object({ isBlocked: v.pipe(v.boolean(), v.description('Whether I block the user.')) })
-export const Muted = v.object({ isMuted: v.pipe(v.boolean(), v.description('Whether I mute the user.')) })
+export const Blocked = v.pipe(
+  v.object({ isBlocked: v.pipe(v.boolean(), v.description('Whether I block the user.')) }),
+  v.description('My block of the user.'),
+)
+export const Muted = v.pipe(
+  v.object({ isMuted: v.pipe(v.boolean(), v.description('Whether I mute the user.')) }),
+  v.description('My mute of the user.'),
+)

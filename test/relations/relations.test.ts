@@ -135,7 +135,7 @@ test('a comment by somebody else on a post of a blocked user cannot be liked', a
 test('checks of blocks add no round trip and no command, whether a user blocks many or nobody', async () => {
   const { edge, ada, bob, member, newIsolate } = await newWorld()
   const carol = await member()
-  for (const id of await addUsers(300)) await addRelation(bob.id, 'block', id)
+  for (const id of await addUsers(100)) await addRelation(bob.id, 'block', id)
   await addRelation(bob.id, 'mute', carol.id)
   const budgets: [path: string, trips: number, commands: number][] = [
     [`/v1/posts/${ada.post.id}`, 1, 4],
@@ -160,7 +160,7 @@ test('checks of blocks add no round trip and no command, whether a user blocks m
   }
   expect(await costs(carol)).toEqual(budgets)
   expect(await costs(bob)).toEqual(budgets)
-})
+}, 120_000)
 
 test('a like of a user who blocks others takes one round trip once Redis knows the author', async () => {
   const { edge, ada, bob, block, member, newIsolate } = await newWorld()
