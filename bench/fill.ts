@@ -165,8 +165,8 @@ export function fill(file: string, rows: number, now: number, progress: (text: s
   each(
     'scores',
     posts,
-    `INSERT INTO post_scores SELECT posts.id, log2(1 + likes_count) + posts.created_at / 28800000.0
-    FROM post_ranks JOIN posts USING (id) WHERE rank BETWEEN ?1 AND ?2`,
+    `UPDATE posts SET score = log2(1 + likes_count) + created_at / 28800000.0
+    WHERE likes_count >= 2 AND id IN (SELECT id FROM post_ranks WHERE rank BETWEEN ?1 AND ?2)`,
   )
   each(
     'search index',

@@ -42,12 +42,7 @@ export default {
     const run = steps.get(name)
     if (!run) return new Response(`There is no step ${name}`, { status: 404 })
     isolate ??= createIsolate(readConfig(env), features)
-    const { platform, end } = beginInvocation(
-      isolate,
-      env,
-      (work) => context.waitUntil(work),
-      (during, error) => console.error(during, error),
-    )
+    const { platform, end } = beginInvocation(isolate, env, context, (during, error) => console.error(during, error))
     await run(platform, Date.now())
     end({ route: 'STEP', ms: 0 })
     return new Response(null, { status: 204 })

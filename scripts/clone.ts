@@ -5,8 +5,10 @@ import { dirname, join } from 'node:path'
 const root = dirname(import.meta.dirname)
 const CLONED = [
   'src',
+  'client',
   'scripts',
   'emulator',
+  'examples',
   'migrations',
   'public',
   'wrangler.toml',
@@ -17,7 +19,7 @@ const CLONED = [
 /** A folder with the project as after `git clone` and `npm install`. The caller removes it. */
 export async function cloneProject(from = root): Promise<string> {
   const clone = await mkdtemp(join(tmpdir(), 'threads-edge-'))
-  const filter = (path: string) => !/^\W?public\W\w+\Wvendor/.test(path.slice(from.length))
+  const filter = (path: string) => !/^\W?public\W(\w+\Wvendor|app\b)/.test(path.slice(from.length))
   await Promise.all(CLONED.map((name) => cp(join(from, name), join(clone, name), { recursive: true, filter })))
   await symlink(join(root, 'node_modules'), join(clone, 'node_modules'))
   return clone

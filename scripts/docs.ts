@@ -10,7 +10,7 @@ import { toJsonSchema } from '@valibot/to-json-schema'
 import { getMetadata } from 'valibot'
 import { type Declaration, sections } from '../src/config.ts'
 import { CAUSES } from '../src/docs/events.ts'
-import { catalog, type EventType } from '../src/events/catalog.ts'
+import { catalog, type EventType, isHint } from '../src/events/catalog.ts'
 
 const root = dirname(import.meta.dirname)
 const execute = promisify(execFile)
@@ -40,9 +40,10 @@ function eventTable(): string {
     const fields = Object.entries(properties as Record<string, JsonSchema>)
     const mark = (name: string) => (required.includes(name) ? '' : '?')
     const list = fields.map(([name, schema]) => `\`${name}\`${mark(name)}: ${typeName(schema)}`).join(', ')
-    return [`\`${type}\``, `\`${channel}\``, CAUSES[type as EventType], `\`${subject}\``, list]
+    const lane = isHint({ type }) ? 'hint' : 'fact'
+    return [`\`${type}\``, lane, `\`${channel}\``, CAUSES[type as EventType], `\`${subject}\``, list]
   })
-  return table(['Type', 'Channel', 'Published when', 'Subject', 'Data'], rows)
+  return table(['Type', 'Lane', 'Channel', 'Published when', 'Subject', 'Data'], rows)
 }
 
 function configuration(): string {
@@ -90,6 +91,7 @@ const NOTES: Record<string, string> = {
   Events: 'Stored and queued. Open streams end. Events of that time arrive when Redis is back',
   Webhooks: 'Delivered: they use only D1 and queues',
   'Service tokens': 'Checked in D1',
+  Moderation: 'Recorded in D1. Caches and sessions follow',
   Cache: 'Caches are stale for at most their TTL',
   Monitoring: 'Only what the answering isolate has counted. The answer names the rest as unavailable',
 }

@@ -15,6 +15,7 @@ const MANIFEST = join(root, 'package.json')
 
 /** What programs import, by the end of the name: `threads-edge/redis`. */
 const ENTRIES = {
+  client: { source: 'client/index.ts', types: 'client/index.d.ts' },
   redis: { source: 'package/redis.ts', types: 'package/redis.d.ts' },
   emulator: { source: 'package/emulator.ts', types: 'package/emulator.d.ts' },
 }
@@ -93,6 +94,7 @@ async function declare(out: string): Promise<void> {
     'false',
     '--declaration',
     '--emitDeclarationOnly',
+    '--stripInternal',
     '--rootDir',
     '.',
     '--outDir',

@@ -105,6 +105,7 @@ async function start(): Promise<void> {
   console.log(`
   The API      ${url}/v1
   Dashboard    ${url}, with the service token ${serviceToken}
+  Example page ${url}/app
   Reference    ${url}/docs
   Emulator     ${emulator.url}${redisUrl ? ' over REDIS_URL' : ''}
   Sign in as   ada, or bob, with the password ${DEMO_PASSWORD}

@@ -7,6 +7,7 @@ import type { Mount } from './feature.ts'
 import { features } from './features.ts'
 import { EXPOSED_HEADERS } from './http/answer.ts'
 import { checkBody } from './http/body.ts'
+import { readConstraint } from './http/bookmark.ts'
 import type { AppEnv } from './http/context.ts'
 import { follow } from './http/log.ts'
 import { logError, renderError, renderProblem } from './http/problem.ts'
@@ -47,20 +48,22 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
   })
   app.use(async (c, next) => {
     const isolate = isolateOf(c.env) // throws `ConfigError`
+    const { method } = c.req
+    const isRead = method === 'GET' || method === 'HEAD'
     const { platform, end } = beginInvocation(
       isolate,
       c.env,
-      (work) => c.executionCtx.waitUntil(work),
+      c.executionCtx,
       (during, error) => logError(error, c, during),
       traceparentOf(c.get('trace')),
+      isolate.config.readsReplicas ? { isWrite: !isRead, constraint: () => readConstraint(c) } : undefined,
     )
     c.set('config', isolate.config)
     c.set('platform', platform)
     c.set('use', platform.use)
     c.set('defer', platform.defer)
     c.set('onAnswered', end)
-    const { method } = c.req
-    if (method === 'GET' || method === 'HEAD') return next()
+    if (isRead) return next()
     return method === 'OPTIONS' ? preflight(c, next) : checkBody(c, next)
   })
   for (const { routes } of features) mount(routes)

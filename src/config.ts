@@ -111,6 +111,24 @@ const bindings = {
   LIKES: binding('a queue', 'Like states to write to D1.'),
   EVENTS: binding('a queue', 'Ids of stored events to dispatch to listeners, webhooks and streams.'),
   DELIVERIES: binding('a queue', 'Webhook deliveries to send.'),
+  EMAIL: v.pipe(
+    v.optional(v.custom<object>((given) => typeof given === 'object' && given !== null, 'an Email binding')),
+    declare(
+      'binding',
+      'none',
+      'an Email binding',
+      'Sends mail from MAIL_FROM. Without it, `mail_requested` events ask a back end to send it.',
+    ),
+  ),
+  ASSETS: v.pipe(
+    v.optional(v.custom<object>((given) => typeof given === 'object' && given !== null, 'the static assets')),
+    declare(
+      'binding',
+      'none',
+      'the static assets',
+      'Has the list of common passwords. Without it, no password is too common.',
+    ),
+  ),
   BACKUPS: v.pipe(
     v.optional(v.custom<object>((given) => typeof given === 'object' && given !== null, 'an R2 bucket')),
     declare('binding', 'none', 'an R2 bucket', 'Daily backups. Without it the cron writes none.'),
@@ -158,6 +176,14 @@ const access = {
   MAX_BODY_BYTES: whole('bytes', 65_536, 1_000, 10_000_000, 'Largest request body.'),
 }
 
+const database = {
+  READ_REPLICAS: choice(
+    ['true', 'false'],
+    'false',
+    '`true` lets lists read from replicas of D1. Enable read replication of the database first.',
+  ),
+}
+
 const redis = {
   REDIS_READ_TIMEOUT_MS: whole('ms', 250, 1, 10_000, 'Timeout of a Redis read. Longer where replies take long.'),
   REDIS_MAX_READ_TIMEOUT_MS: whole('ms', 1_000, 1, 10_000, 'Longest timeout of a Redis read, where Redis is far away.'),
@@ -182,6 +208,11 @@ const redis = {
 const caches = {
   MEMORY_MAX_BYTES: whole('bytes', 8_000_000, 10_000, 64_000_000, 'Size of the memory tier of an isolate.'),
   MEMORY_SECONDS: seconds(5, 0, 60, 'Time an isolate serves a value from memory without asking Redis.'),
+  EDGE_CACHE: choice(
+    ['true', 'false'],
+    'true',
+    "`true` lets Cloudflare's cache and browsers keep answers to anonymous callers, at most MEMORY_SECONDS long.",
+  ),
   USER_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached profile is fresh.'),
   POST_FRESH_SECONDS: seconds(300, 1, 86_400, 'Time a cached post is fresh.'),
   HOT_FRESH_SECONDS: seconds(60, 1, 3_600, 'Time a cached hot feed is fresh.'),
@@ -208,6 +239,27 @@ const sessions = {
   SESSION_IDLE_SECONDS: seconds(3_600, 60, 2_592_000, 'Time without a request after which a session expires.'),
   SESSION_ABSOLUTE_SECONDS: seconds(2_592_000, 60, 31_536_000, 'Time after sign-in at which a session expires.'),
   SESSION_TOUCH_SECONDS: seconds(300, 1, 3_600, 'Interval at which an active session records its last use.'),
+}
+
+const mail = {
+  MAIL_FROM: v.pipe(
+    v.optional(v.pipe(v.string(), v.email('an email address')), 'noreply@localhost.invalid'),
+    declare(
+      'email address',
+      'noreply@localhost.invalid',
+      'an email address',
+      'Sender of mail, where the binding EMAIL sends it.',
+    ),
+  ),
+  APP_URL: v.pipe(
+    v.optional(v.pipe(v.string(), v.url('a URL')), 'http://127.0.0.1:8787/app/'),
+    declare(
+      'URL',
+      'http://127.0.0.1:8787/app/',
+      'a URL',
+      'The page that links in mail open, with `#reset-password=` or `#verify-email=` and the token.',
+    ),
+  ),
 }
 
 const presence = {
@@ -258,6 +310,22 @@ const limits = {
     1_000_000,
     'Sign-ins to one account from all unknown sources in a window.',
   ),
+  LIMIT_CREDENTIALS: whole(
+    'requests',
+    20,
+    1,
+    1_000_000,
+    'Changes of a password or email address, confirmations and deletions of an account, by one user or network in a window.',
+  ),
+  LIMIT_MAIL: whole('messages', 5, 1, 1_000_000, 'Messages with links to one email address in a window.'),
+  LIMIT_CREDENTIALS_SECONDS: whole(
+    'seconds',
+    3_600,
+    1,
+    86_400,
+    'Window of LIMIT_CREDENTIALS, LIMIT_MAIL and LIMIT_EXPORTS.',
+  ),
+  LIMIT_EXPORTS: whole('requests', 10, 1, 1_000_000, 'Exports of everything about one user in a window.'),
   LIMIT_SIGN_IN_ACCOUNT_SECONDS: whole('seconds', 3_600, 1, 86_400, 'Window of LIMIT_SIGN_IN_ACCOUNT.'),
 }
 
@@ -345,9 +413,11 @@ const monitoring = {
 export const sections = {
   Access: access,
   Bindings: bindings,
+  D1: database,
   Redis: redis,
   Caches: caches,
   Sessions: sessions,
+  Mail: mail,
   Presence: presence,
   'Locks, feeds and notifications': features,
   'Rate limits': limits,
@@ -360,9 +430,11 @@ export const sections = {
 const Variables = v.object({
   ...access,
   ...bindings,
+  ...database,
   ...redis,
   ...caches,
   ...sessions,
+  ...mail,
   ...presence,
   ...features,
   ...limits,
@@ -398,6 +470,9 @@ export type LimitName =
   | 'sign-in'
   | 'sign-in-address'
   | 'sign-in-account'
+  | 'credentials'
+  | 'mail'
+  | 'exports'
   | 'sessions'
   | 'profile'
   | 'follows'
@@ -408,6 +483,7 @@ export type LimitName =
   | 'views'
   | 'presence'
   | 'notifications'
+  | 'reports'
 
 /**
  * The configuration in `env`, with defaults. Durations are in ms.
@@ -458,6 +534,9 @@ export function readConfig(env: object) {
       limit: set.LIMIT_SIGN_IN_ACCOUNT,
       windowSeconds: set.LIMIT_SIGN_IN_ACCOUNT_SECONDS,
     },
+    credentials: { ...signIn, limit: set.LIMIT_CREDENTIALS, windowSeconds: set.LIMIT_CREDENTIALS_SECONDS },
+    mail: { ...signIn, limit: set.LIMIT_MAIL, windowSeconds: set.LIMIT_CREDENTIALS_SECONDS },
+    exports: { ...write, limit: set.LIMIT_EXPORTS, windowSeconds: set.LIMIT_CREDENTIALS_SECONDS },
     sessions: write,
     profile: write,
     follows: write,
@@ -468,6 +547,7 @@ export function readConfig(env: object) {
     views: write,
     presence: { ...write, limit: set.LIMIT_PRESENCE },
     notifications: write,
+    reports: write,
   }
   return {
     redis: {
@@ -479,6 +559,7 @@ export function readConfig(env: object) {
       breakerFailures: set.REDIS_BREAKER_FAILURES,
       breakerCoolDownMs: set.REDIS_BREAKER_SECONDS,
     },
+    readsReplicas: set.READ_REPLICAS === 'true',
     serviceToken: set.SERVICE_TOKEN,
     serviceTokenTrustMs: set.SERVICE_TOKEN_SECONDS,
     sessions: {
@@ -493,6 +574,7 @@ export function readConfig(env: object) {
       shards: Math.ceil(set.PRESENCE_MAX_USERS / set.PRESENCE_SHARD_USERS),
       maxDevices: set.PRESENCE_MAX_DEVICES,
     },
+    mail: { from: set.MAIL_FROM, appUrl: set.APP_URL },
     lockTtlMs: set.LOCK_SECONDS,
     corsOrigins: set.CORS_ORIGINS,
     maxBodyBytes: set.MAX_BODY_BYTES,
@@ -504,6 +586,8 @@ export function readConfig(env: object) {
     },
     logRequests: set.LOG_REQUESTS,
     memoryMaxBytes: set.MEMORY_MAX_BYTES,
+    /** How old an answer may become in a shared cache. 0: none may keep one. */
+    edgeCacheMs: set.EDGE_CACHE === 'true' ? set.MEMORY_SECONDS : 0,
     caches: {
       users: { ...cache, freshMs: set.USER_FRESH_SECONDS },
       posts: { ...cache, freshMs: set.POST_FRESH_SECONDS },

@@ -70,8 +70,27 @@ export type Job = {
  */
 export type Purge = (platform: Platform, most: number, now: number) => Promise<number>
 
-/** Deletes at most `most` rows that belong to a deleted content, by its id. Answers how many. Safe to repeat. */
-export type Removal = (platform: Platform, id: string, most: number) => Promise<number>
+/**
+ * Deletes at most `most` rows that belong to what was deleted, by its id. Answers how many: fewer than `most` means that
+ * none is left. Or it walks data that has no index, and answers where it continues: it receives that as `from`, and at
+ * first what the deletion noted for it, or undefined. Safe to repeat.
+ */
+export type Removal = (
+  platform: Platform,
+  id: string,
+  most: number,
+  from: string | undefined,
+) => Promise<number | { next: string | null }>
+
+/**
+ * Reads a page of what is stored about a user, after the place `after` (null: from the beginning). `next` is the place of
+ * its last row, null at the end. One D1 query, by an index, of bounded size.
+ */
+export type Export = (
+  platform: Platform,
+  userId: string,
+  after: string | null,
+) => Promise<{ rows: object[]; next: string | null }>
 
 /** Routes below a path. */
 export type Mount = [path: string, routes: Hono<AppEnv>]
@@ -89,8 +108,10 @@ export interface Feature {
   listener?: (platform: Platform) => Listener
   /** By the name that `POST /v1/maintenance` shows. */
   purges?: Record<string, Purge>
-  /** What it keeps about a content: `removals` deletes it in steps once the content is deleted. */
+  /** What it keeps about a content or user: `removals` deletes it in steps once that is deleted. */
   removals?: Partial<Record<RemovedKind, Removal>>
+  /** What it stores about a user, by the `kind` of the lines in `GET /v1/users/me/export`. */
+  exports?: Record<string, Export>
   /** Figures for `/v1/stats` and `/metrics`. */
   figures?: (platform: Platform) => Partial<FigureSources>
   /** Runs at the end of every invocation, after its answer. Must be cheap. */

@@ -1,12 +1,16 @@
 import { backup } from './backup/feature.ts'
 import { comments } from './comments/feature.ts'
+import { credentials } from './credentials/feature.ts'
 import { events } from './events/feature.ts'
+import { accountExport } from './export/feature.ts'
 import type { Feature } from './feature.ts'
 import { feed } from './feed/feature.ts'
 import { idempotency } from './idempotency/feature.ts'
 import { invalidation } from './invalidation/feature.ts'
 import { likes } from './likes/feature.ts'
 import { locks } from './locks/feature.ts'
+import { mail } from './mail/feature.ts'
+import { moderation } from './moderation/feature.ts'
 import { monitoring } from './monitoring/feature.ts'
 import { notifications } from './notifications/feature.ts'
 import { posts } from './posts/feature.ts'
@@ -26,8 +30,11 @@ import { webhooks } from './webhooks/feature.ts'
 export const features: readonly Feature[] = [
   monitoring,
   users,
+  accountExport,
   sessions,
   relations,
+  credentials,
+  mail,
   posts,
   presence,
   locks,
@@ -43,6 +50,7 @@ export const features: readonly Feature[] = [
   streams,
   webhooks,
   serviceTokens,
+  moderation,
   invalidation,
   idempotency,
   backup,

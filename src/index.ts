@@ -23,12 +23,7 @@ export function createWorker() {
     const isolate = isolateOf(env)
     const { logRequests } = isolate.config
     const startedAt = performance.now()
-    const invocation = beginInvocation(
-      isolate,
-      env,
-      (work) => context.waitUntil(work),
-      (during, error) => logFailure({ during, route }, error),
-    )
+    const invocation = beginInvocation(isolate, env, context, (during, error) => logFailure({ during, route }, error))
     const end = (line: { level: 'info' | 'error' } & Record<string, unknown>): void => {
       const ms = performance.now() - startedAt
       invocation.end({ route, ms })

@@ -1,6 +1,8 @@
 import { drizzle, type DrizzleD1Database } from 'drizzle-orm/d1'
 import type { Redis } from '@upstash/redis/cloudflare'
 import type { Config } from './config.ts'
+import { createReplication } from './db/replication.ts'
+import { createPurges, type EdgeCache } from './edge-cache.ts'
 import { createOutbox, type Outbox } from './events/outbox.ts'
 import type { EventMessage } from './events/schema.ts'
 import type { Feature, Provider } from './feature.ts'
@@ -42,7 +44,12 @@ export type Use = <T>(service: Service<T>) => T
 export interface Platform {
   config: Config
   use: Use
+  /** The primary of D1: for writes, for what caches keep, for queue consumers and jobs. */
   db: DrizzleD1Database
+  /** D1 for answers that no cache of ours keeps: maybe a replica, which lags, but has all that the caller wrote or saw before. */
+  replica: DrizzleD1Database
+  /** The state of D1 that the caller has now written or seen. Undefined: it reads no replicas, or did neither. */
+  bookmark: string | undefined
   redis: {
     /** Short timeout; one retry: only for commands that are safe to run twice. */
     reads: Redis
@@ -65,10 +72,19 @@ export interface Platform {
   locks: Locks
   fences: Fences
   outbox: Outbox
+  /**
+   * Purges answers that contain these users or posts from Cloudflare's cache, after the answer. A failure is logged: the
+   * answers expire soon. Call it when the caches have the change.
+   */
+  purge: (ids: string[]) => void
   /** Sends messages to a queue, a hundred per request. */
   enqueue: (queue: QueueName, messages: MessageSendRequest[]) => Promise<void>
   /** Where the cron writes backups. Undefined: nowhere. */
   bucket: R2Bucket | undefined
+  /** Sends mail. Undefined: the mailer of a back end does. */
+  email: SendEmail | undefined
+  /** The static assets of the Worker. */
+  assets: Fetcher | undefined
   /** How much waits in each queue. */
   queueBacklogs: () => Promise<QueueBacklog[]>
   recorder: ReturnType<typeof createRecorder>
@@ -103,11 +119,15 @@ export function createIsolate(config: Config, features: readonly Feature[]) {
     breaker: createBreaker(config.redis.breakerFailures, config.redis.breakerCoolDownMs),
     latency: createLatency({ minMs: config.redis.readTimeoutMs, maxMs: config.redis.maxReadTimeoutMs }),
     recorder: createRecorder(config.monitoring.slowMs),
+    purges: createPurges(),
   }
 }
 
 /** Bindings of the Worker that the platform uses. */
-export type Bindings = { DB: D1Database; BACKUPS?: R2Bucket } & Record<QueueName, Queue>
+export type Bindings = { DB: D1Database; BACKUPS?: R2Bucket; EMAIL?: SendEmail; ASSETS?: Fetcher } & Record<
+  QueueName,
+  Queue
+>
 
 /** An invocation's own part of the platform. */
 export interface Invocation {
@@ -118,6 +138,16 @@ export interface Invocation {
   onFailure: (during: string, error: unknown) => void
   defer: (work: () => Promise<unknown>) => void
   traceparent?: string | undefined
+  /** For requests. Absent: replicas are not read. */
+  replication?: { isWrite: boolean; constraint: () => string } | undefined
+  /** Where `purge` goes. Absent: nowhere. */
+  edgeCache?: () => EdgeCache | undefined
+}
+
+/** What the runtime gives an invocation. */
+export interface InvocationContext {
+  waitUntil: (work: Promise<unknown>) => void
+  cache?: EdgeCache
 }
 
 /** Builds the platform of one invocation. */
@@ -131,19 +161,25 @@ class InvocationPlatform implements Platform {
   readonly #invocation: Invocation
   readonly #services = new Map<Service<unknown>, unknown>()
   readonly meter: Meter
+  readonly #replication: ReturnType<typeof createReplication> | undefined
   #db: Platform['db'] | undefined
+  #replica: Platform['db'] | undefined
   #redis: Platform['redis'] | undefined
   #counters: Platform['counters'] | undefined
   #writeThrough: WriteThrough | undefined
   #locks: Locks | undefined
   #fences: Fences | undefined
   #outbox: Outbox | undefined
+  /** What the next purge of this invocation removes. */
+  #purged: string[] | undefined
 
   constructor(isolate: Isolate, bindings: Bindings, invocation: Invocation) {
     this.#isolate = isolate
     this.#bindings = bindings
     this.#invocation = invocation
     this.meter = invocation.meter ?? newMeter()
+    const { replication } = invocation
+    if (replication) this.#replication = createReplication(bindings.DB, replication.constraint)
   }
 
   // Features take what they need out of the platform, so its functions know it without `this`.
@@ -166,6 +202,19 @@ class InvocationPlatform implements Platform {
     const memory = isPrivate ? createMemory(0) : this.memory
     const { softMs } = this.#isolate.latency
     return createCache({ redis: () => this.redis.reads, memory, defer, onEvent, softMs }, kind)
+  }
+
+  readonly purge = (ids: string[]): void => {
+    const edgeCache = this.config.edgeCacheMs > 0 ? this.#invocation.edgeCache?.() : undefined
+    if (!edgeCache) return
+    if (this.#purged) return void this.#purged.push(...ids)
+    const tags = (this.#purged = [...ids])
+    this.defer(() => {
+      this.#purged = undefined // what comes later is purged by itself
+      return this.#isolate
+        .purges(edgeCache, [...new Set(tags)])
+        .catch((error: unknown) => this.onFailure('purge', error))
+    })
   }
 
   readonly enqueue = async (queue: QueueName, messages: MessageSendRequest[]): Promise<void> => {
@@ -213,8 +262,25 @@ class InvocationPlatform implements Platform {
     return this.#bindings.BACKUPS
   }
 
+  get email() {
+    return this.#bindings.EMAIL
+  }
+  get assets() {
+    return this.#bindings.ASSETS
+  }
+
   get db() {
-    return (this.#db ??= drizzle(this.#bindings.DB))
+    const isWrite = this.#invocation.replication?.isWrite
+    const primary = isWrite ? this.#replication?.primary : undefined
+    // Drizzle uses only `prepare` and `batch` of the binding.
+    return (this.#db ??= drizzle((primary ?? this.#bindings.DB) as D1Database))
+  }
+  get replica() {
+    if (!this.#replication) return this.db
+    return (this.#replica ??= drizzle(this.#replication.replica() as unknown as D1Database)) // the same
+  }
+  get bookmark() {
+    return this.#replication?.bookmark()
   }
   get redis() {
     if (this.#redis) return this.#redis
@@ -267,9 +333,10 @@ class InvocationPlatform implements Platform {
 export function beginInvocation(
   isolate: Isolate,
   bindings: Bindings,
-  waitUntil: (work: Promise<unknown>) => void,
+  context: InvocationContext,
   onFailure: (during: string, error: unknown) => void,
   traceparent?: string,
+  replication?: Invocation['replication'],
 ) {
   const watch = isolate.recorder.watch()
   const running: Promise<unknown>[] = []
@@ -277,7 +344,7 @@ export function beginInvocation(
   const run = (work: () => Promise<unknown>) => {
     const done = work().catch((error: unknown) => onFailure('deferred', error))
     running.push(done)
-    waitUntil(done)
+    context.waitUntil(done)
   }
   const platform = createPlatform(isolate, bindings, {
     cacheEvents: watch.cacheEvents,
@@ -286,6 +353,8 @@ export function beginInvocation(
     onFailure,
     defer: (work) => (waiting ? void waiting.push(work) : run(work)),
     traceparent,
+    replication,
+    edgeCache: () => context.cache,
   })
   return {
     platform,
@@ -302,7 +371,7 @@ export function beginInvocation(
         for (const work of running) await work
         record()
       }
-      waitUntil(recordLater())
+      context.waitUntil(recordLater())
     },
   }
 }

@@ -1,3 +1,4 @@
+import { applyD1Migrations } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 
 /**
@@ -119,4 +120,90 @@ export function meteredDatabase(matches = /./) {
     },
   })
   return { DB, rows }
+}
+
+/** A statement that is not bound to a database yet. */
+interface Statement {
+  sql: string
+  values: unknown[]
+}
+
+/** What a replica shows in tests. */
+const REPLICATED = ['users', 'posts', 'comments', 'follows'] as const
+
+/**
+ * The D1 of these tests with a replica that lags: it shows an older snapshot, which is a real D1 too. It gets what the
+ * primary has by `catchUp`, or when a session begins with a bookmark of a later state, as D1 waits for it then. Only
+ * sessions read from it, and all they can: also the second query of a session that began at the primary.
+ */
+export async function laggingDatabase() {
+  const replica = env.TEST_REPLICA
+  const states = { primary: 1, replica: 0 }
+  const sessions: string[] = []
+  const bookmarkOf = (state: number) => `${state.toString(16).padStart(8, '0')}-00000000-00000000-${'0'.repeat(32)}`
+  const stateOf = (bookmark: string) => Number.parseInt(bookmark.slice(0, 8), 16)
+
+  async function catchUp(): Promise<void> {
+    const statements = [replica.prepare('PRAGMA defer_foreign_keys = true')]
+    for (const table of REPLICATED) statements.push(replica.prepare(`DELETE FROM ${table}`))
+    for (const table of REPLICATED) {
+      // Generated columns are not among these.
+      const columns = await env.DB.prepare('SELECT name FROM pragma_table_info(?)').bind(table).all<{ name: string }>()
+      const names = columns.results.map(({ name }) => name)
+      const rows = await env.DB.prepare(`SELECT ${names.join()} FROM ${table}`).raw()
+      const insert = replica.prepare(`INSERT INTO ${table} (${names.join()}) VALUES (${names.map(() => '?').join()})`)
+      for (const row of rows) statements.push(insert.bind(...row))
+    }
+    await replica.batch(statements)
+    states.replica = states.primary
+  }
+
+  await applyD1Migrations(replica, env.MIGRATIONS)
+  const triggers = await replica
+    .prepare("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+    .all<{ name: string }>()
+  for (const { name } of triggers.results) await replica.prepare(`DROP TRIGGER ${name}`).run()
+  await catchUp()
+
+  function withSession(constraint = 'first-unconstrained') {
+    sessions.push(constraint)
+    let reached: number | undefined = constraint.startsWith('first-') ? undefined : stateOf(constraint)
+    /** Chooses the instance for a query, as D1 might. */
+    async function run<T>(isWrite: boolean, work: (database: D1Database) => Promise<T>): Promise<T> {
+      if (isWrite || (constraint === 'first-primary' && reached === undefined)) {
+        const result = await work(env.DB)
+        if (isWrite) states.primary += 1
+        reached = states.primary
+        return result
+      }
+      if (reached !== undefined && reached > states.replica) await catchUp()
+      const result = await work(replica)
+      reached = states.replica
+      return result
+    }
+    const isWrite = ({ sql }: Statement) => !/^\s*(select|with)/i.test(sql)
+    const on = (database: D1Database, { sql, values }: Statement) => database.prepare(sql).bind(...values)
+    const statementOf = (statement: Statement) => ({
+      ...statement,
+      bind: (...values: unknown[]) => statementOf({ ...statement, values }),
+      all: () => run(isWrite(statement), (database) => on(database, statement).all()),
+      run: () => run(isWrite(statement), (database) => on(database, statement).run()),
+      raw: () => run(isWrite(statement), (database) => on(database, statement).raw()),
+    })
+    return {
+      prepare: (sql: string) => statementOf({ sql, values: [] }),
+      batch: (statements: Statement[]) =>
+        run(statements.some(isWrite), (database) => database.batch(statements.map((one) => on(database, one)))),
+      getBookmark: () => (reached === undefined ? null : bookmarkOf(reached)),
+    }
+  }
+
+  const DB = new Proxy(env.DB, {
+    get(target, name) {
+      if (name === 'withSession') return withSession
+      const value: unknown = Reflect.get(target, name)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+  return { DB, catchUp, /** How each session began. */ sessions }
 }

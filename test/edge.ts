@@ -14,6 +14,7 @@ import { expect } from 'vitest'
 import { createControl } from '../emulator/control.ts'
 import { sessions } from '../src/db/schema.ts'
 import { createApp } from '../src/app.ts'
+import type { EdgeCache } from '../src/edge-cache.ts'
 import { createWorker } from '../src/index.ts'
 import { createKnownAllowances, createRateLimit, createUncounted } from '../src/redis/rate-limit.ts'
 import { createSessionTokens } from '../src/sessions/token.ts'
@@ -24,6 +25,7 @@ declare global {
     interface Env {
       MIGRATIONS: D1Migration[]
       TEST_BACKUPS: R2Bucket
+      TEST_REPLICA: D1Database
     }
   }
 }
@@ -72,14 +74,21 @@ const PATIENT = {
   LIMIT_SIGN_IN: '1000000',
   LIMIT_SIGN_IN_ADDRESS: '1000000',
   LIMIT_SIGN_IN_ACCOUNT: '1000000',
+  LIMIT_CREDENTIALS: '1000000',
+  LIMIT_EXPORTS: '1000000',
+  LIMIT_MAIL: '1000000',
 }
 
 /**
  * A Worker with an isolate of its own, over a Redis keyspace of its own (or that of another edge, by `token`), with
  * `bindings` set over the defaults, or absent where they are undefined. Its limits are out of the way unless a test
- * sets them.
+ * sets them. It purges `cache`.
  */
-export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${crypto.randomUUID()}`) {
+export function newEdge(
+  bindings: Record<string, unknown> = {},
+  token = `test-${crypto.randomUUID()}`,
+  cache?: EdgeCache,
+) {
   const worker = createWorker()
   const events = newQueue()
   const deliveries = newQueue()
@@ -87,6 +96,7 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
   const all = { ...env, ...queues, UPSTASH_REDIS_REST_TOKEN: token, ...PATIENT, ...bindings }
   const settings = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as unknown as Env
   const pending: ExecutionContext[] = []
+  const newContext = () => Object.assign(createExecutionContext(), cache && { cache })
   /** Writes count against a limit. Its first use on a server costs one more round trip, which tests do not mean to count. */
   const teachScript = async () => {
     const { UPSTASH_REDIS_REST_URL: url, UPSTASH_REDIS_REST_TOKEN: key } = settings
@@ -103,7 +113,7 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
   let learning: Promise<void> | undefined
   /** Delivers messages of a queue, as the platform would; answers what became of each. */
   async function deliver(bodies: unknown[], queue = 'likes'): Promise<{ acked: number[]; retried: number[] }> {
-    const context = createExecutionContext()
+    const context = newContext()
     const timestamp = new Date()
     const batch = createMessageBatch(
       queue,
@@ -147,7 +157,7 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
 
     /** Sends a request; what the Worker does after its answer may still be under way. */
     async fetch(path: string, init?: RequestInit<IncomingRequestCfProperties>): Promise<Response> {
-      const context = createExecutionContext()
+      const context = newContext()
       pending.push(context)
       const request = new Request<unknown, IncomingRequestCfProperties>(`https://edge.test${path}`, init)
       return worker.fetch(request, settings, context)
@@ -173,7 +183,7 @@ export function newEdge(bindings: Record<string, unknown> = {}, token = `test-${
 
     /** Runs the cron jobs of a minute. */
     async cron(now = Date.now()): Promise<void> {
-      const context = createExecutionContext()
+      const context = newContext()
       await worker.scheduled(createScheduledController({ scheduledTime: now, cron: '* * * * *' }), settings, context)
       await waitOnExecutionContext(context)
     },

@@ -69,20 +69,18 @@ export async function loadLiked(db: D1Database, userId: string, ids: string[]): 
 export const scoreOf = ({ likesCount, commentsCount, viewsCount, createdAt }: Post): number =>
   Math.log2(1 + 3 * commentsCount + likesCount + 0.1 * viewsCount) + Date.parse(createdAt) / DOUBLING_MS
 
-/** The posts of the last days with the highest scores, and the newest ones, which may have no score yet. In one batch. */
+/** The posts of the last days with the highest scores, and the newest ones, most of which have none. In one batch. */
 export async function loadHot(db: D1Database, now: number): Promise<string[]> {
   const since = now - HOT_DAYS * DAY_MS
   const score = `log2(1 + 3 * comments_count + likes_count + 0.1 * views_count) + created_at / ${DOUBLING_MS}.0`
   const answers = await db.batch<{ id: string; score: number }>([
     db
       .prepare(
-        `SELECT id, ${score} AS score FROM (SELECT post_id FROM post_scores WHERE score > ? ORDER BY score DESC LIMIT 500)
-        CROSS JOIN posts ON id = post_id WHERE created_at > ? LIMIT ${HOT_SIZE}`,
+        `SELECT id, score FROM (SELECT id, score, created_at FROM posts WHERE score > ? ORDER BY score DESC LIMIT 500)
+        WHERE created_at > ? LIMIT ${HOT_SIZE}`,
       )
       .bind(since / DOUBLING_MS, since),
-    db
-      .prepare(`SELECT id, ${score} AS score FROM posts WHERE created_at > ? ORDER BY id DESC LIMIT ${HOT_SIZE}`)
-      .bind(since),
+    db.prepare(`SELECT id, ${score} AS score FROM posts WHERE created_at > ? ORDER BY id DESC LIMIT 500`).bind(since),
   ])
   const scores = new Map(answers.flatMap(({ results }) => results.map((row) => [row.id, row.score])))
   return [...scores]

@@ -30,7 +30,6 @@ export async function loadDemo(db: Database, demo: Demo): Promise<void> {
     ...insert(db, schema.postLikes, demo.postLikes),
     ...insert(db, schema.comments, demo.comments),
     ...insert(db, schema.commentLikes, demo.commentLikes),
-    db.prepare('DELETE FROM counter_changes'), // no events for the initial counts
   ])
 }
 

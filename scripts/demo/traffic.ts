@@ -3,50 +3,45 @@
  * few requests per second, in waves, to <http://localhost:8787>, or PORT, until Ctrl-C.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import * as v from 'valibot'
+import { type Client, createClient, Problem } from '../../client/index.ts'
 import { DEMO_PASSWORD, FAMOUS } from './data.ts'
-
-const Session = v.object({ token: v.string() })
-const Posts = v.object({ items: v.array(v.object({ id: v.string(), authorId: v.string() })) })
 
 const WAVE_MS = 90_000
 
-/** Sends `rounds` rounds. Each is four reads, and sometimes writes of one user. */
+/** Sends `rounds` rounds. Each is four reads, and sometimes writes of one user. Refusals are part of the traffic. */
 export async function simulate(url: string, rounds: number): Promise<void> {
-  const send = async (method: string, path: string, token?: string, body?: object): Promise<unknown> => {
-    const headers = {
-      ...(token ? { Authorization: `Bearer ${token}` } : {}),
-      ...(body ? { 'Content-Type': 'application/json' } : {}),
-    }
-    const response = await fetch(url + path, { method, headers, ...(body ? { body: JSON.stringify(body) } : {}) })
-    const answer: unknown = response.status === 204 ? undefined : await response.json()
-    if (path === '/v1/sessions' && !response.ok) throw new Error(`Signing in: ${JSON.stringify(answer)}`)
-    return answer
-  }
-  const tokens: string[] = []
+  const anyone = createClient({ url, retries: 0 })
+  const users: Client[] = []
   for (const login of FAMOUS) {
-    const body = { login, password: DEMO_PASSWORD }
-    tokens.push(v.parse(Session, await send('POST', '/v1/sessions', undefined, body)).token)
+    const user = createClient({ url, retries: 0 })
+    await user.signIn({ login, password: DEMO_PASSWORD })
+    users.push(user)
   }
-  const { items: posts } = v.parse(Posts, await send('GET', '/v1/posts/hot?limit=50'))
+  const { items: posts } = await anyone.listHotPosts({ limit: 50 })
 
   for (let round = 0; round < rounds; round += 1) {
-    const token = tokens[round % tokens.length] // in turn, because each user has a write limit
-    const post = oftenFirst(posts)
-    if (!post) return
+    const user = users[round % users.length] // in turn, because each user has a write limit
+    const [post, username] = [oftenFirst(posts), oftenFirst(FAMOUS)]
+    if (!user || !post || !username) return
+    const { id } = post
     const chance = (share: number) => Math.random() < share
-    await Promise.all([
-      send('GET', '/v1/posts/hot', chance(0.5) ? token : undefined),
-      send('GET', `/v1/posts/${post.id}`),
-      send('GET', `/v1/users/${post.authorId}`),
-      send('GET', `/v1/users/by-username/${oftenFirst(FAMOUS)}`),
-      chance(0.2) && send(chance(0.8) ? 'PUT' : 'DELETE', `/v1/posts/${post.id}/like`, token),
-      chance(0.2) && send('POST', '/v1/presence/heartbeat', token),
-      chance(0.2) && send('GET', '/v1/feed', token),
-    ])
+    const requests = [
+      (chance(0.5) ? user : anyone).listHotPosts(),
+      anyone.getPost({ id }),
+      anyone.getUser({ id: post.authorId }),
+      anyone.getUserByUsername({ username }),
+      ...(chance(0.2) ? [chance(0.8) ? user.likePost({ id }) : user.unlikePost({ id })] : []),
+      ...(chance(0.2) ? [user.sendHeartbeat()] : []),
+      ...(chance(0.2) ? [user.listFeed()] : []),
+    ]
+    await Promise.all(requests.map((request: Promise<unknown>) => request.catch(ignoreRefusal)))
     const calm = 1 + Math.cos((Date.now() / WAVE_MS) * 2 * Math.PI) // 0…2
     await sleep(150 + 250 * calm)
   }
+}
+
+function ignoreRefusal(error: unknown): void {
+  if (!(error instanceof Problem)) throw error
 }
 
 /** A random item. Earlier items are more likely. */

@@ -4,7 +4,7 @@
  */
 import { keys } from '../../src/keys.ts'
 import { gapsIn, type Model, type Value } from './model.ts'
-import { CHANNELS, type Observed, type Reader, type Receiver } from './observers.ts'
+import { aboutOf, CHANNELS, type Observed, type Reader, type Receiver } from './observers.ts'
 import type { Product } from './product.ts'
 import type { Traffic } from './traffic.ts'
 
@@ -155,6 +155,12 @@ export async function compare(
   losses: number,
 ): Promise<Finding[]> {
   const arrived = [...receiver.events.values()]
+  const lastHints = new Map<string, Observed>()
+  for (const event of arrived) {
+    if (event.sequence !== undefined) continue
+    const about = aboutOf(event)
+    if ((lastHints.get(about)?.time ?? '') <= event.time) lastHints.set(about, event)
+  }
   const database = await readDatabase(product) // after that: it has every event that arrived
   const findings = judgeRows(database, model, traffic.postOfComment)
   const { posts, comments, likes, follows, users, events } = database
@@ -387,25 +393,30 @@ export async function compare(
       online,
       traffic.members.map((_, i) => isPresent(i)),
     )
-    const changes = arrived.filter(({ type }) => type === 'user_status_change')
-    const bySubject = Map.groupBy(changes, ({ subject }) => subject)
     for (const [i, { id }] of traffic.members.entries()) {
-      const last = latestOf(bySubject.get(id) ?? [])
-      equal(
-        'wrong answers',
-        `announced status of ${id}`,
-        last?.data['status'] ?? 'offline',
-        isPresent(i) ? 'online' : 'offline',
-      )
+      const status = isPresent(i) ? 'online' : 'offline'
+      equalHint(`user_status_change ${id} `, 'status', status, 'offline')
+    }
+  }
+
+  /**
+   * The last hint that the endpoint received is the state; `unsaid` is what holds where there is none. So is the last one
+   * that a stream carried, if there was one since its reader connected.
+   */
+  function equalHint(about: string, field: string, state: unknown, unsaid: unknown): void {
+    equal('wrong counts', `the last hint to the endpoint, ${about}`, lastHints.get(about)?.data[field] ?? unsaid, state)
+    for (const { viewer, hintAbout } of readers) {
+      const hint = hintAbout(about)
+      if (hint) equal('wrong counts', `the last hint to a ${viewer}, ${about}`, hint.data[field], state)
     }
   }
 
   function compareEvents(): void {
-    // The endpoint received each event of the database, and what was acknowledged is among them.
+    // The endpoint received each fact of the database, and what was acknowledged is among them. Of hints it received the last.
     const stored = new Set(events.map(({ id }) => id))
     const ids = new Set(arrived.map(({ id }) => id))
-    for (const { id, channel, audience } of events) {
-      if (CHANNELS.includes(channel) && audience !== '"others"' && !ids.has(id)) {
+    for (const { id, channel, sequence } of events) {
+      if (CHANNELS.includes(channel) && sequence > 0 && !ids.has(id)) {
         report('lost', `event ${id} did not reach the endpoint`)
       }
     }
@@ -414,7 +425,8 @@ export async function compare(
     for (const name of lost) report('lost', `event ${name}`)
     for (const name of ghosts) report('ghosts', `event ${name}`)
 
-    const bySubject = Map.groupBy(arrived, ({ channel, subject }) => `${channel} ${subject}`)
+    const facts = arrived.flatMap(({ sequence, ...event }) => (sequence === undefined ? [] : [{ ...event, sequence }]))
+    const bySubject = Map.groupBy(facts, ({ channel, subject }) => `${channel} ${subject}`)
     for (const [subject, some] of bySubject) {
       const sequences = new Set(some.map(({ sequence }) => sequence))
       const gaps = gapsIn(sequences, range(Math.max(...sequences)))
@@ -425,7 +437,7 @@ export async function compare(
 
     // Follows alternate, and the last event about each is the state.
     const followed = new Set(follows.map(({ followerId, followedId }) => `${followerId} ${followedId}`))
-    const changes = arrived.filter(({ type }) => type === 'user_followed' || type === 'user_unfollowed')
+    const changes = facts.filter(({ type }) => type === 'user_followed' || type === 'user_unfollowed')
     const byPair = Map.groupBy(changes, ({ data }) => `${String(data['followerId'])} ${String(data['followedId'])}`)
     for (const pair of new Set([...byPair.keys(), ...followed])) {
       const types = (byPair.get(pair) ?? []).toSorted((a, b) => a.sequence - b.sequence).map(({ type }) => type)
@@ -435,23 +447,17 @@ export async function compare(
       equal('wrong answers', `the last event about ${pair}`, types.at(-1) === 'user_followed', followed.has(pair))
     }
 
-    // The last value that was announced of each count is the count.
-    const updates = arrived.filter(({ type }) => type === 'counter_update')
-    const byCount = Map.groupBy(updates, ({ data }) => `${String(data['counterType'])} ${String(data['contentId'])}`)
-    const announced = (counter: string, id: string) =>
-      latestOf(byCount.get(`${counter} ${id}`) ?? [])?.data['value'] ?? 0
     for (const { id, likes, comments, views } of posts) {
       for (const [counter, count] of Object.entries({ likes, comments, views })) {
-        equal('wrong counts', `announced ${counter} of ${id}`, announced(counter, id), count)
+        equalHint(`counter_update ${id} ${counter}`, 'value', count, 0)
       }
     }
-    for (const { id, likes } of comments)
-      equal('wrong counts', `announced likes of ${id}`, announced('likes', id), likes)
+    for (const { id, likes } of comments) equalHint(`counter_update ${id} likes`, 'value', likes, 0)
 
     // Streams promise every event but those of counts: the next one corrects a lost one.
     for (const reader of readers) {
       const wanted = Map.groupBy(
-        events.filter(({ channel }) => CHANNELS.includes(channel) && channel !== 'counter_events'),
+        events.filter(({ channel, sequence }) => CHANNELS.includes(channel) && sequence > 0),
         ({ channel, subject }) => `${channel} ${subject}`,
       )
       for (const some of wanted.values()) {
@@ -471,8 +477,6 @@ export async function compare(
 export const isPresent = (index: number): boolean => index % 2 === 0
 
 const serviceSequenceOf = ({ audience, sequence }: EventRow) => (audience === '"others"' ? 0 : sequence)
-
-const latestOf = (events: Observed[]): Observed | undefined => events.toSorted((a, b) => b.sequence - a.sequence)[0]
 
 const range = (last: number) => Array.from({ length: last }, (_, i) => i + 1)
 

@@ -132,7 +132,8 @@ async function soak(): Promise<Finding[]> {
   )
   for (const { viewer, counts } of readers) {
     console.log(
-      `stream of a ${viewer}: ${counts.events} events, ${counts.connections} connections, ${counts.resets} resets`,
+      `stream of a ${viewer}: ${counts.events} events, ${counts.hints} hints, ${counts.connections} connections, ` +
+        `${counts.resets} resets`,
     )
   }
   if (forgeries > 0) found.push({ kind: 'wrong answers', what: `${forgeries} deliveries had no valid signature` })
@@ -154,7 +155,6 @@ async function drain(product: Product, deadline: number): Promise<void> {
     const [row] = await product.rows<Record<string, number>>(`SELECT
       (SELECT count(*) FROM events WHERE due_at IS NOT NULL OR missed_at IS NOT NULL) AS events,
       (SELECT count(*) FROM deliveries WHERE status = 'pending') AS deliveries,
-      (SELECT count(*) FROM counter_changes) AS counters,
       (SELECT count(*) FROM unsettled_counts) AS counts,
       (SELECT count(*) FROM revocations) AS revocations`)
     const unwritten = await product.redis([

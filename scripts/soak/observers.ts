@@ -14,8 +14,28 @@ export interface Observed {
   channel: string
   type: string
   subject: string
-  sequence: number
+  /** Absent: a hint. */
+  sequence?: number
+  /** RFC 3339. */
+  time: string
   data: Record<string, unknown>
+}
+
+/** What a hint is about: a count, or the status of a user. */
+export const aboutOf = ({ type, subject, data }: Observed): string =>
+  `${type} ${subject} ${typeof data['counterType'] === 'string' ? data['counterType'] : ''}`
+
+/** Keeps the latest of what it is given about each count and user. */
+function newLatest() {
+  const latest = new Map<string, Observed>()
+  return {
+    get: (about: string) => latest.get(about),
+    note(hint: Observed): void {
+      const about = aboutOf(hint)
+      if ((latest.get(about)?.time ?? '') <= hint.time) latest.set(about, hint)
+    },
+    clear: () => latest.clear(),
+  }
 }
 
 export const CHANNEL = 'custom_soak'
@@ -23,8 +43,11 @@ export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counte
 
 /** The event in a delivery or a message of a stream, or the challenge. */
 function readEvent(text: string): Observed & { challenge?: string } {
-  const event = JSON.parse(text) as Omit<Observed, 'sequence'> & { sequence: string; challenge?: string }
-  return { ...event, sequence: Number(event.sequence) }
+  const { sequence, ...event } = JSON.parse(text) as Omit<Observed, 'sequence'> & {
+    sequence?: string
+    challenge?: string
+  }
+  return { ...event, ...(sequence === undefined ? {} : { sequence: Number(sequence) }) }
 }
 
 const SECRET = `whsec_${Buffer.from('a secret for the soak, ok').toString('base64')}`
@@ -86,13 +109,15 @@ export type Reader = ReturnType<typeof followStream>
 
 /**
  * Follows the stream of a service, or of a stranger, and resumes it whenever it ends. A `reset` says that the log no
- * longer has what this reader missed: events before it are not required any more.
+ * longer has what this reader missed: events before it are not required any more. Of hints it knows those since it
+ * connected: whoever resumes reads the state again.
  */
 export function followStream(product: Product, viewer: 'service' | 'stranger') {
   const sequences = new Map<string, Set<number>>()
   /** The last sequence of each subject when the log was last reset. */
   let notRequired = new Map<string, number>()
-  const counts = { events: 0, resets: 0, connections: 0 }
+  const counts = { events: 0, hints: 0, resets: 0, connections: 0 }
+  const hints = newLatest()
   const over = new AbortController()
   const opened = Promise.withResolvers<void>()
   let lastEventId = ''
@@ -120,6 +145,7 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
     })
     if (!response.ok || !response.body) return void (await response.text())
     counts.connections += 1
+    hints.clear()
     opened.resolve()
     const parser = new EventSourceParserStream({ onId: (id) => void (lastEventId = id) })
     const messages = response.body
@@ -130,7 +156,13 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
         await reset()
         continue
       }
-      const { channel, subject, sequence } = readEvent(data)
+      const message = readEvent(data)
+      const { channel, subject, sequence } = message
+      if (sequence === undefined) {
+        hints.note(message)
+        counts.hints += 1
+        continue
+      }
       const key = `${channel} ${subject}`
       const seen = sequences.get(key) ?? new Set()
       sequences.set(key, seen.add(sequence))
@@ -153,6 +185,8 @@ export function followStream(product: Product, viewer: 'service' | 'stranger') {
     opened: opened.promise,
     sequencesOf: (channel: string, subject: string): ReadonlySet<number> =>
       sequences.get(`${channel} ${subject}`) ?? new Set(),
+    /** The latest hint since it connected; undefined: none. */
+    hintAbout: (about: string) => hints.get(about),
     requiredAfter: (channel: string, subject: string) => notRequired.get(`${channel} ${subject}`) ?? 0,
     close: () => over.abort(),
   }

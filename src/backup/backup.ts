@@ -4,6 +4,7 @@ import { getTableConfig, type SQLiteTable } from 'drizzle-orm/sqlite-core'
 import type { Redis } from '@upstash/redis/cloudflare'
 import * as schema from '../db/schema.ts'
 import { invalidField, Problem, unavailable } from '../errors.ts'
+import { HINTS } from '../events/catalog.ts'
 import { isOwnKey } from '../keys.ts'
 import { service } from '../service.ts'
 import type { Page, Source } from './archive.ts'
@@ -13,6 +14,7 @@ const tables = new Map<string, SQLiteTable>(
   [
     schema.users,
     schema.posts,
+    schema.takedowns,
     schema.comments,
     schema.follows,
     schema.relations,
@@ -21,6 +23,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.sessions,
     schema.revocations,
     schema.signInSources,
+    schema.credentialTokens,
     schema.idempotencyKeys,
     schema.notifications,
     schema.notificationReads,
@@ -30,6 +33,9 @@ const tables = new Map<string, SQLiteTable>(
     schema.unsettledCounts,
     schema.removals,
     schema.serviceTokens,
+    schema.reports,
+    schema.suspensions,
+    schema.moderationLog,
     schema.webhooks,
     schema.webhookVersion,
     schema.eventSequences,
@@ -46,7 +52,7 @@ const OWNERS = [
   [schema.commentLikes, schema.commentLikes.commentId, schema.comments],
 ] as const
 
-/** Tables that a listener rebuilds from the others. */
+/** Tables that no backup has: a listener rebuilds the first, and nothing reads the second. */
 const DERIVED = [schema.searchDocuments, schema.postScores]
 /** The listeners that rebuild what a backup lacks. */
 const REBUILT = ['search', 'recommendations', 'counts']
@@ -197,9 +203,11 @@ export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDep
           // Drizzle binds no values of raw statements in a batch.
           db.run(sql.raw(`INSERT INTO restoring VALUES ('', '${id.replaceAll("'", "''")}')`)),
           ...triggers.map(({ name }) => db.run(sql`DROP TRIGGER ${sql.identifier(name)}`)),
-          // A stored event has a number, a new one would get none.
+          // A stored fact has a number, a new one would get none. Hints have none.
           db.run(sql`
-            CREATE TRIGGER restoring_only BEFORE INSERT ON events WHEN NEW.sequence = 0 AND NEW.public_sequence = 0
+            CREATE TRIGGER restoring_only BEFORE INSERT ON events
+            WHEN NEW.sequence = 0 AND NEW.public_sequence = 0
+              AND NEW.type NOT IN (${sql.raw(HINTS.map((type) => `'${type}'`).join())})
             BEGIN SELECT RAISE(ABORT, 'A backup is being restored'); END`),
         ])
       }
@@ -228,7 +236,8 @@ export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDep
         return sql`EXISTS (SELECT 1 FROM ${foreignTable} WHERE ${isParent})`
       })
       const hasOwners = OWNERS.filter(([owned]) => owned === table).map(
-        ([, column, owner]) => sql`EXISTS (SELECT 1 FROM ${owner} WHERE ${owner.id} = ${value(column.name)})`,
+        ([, column, owner]) => sql`(EXISTS (SELECT 1 FROM ${owner} WHERE ${owner.id} = ${value(column.name)})
+          OR EXISTS (SELECT 1 FROM ${schema.takedowns} WHERE content_id = ${value(column.name)}))`,
       )
       const { meta } = await db.run(sql`
         INSERT INTO ${table} (${listed(columns)})

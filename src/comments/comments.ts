@@ -1,17 +1,18 @@
-import { and, asc, desc, eq, exists, gt, isNull, lt, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, exists, gt, inArray, isNull, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
-import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { forViewer, isBlocked } from '../db/relations.ts'
 import { removeOwned } from '../db/remove.ts'
+import { isPresent } from '../db/present.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
-import type { Outbox } from '../events/outbox.ts'
+import type { CountRead } from '../events/hints.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Mentions } from '../notifications/mentions.ts'
+import type { Platform } from '../platform.ts'
 import type { Counters } from '../redis/counter.ts'
-import type { WriteThrough } from '../redis/write-through.ts'
 import { service } from '../service.ts'
 import type { Comment, Thread } from './schema.ts'
 
@@ -63,21 +64,26 @@ export const commentsService = service<Comments>('comments')
  * Without Redis everything works; the count of comments in Redis is settled later, by the cron at the latest.
  */
 export function createComments(
-  db: DrizzleD1Database,
+  platform: Pick<Platform, 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
   counters: Counters,
-  outbox: Outbox,
-  writeThrough: WriteThrough,
   mentions: Mentions,
+  /** Sends hints after the answer. The cron sends those that are lost. */
+  sendCountsLater: (counts: CountRead[]) => void,
 ) {
+  const { db, outbox, purge, writeThrough } = platform
+
   const countOf = (postIds: string[]) =>
     db
-      .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision })
+      .select({ contentId: posts.id, count: posts.commentsCount, revision: posts.countsRevision, at: NOW })
       .from(posts)
       .where(sql`${posts.id} IN ${listOf(postIds)}`)
 
   const settle = (rows: Awaited<ReturnType<typeof countOf>>) =>
     // Comments are in D1 before Redis: the revision alone orders their counts.
     counters.settle(rows.map((row) => ({ counter: 'comments', ...row, changedAt: 0 })))
+
+  const hintsOf = (rows: Awaited<ReturnType<typeof countOf>>): CountRead[] =>
+    rows.map((row) => ({ counter: 'comments', ...row }))
 
   async function loadLikes(ids: string[]) {
     const rows = await db
@@ -92,9 +98,12 @@ export function createComments(
     return new Map(rows.map((row) => [row.id, row]))
   }
 
-  /** Whether no block hides the author of a comment from the viewer. */
+  /** Whether the author of a comment is there, and no block hides the author from the viewer. */
   const isShown = (viewerId: string | undefined) =>
-    forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, comments.authorId)}`)
+    and(
+      isPresent(comments.authorId),
+      forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, comments.authorId)}`),
+    )
 
   /** The post of a comment, if it is there and no block hides it from the viewer. */
   const shownPost = (viewerId: string | undefined) =>
@@ -104,6 +113,7 @@ export function createComments(
       .where(
         and(
           eq(posts.id, comments.postId),
+          isPresent(posts.authorId),
           forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, posts.authorId)}`),
         ),
       )
@@ -112,9 +122,9 @@ export function createComments(
   async function firstReplies(ids: string[], viewerId: string | undefined): Promise<Map<string | null, Row[]>> {
     if (ids.length === 0) return new Map()
     const replies = sql`(SELECT id FROM ${comments} AS reply WHERE reply.parent_id = parents.value
-      AND ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`reply.author_id`)}`)}
+      AND ${isPresent(sql`reply.author_id`)} AND ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`reply.author_id`)}`)}
       ORDER BY id LIMIT ${FIRST_REPLIES + 1})`
-    const rows = await db
+    const rows = await platform.replica
       .select(content)
       .from(sql`json_each(${JSON.stringify(ids)}) AS parents`)
       .innerJoin(comments, sql`${comments.id} IN ${replies}`)
@@ -170,15 +180,15 @@ export function createComments(
         parentId === undefined
           ? sql`true`
           : sql`EXISTS (SELECT 1 FROM ${comments} AS parent WHERE parent.id = ${parentId} AND parent.post_id = posts.id
-              AND parent.deleted_at IS NULL AND NOT ${isBlocked(authorId, sql`parent.author_id`)})`
+              AND parent.deleted_at IS NULL AND ${isPresent(sql`parent.author_id`)} AND NOT ${isBlocked(authorId, sql`parent.author_id`)})`
       const transaction = outbox.transaction()
       const [, counted] = await db
         .batch([
           // Null, which the column refuses, unless the post and the parent exist and no block hides them.
           db.insert(comments).values({
             ...comment,
-            postId: sql`(SELECT id FROM posts WHERE id = ${postId} AND NOT ${isBlocked(authorId, sql`posts.author_id`)}
-              AND ${hasParent})`,
+            postId: sql`(SELECT id FROM posts WHERE id = ${postId} AND ${isPresent(sql`author_id`)}
+              AND NOT ${isBlocked(authorId, sql`posts.author_id`)} AND ${hasParent})`,
           }),
           countOf([postId]),
           transaction.record(
@@ -199,6 +209,7 @@ export function createComments(
           throw new Problem('not-found', `There is no ${missing}`)
         })
       transaction.enqueue()
+      sendCountsLater(hintsOf(counted))
       const refresh = () => [settle(counted)]
       await writeThrough(refresh, refresh)
       return created
@@ -241,6 +252,7 @@ export function createComments(
       transaction.enqueue()
       if (!latest) throw notFound(id)
       if (!row) throw new Problem('version-changed', `The comment is at version ${latest.version}`)
+      purge([postId])
       const [[likes] = []] = await counters.read(['likes'], [id], loadLikes, new Map([[id, { likes: row.likesCount }]]))
       return toComment(row, likes ?? row.likesCount)
     },
@@ -297,22 +309,62 @@ export function createComments(
         countOf([postId]),
       ])
       transaction.enqueue()
+      sendCountsLater(hintsOf(counted))
       const refresh = () => [counters.evict(['likes'], [id]), settle(counted)]
       await writeThrough(refresh, refresh)
+      purge([postId])
     },
 
     /** Deletes at most `most` comments of a deleted post. Returns how many. Safe to repeat. */
     removeOfPost: (postId: string, most: number): Promise<number> =>
       removeOwned(db, [comments, comments.postId], posts, postId, most),
 
+    /**
+     * Deletes at most `most` comments of a deleted author; returns how many, and the ids of those that have likes. Their
+     * counts leave Redis first: a failed step is repeated while it has rows. `onRemoved` receives the authors of the posts
+     * before and after. Safe to repeat; the cron settles the counts of posts that Redis missed.
+     */
+    async removeOf(
+      authorId: string,
+      most: number,
+      onRemoved: (postAuthorIds: string[]) => Promise<unknown>,
+    ): Promise<{ removed: number; owners: string[] }> {
+      const rows = await db
+        .select({ id: comments.id, postId: comments.postId, postAuthorId: posts.authorId })
+        .from(comments)
+        .leftJoin(posts, eq(posts.id, comments.postId))
+        .where(eq(comments.authorId, authorId))
+        .limit(most)
+      if (rows.length === 0) return { removed: 0, owners: [] }
+      const ids = rows.map(({ id }) => id)
+      const postAuthorIds = [...new Set(rows.flatMap((row) => row.postAuthorId ?? []))]
+      await Promise.all([counters.evict(['likes'], ids), onRemoved(postAuthorIds)])
+      const [removed] = await db.batch([
+        db
+          .delete(comments)
+          .where(inArray(comments.id, listOf(ids)))
+          .returning({ id: comments.id, likes: comments.likesCount }),
+        mentions.forgetting(ids),
+      ])
+      const postIds = [...new Set(rows.map(({ postId }) => postId))]
+      const counted = await countOf(postIds)
+      purge(postIds)
+      const refresh = () => [settle(counted), onRemoved(postAuthorIds)]
+      await writeThrough(refresh, refresh)
+      return { removed: ids.length, owners: removed.filter(({ likes }) => likes > 0).map(({ id }) => id) }
+    },
+
     /** Brings the counts of comments of `postIds` to those in D1. D1, then one round trip. */
     async recount(postIds: string[]): Promise<void> {
       if (postIds.length > 0) await settle(await countOf(postIds))
     },
 
-    /** The comments on `postId` that `viewerId` sees, newest first, each with its first replies. */
+    /**
+     * The comments on `postId` that `viewerId` sees, newest first, each with its first replies. D1 for the page, once more
+     * where comments have replies, and one round trip for the likes.
+     */
     async ofPost(postId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Thread>> {
-      const rows = await db
+      const rows = await platform.replica
         .select(content)
         .from(comments)
         .where(
@@ -333,12 +385,13 @@ export function createComments(
      * viewer does not see the comment or its post.
      */
     async repliesTo(id: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Thread>> {
-      const [[parent], rows] = await db.batch([
-        db
+      const { replica } = platform
+      const [[parent], rows] = await replica.batch([
+        replica
           .select({ id: comments.id })
           .from(comments)
           .where(and(eq(comments.id, id), isShown(viewerId), exists(shownPost(viewerId)))),
-        db
+        replica
           .select(content)
           .from(comments)
           .where(

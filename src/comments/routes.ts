@@ -14,6 +14,11 @@ const tag = 'Posts'
 
 const tagOf = ({ version, likesCount, repliesCount }: Comment) => etagOf(version, likesCount, repliesCount)
 
+/** The authors of comments and of the replies below them. */
+const authorsIn = (threads: Thread[]) =>
+  threads.flatMap(({ authorId, replies }) => [authorId, ...replies.items.map((reply) => reply.authorId)]).filter(isSome)
+const isSome = (id: string | null) => id !== null
+
 /** The comments on a post, below `/v1/posts`. */
 export const commentsOnPost = new Hono<AppEnv>()
   .get(
@@ -26,7 +31,8 @@ export const commentsOnPost = new Hono<AppEnv>()
         'Each with its first replies, oldest first. `replies.nextCursor` continues them at ' +
         '`GET /v1/comments/{id}/replies`. A deleted comment with replies keeps its place, without text and author.',
       answer: pageSchema(Thread),
-      sends: ['ETag'],
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -42,7 +48,7 @@ export const commentsOnPost = new Hono<AppEnv>()
           use(postsService).requireVisible(id, viewer),
         ]),
       )
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [id, ...authorsIn(page.items)])
     },
   )
   .post(
@@ -93,7 +99,8 @@ export const comments = new Hono<AppEnv>()
       summary: 'List the replies to a comment, oldest first',
       description: 'Each with its own first replies.',
       answer: pageSchema(Thread),
-      sends: ['ETag'],
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-found'],
     }),
     admit('reads', { session: 'optional', check: 'alongside' }),
@@ -104,7 +111,7 @@ export const comments = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const { use, caller } = c.var
       const page = await caller.browse((viewer) => use(commentsService).repliesTo(id, limit, cursor, viewer?.userId))
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [...page.items.map(({ postId }) => postId), ...authorsIn(page.items)])
     },
   )
   .patch(

@@ -2,7 +2,7 @@ import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
 // Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. Triggers maintain the counts of users, posts and
-// comments, and their revisions (migrations/0002_count_triggers.sql). Writers only add and delete rows.
+// comments, and their revisions (migrations/0002_count_triggers.sql, migrations/0019_scores.sql). Writers only add and delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -10,7 +10,7 @@ export const users = sqliteTable(
     id: text().primaryKey(),
     /** Lower case. */
     username: text().notNull(),
-    /** Lower case. Only the owner sees it. */
+    /** Lower case, confirmed by mail. Only the owner sees it. `-` and the id: none is confirmed yet. */
     email: text().notNull(),
     /** scrypt with its parameters: `scrypt$N$r$p$salt$hash`. */
     passwordHash: text('password_hash').notNull(),
@@ -34,8 +34,8 @@ export const users = sqliteTable(
     /** Rises with each change of the row, counts included. The cache compares it. */
     revision: integer().notNull().default(1),
     /**
-     * The widest audience that was last informed that this user is online. `nobody`: every audience was informed that
-     * the user is offline.
+     * The widest audience that may believe that this user is online. `nobody`: every audience was informed that the user is
+     * offline.
      */
     presenceShownTo: text('presence_shown_to', { enum: ['everyone', 'followers', 'nobody'] })
       .notNull()
@@ -46,12 +46,17 @@ export const users = sqliteTable(
     presenceChangedAt: integer('presence_changed_at').notNull().default(0),
     /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
     presenceSyncAt: integer('presence_sync_at'),
-    /** Rises with each block or mute that changes what this user sees. A trigger raises it (migrations/0019_safety.sql). */
+    /** Rises with each block or mute that changes what this user sees. A trigger raises it (migrations/0023_safety.sql). */
     relationsVersion: integer('relations_version').notNull().default(0),
+    /** An address that the user has given and not confirmed. Lower case; several users may have named the same one. */
+    pendingEmail: text('pending_email'),
   },
   (t) => [
     uniqueIndex('users_username').on(t.username),
     uniqueIndex('users_email').on(t.email),
+    index('users_pending_email')
+      .on(t.pendingEmail)
+      .where(sql`pending_email IS NOT NULL`),
     index('users_presence_sync')
       .on(t.presenceSyncAt)
       .where(sql`presence_sync_at IS NOT NULL`),
@@ -81,8 +86,15 @@ export const posts = sqliteTable(
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
+    /** How high it ranks (`score.ts`). Whatever changes its counts sets it. Null: its weight is below `SCORED_WEIGHT`. */
+    score: real(),
   },
-  (t) => [index('posts_author').on(t.authorId, t.id), index('posts_liked').on(t.likesChangedAt)],
+  (t) => [
+    index('posts_author').on(t.authorId, t.id),
+    index('posts_best')
+      .on(t.score)
+      .where(sql`score IS NOT NULL`),
+  ],
 )
 
 export const comments = sqliteTable(
@@ -118,7 +130,6 @@ export const comments = sqliteTable(
       .on(t.parentId, t.id)
       .where(sql`parent_id IS NOT NULL`),
     index('comments_author').on(t.authorId),
-    index('comments_liked').on(t.likesChangedAt),
   ],
 )
 
@@ -276,6 +287,23 @@ export const serviceTokens = sqliteTable(
   (t) => [uniqueIndex('service_tokens_name').on(t.name)],
 )
 
+/** Tokens that were mailed to a user, each for one use. */
+export const credentialTokens = sqliteTable(
+  'credential_tokens',
+  {
+    /** SHA-256 of the token, base64url. */
+    hash: text().primaryKey(),
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    purpose: text({ enum: ['reset', 'verify'] }).notNull(),
+    /** The address that the token was sent to. */
+    email: text().notNull(),
+    expiresAt: integer('expires_at').notNull(),
+  },
+  (t) => [index('credential_tokens_user').on(t.userId), index('credential_tokens_expiry').on(t.expiresAt)],
+)
+
 /** Networks from which a user has signed in. Their guesses have a limit of their own. */
 export const signInSources = sqliteTable(
   'sign_in_sources',
@@ -315,8 +343,8 @@ export const fences = sqliteTable('fences', {
 })
 
 /**
- * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the events of each
- * subject (migrations/0011_presence_audiences.sql).
+ * The outbox, and for some days the history of events. The rowid is their order. A trigger numbers the facts about each
+ * subject (migrations/0020_hints.sql). Of hints it has only those that an endpoint takes.
  */
 export const events = sqliteTable(
   'events',
@@ -373,7 +401,78 @@ export const listenerVersions = sqliteTable('listener_versions', {
   version: integer().notNull(),
 })
 
-/** Counts that changed since their last `counter_update`. Triggers insert them. */
+/** What members report to moderators. */
+export const reports = sqliteTable(
+  'reports',
+  {
+    /** `rp_` + ULID. */
+    id: text().primaryKey(),
+    /** A post, comment or user. No reference: a report outlives it. */
+    subjectId: text('subject_id').notNull(),
+    reporterId: text('reporter_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    reason: text({
+      enum: ['spam', 'harassment', 'hate', 'violence', 'sexual', 'self-harm', 'illegal', 'other'],
+    }).notNull(),
+    text: text().notNull(),
+    status: text({ enum: ['open', 'dismissed', 'acted'] }).notNull(),
+    createdAt: integer('created_at').notNull(),
+    resolvedAt: integer('resolved_at'),
+  },
+  (t) => [
+    uniqueIndex('reports_once').on(t.subjectId, t.reporterId),
+    index('reports_reporter').on(t.reporterId),
+    index('reports_status').on(t.status, t.id),
+  ],
+)
+
+/**
+ * Posts and comments that moderators took down: their rows, moved here. Their likes and comments stay where they are
+ * (migrations/0021_moderation.sql).
+ */
+export const takedowns = sqliteTable(
+  'takedowns',
+  {
+    contentId: text('content_id').primaryKey(),
+    authorId: text('author_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** Of a comment: its post. Of a post: itself. */
+    postId: text('post_id').notNull(),
+    /** The row, by the names of its columns. */
+    content: text({ mode: 'json' }).$type<Record<string, unknown>>().notNull(),
+    note: text().notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [index('takedowns_author').on(t.authorId)],
+)
+
+/** Accounts that cannot sign in. */
+export const suspensions = sqliteTable('suspensions', {
+  userId: text('user_id')
+    .primaryKey()
+    .references(() => users.id, { onDelete: 'cascade' }),
+  note: text().notNull(),
+  createdAt: integer('created_at').notNull(),
+})
+
+/** What moderators did, and with which service token. Nothing removes a row. */
+export const moderationLog = sqliteTable('moderation_log', {
+  /** `ml_` + ULID. */
+  id: text().primaryKey(),
+  action: text({
+    enum: ['take-down', 'restore', 'suspend', 'reinstate', 'dismiss-reports', 'act-on-reports'],
+  }).notNull(),
+  subjectId: text('subject_id').notNull(),
+  note: text().notNull(),
+  tokenId: text('token_id').notNull(),
+  /** Its name at that time. */
+  tokenName: text('token_name').notNull(),
+  createdAt: integer('created_at').notNull(),
+})
+
+/** Unused: counts travel as hints. It stays until no deployed Worker reads it. */
 export const counterChanges = sqliteTable(
   'counter_changes',
   {
@@ -389,8 +488,8 @@ export const counterChanges = sqliteTable(
 export const unsettledCounts = sqliteTable('unsettled_counts', { contentId: text('content_id').primaryKey() })
 
 /**
- * Deleted contents whose likes or comments are still there. Triggers add them (migrations/0014_removals.sql); `removals`
- * deletes what is left in steps, then the row.
+ * What is deleted and has rows left: contents with likes or comments, which triggers add (migrations/0014_removals.sql),
+ * and users, whom no reader finds any more (`isPresent`). `removals` deletes what is left in steps, then the row.
  */
 export const removals = sqliteTable(
   'removals',
@@ -398,6 +497,8 @@ export const removals = sqliteTable(
     contentId: text('content_id').primaryKey(),
     /** When the cron enqueues the next step, unless a step runs before. */
     dueAt: integer('due_at').notNull(),
+    /** How far the steps have come that walk data without an index: their places, by name of the feature. */
+    progress: text({ mode: 'json' }).$type<Record<string, string>>(),
   },
   (t) => [index('removals_due').on(t.dueAt)],
 )
@@ -429,8 +530,8 @@ export const notifications = sqliteTable(
   },
   (t) => [
     primaryKey({ columns: [t.kind, t.contentId] }),
+    // No index by age: each like moves its row. The purge reads the table in turns.
     index('notifications_user').on(t.userId, t.id),
-    index('notifications_age').on(t.id),
   ],
 )
 
@@ -483,7 +584,7 @@ export const searchDocuments = sqliteTable(
   (t) => [uniqueIndex('search_documents_id').on(t.id)],
 )
 
-/** The score of each post (`score.ts`), which ranks the hot feed and recommendations. */
+/** Unused: `posts.score` replaces it. It stays until no deployed Worker reads it. */
 export const postScores = sqliteTable(
   'post_scores',
   {
@@ -494,6 +595,9 @@ export const postScores = sqliteTable(
   },
   (t) => [index('post_scores_best').on(t.score)],
 )
+
+/** Whether an endpoint is on a channel with hints. The condition of an index: a query must repeat it word for word. */
+export const IS_HINTED = sql`(instr(channels, '"counter_events"') OR instr(channels, '"user_events"'))`
 
 /** The endpoints of back ends. */
 export const webhooks = sqliteTable(
@@ -537,6 +641,7 @@ export const webhooks = sqliteTable(
   },
   (t) => [
     index('webhooks_status').on(t.status),
+    index('webhooks_hinted').on(t.id).where(IS_HINTED),
     index('webhooks_wake')
       .on(t.wakeAt)
       .where(sql`wake_at IS NOT NULL`),

@@ -29,6 +29,7 @@ const TAGS: Record<string, Record<string, string>> = {
     'Blocks and mutes': 'Who does not see whom.',
     Presence: 'Who is online, and who may see it.',
     Sessions: 'Sign-in, devices, sign-out.',
+    Credentials: 'Passwords and email addresses: change, reset, confirm.',
     'Rate limits': 'What remains of my limits.',
   },
   Services: {
@@ -37,6 +38,7 @@ const TAGS: Record<string, Record<string, string>> = {
     Locks: 'Locks with fencing tokens.',
     Cache: 'Invalidation, for back ends that write the database themselves.',
     Monitoring: 'Health, figures, metrics, and the purge of expired data.',
+    Moderation: 'Reports of members, and what moderators do about them.',
     'Service tokens': 'Tokens of back ends, with names and scopes.',
     Backup: 'What `npm run backup` and `npm run restore` use.',
   },
@@ -78,7 +80,9 @@ const scopeMeanings: Record<Scope, string> = {
   'events:publish': 'publish events',
   'events:read': 'stream all events, whatever their audience',
   locks: 'acquire, extend and release locks',
+  mail: 'receive messages to users: with `webhooks:manage`, webhooks on `mail_events`. They contain links that open accounts',
   maintenance: 'purge expired data, and rebuild the data of listeners',
+  moderation: 'read reports, take contents down and restore them, suspend and reinstate accounts',
   'stats:read': 'read all figures',
   'webhooks:manage': 'manage webhooks, and read and replay their deliveries',
 }

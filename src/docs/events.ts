@@ -1,5 +1,5 @@
 import { toJsonSchema } from '@valibot/to-json-schema'
-import { catalog, type EventType } from '../events/catalog.ts'
+import { catalog, type EventType, isHint } from '../events/catalog.ts'
 
 /** When each event is published. The type makes sure that none is missing. */
 export const CAUSES: Record<EventType, string> = {
@@ -8,6 +8,8 @@ export const CAUSES: Record<EventType, string> = {
   post_deleted: 'The author deletes the post. Its comments go too, without events of their own',
   user_created: 'A user signs up',
   user_updated: 'A user changes the profile',
+  user_deleted:
+    'A user deletes the account. Posts, comments, likes and follows of the user go too, without events of their own',
   user_followed: 'A user follows another',
   user_unfollowed: 'A user unfollows another',
   user_status_change:
@@ -15,11 +17,21 @@ export const CAUSES: Record<EventType, string> = {
   comment_created: 'A user comments on a post',
   comment_updated: 'The author edits the text of a comment',
   comment_deleted: 'The author of the comment or of the post deletes it',
-  counter_update: 'A count changed. At most one event a second for each count, with the latest value',
+  counter_update: 'A count changed. Changes of about a second share one, with the latest value',
   user_blocked: 'A user blocks another. On streams, only that user sees it',
   user_unblocked: 'A user unblocks another. On streams, only that user sees it',
   user_muted: 'A user mutes another. On streams, only that user sees it',
   user_unmuted: 'A user unmutes another. On streams, only that user sees it',
+  report_created: 'A member reports something. For services only',
+  reports_resolved: 'Moderators resolve the reports about something. For services only',
+  content_taken_down:
+    'Moderators take a post or comment down, which also publishes `post_deleted` or `comment_deleted`. For services only',
+  content_restored:
+    'Moderators restore it, which also publishes `post_created` or `comment_created`. For services only',
+  user_suspended: 'Moderators suspend an account. For services only',
+  user_reinstated: 'Moderators reinstate it. For services only',
+  mail_requested:
+    'A user must receive this message, and no Email binding sends it. For services only, and on no stream',
   webhook_disabled: 'An endpoint failed for days or answered 410. On streams, only services see it',
   webhook_enabled: 'A disabled endpoint answered a probe. On streams, only services see it',
 }
@@ -28,21 +40,32 @@ type Schema = Record<string, unknown>
 
 const text = (description: string) => ({ type: 'string', description })
 
-/** The schema of the CloudEvent of one type. */
-function envelope(type: Schema, channel: Schema, data: Schema): Schema {
+/** The schema of the CloudEvent of one type. A hint has no sequence. */
+function envelope(type: Schema, channel: Schema, data: Schema, isHinted = false): Schema {
   const properties = {
     specversion: { const: '1.0' },
     id: text('Names the event. The same event may arrive twice under the same id.'),
     source: text('A URI reference: the deployment that the event comes from.'),
     type,
     subject: text('What the event is about: an id from the data, or what its publisher named.'),
-    time: { ...text('When the event was published.'), format: 'date-time' },
+    time: {
+      ...text(
+        isHinted
+          ? 'When the state was read, or began. Of two hints about the same, the later is newer.'
+          : 'When the event was published.',
+      ),
+      format: 'date-time',
+    },
     datacontenttype: { const: 'application/json' },
     channel,
-    sequence: {
-      ...text('Rises by one for each event about the same subject on the same channel. Sorts as a string.'),
-      pattern: '^\\d{16}$',
-    },
+    ...(isHinted
+      ? {}
+      : {
+          sequence: {
+            ...text('Rises by one for each fact about the same subject on the same channel. Sorts as a string.'),
+            pattern: '^\\d{16}$',
+          },
+        }),
     traceparent: text('The trace of the request that caused the event (W3C Trace Context).'),
     data,
   }
@@ -110,7 +133,7 @@ export const describeWebhooks = (): Record<string, object> => ({
   ...Object.fromEntries(
     Object.entries(catalog).map(([type, { channel, data }]) => {
       const { $schema: _, ...schema } = toJsonSchema(data, { errorMode: 'ignore' })
-      const body = cloudEvent(envelope({ const: type }, { const: channel }, schema))
+      const body = cloudEvent(envelope({ const: type }, { const: channel }, schema, isHint({ type })))
       return [type, delivery(type, summaryOf(type), `${CAUSES[type as EventType]}.`, body, RECEIVED)]
     }),
   ),

@@ -11,6 +11,9 @@ export const headers = {
   'RateLimit-Policy': header('The limit of the route: `"reads";q=1200;w=60`, requests in so many seconds.'),
   'Retry-After': header('Wait so many seconds before you repeat the request.'),
   'WWW-Authenticate': header('`Bearer`: send a token.'),
+  'X-D1-Bookmark': header(
+    'If read replicas are in use: what you have now written or seen. Send it with later reads. Absent for a session by cookie.',
+  ),
   'X-Request-Id': header('Names the request in the log. Report it with a problem.'),
   Traceresponse: header('The trace of the request (W3C Trace Context).'),
   'Server-Timing': header('What the answer cost: Redis commands, round trips and milliseconds.'),

@@ -30,10 +30,20 @@ export const explanations: Record<ProblemType, Explanation> = {
     cause: 'No account has this login, or the password is wrong. The API does not say which.',
     remedy: 'Ask the user for the login and the password again. Attempts are limited.',
   },
+  'wrong-password': {
+    meaning: 'The password of the signed-in user is wrong.',
+    cause: 'Changing a password or an email address, and deleting an account, require the current password.',
+    remedy: 'Ask the user for the password again. The session continues. Attempts are limited.',
+  },
   'service-token-required': {
     meaning: 'Only services may use this route.',
     cause: 'The request has no service token, or a wrong one. Session tokens are not accepted here.',
     remedy: 'Send a service token of the deployment as `Authorization: Bearer`, from a back end only.',
+  },
+  suspended: {
+    meaning: 'Moderators have suspended this account, so it cannot sign in.',
+    cause: 'The login and the password are right. The account is suspended.',
+    remedy: 'Contact the people who run this service.',
   },
   'scope-required': {
     meaning: 'This service token is valid, and may not use this route.',
@@ -99,6 +109,12 @@ export const explanations: Record<ProblemType, Explanation> = {
     meaning: 'The event of this delivery no longer exists.',
     cause: 'Events expire after `EVENT_DAYS`.',
     remedy: 'Load the current data instead. A replay is not possible any more.',
+  },
+  'token-expired': {
+    meaning: 'The token from the mail does not work any more.',
+    cause:
+      'It was used before, another one was used, or it has expired: after 30 minutes for a password, after a day for an address.',
+    remedy: 'Ask for another mail. If the first attempt to use the token may have succeeded, sign in.',
   },
   'not-empty': {
     meaning: 'A restore needs an empty database, and this one has data.',

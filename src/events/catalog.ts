@@ -32,6 +32,8 @@ const comment = {
 }
 const content = v.union([id('p'), id('c')])
 const relation = { userId: id('u'), otherId: id('u') }
+/** What a report is about. */
+const subject = v.union([id('p'), id('c'), id('u')])
 const webhook = { webhookId: id('wh'), url: text, reason: text }
 
 /** Every event type with a schema. Apart from presence and relations, the data is public to signed-in users. */
@@ -41,6 +43,8 @@ export const catalog = {
   post_deleted: kind('post_events', 'postId', post),
   user_created: kind('user_events', 'userId', profile),
   user_updated: kind('user_events', 'userId', profile),
+  /** The account is gone, and with it all posts, comments, likes and follows: they have no events of their own. */
+  user_deleted: kind('user_events', 'userId', { userId: id('u') }),
   user_followed: kind('user_events', 'followedId', follow),
   user_unfollowed: kind('user_events', 'followedId', follow),
   user_status_change: kind('user_events', 'userId', {
@@ -62,6 +66,22 @@ export const catalog = {
   user_unblocked: kind('relation_events', 'userId', relation),
   user_muted: kind('relation_events', 'userId', relation),
   user_unmuted: kind('relation_events', 'userId', relation),
+  report_created: kind('moderation_events', 'subjectId', { reportId: id('rp'), subjectId: subject, reason: text }),
+  reports_resolved: kind('moderation_events', 'subjectId', { subjectId: subject, outcome: text, tokenId: text }),
+  content_taken_down: kind('moderation_events', 'contentId', { contentId: content, authorId: id('u'), tokenId: text }),
+  content_restored: kind('moderation_events', 'contentId', { contentId: content, authorId: id('u'), tokenId: text }),
+  user_suspended: kind('moderation_events', 'userId', { userId: id('u'), tokenId: text }),
+  user_reinstated: kind('moderation_events', 'userId', { userId: id('u'), tokenId: text }),
+  /** Send this message to a user. For the mailer of a back end, where no Email binding is configured. */
+  mail_requested: kind('mail_events', 'userId', {
+    userId: id('u'),
+    to: text,
+    template: v.picklist(['reset', 'verify', 'taken', 'password-changed', 'email-changed']),
+    subject: text,
+    text,
+    /** With a token that expires. */
+    link: v.nullable(text),
+  }),
   /** An endpoint failed for days, or answered 410. */
   webhook_disabled: kind('webhook_events', 'webhookId', webhook),
   /** A disabled endpoint answered a probe. */
@@ -69,12 +89,25 @@ export const catalog = {
 } as const
 
 export type EventType = keyof typeof catalog
+
+/**
+ * The types that carry the latest state of something and are worthless when late: the next one corrects a lost one. All
+ * other types are facts.
+ */
+export const HINTS = ['counter_update', 'user_status_change'] as const satisfies EventType[]
+export type HintType = (typeof HINTS)[number]
+export const isHint = ({ type }: { type: string }): boolean => HINTS.some((hint) => hint === type)
 export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['data']>
 
 /** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
-/** The channels on which only we publish: blocks and mutes, for who makes them; webhooks, for services. */
-const OWN_CHANNELS = ['relation_events', 'webhook_events'] as const
+/** The channel with blocks and mutes, for who makes them. Only we publish on it. */
+const RELATIONS_CHANNEL = 'relation_events'
+/** The channel with messages to users, for services. Only we publish on it, and streams do not have it. */
+export const MAIL_CHANNEL = 'mail_events'
+/** The channels with events for services. Only we publish on them. */
+const SERVICE_CHANNELS = ['webhook_events', 'moderation_events', MAIL_CHANNEL] as const
+const OWN_CHANNELS = [RELATIONS_CHANNEL, ...SERVICE_CHANNELS] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */
@@ -123,7 +156,7 @@ export function subjectOf(type: EventType, data: Record<string, unknown>): strin
 
 export const isKnown = (type: string): type is EventType => Object.hasOwn(catalog, type)
 
-/** An event as D1 holds it. */
+/** An event as D1 holds it, or a hint on its way. */
 export interface StoredEvent {
   /** `ev_` + ULID, or as its publisher chose. */
   id: string
@@ -133,7 +166,7 @@ export interface StoredEvent {
   subject: string
   /**
    * Rises by one with each event about the same subject on the same channel, counting all but those for `others`: a gap
-   * is an event not received.
+   * is an event not received. 0: a hint, which has none.
    */
   sequence: number
   /** The same, counting only the events that strangers may see; 0: they may not see this one. */
@@ -154,12 +187,12 @@ export interface CloudEvent {
   source: string
   type: string
   subject: string
-  /** RFC 3339. */
+  /** RFC 3339. Of a hint: when its state was read, or began. */
   time: string
   datacontenttype: 'application/json'
   channel: string
-  /** Its sequence, as `formatSequence` writes it. */
-  sequence: string
+  /** Its sequence, as `formatSequence` writes it. Absent: a hint. Of two hints about the same, the later is newer. */
+  sequence?: string
   /** W3C Trace Context (the CloudEvents extension for distributed tracing), where a request made it. */
   traceparent?: string
   data: Record<string, unknown>
@@ -183,7 +216,7 @@ export function toCloudEvent(event: StoredEvent, source: string): CloudEvent {
     time: new Date(event.createdAt).toISOString(),
     datacontenttype: 'application/json',
     channel,
-    sequence: formatSequence(sequence),
+    ...(isHint(event) ? {} : { sequence: formatSequence(sequence) }),
     ...(traceparent === null ? {} : { traceparent }),
     data,
   }

@@ -4,9 +4,9 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { events, listenerVersions } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { service } from '../service.ts'
-import type { StoredEvent } from './catalog.ts'
-import type { CounterUpdates } from './counters.ts'
-import type { EventMessage } from './schema.ts'
+import { isHint, type StoredEvent } from './catalog.ts'
+import { latestHints, toEvent } from './hints.ts'
+import type { EventMessage, Hint } from './schema.ts'
 
 /** Where a listener continues its work: text of its own. `delaySeconds`: not sooner. */
 export type Cursor = string | { cursor: string; delaySeconds: number }
@@ -22,6 +22,8 @@ export interface Listener {
    * for work that is too much for one step: the dispatcher enqueues them before the events count as handled.
    */
   handle: (events: StoredEvent[]) => Promise<Cursor[] | void>
+  /** Handles hints that are not stored, in the order of their times. If it throws, it receives them again. */
+  hint?: (hints: StoredEvent[]) => Promise<void>
   /**
    * Does one bounded step from a cursor. Returns where to continue, all at once, or nothing at the end. A step may run
    * twice.
@@ -41,13 +43,9 @@ type Step = Extract<EventMessage, { listener: string }>
 /** How many steps of a batch run at once: D1 has other work too. */
 const STEPS_AT_ONCE = 4
 
-/** Counts that changed just now are published this much later, together with changes until then. */
-const COUNTERS_DELAY_SECONDS = 2
-
 export interface DispatchDependencies {
   db: DrizzleD1Database
   listeners: Listener[]
-  counterUpdates: CounterUpdates
   /** Up to a hundred messages are enqueued together, or none of them. */
   enqueue: (messages: { body: EventMessage; delaySeconds?: number }[]) => Promise<unknown>
   /** Receives the name of a listener that failed, and its error. */
@@ -61,8 +59,11 @@ export const dispatchService = service<Dispatch>('dispatch')
  * Dispatches stored events to the listeners, at least once each. An event is dispatched when every listener that wants it
  * has handled it. A failing listener affects no other listener, and only the events it failed on are retried.
  * D1: one query to load the events of a batch, one to mark them. Each listener documents its own cost.
+ *
+ * Of the hints of a batch, stored or not, the listeners receive only the latest about each subject. A stored one that a later
+ * one replaces counts as dispatched.
  */
-export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailure }: DispatchDependencies) {
+export function createDispatch({ db, listeners, enqueue, onFailure }: DispatchDependencies) {
   async function proceedLater(listener: string, cursors: Cursor[]): Promise<void> {
     if (cursors.length === 0) return
     await enqueue(
@@ -92,24 +93,26 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
   }
 
   /**
-   * Dispatches the events `ids`. Returns how many it found, and which failed. It ignores events that are dispatched
-   * already, and ids whose batch failed.
+   * Dispatches the events `ids`. Returns which failed. It ignores events that are dispatched already, and ids whose batch
+   * failed.
    */
-  async function dispatch(ids: string[]): Promise<{ found: number; failed: Set<string> }> {
-    if (ids.length === 0) return { found: 0, failed: new Set() }
+  async function dispatch(ids: string[]): Promise<{ failed: Set<string> }> {
+    if (ids.length === 0) return { failed: new Set() }
     const rows = await db
       .select({ event: events, place: sql<number>`rowid` })
       .from(events)
       .where(and(inArray(events.id, listOf(ids)), isNotNull(events.dueAt)))
     const inOrder = rows.sort((a, b) => a.place - b.place).map((row) => row.event)
-    const failed = new Set((await Promise.all(listeners.map((listener) => notify(listener, inOrder)))).flat())
+    const latest = new Set(latestHints(inOrder.filter(isHint)))
+    const current = inOrder.filter((event) => !isHint(event) || latest.has(event))
+    const failed = new Set((await Promise.all(listeners.map((listener) => notify(listener, current)))).flat())
     const done = inOrder.map((event) => event.id).filter((id) => !failed.has(id))
     if (done.length > 0)
       await db
         .update(events)
         .set({ dueAt: null })
         .where(inArray(events.id, listOf(done)))
-    return { found: rows.length, failed }
+    return { failed }
   }
 
   /** Does one step, and enqueues what follows. If the Worker dies in between, the queue repeats the step. */
@@ -121,22 +124,24 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
     if (typeof cursor === 'string') await enqueue([{ body: { ...message, cursor } }])
   }
 
-  /** Publishes the counts that changed. Enqueues itself for counts that changed just now. */
-  async function publishCounts(): Promise<void> {
-    const hasMore = await counterUpdates.publish()
-    if (hasMore) await publishCountsLater()
+  /** Publishes the latest of `hints`. Safe to repeat. */
+  async function publishHints(hints: Hint[]): Promise<void> {
+    const latest = latestHints(hints.map(toEvent))
+    if (latest.length === 0) return
+    await Promise.all(listeners.map(async ({ hint }) => hint?.(latest)))
   }
-
-  const publishCountsLater = () => enqueue([{ body: { kind: 'counters' }, delaySeconds: COUNTERS_DELAY_SECONDS }])
 
   return {
     /** Handles messages of the queue. Returns those that failed. */
     async consume(messages: EventMessage[]): Promise<Set<EventMessage>> {
       const ids = messages.flatMap((message) => (message.kind === 'event' ? [message.id] : []))
-      const dispatched = await dispatch([...new Set(ids)])
-      const failed = new Set(
-        messages.filter((message) => message.kind === 'event' && dispatched.failed.has(message.id)),
-      )
+      const { failed: failedIds } = await dispatch([...new Set(ids)])
+      const failed = new Set(messages.filter((message) => message.kind === 'event' && failedIds.has(message.id)))
+      const withHints = messages.filter((message) => message.kind === 'hints')
+      await publishHints(withHints.flatMap(({ hints }) => hints)).catch((error: unknown) => {
+        onFailure('hints', error)
+        for (const message of withHints) failed.add(message)
+      })
       const steps = messages.filter((message) => message.kind === 'rebuild' || message.kind === 'proceed')
       const takeSteps = async () => {
         for (let message = steps.shift(); message; message = steps.shift()) {
@@ -148,21 +153,17 @@ export function createDispatch({ db, listeners, counterUpdates, enqueue, onFailu
         }
       }
       await Promise.all(Array.from({ length: STEPS_AT_ONCE }, takeSteps))
-      if (dispatched.found > 0 || messages.some((message) => message.kind === 'counters')) {
-        await publishCounts().catch((error: unknown) => onFailure('counters', error)) // the cron retries
-      }
       return failed
     },
-
-    publishCounts,
-    publishCountsLater,
 
     /**
      * Begins to rebuild the data of listeners that older code made, or a database without it. Returns how many. One D1 query
      * when there are none. Safe to repeat: a failure after the message was sent begins a second rebuild. For the cron.
      */
     async rebuildOutdated(): Promise<number> {
-      const made = new Map((await db.select().from(listenerVersions)).map((row) => [row.listener, row.version]))
+      const names = listOf(listeners.map(({ name }) => name))
+      const rows = await db.select().from(listenerVersions).where(inArray(listenerVersions.listener, names))
+      const made = new Map(rows.map((row) => [row.listener, row.version]))
       const outdated = listeners.flatMap(({ name, version = 0 }) =>
         version > (made.get(name) ?? 0) ? [{ name, version }] : [],
       )

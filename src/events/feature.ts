@@ -1,19 +1,30 @@
 import { consumer, type Feature, provide } from '../feature.ts'
-import { counterUpdatesService, createCounterUpdates } from './counters.ts'
 import { createDispatch, dispatchService } from './dispatch.ts'
+import { createHints, hintsService } from './hints.ts'
 import { events as publishRoutes, listeners as listenerRoutes } from './routes.ts'
 import { EventMessage } from './schema.ts'
+import { hintTakersService } from '../webhooks/hint-takers.ts'
 
 /** Publishes events and dispatches them to the listeners of all features. */
 export const events: Feature = {
   name: 'events',
   provides: [
-    provide(counterUpdatesService, ({ db, outbox }) => createCounterUpdates(db, outbox)),
+    provide(hintsService, ({ db, enqueue, traceparent, use }) =>
+      createHints({
+        db,
+        takenByEndpoints: (hints) => use(hintTakersService)(hints),
+        send: (messages) =>
+          enqueue(
+            'EVENTS',
+            messages.map((body) => ({ body })),
+          ),
+        traceparent,
+      }),
+    ),
     provide(dispatchService, (platform) =>
       createDispatch({
         db: platform.db,
         listeners: platform.features.flatMap(({ listener }) => listener?.(platform) ?? []),
-        counterUpdates: platform.use(counterUpdatesService),
         enqueue: (messages) => platform.enqueue('EVENTS', messages),
         onFailure: platform.onFailure,
       }),
@@ -37,15 +48,8 @@ export const events: Feature = {
       isExclusive: true,
       run: ({ use }) => use(dispatchService).rebuildOutdated(),
     },
-    {
-      name: 'publish counts',
-      isExclusive: false,
-      async run({ use }) {
-        await use(dispatchService).publishCounts()
-        return use(counterUpdatesService).waiting()
-      },
-    },
   ],
+  removals: { user: async ({ outbox }, id, _most, from) => ({ next: await outbox.forget(id, from) }) },
   purges: { events: ({ outbox, config }, most, now) => outbox.purge(most, now - config.events.keptMs) },
   figures: ({ outbox }) => ({ outbox: () => outbox.backlog(Date.now()) }),
 }

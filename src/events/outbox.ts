@@ -6,27 +6,29 @@ import { isDeepStrictEqual } from 'node:util'
 import { eventSequences, events } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
-import { type Audience, catalog, type EventData, type EventType, subjectOf } from './catalog.ts'
-import type { EventMessage, Publication } from './schema.ts'
+import { type Audience, catalog, type EventData, type EventType, type HintType, subjectOf } from './catalog.ts'
+import { type EventMessage, PATIENCE_MS, type Publication } from './schema.ts'
 
-/**
- * An event of a known type. A field of its data, and its audience, may be SQL that the transaction computes. `given` is
- * input for that SQL: `value -> 'given'`.
- */
+/** A fact. A field of its data may be SQL that the transaction computes. */
 export type NewEvent = {
-  [T in EventType]: {
+  [T in Exclude<EventType, HintType>]: {
+    /** Absent: a new one. An event whose id exists is not recorded again. */
+    id?: string
     type: T
     /** Complete, though publishers may leave fields out. A comment that replies to none has no `parentId`. */
     data: { [F in Exclude<keyof EventData<T>, 'parentId'>]-?: EventData<T>[F] | SQL } & { parentId?: string }
-    audience?: Audience | SQL
-    given?: Record<string, unknown>
+    audience?: Audience
   }
-}[EventType]
+}[Exclude<EventType, HintType>]
 
-/** The queue has this long to deliver an event. After that the cron enqueues it again. */
-const PATIENCE_MS = 60_000
+/** The channels whose events name persons, for SQL. */
+const ABOUT_PERSONS = `'user_events', 'post_events', 'comment_events', 'relation_events', 'mail_events'`
+
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
+
+/** How many events one statement looks through for those about a deleted user. */
+const SCANNED = 10_000
 
 /** How many waiting events a figure counts at most. */
 const MAX_COUNTED = 1_000
@@ -37,7 +39,7 @@ export type Transaction = ReturnType<Outbox['transaction']>
 export type Outbox = ReturnType<typeof createOutbox>
 
 /**
- * The transactional outbox (https://microservices.io/patterns/data/transactional-outbox.html): the D1 batch that makes a
+ * The transactional outbox of facts (https://microservices.io/patterns/data/transactional-outbox.html): the D1 batch that makes a
  * change also inserts its event, so neither exists without the other. Queue messages carry ids only. `resend` enqueues
  * the events that the queue lost, until `dispatch` marks their rows as dispatched. No Redis.
  */
@@ -53,7 +55,6 @@ export function createOutbox(
     computed: [field: string, value: SQL][],
     when: SQL,
     now: number,
-    audience = sql`value -> 'audience'`,
   ) {
     const set = computed.map(([field, value]) => sql`, ${`$.${field}`}, ${value}`)
     // The columns in the order of the table. A trigger sets the sequence.
@@ -62,7 +63,7 @@ export function createOutbox(
       .select(
         sql`
           SELECT value ->> 'id', value ->> 'channel', value ->> 'type', value ->> 'subject', 0,
-            json_set(value -> 'data' ${sql.join(set)}), ${audience}, ${now}, ${now + PATIENCE_MS}, 0,
+            json_set(value -> 'data' ${sql.join(set)}), value -> 'audience', ${now}, ${now + PATIENCE_MS}, 0,
             ${traceparent ?? null}, NULL, 0
           FROM json_each(${JSON.stringify(rows)})
           WHERE ${when}`,
@@ -89,8 +90,7 @@ export function createOutbox(
           const computed = Object.entries(all[0]?.data ?? {}).filter((field): field is [string, SQL] => isSql(field[1]))
           const rows = all.map((event) => toRow(event, now))
           recorded.push(...rows.map((row) => row.id))
-          const audience = all[0]?.audience
-          return insert(rows, computed, when, now, isSql(audience) ? audience : undefined)
+          return insert(rows, computed, when, now)
         },
         enqueue(): void {
           if (recorded.length > 0) defer(() => enqueue(recorded))
@@ -164,6 +164,31 @@ export function createOutbox(
     },
 
     /**
+     * Deletes the events about a deleted user among the next `SCANNED` events after the place `from`, and the sequences of
+     * posts that are gone. Only `user_deleted` stays, for those who must learn of it. Returns the next place, null at the
+     * end. Walks all events: an index of those who are named in them would cost every event a row. Safe to repeat.
+     */
+    async forget(userId: string, from: string | undefined): Promise<string | null> {
+      // Two subqueries: SQLite reads the ends of an index only for one `min` or `max` at a time.
+      const [range] = await db.all<{ first: number | null; last: number | null }>(
+        sql`SELECT (SELECT min(rowid) FROM events) AS first, (SELECT max(rowid) FROM events) AS last`,
+      )
+      const first = Math.max(Number(from ?? 0), range?.first ?? 0)
+      const next = first + SCANNED
+      const about = sql`rowid >= ${first} AND rowid < ${next} AND channel IN (${sql.raw(ABOUT_PERSONS)})
+        AND type <> 'user_deleted' AND (subject = ${userId} OR instr(data, ${userId}) > 0)`
+      await db.batch([
+        db.delete(eventSequences).where(
+          sql`(channel, subject) IN (SELECT channel, subject FROM events WHERE ${about}) 
+            AND (subject = ${userId} AND channel = 'relation_events' OR substr(subject, 1, 2) = 'p_'
+              AND NOT EXISTS (SELECT 1 FROM posts WHERE posts.id = event_sequences.subject))`,
+        ),
+        db.delete(events).where(about),
+      ])
+      return next > (range?.last ?? 0) ? null : String(next)
+    },
+
+    /**
      * Deletes at most `most` dispatched events that are older than `before` (Unix ms), the oldest first, and the sequences
      * of subjects that have had no event since: the next event about such a subject begins at 1. Returns how many events.
      */
@@ -190,17 +215,16 @@ export function createOutbox(
   }
 }
 
-/** The row of an event. The statement adds its computed data and audience. */
-function toRow({ type, data, audience = 'everyone', given }: NewEvent, now: number) {
+/** The row of an event. The statement adds its computed data. */
+function toRow({ id, type, data, audience = 'everyone' }: NewEvent, now: number) {
   const plain = Object.fromEntries(Object.entries(data).filter(([, value]) => !isSql(value)))
   return {
-    id: newId('ev', now),
+    id: id ?? newId('ev', now),
     channel: catalog[type].channel,
     type,
     subject: subjectOf(type, plain),
     data: plain,
-    audience: isSql(audience) ? ('services' as const) : audience,
-    ...(given === undefined ? {} : { given }),
+    audience,
   }
 }
 

@@ -17,7 +17,9 @@ export const events = new Hono<AppEnv>().post(
     description:
       'The API stores the event, then delivers it to webhooks, listeners and streams, at least once each. Events on our ' +
       'channels must match the schema of their type. Channels that begin with `custom_` accept any type and data; only ' +
-      'webhooks receive these events, unless you set `audience`. Repeating a request with the same `id` changes nothing. ' +
+      'webhooks receive these events, unless you set `audience`. `counter_update` and `user_status_change` are hints: they ' +
+      'have no `sequence`, and of several waiting ones about the same only the latest is delivered. Repeating a request ' +
+      'with the same `id` changes nothing. ' +
       'Also takes a CloudEvent as SDKs send it in structured mode, with `channel` as an extension attribute. The API keeps ' +
       '`id`, `type`, `subject`, `data`, `channel` and `audience`, and ignores other attributes, such as `source` and ' +
       '`time`: the event gets the source of the API and the time of its publication. Works without Redis.',

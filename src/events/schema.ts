@@ -1,13 +1,28 @@
 import * as v from 'valibot'
 import { JsonObject } from '../http/input.ts'
-import { Audience, catalog, CHANNELS, CUSTOM_CHANNEL, isKnown, subjectOf, TypeName } from './catalog.ts'
+import { Audience, catalog, CHANNELS, CUSTOM_CHANNEL, HINTS, isKnown, subjectOf, TypeName } from './catalog.ts'
+
+/** The queue has this long to deliver a stored event. After that the cron enqueues it again. */
+export const PATIENCE_MS = 60_000
+
+/** A hint on its way. */
+const Hint = v.object({
+  id: v.string(),
+  type: v.picklist(HINTS),
+  data: JsonObject,
+  audience: v.picklist(['everyone', 'followers', 'others']),
+  /** When its state was read, or began (Unix ms). */
+  at: v.number(),
+  traceparent: v.exactOptional(v.string()),
+})
+export type Hint = v.InferOutput<typeof Hint>
 
 /** A message of the queue `events`. */
 export const EventMessage = v.variant('kind', [
   /** Dispatch this stored event to the listeners. */
   v.object({ kind: v.literal('event'), id: v.string() }),
-  /** Publish the counts that changed. */
-  v.object({ kind: v.literal('counters') }),
+  /** Publish these hints. */
+  v.object({ kind: v.literal('hints'), hints: v.array(Hint) }),
   /** The next step of a listener that rebuilds its data. */
   v.object({ kind: v.literal('rebuild'), listener: v.string(), cursor: v.nullable(v.string()) }),
   /** The next step of a listener that splits its work. */

@@ -6,6 +6,6 @@ import { feed as routes } from './routes.ts'
 /** The posts of the users one follows. */
 export const feed: Feature = {
   name: 'feed',
-  provides: [provide(feedService, ({ db, use }) => createFeed(db, use(postsService).withCounts))],
+  provides: [provide(feedService, ({ replica, use }) => createFeed(replica, use(postsService).withCounts))],
   routes: [['/v1/feed', routes]],
 }

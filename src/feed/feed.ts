@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { isPresent } from '../db/present.ts'
 import { isBlockedOrMuted } from '../db/relations.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { PostRow } from '../posts/posts.ts'
@@ -25,7 +26,7 @@ const LATEST = 'p_~'
  * rows each ($0.2 per million). A flush would still need this query to rebuild them, and a follow, a new post or a
  * deletion would leave a list or a cached page wrong for a while.
  *
- * One D1 round trip, then one for the counts. Without Redis the counts come from D1.
+ * One D1 round trip, to a replica if there are any, then one for the counts. Without Redis the counts come from D1.
  */
 export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[], viewerId: string) => Promise<Post[]>) {
   return {
@@ -47,7 +48,8 @@ export function createFeed(db: DrizzleD1Database, withCounts: (rows: PostRow[], 
 const feedQuery = (userId: string, limit: number, before: string) => sql`
   WITH RECURSIVE queue (id, author_id) AS (
     SELECT (SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${before}), followed_id
-    FROM follows WHERE follower_id = ${userId} AND NOT ${isBlockedOrMuted(userId, sql`followed_id`)}
+    FROM follows WHERE follower_id = ${userId} AND ${isPresent(sql`followed_id`)}
+      AND NOT ${isBlockedOrMuted(userId, sql`followed_id`)}
     UNION ALL
     SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id), author_id
     FROM queue WHERE id IS NOT NULL

@@ -4,7 +4,7 @@ import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery, pageSchema } from '../http/input.ts'
 import { doc, valid } from '../http/openapi.ts'
-import { Post } from '../posts/schema.ts'
+import { idsIn, Post } from '../posts/schema.ts'
 import { feedService } from './feed.ts'
 
 export const feed = new Hono<AppEnv>().get(
@@ -15,7 +15,8 @@ export const feed = new Hono<AppEnv>().get(
     summary: 'List the posts of the users I follow, newest first',
     description: 'Works without Redis. Then counts may be slightly old.',
     answer: pageSchema(Post),
-    sends: ['ETag'],
+    headers: ['X-D1-Bookmark'],
+    sends: ['ETag', 'X-D1-Bookmark'],
     problems: ['invalid-request', 'not-signed-in'],
   }),
   admit('reads', { session: 'required' }),
@@ -23,6 +24,6 @@ export const feed = new Hono<AppEnv>().get(
   async (c) => {
     const { limit, cursor } = c.req.valid('query')
     const page = await c.var.use(feedService).page(c.var.userId, limit, cursor)
-    return answerCacheable(c, page)
+    return answerCacheable(c, page, () => idsIn(page.items))
   },
 )

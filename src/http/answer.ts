@@ -1,6 +1,7 @@
 import type { Context } from 'hono'
 import type { CacheEvent } from '../redis/cache.ts'
 import { traceparentOf } from '../trace.ts'
+import { bookmarkHeaders } from './bookmark.ts'
 import type { AppEnv, RequestContext } from './context.ts'
 
 /** What protects answers that are not pages. `public/_headers` has what protects pages. */
@@ -21,6 +22,7 @@ export const EXPOSED_HEADERS = [
   'RateLimit-Policy',
   'Retry-After',
   'Traceresponse',
+  'X-D1-Bookmark',
   'X-Request-Id',
 ]
 
@@ -53,6 +55,8 @@ export function answerHeaders(c: RequestContext): Record<string, string> {
   const { commands, roundTrips, waitedMs } = platform.meter
   const ms = waitedMs === 0 ? '0.0' : waitedMs.toFixed(1)
   headers['Server-Timing'] = `redis;dur=${ms};desc="${commands} commands, ${roundTrips} round trips"`
+  const { bookmark } = platform
+  if (bookmark !== undefined) Object.assign(headers, bookmarkHeaders(c, bookmark))
   const status = cacheStatus(platform.cacheEvents)
   if (status !== '') headers['Cache-Status'] = status
   return headers
@@ -62,7 +66,8 @@ export function answerHeaders(c: RequestContext): Record<string, string> {
 export function completeAnswer(c: Context<AppEnv>): void {
   if (c.get('answer').complete === c.res) return
   const { headers } = c.res
-  const { Vary, ...others } = answerHeaders(c)
+  const { Vary, 'Set-Cookie': cookie, ...others } = answerHeaders(c)
+  if (cookie !== undefined) headers.append('Set-Cookie', cookie) // a sign-in has one too
   for (const [name, value] of Object.entries(others)) headers.set(name, value)
   if (Vary !== undefined && !/\bOrigin\b/i.test(headers.get('Vary') ?? '')) headers.append('Vary', Vary)
   if (!headers.has('Cache-Control')) headers.set('Cache-Control', 'no-store')

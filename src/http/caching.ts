@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { invalidField } from '../errors.ts'
+import type { Platform } from '../platform.ts'
 import { answerHeaders } from './answer.ts'
 import type { RequestContext } from './context.ts'
 import { parseVersions } from './headers.ts'
@@ -33,13 +34,23 @@ export function nextLink(c: RequestContext, value: { nextCursor?: unknown }): st
  * Answers JSON that clients may store and revalidate (RFC 9111). Its entity tag is `"version-…"` of `parts`: pass all that
  * can change in the body. Without parts it is a hash of the body. A request whose `If-None-Match` has the tag gets a 304.
  * The answer has all its headers at once; those set by `c.header` are not part of it.
+ *
+ * Shared caches may keep an answer to a request without credentials and cookies for a moment, by `sharedControl`, under
+ * the tags `ids`: the users and posts that it shows. Any other answer is private.
  */
-export function answerCacheable(c: RequestContext, value: object, ...parts: (number | string)[]): Response {
+export function answerCacheable(
+  c: RequestContext,
+  value: object,
+  ids: () => string[],
+  ...parts: (number | string)[]
+): Response {
   const body = JSON.stringify(value)
   const tag = parts.length > 0 ? etagOf(...parts) : `"${createHash('sha1').update(body).digest('base64url')}"`
   const headers = answerHeaders(c)
   headers['ETag'] = tag
-  headers['Cache-Control'] = c.get('claims') ? 'private, no-cache' : 'public, no-cache'
+  const shared = c.get('answer').isAnonymous ? sharedControl(c.get('platform')) : undefined
+  headers['Cache-Control'] = shared ?? 'private, no-cache'
+  if (shared !== undefined) headers['Cache-Tag'] = ids().join()
   headers['Vary'] =
     headers['Vary'] === undefined ? 'Authorization, Cookie' : `Authorization, Cookie, ${headers['Vary']}`
   const link = nextLink(c, value)
@@ -49,6 +60,21 @@ export function answerCacheable(c: RequestContext, value: object, ...parts: (num
   const answer = new Response(isCurrent ? null : body, { status: isCurrent ? 304 : 200, headers })
   c.get('answer').complete = answer
   return answer
+}
+
+/**
+ * How long shared caches may keep an answer: as long as the memory of this isolate may go on to serve the values in it. So
+ * a change or deletion disappears from Cloudflare's cache when it disappears from the isolates, `MEMORY_SECONDS` after the
+ * write at the latest. The last quarter of this time an answer is served while the cache asks for the next one.
+ * `stale-if-error=0`, because Cloudflare would serve an old answer for as long as the Worker fails.
+ */
+function sharedControl({ config, cacheEvents }: Platform): string {
+  let ageMs = config.edgeCacheMs
+  for (const { memoryMs = ageMs } of cacheEvents) if (memoryMs < ageMs) ageMs = memoryMs
+  const seconds = Math.floor(ageMs / 1_000)
+  if (seconds === 0) return 'public, no-cache' // stored, and checked before each use
+  const staleSeconds = Math.floor(seconds / 4)
+  return `public, max-age=${seconds - staleSeconds}, stale-while-revalidate=${staleSeconds}, stale-if-error=0`
 }
 
 /** Whether the condition of a read (RFC 9110 §13.1.2) names `tag`. The comparison is weak. */

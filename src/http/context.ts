@@ -27,6 +27,8 @@ export interface AppEnv {
     answer: {
       /** What it says about the limit of its route. */
       limitHeaders?: Record<string, string>
+      /** Whether the request has neither a credential nor a cookie. Absent: not looked at yet. */
+      isAnonymous?: boolean
       /** The answer that has all its headers. */
       complete?: Response
     }

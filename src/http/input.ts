@@ -45,6 +45,8 @@ const NAMES: Record<IdKind, string> = {
   dl: 'delivery',
   ch: 'challenge',
   st: 'service token',
+  rp: 'report',
+  ml: 'log entry',
 }
 
 /** An id of one kind, as it appears in paths, queries and bodies: `u_…`. */
@@ -73,7 +75,7 @@ export const limitOf = (fallback: number, max: number) =>
   )
 
 /** Selects a page: at most 100 items, after `cursor`, which is the `nextCursor` of the page before. */
-export const pageQuery = (kind: 'p' | 'c' | 'f' | 'r' | 'n' | 'wh' | 'st') =>
+export const pageQuery = (kind: 'p' | 'c' | 'f' | 'r' | 'n' | 'wh' | 'st' | 'rp' | 'ml') =>
   v.object({
     limit: limitOf(20, 100),
     cursor: v.optional(v.pipe(id(kind), v.description('The `nextCursor` of the page before.'))),

@@ -45,6 +45,9 @@ const HEADERS = {
     'A key of your choice, 1 to 255 characters. If you repeat the request with the key within a day, the API repeats ' +
     'its first answer.',
   'Last-Event-ID': 'The `id` of the last event you received. The stream starts after it.',
+  'X-D1-Bookmark':
+    'The latest value of this header that an answer gave you. The answer then has all that you wrote or saw before. A ' +
+    'session by cookie has a cookie for it.',
   'If-Match': 'An `ETag`, or the version in it. The API makes the change only if the resource still has this version.',
 }
 

@@ -70,6 +70,10 @@ function toProblem(error: unknown): Problem {
   // Thrown by Hono and its JSON validator.
   if (error instanceof HTTPException && error.status === 400) return new Problem('malformed-json')
   if (error instanceof HTTPException && error.status === 413) return new Problem('body-too-large')
+  if (hasMessage(error, 'FOREIGN KEY constraint failed')) {
+    // Only users are referred to by what a request writes.
+    return new Problem('not-signed-in', 'This account was deleted', {}, { cause: error })
+  }
   if (isOutage(error)) {
     return new Problem(
       'unavailable',
@@ -80,6 +84,9 @@ function toProblem(error: unknown): Problem {
   }
   return new Problem('internal', undefined, {}, { cause: error })
 }
+
+const hasMessage = (error: unknown, part: string): boolean =>
+  error instanceof Error && (error.message.includes(part) || hasMessage(error.cause, part))
 
 /** D1 errors that a repetition of the request cannot avoid: the statement or its values are at fault. */
 const FAULTY_STATEMENT = /SQLITE_(CONSTRAINT|ERROR|MISMATCH|MISUSE|RANGE|TOOBIG|AUTH)/

@@ -34,13 +34,21 @@ async function readService(c: RequestContext): Promise<ServiceCaller | undefined
   return caller
 }
 
+/** Whether a back end may do what `rule` protects. */
+export const mayDo = ({ scopes }: ServiceCaller, rule: ServiceRule): boolean =>
+  scopes === 'all' || scopes.includes(rule)
+
+/** Throws 403 unless the back end may do what `rule` protects. */
+export function requireScope(caller: ServiceCaller, rule: ServiceRule): void {
+  if (mayDo(caller, rule)) return
+  const detail = rule === 'root' ? 'Only SERVICE_TOKEN may do this' : `This service token lacks the scope ${rule}`
+  throw new Problem('scope-required', detail, { scope: rule })
+}
+
 /** Admits the back end of the request to what `rule` protects. Undefined: there is none. Throws 403 without the scope. */
 export async function admitService(c: RequestContext, rule: ServiceRule): Promise<ServiceCaller | undefined> {
   const caller = await readService(c)
-  if (caller && caller.scopes !== 'all' && !caller.scopes.includes(rule)) {
-    const detail = rule === 'root' ? 'Only SERVICE_TOKEN may do this' : `This service token lacks the scope ${rule}`
-    throw new Problem('scope-required', detail, { scope: rule })
-  }
+  if (caller) requireScope(caller, rule)
   return caller
 }
 

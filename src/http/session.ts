@@ -1,4 +1,5 @@
 import type { Context } from 'hono'
+import { createMiddleware } from 'hono/factory'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { Problem } from '../errors.ts'
 import { limitState } from '../rate-limit/rate-limit.ts'
@@ -18,7 +19,12 @@ const REMEMBERED_MS = 60_000
 
 export const setSessionCookie = (c: Context, token: string, expires: Date) =>
   setCookie(c, COOKIE, token, { ...COOKIE_OPTIONS, expires })
-export const deleteSessionCookie = (c: Context) => deleteCookie(c, COOKIE, COOKIE_OPTIONS)
+
+/** Deletes the cookie of a session that has ended, now or before. */
+export const forgetCookie = createMiddleware<AppEnv>(async (c, next) => {
+  await next()
+  if (c.res.status === 204 || c.res.status === 401) deleteCookie(c, COOKIE, COOKIE_OPTIONS)
+})
 
 const cookieOf = (c: Context) => (c.req.header('Cookie') === undefined ? undefined : getCookie(c, COOKIE, 'host'))
 
@@ -35,9 +41,11 @@ export const hasCredential = (c: Context) => c.req.header('Authorization') !== u
 export function readClaims(c: Context<AppEnv>): Claims | undefined {
   let claims = c.get('claims')
   if (claims === undefined) {
-    const token = bearerOf(c) ?? cookieOf(c)
+    const isAnonymous = c.req.header('Authorization') === undefined && c.req.header('Cookie') === undefined
+    const token = isAnonymous ? undefined : (bearerOf(c) ?? cookieOf(c))
     claims = (token === undefined ? undefined : c.get('use')(sessionTokens).read(token)) ?? null
     c.set('claims', claims)
+    c.get('answer').isAnonymous = isAnonymous
   }
   return claims ?? undefined
 }

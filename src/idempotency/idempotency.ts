@@ -86,6 +86,13 @@ export function createIdempotency(db: DrizzleD1Database) {
       }
     },
 
+    /** Deletes at most `most` keys of a deleted user. Returns how many. Safe to repeat. */
+    async removeOf(user: string, most: number): Promise<number> {
+      const owned = sql`(SELECT rowid FROM ${idempotencyKeys} WHERE ${userId} = ${user} LIMIT ${most})`
+      const removed = await db.run(sql`DELETE FROM ${idempotencyKeys} WHERE rowid IN ${owned}`)
+      return removed.meta.changes
+    },
+
     /** Deletes at most `most` keys older than a day. Returns how many. One D1 query. */
     async purge(most: number, now = Date.now()): Promise<number> {
       const old = db

@@ -1,6 +1,7 @@
-import { dispatchService } from '../events/dispatch.ts'
+import { hintsService } from '../events/hints.ts'
 import { consumer, type Feature, provide } from '../feature.ts'
 import { notificationsService } from '../notifications/notifications.ts'
+import { likeExports } from './export.ts'
 import { createLikes, likesService } from './likes.ts'
 import { purgeRemovedLikes, removeLikesOfComment, removeLikesOfPost } from './purge.ts'
 import { commentLikes, postLikes } from './routes.ts'
@@ -11,8 +12,8 @@ const COMPLETED_PER_RUN = 10_000
 
 /**
  * Likes of posts and comments. Redis counts a like at once; the queue carries it to D1. There, triggers update the count
- * of the content (`migrations/0002_count_triggers.sql`) and note it for a `counter_update` event
- * (`migrations/0004_events.sql`). After that the author's notification is refreshed.
+ * and the score of the content (`migrations/0019_scores.sql`). After that the author's notification is refreshed, and the
+ * count is sent as a hint.
  */
 export const likes: Feature = {
   name: 'likes',
@@ -25,6 +26,7 @@ export const likes: Feature = {
         enqueue: (message) =>
           enqueue('LIKES', [{ body: { ...message, ...(traceparent === undefined ? {} : { traceparent }) } }]),
         onApplied: (kind, contentIds) => use(notificationsService).refreshLikes(kind, contentIds),
+        sendCounts: (counts) => use(hintsService).sendCounts(counts),
       }),
     ),
   ],
@@ -32,18 +34,7 @@ export const likes: Feature = {
     ['/v1/posts', postLikes],
     ['/v1/comments', commentLikes],
   ],
-  consumers: [
-    consumer({
-      message: LikeMessage,
-      async consume({ use }, messages) {
-        const failed = await use(likesService).apply(messages)
-        await use(dispatchService)
-          .publishCountsLater()
-          .catch(() => {}) // the cron publishes them too
-        return failed
-      },
-    }),
-  ],
+  consumers: [consumer({ message: LikeMessage, consume: ({ use }, messages) => use(likesService).apply(messages) })],
   jobs: [
     {
       name: 'complete likes',
@@ -52,8 +43,10 @@ export const likes: Feature = {
     },
   ],
   purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },
+  exports: likeExports,
   removals: {
     post: ({ db }, id, most) => removeLikesOfPost(db, id, most),
     comment: ({ db }, id, most) => removeLikesOfComment(db, id, most),
+    user: ({ use }, id, most) => use(likesService).removeOf(id, most),
   },
 }

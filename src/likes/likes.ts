@@ -1,8 +1,11 @@
 import { and, eq, exists, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
-import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
+import { isPresent } from '../db/present.ts'
+import { commentLikes, comments, postLikes, posts, unsettledCounts } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
+import type { CountRead } from '../events/hints.ts'
 import type { Counters, LikeState, Settlement, WrittenLike } from '../redis/counter.ts'
 import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
@@ -20,6 +23,9 @@ const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? '
 
 /** Where D1 has refused so many messages in a row, it is D1 that fails and not the messages. */
 const MAX_REFUSALS = 3
+
+/** How many contents `onApplied` receives at once while likes of a deleted user are removed. */
+const REFRESHED_AT_ONCE = 100
 
 /** How many likes `complete` writes to D1 at once. */
 const COMPLETED_AT_ONCE = 100
@@ -47,8 +53,9 @@ export function createLikes(dependencies: {
   enqueue: (message: LikeMessage) => Promise<unknown>
   /** Called after D1 has the likes of these contents. */
   onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>
+  sendCounts: (counts: CountRead[]) => Promise<unknown>
 }) {
-  const { db, readCounters, writeCounters, enqueue, onApplied } = dependencies
+  const { db, readCounters, writeCounters, enqueue, onApplied, sendCounts } = dependencies
 
   const postOf = (commentId: string) =>
     db
@@ -83,8 +90,9 @@ export function createLikes(dependencies: {
       INSERT INTO ${likes} (${column}, user_id, is_liked, changed_at, since)
       SELECT value->>'contentId', value->>'userId', value->>'isLiked', value->>'changedAt', value->>'stateSince'
       FROM json_each(${JSON.stringify(messages)})
-      WHERE EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
-        AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId')
+      WHERE (EXISTS (SELECT 1 FROM ${rows} WHERE id = value->>'contentId')
+          OR EXISTS (SELECT 1 FROM takedowns WHERE content_id = value->>'contentId')) -- it may be restored
+        AND EXISTS (SELECT 1 FROM users WHERE id = value->>'userId' AND ${isPresent(sql`users.id`)})
       ON CONFLICT DO UPDATE SET is_liked = excluded.is_liked, changed_at = excluded.changed_at,
         since = coalesce(excluded.since, iif(is_liked = excluded.is_liked, coalesce(since, changed_at), NULL))
       WHERE excluded.changed_at > changed_at`)
@@ -112,8 +120,8 @@ export function createLikes(dependencies: {
     return failed
   }
 
-  /** The counts of likes of `ids` in D1. */
-  async function countsInD1(kind: LikedKind, ids: string[]): Promise<Settlement[]> {
+  /** The counts of likes of `ids` in D1, and when it had them. */
+  async function countsInD1(kind: LikedKind, ids: string[]): Promise<(Settlement & CountRead)[]> {
     if (ids.length === 0) return []
     const { rows } = contents[kind]
     const found = await db
@@ -122,15 +130,17 @@ export function createLikes(dependencies: {
         count: rows.likesCount,
         revision: rows.countsRevision,
         changedAt: rows.likesChangedAt,
+        at: NOW,
       })
       .from(rows)
       .where(sql`${rows.id} IN ${listOf(ids)}`)
-    return found.map(({ contentId, count, revision, changedAt }) => ({
+    return found.map(({ contentId, count, revision, changedAt, at }) => ({
       counter: 'likes',
       contentId,
       count,
       revision,
       changedAt,
+      at,
     }))
   }
 
@@ -155,7 +165,7 @@ export function createLikes(dependencies: {
     }))
   }
 
-  /** Brings Redis to what D1 has of what `messages` are about. D1, then one round trip. */
+  /** Brings Redis to what D1 has of what `messages` are about, and sends the counts as hints. D1, then one round trip. */
   async function settle(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
     // What D1 left out (the user is gone) it has seen too: no newer change will come and settle the count.
     const seen = new Map<string, number>()
@@ -164,11 +174,19 @@ export function createLikes(dependencies: {
     }
     const [counts, states] = await Promise.all([countsInD1(kind, [...seen.keys()]), statesInD1(kind, messages)])
     for (const count of counts) count.changedAt = Math.max(count.changedAt, seen.get(count.contentId) ?? 0)
-    await writeCounters.settle(counts, states)
+    await Promise.all([sendCounts(counts), writeCounters.settle(counts, states)])
   }
 
+  /** Lets the cron settle counts within a minute after an outage: a message that has often failed waits longer. */
+  const noteUnsettled = (contentIds: string[]) =>
+    db
+      .insert(unsettledCounts)
+      .select(sql`SELECT value FROM json_each(${JSON.stringify(contentIds)}) WHERE true`)
+      .onConflictDoNothing()
+
   /**
-   * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, then settles Redis.
+   * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, then settles Redis and
+   * sends the hints of the counts.
    * Returns the messages that failed: one that D1 refuses fails alone. D1 has the others already where only Redis or
    * `onApplied` failed. Safe to repeat.
    */
@@ -179,11 +197,13 @@ export function createLikes(dependencies: {
       for (const message of await writeEach(kind, ofKind)) failed.add(message)
       const applied = ofKind.filter((message) => !failed.has(message))
       if (applied.length === 0) continue
+      const contentIds = [...new Set(applied.map((message) => message.contentId))]
       try {
-        await onApplied(kind, [...new Set(applied.map((message) => message.contentId))])
+        await onApplied(kind, contentIds)
         await settle(kind, applied) // last: it removes the likes from those that `complete` repeats
       } catch {
         for (const message of applied) failed.add(message)
+        await noteUnsettled(contentIds).catch(() => {}) // the queue repeats the messages anyway
       }
     }
     return failed
@@ -249,6 +269,36 @@ export function createLikes(dependencies: {
         if (unwritten.length < COMPLETED_AT_ONCE) return 0
       }
       return writeCounters.unwritten('likes')
+    },
+
+    /**
+     * Removes at most `most` likes of a deleted user, and what notifications say of them. Returns how many. A like is first
+     * taken back, and its row goes last: a step that dies in between finds it again. Safe to repeat; the cron settles the
+     * counts that Redis missed.
+     */
+    async removeOf(userId: string, most: number): Promise<number> {
+      let removed = 0
+      for (const kind of ['post', 'comment'] as const) {
+        const { likes, contentId, userId: likerId } = contents[kind]
+        const rows = await db
+          .select({ id: sql<string>`${contentId}` })
+          .from(likes)
+          .where(eq(likerId, userId))
+          .limit(most - removed)
+        if (rows.length === 0) continue
+        const ids = rows.map(({ id }) => id)
+        const isTheirs = and(eq(likerId, userId), sql`${contentId} IN ${listOf(ids)}`)
+        await db.update(likes).set({ isLiked: false }).where(and(isTheirs, likes.isLiked))
+        for (let done = 0; done < ids.length; done += REFRESHED_AT_ONCE) {
+          await onApplied(kind, ids.slice(done, done + REFRESHED_AT_ONCE))
+        }
+        await db.delete(likes).where(isTheirs)
+        await writeCounters.settle(await countsInD1(kind, ids)).catch(() => {})
+        removed += rows.length
+        if (removed === most) return removed
+      }
+      await writeCounters.forgetStates(userId)
+      return removed
     },
 
     /** Brings the counts of posts to those in D1, unless a newer change is in the queue. D1, then one round trip. */

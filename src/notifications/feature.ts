@@ -1,5 +1,6 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { notificationExports } from './export.ts'
 import { createMentions, mentionsService } from './mentions.ts'
 import { createNotifications, type Inbox, notificationsService } from './notifications.ts'
 import { notifications as routes } from './routes.ts'
@@ -9,9 +10,11 @@ export const notifications: Feature = {
   name: 'notifications',
   provides: [
     provide(mentionsService, ({ db }) => createMentions(db)),
-    provide(notificationsService, ({ db, cache, use, writeThrough, config }) =>
-      createNotifications({
+    provide(notificationsService, (platform) => {
+      const { cache, config, db, use, writeThrough } = platform
+      return createNotifications({
         db,
+        replica: () => platform.replica,
         mentions: use(mentionsService),
         // Not in isolate memory: a user must see their own change at once, on every isolate.
         inboxes: cache<Inbox>(
@@ -20,11 +23,17 @@ export const notifications: Feature = {
         ),
         writeThrough,
         ...config.notifications,
-      }),
-    ),
+      })
+    }),
   ],
   routes: [['/v1/notifications', routes]],
   listener: ({ use }) => use(notificationsService).listener,
-  removals: { post: ({ use }, postId, most) => use(mentionsService).removeOfPost(postId, most) },
+  exports: notificationExports,
+  removals: {
+    post: ({ use }, postId, most) => use(mentionsService).removeOfPost(postId, most),
+    comment: ({ use }, id, most) => use(mentionsService).removeOfComment(id, most),
+    user: async ({ use }, id, most) =>
+      (await use(mentionsService).removeOf(id, most)) + (await use(notificationsService).removeOf(id, most)),
+  },
   purges: { notifications: ({ use }, most, now) => use(notificationsService).purge(most, now) },
 }

@@ -4,7 +4,7 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { isBlocked } from '../db/relations.ts'
 import { removeOwned } from '../db/remove.ts'
-import { comments, mentions, posts, users } from '../db/schema.ts'
+import { comments, mentions, posts, takedowns, users } from '../db/schema.ts'
 import { newId } from '../ids.ts'
 import { service } from '../service.ts'
 
@@ -38,7 +38,17 @@ export const mentionsService = service<Mentions>('mentions')
  * author of its post. Neither are those whom the comment notifies anyway. No Redis. Safe to repeat.
  */
 export function createMentions(db: DrizzleD1Database) {
+  /** A statement that deletes what deleted contents named. What is taken down may be restored: it keeps its names. */
+  const forgetting = (contentIds: string[]) =>
+    db.delete(mentions).where(
+      sql`content_id IN ${listOf(contentIds)} AND NOT EXISTS (SELECT 1 FROM ${posts} WHERE id = content_id)
+        AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE id = content_id AND deleted_at IS NULL)
+        AND NOT EXISTS (SELECT 1 FROM ${takedowns} WHERE takedowns.content_id = mentions.content_id)`,
+    )
+
   return {
+    forgetting,
+
     /** Statements for the batch that writes a content, after it. `when`: whether the batch has written it. */
     record({ contentId, postId, authorId, text, isEdit }: Naming, when: SQL, now: number): BatchItem<'sqlite'>[] {
       const names = namesIn(text)
@@ -75,14 +85,22 @@ export function createMentions(db: DrizzleD1Database) {
     /** Deletes what deleted contents named. One D1 query. */
     async forget(contentIds: string[]): Promise<void> {
       if (contentIds.length === 0) return
-      await db.delete(mentions).where(
-        sql`content_id IN ${listOf(contentIds)} AND NOT EXISTS (SELECT 1 FROM ${posts} WHERE id = content_id)
-          AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE id = content_id AND deleted_at IS NULL)`,
-      )
+      await forgetting(contentIds)
     },
 
     /** Deletes at most `most` mentions on a deleted post. Returns how many. */
     removeOfPost: (postId: string, most: number): Promise<number> =>
       removeOwned(db, [mentions, mentions.postId], posts, postId, most),
+
+    /** Deletes at most `most` mentions in a deleted comment. Returns how many. */
+    removeOfComment: (id: string, most: number): Promise<number> =>
+      removeOwned(db, [mentions, mentions.contentId], comments, id, most),
+
+    /** Deletes at most `most` mentions of a deleted user. Returns how many. */
+    async removeOf(userId: string, most: number): Promise<number> {
+      const named = sql`(SELECT rowid FROM ${mentions} WHERE user_id = ${userId} LIMIT ${most})`
+      const { meta } = await db.run(sql`DELETE FROM ${mentions} WHERE rowid IN ${named}`)
+      return meta.changes
+    },
   }
 }

@@ -1,4 +1,6 @@
+import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { isBlockedOrMuted } from '../db/relations.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
@@ -54,6 +56,8 @@ export interface Inbox extends Mark {
 export interface NotificationsDependencies {
   db: DrizzleD1Database
   mentions: Mentions
+  /** For pages beyond what Redis holds. */
+  replica: () => DrizzleD1Database
   inboxes: Pick<Cache<Inbox>, 'get' | 'drop'>
   writeThrough: WriteThrough
   /** How many of a user's newest notifications Redis holds. */
@@ -88,8 +92,8 @@ const LAST_FOLLOW = 'f_~'
 /** How many rows one step of a rebuild reads. */
 const REBUILD_STEP = 500
 
-/** `noted_at` of a new notification. D1's clock: it has one, isolates have many. */
-const NOW = sql.raw("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
+/** Of how many rows a minute the cron deletes those that are expired: of 14 million a day. */
+const PURGED_PER_MINUTE = 10_000
 
 /** `noted_at` of a notification that a rebuild restores: who read since then has read it. */
 const AS_CREATED = sql.raw('created_at')
@@ -118,17 +122,22 @@ export const notificationsService = service<Notifications>('notifications')
  * Reading is one round trip, D1 beside it for pages beyond what Redis holds; three and D1 when Redis holds nothing, the
  * fill among them after the answer. Without Redis all is read from D1.
  */
-export function createNotifications(
-  { db, mentions, inboxes, writeThrough, inboxSize, keptMs }: NotificationsDependencies,
-  sizes = SIZES,
-) {
+export function createNotifications(platform: NotificationsDependencies, sizes = SIZES) {
+  const { db, mentions, inboxes, writeThrough, inboxSize, keptMs } = platform
+
   /** The first `limit` notifications of `userId` below the id `cursor`. Four queries of D1, at once. */
-  async function read(userId: string, limit: number, cursor: string, now: number): Promise<InboxItem[]> {
+  async function read(
+    userId: string,
+    limit: number,
+    cursor: string,
+    now: number,
+    from: DrizzleD1Database = db,
+  ): Promise<InboxItem[]> {
     const since = encoded(now - keptMs)
     const before = cursor.slice(2, -1) // without the letter of its kind
     const isHidden = (actorId: SQL) => isBlockedOrMuted(userId, actorId)
     const [stored, posted, followed, named] = await Promise.all([
-      db.all<StoredRow>(sql`
+      from.all<StoredRow>(sql`
         SELECT stored.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, stored.post_id AS postId,
           comments.id AS commentId, stored.created_at AS createdAt, noted_at AS notedAt
         FROM ${notifications} AS stored
@@ -138,7 +147,7 @@ export function createNotifications(
           AND (stored.content_id = stored.post_id OR comments.id IS NOT NULL)
           AND EXISTS (SELECT 1 FROM json_each(actor_ids) WHERE NOT ${isHidden(sql`value`)})
         ORDER BY stored.id DESC LIMIT ${limit}`),
-      db.all<SourceRow>(sql`
+      from.all<SourceRow>(sql`
         WITH RECURSIVE queue (id, author_id, since) AS (
           SELECT (
               SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${`p_${before}`} AND id > followed.since
@@ -146,7 +155,7 @@ export function createNotifications(
             followed_id, followed.since
           FROM (
             SELECT followed_id, max('p_' || substr(id, 3, 10), ${`p_${since}`}) AS since
-            FROM follows WHERE follower_id = ${userId} AND NOT ${isHidden(sql`followed_id`)}
+            FROM follows WHERE follower_id = ${userId} AND ${isPresent(sql`followed_id`)} AND NOT ${isHidden(sql`followed_id`)}
           ) AS followed
           UNION ALL
           SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id AND id > queue.since),
@@ -156,17 +165,18 @@ export function createNotifications(
         )
         SELECT posts.id, posts.author_id AS actorId, created_at AS createdAt, posts.id AS postId, NULL AS commentId
         FROM queue CROSS JOIN posts ON posts.id = queue.id`),
-      db.all<SourceRow>(sql`
+      from.all<SourceRow>(sql`
         SELECT id, follower_id AS actorId, created_at AS createdAt, NULL AS postId, NULL AS commentId FROM follows
         WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`}
-          AND NOT ${isHidden(sql`follower_id`)}
+          AND ${isPresent(sql`follower_id`)} AND NOT ${isHidden(sql`follower_id`)}
         ORDER BY id DESC LIMIT ${limit}`),
-      db.all<SourceRow>(sql`
+      from.all<SourceRow>(sql`
         SELECT named.id, coalesce(comments.author_id, posts.author_id) AS actorId, named.created_at AS createdAt,
           posts.id AS postId, comments.id AS commentId
         FROM mentions AS named CROSS JOIN ${posts} ON posts.id = named.post_id
           LEFT JOIN ${comments} ON comments.id = named.content_id AND comments.deleted_at IS NULL
         WHERE named.user_id = ${userId} AND named.id < ${`m_${before}`} AND named.id > ${`m_${since}`} AND is_named
+          AND ${isPresent(sql`coalesce(comments.author_id, posts.author_id)`)}
           AND (named.content_id = named.post_id OR comments.id IS NOT NULL)
           AND NOT ${isHidden(sql`coalesce(comments.author_id, posts.author_id)`)} AND NOT ${isHidden(sql`posts.author_id`)}
         ORDER BY named.id DESC LIMIT ${limit}`),
@@ -407,17 +417,15 @@ export function createNotifications(
     /** Stores the likes of posts, then of comments, then comments. Safe to repeat. */
     async rebuild(cursor) {
       const since = Date.now() - keptMs
-      const [phase = 'post', from = String(since), row = '0'] = cursor?.split(' ') ?? []
+      const [phase = 'post', from = ''] = cursor?.split(' ') ?? []
       if (phase === 'post' || phase === 'comment') {
-        const liked = await db.all<{ id: string; at: number; row: number }>(sql`
-          SELECT id, likes_changed_at AS at, rowid AS row FROM ${contents[phase].rows}
-          WHERE (likes_changed_at, rowid) > (${Number(from)}, ${Number(row)})
-          ORDER BY likes_changed_at, rowid LIMIT ${REBUILD_STEP}`)
-        const ids = liked.map((content) => content.id)
+        const page = await db.all<{ id: string; likedAt: number }>(sql`
+          SELECT id, likes_changed_at AS likedAt FROM ${contents[phase].rows}
+          WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
+        const ids = page.filter(({ likedAt }) => likedAt > since).map(({ id }) => id)
         if (ids.length > 0) await invalidate(await storeLikes(phase, ids, AS_CREATED))
-        const last = liked.at(-1)
-        if (last && liked.length === REBUILD_STEP) return `${phase} ${last.at} ${last.row}`
-        return phase === 'post' ? `comment ${since} 0` : `comments c_${encoded(since)}`
+        if (page.length === REBUILD_STEP) return `${phase} ${page.at(-1)?.id}`
+        return phase === 'post' ? 'comment' : `comments c_${encoded(since)}`
       }
       const written = await db.all<{ id: string; postId: string; parentId: string }>(sql`
         SELECT id, post_id AS postId, coalesce(parent_id, '') AS parentId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
@@ -432,6 +440,18 @@ export function createNotifications(
 
     /** Drops the inboxes of users whose blocks or mutes changed. One command. Throws if Redis fails. */
     dropInboxes: (userIds: string[]): Promise<void> => inboxes.drop(userIds),
+    /** Invalidates the inboxes of users. One command; never throws. Safe to repeat. */
+    invalidate,
+
+    /** Deletes at most `most` notifications of a deleted user; with the last, the read mark and the inbox. Returns how many. Safe to repeat. */
+    async removeOf(userId: string, most: number): Promise<number> {
+      const owned = sql`(SELECT rowid FROM ${notifications} WHERE user_id = ${userId} LIMIT ${most})`
+      const { meta } = await db.run(sql`DELETE FROM ${notifications} WHERE rowid IN ${owned}`)
+      if (meta.changes === most) return most
+      await inboxes.drop([userId])
+      await db.delete(notificationReads).where(eq(notificationReads.userId, userId))
+      return meta.changes
+    },
 
     /**
      * Stores the notifications of changed likes, then invalidates the inboxes of the authors. D1 in one round trip, then
@@ -457,7 +477,9 @@ export function createNotifications(
       const inbox = { ...cached, items: await visible(cached.items, viewer) }
       const held = inbox.items.filter((item) => item.id < cursor)
       const rows =
-        held.length > limit || isAllHeld ? held : await visible(await read(userId, limit + 1, cursor, now), viewer)
+        held.length > limit || isAllHeld
+          ? held
+          : await visible(await read(userId, limit + 1, cursor, now, platform.replica()), viewer)
       const page = pageOf(
         rows,
         limit,
@@ -504,11 +526,22 @@ export function createNotifications(
       return mark ? unreadOf({ items: left, ...mark }) : 0
     },
 
-    /** Deletes at most `most` expired notifications. Returns how many. For the cron; safe to repeat. */
+    /**
+     * Deletes at most `most` expired notifications of the rows whose turn it is at `now`: each minute the next
+     * `PURGED_PER_MINUTE`, so a row stays longer than it must by as many minutes as the table has turns. Reading them costs
+     * less than an index by age, which every like would write. Returns how many. For the cron; safe to repeat.
+     */
     async purge(most: number, now: number): Promise<number> {
+      const [last] = await db.all<{ row: number | null }>(sql`SELECT max(rowid) AS row FROM ${notifications}`)
+      const turns = Math.ceil(((last?.row ?? 0) + 1) / PURGED_PER_MINUTE)
+      const first = (Math.floor(now / 60_000) % turns) * PURGED_PER_MINUTE
       const gone = await db.all(sql`
         DELETE FROM ${notifications}
-        WHERE rowid IN (SELECT rowid FROM ${notifications} WHERE id < ${`n_${encoded(now - keptMs)}`} LIMIT ${most})
+        WHERE rowid IN (
+          SELECT rowid FROM ${notifications}
+          WHERE rowid >= ${first} AND rowid < ${first + PURGED_PER_MINUTE} AND +id < ${`n_${encoded(now - keptMs)}`}
+          LIMIT ${most}
+        )
         RETURNING id`)
       return gone.length
     },

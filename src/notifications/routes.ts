@@ -22,7 +22,8 @@ export const notifications = new Hono<AppEnv>()
         'its notification disappears. Without Redis the ' +
         'answer comes from D1.',
       answer: NotificationPage,
-      sends: ['ETag'],
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-signed-in'],
     }),
     admit('reads', { session: 'required', check: 'alongside' }),
@@ -31,7 +32,7 @@ export const notifications = new Hono<AppEnv>()
       const { limit, cursor } = c.req.valid('query')
       const notifications = c.var.use(notificationsService)
       const page = await c.var.caller.read((viewer) => notifications.page(viewer, limit, cursor))
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [])
     },
   )
   .post(

@@ -1,10 +1,12 @@
 import { gt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { NOW } from '../db/clock.ts'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { comments, posts, unsettledCounts } from '../db/schema.ts'
+import type { CountRead } from '../events/hints.ts'
 import type { FencedRun, Fences } from '../locks/fences.ts'
-import type { Counters, Settlement } from '../redis/counter.ts'
+import type { Counters } from '../redis/counter.ts'
 import { service } from '../service.ts'
 
 /** How many contents one step reconciles. */
@@ -16,13 +18,19 @@ export const countsService = service<Counts>('counts')
 /**
  * Brings the counts in Redis to those in D1, however long Redis was away. D1 triggers record each content whose counts
  * changed or that was deleted (`unsettled_counts`, migrations/0010_unsettled_counts.sql), and only `reconcile` removes
- * the record. The request or consumer that makes a change settles it at once; this is for what it missed.
+ * the record. The request or consumer that makes a change settles it at once and sends its hint; this is for what it missed,
+ * and for what is deleted with an account. Likes record only what the queue may not repeat (`likes`).
  *
  * It compares counts and reads no likes: triggers keep the counts in D1. `POST /v1/listeners/counts/rebuild` corrects
  * those that were written around the triggers.
  */
-export function createCounts(db: DrizzleD1Database, counters: Counters, fences: Fences) {
-  /** Brings the counts of `ids` in Redis to those in D1. */
+export function createCounts(
+  db: DrizzleD1Database,
+  counters: Counters,
+  fences: Fences,
+  sendCounts: (counts: CountRead[]) => Promise<unknown>,
+) {
+  /** Brings the counts of `ids` in Redis to those in D1, and sends them as hints. */
   async function reconcileAll(ids: string[], lock: FencedRun['lock']): Promise<void> {
     const [foundPosts, foundComments] = await db.batch([
       db
@@ -32,6 +40,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
           comments: posts.commentsCount,
           revision: posts.countsRevision,
           changedAt: posts.likesChangedAt,
+          at: NOW,
         })
         .from(posts)
         .where(sql`${posts.id} IN ${listOf(ids)}`),
@@ -41,6 +50,7 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
           likes: comments.likesCount,
           revision: comments.countsRevision,
           changedAt: comments.likesChangedAt,
+          at: NOW,
         })
         .from(comments)
         .where(sql`${comments.id} IN ${listOf(ids)}`),
@@ -48,23 +58,27 @@ export function createCounts(db: DrizzleD1Database, counters: Counters, fences: 
     const revisions = new Map([...foundPosts, ...foundComments].map(({ id, revision }) => [id, revision]))
     const gone = ids.filter((id) => !revisions.has(id))
     const isComment = (id: string) => id.startsWith('c_')
+    const counts = [
+      ...[...foundPosts, ...foundComments].map(({ id, likes: count, revision, changedAt, at }) => ({
+        counter: 'likes' as const,
+        contentId: id,
+        count,
+        revision,
+        changedAt,
+        at,
+      })),
+      ...foundPosts.map(({ id, comments: count, revision, at }) => ({
+        counter: 'comments' as const,
+        contentId: id,
+        count,
+        revision,
+        changedAt: 0,
+        at,
+      })),
+    ]
     const [differing] = await Promise.all([
-      counters.differing([
-        ...[...foundPosts, ...foundComments].map(({ id, likes: count, revision, changedAt }): Settlement => ({
-          counter: 'likes',
-          contentId: id,
-          count,
-          revision,
-          changedAt,
-        })),
-        ...foundPosts.map(({ id, comments: count, revision }): Settlement => ({
-          counter: 'comments',
-          contentId: id,
-          count,
-          revision,
-          changedAt: 0,
-        })),
-      ]),
+      counters.differing(counts),
+      sendCounts(counts),
       counters.evict(
         ['likes', 'comments', 'views'],
         gone.filter((id) => !isComment(id)),

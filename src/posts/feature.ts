@@ -1,8 +1,11 @@
+import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
 import { mentionsService } from '../notifications/mentions.ts'
+import { removalsService } from '../removals/removals.ts'
 import { usersService } from '../users/users.ts'
+import { postExports } from './export.ts'
 import { countsService, createCounts } from './counts.ts'
 import { type CachedPost, createPosts, postsService } from './posts.ts'
 import { posts as routes, postsByAuthor } from './routes.ts'
@@ -35,8 +38,12 @@ export const posts: Feature = {
         mentions: () => use(mentionsService),
       })
     }),
-    provide(countsService, ({ db, counters, fences }) => createCounts(db, counters.writes, fences)),
-    provide(viewsService, ({ db, counters, fences }) => createViews(db, counters.writes, fences)),
+    provide(countsService, ({ db, counters, fences, use }) =>
+      createCounts(db, counters.writes, fences, (counts) => use(hintsService).sendCounts(counts)),
+    ),
+    provide(viewsService, ({ db, counters, fences, use }) =>
+      createViews(db, counters.writes, fences, (counts) => use(hintsService).sendCounts(counts)),
+    ),
   ],
   routes: [
     ['/v1/posts', routes],
@@ -54,5 +61,13 @@ export const posts: Feature = {
       run: ({ use }, tick) => use(countsService).reconcile(RECONCILED_PER_RUN, tick),
     },
   ],
+  exports: postExports,
+  removals: {
+    async user({ use }, id, most) {
+      const { removed, owners } = await use(postsService).removeOf(id, most)
+      await use(removalsService).begin(owners)
+      return removed
+    },
+  },
   purges: { hotFeeds: ({ use }) => use(postsService).purgeHot() },
 }

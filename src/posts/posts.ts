@@ -1,6 +1,7 @@
-import { and, desc, eq, gt, lt, sql } from 'drizzle-orm'
+import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { isBlocked } from '../db/relations.ts'
 import { comments, posts } from '../db/schema.ts'
 import { DOUBLING_MS, scoreOf } from '../db/score.ts'
@@ -53,13 +54,16 @@ const HOT = 'all'
 
 /** How many ids a hot feed keeps: the largest page, and some in place of those that are deleted meanwhile. */
 const HOT_SIZE = 120
-/** Of how many posts with the highest scores it takes them. Those older than the window are left out. */
+/** Of how many posts with the highest scores, and of how many of the newest, it takes them. */
 const HOT_SEARCHED = 500
 
 /**
  * For how many comments of a deleted post the request itself evicts the counts: the newest. The cron evicts the rest.
  */
 const EVICTED_COMMENTS = 500
+
+/** Of how many posts of a deleted author the request itself invalidates the cache entries. A step does the rest. */
+const INVALIDATED_POSTS = 500
 
 /** What posts need. Each part may be built at its first use: a cached read uses one cache and the counters. */
 /** What posts need beside the platform. */
@@ -83,14 +87,14 @@ export const postsService = service<Posts>('posts')
  * write-through repeats it, and the cron evicts the counts of what was deleted.
  */
 export function createPosts(
-  platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'writeThrough'>,
+  platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
   { byId, hotIds, likedBy, authors, mentions }: PostsDependencies,
 ) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
     const rows = await platform.db
       .select(content)
       .from(posts)
-      .where(sql`${posts.id} IN ${listOf(ids)}`)
+      .where(and(sql`${posts.id} IN ${listOf(ids)}`, isPresent(posts.authorId)))
     const found = new Map(rows.map((row) => [row.id, row]))
     return ids.map((id) => found.get(id) ?? null)
   }
@@ -148,24 +152,24 @@ export function createPosts(
 
   /**
    * The ids of the hot feed, best first. Two D1 queries at once, of some hundred rows each, however many posts there are:
-   * the highest scores, and the newest posts, which may have no score yet.
+   * the highest scores, and the newest posts, most of which have none.
    */
   async function loadHot(now: number): Promise<string[]> {
     const since = now - platform.config.hotWindowMs
     const [scored, newest] = await Promise.all([
       // In the window every score is higher than `since` gives alone. A few older posts are higher too.
       platform.db.all<PostRow>(sql`
-        SELECT posts.id, created_at AS createdAt, likes_count AS likes, comments_count AS comments, views_count AS views
+        SELECT id, created_at AS createdAt, likes_count AS likes, comments_count AS comments, views_count AS views
         FROM (
-          SELECT post_id FROM post_scores WHERE score > ${since / DOUBLING_MS} ORDER BY score DESC LIMIT ${HOT_SEARCHED}
-        ) AS best CROSS JOIN posts ON posts.id = best.post_id
+          SELECT * FROM posts WHERE score > ${since / DOUBLING_MS} ORDER BY score DESC LIMIT ${HOT_SEARCHED}
+        ) AS best
         WHERE created_at > ${since} LIMIT ${HOT_SIZE}`),
       platform.db
         .select(columns)
         .from(posts)
         .where(and(gt(posts.id, newId('p', Math.max(0, since))), gt(posts.createdAt, since)))
         .orderBy(desc(posts.id))
-        .limit(HOT_SIZE),
+        .limit(HOT_SEARCHED),
     ])
     const candidates = new Map([...scored, ...newest].map((row) => [row.id, scoreOf(row)]))
     return [...candidates]
@@ -205,7 +209,7 @@ export function createPosts(
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
     async byAuthor(authorId: string, limit: number, cursor?: string, viewerId?: string): Promise<Page<Post>> {
-      const rows = await platform.db
+      const rows = await platform.replica
         .select(columns)
         .from(posts)
         .where(and(eq(posts.authorId, authorId), cursor === undefined ? undefined : lt(posts.id, cursor)))
@@ -260,7 +264,7 @@ export function createPosts(
       transaction.enqueue()
       await platform.writeThrough(
         () => [byId.put(id, post), ...authors().refreshCache(rows)],
-        () => [byId.invalidate([id]), authors().invalidateCache([authorId])],
+        () => [byId.invalidate([id], [post.version]), authors().invalidateCache(rows)],
       )
       return created
     },
@@ -293,14 +297,58 @@ export function createPosts(
         withCounts([row], authorId),
         platform.writeThrough(
           () => [byId.put(id, post)],
-          () => [byId.invalidate([id])],
+          () => [byId.invalidate([id], [post.version])],
         ),
       ])
+      platform.purge([id])
       return updated ?? toPost(row, row, undefined)
     },
 
     /** Invalidates the texts of posts that another back end wrote in D1. One round trip. */
-    invalidate: (ids: string[]) => byId.invalidate(ids),
+    async invalidate(ids: string[]): Promise<void> {
+      await byId.invalidate(ids)
+      platform.purge(ids)
+    },
+
+    /** Invalidates the newest posts of a deleted author, who may have more. D1, then one round trip. Safe to repeat. */
+    async invalidateNewest(authorId: string): Promise<void> {
+      const rows = await platform.db
+        .select({ id: posts.id })
+        .from(posts)
+        .where(eq(posts.authorId, authorId))
+        .orderBy(desc(posts.id))
+        .limit(INVALIDATED_POSTS)
+      const ids = rows.map((row) => row.id)
+      await byId.invalidate(ids)
+      platform.purge(ids)
+    },
+
+    /**
+     * Deletes at most `most` posts of a deleted author; returns how many, and the ids of those that have likes or comments.
+     * Their entries and counts leave Redis first: while posts are in D1, a failed step is repeated, and no reader loads
+     * them. One D1 query, one round trip, one D1 query. Safe to repeat.
+     */
+    async removeOf(authorId: string, most: number): Promise<{ removed: number; owners: string[] }> {
+      const rows = await platform.db
+        .select({ id: posts.id })
+        .from(posts)
+        .where(eq(posts.authorId, authorId))
+        .orderBy(posts.id)
+        .limit(most)
+      const ids = rows.map((row) => row.id)
+      if (ids.length === 0) return { removed: 0, owners: [] }
+      await Promise.all([byId.invalidate(ids), platform.counters.writes.evict(COUNTERS, ids)])
+      const [removed] = await platform.db.batch([
+        platform.db
+          .delete(posts)
+          .where(inArray(posts.id, listOf(ids)))
+          .returning({ id: posts.id, likes: posts.likesCount, comments: posts.commentsCount }),
+        mentions().forgetting(ids),
+      ])
+      platform.purge(ids)
+      const owners = removed.filter(({ likes, comments }) => likes + comments > 0).map(({ id }) => id)
+      return { removed: ids.length, owners }
+    },
 
     /** Expires every hot feed. One command. */
     expireHot: () => hotIds.expireAll(),
@@ -334,7 +382,7 @@ export function createPosts(
       transaction.enqueue()
       if (!removed) throw refusal(id, authorId, found)
       const evict = () => [
-        byId.invalidate([id]),
+        byId.invalidate([id], [Infinity]),
         platform.counters.reads.evict(COUNTERS, [id]),
         platform.counters.reads.evict(
           ['likes'],
@@ -343,8 +391,9 @@ export function createPosts(
       ]
       await platform.writeThrough(
         () => [...evict(), ...authors().refreshCache(rows)],
-        () => [...evict(), authors().invalidateCache([authorId])],
+        () => [...evict(), authors().invalidateCache(rows)],
       )
+      platform.purge([id])
     },
   }
 }

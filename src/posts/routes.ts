@@ -10,7 +10,7 @@ import { createOnce } from '../idempotency/create-once.ts'
 import { UserId } from '../users/schema.ts'
 import { usersService } from '../users/users.ts'
 import { postsService } from './posts.ts'
-import { Post, PostId, Writing } from './schema.ts'
+import { idsIn, Post, PostId, Writing } from './schema.ts'
 import { viewsService } from './views.ts'
 
 const tag = 'Posts'
@@ -73,7 +73,7 @@ export const posts = new Hono<AppEnv>()
       const { ids } = c.req.valid('query')
       const posts = c.get('use')(postsService)
       const items = await c.get('caller').read((viewer) => posts.getMany(ids, viewer))
-      return answerCacheable(c, { items, nextCursor: null })
+      return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
     },
   )
   .get(
@@ -95,7 +95,7 @@ export const posts = new Hono<AppEnv>()
       const { limit } = c.req.valid('query')
       const posts = c.get('use')(postsService)
       const items = await c.get('caller').read((viewer) => posts.hot(limit, viewer))
-      return answerCacheable(c, { items, nextCursor: null })
+      return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
     },
   )
   .get(
@@ -114,7 +114,7 @@ export const posts = new Hono<AppEnv>()
       const { id } = c.req.valid('param')
       const posts = c.get('use')(postsService)
       const post = await c.get('caller').read((viewer) => posts.get(id, viewer))
-      return answerCacheable(c, post, ...tagParts(post))
+      return answerCacheable(c, post, () => idsIn([post]), ...tagParts(post))
     },
   )
   .patch(
@@ -199,7 +199,8 @@ export const postsByAuthor = new Hono<AppEnv>().get(
     tag: 'Users',
     summary: 'List the posts of a user, newest first',
     answer: pageSchema(Post),
-    sends: ['ETag'],
+    headers: ['X-D1-Bookmark'],
+    sends: ['ETag', 'X-D1-Bookmark'],
     problems: ['invalid-request', 'not-found'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),
@@ -215,6 +216,6 @@ export const postsByAuthor = new Hono<AppEnv>().get(
         use(usersService).get(id, viewer), // throws if the viewer may not see the author
       ]),
     )
-    return answerCacheable(c, page)
+    return answerCacheable(c, page, () => [id, ...idsIn(page.items)])
   },
 )

@@ -19,6 +19,9 @@ export const Post = v.pipe(
 )
 export type Post = v.InferOutput<typeof Post>
 
+/** The ids of posts and their authors: the tags of an answer with them. */
+export const idsIn = (posts: Post[]): string[] => [...new Set(posts.flatMap(({ id, authorId }) => [id, authorId]))]
+
 export const PostId = v.object({ id: id('p') })
 
 /** The text of a post or comment, as its author sends it. */

@@ -1,7 +1,10 @@
 import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { NOW } from '../db/clock.ts'
 import { posts } from '../db/schema.ts'
+import { scoreWith } from '../db/score.ts'
 import { Problem, unavailable } from '../errors.ts'
+import type { CountRead } from '../events/hints.ts'
 import type { FencedRun, Fences } from '../locks/fences.ts'
 import type { Counters } from '../redis/counter.ts'
 import type { Evaluate } from '../redis/script.ts'
@@ -23,7 +26,12 @@ export const viewsService = service<Views>('views')
  * one D1 had and `n + 1` times the unique viewers. It never falls below the count in D1.
  * Without Redis a view is refused as unavailable.
  */
-export function createViews(db: DrizzleD1Database, counters: Counters, fences: Fences) {
+export function createViews(
+  db: DrizzleD1Database,
+  counters: Counters,
+  fences: Fences,
+  sendCounts: (counts: CountRead[]) => Promise<unknown>,
+) {
   return {
     /** Records that `viewer` (a user, or an address) saw a post; returns its views. One round trip. Safe to repeat. */
     async add(postId: string, viewer: string, evaluate?: Evaluate): Promise<number> {
@@ -40,20 +48,23 @@ export function createViews(db: DrizzleD1Database, counters: Counters, fences: F
 
     /**
      * Writes to D1 what it does not have yet; returns how many counts are left. For the cron. Safe to repeat: a count
-     * is read, written, and only then removed from Redis, if it did not rise meanwhile. Stops between writes when
-     * `signal` aborts or a later run has the lock.
+     * is read, written, sent as a hint, and only then removed from Redis, if it did not rise meanwhile. Stops between
+     * writes when `signal` aborts or a later run has the lock.
      */
     async flush({ signal, lock }: FencedRun): Promise<number> {
       for (let i = 0; i < MAX_WRITES; i += 1) {
         signal.throwIfAborted()
         const views = await counters.unwrittenViews(WRITTEN_AT_ONCE)
         if (views.size === 0) return 0
+        const seen = sql`max(${posts.viewsCount}, views.value)`
         const write = db
           .update(posts)
-          .set({ viewsCount: sql`max(${posts.viewsCount}, views.value)` })
+          .set({ viewsCount: seen, score: scoreWith(seen) })
           .from(sql`json_each(${JSON.stringify(Object.fromEntries(views))}) AS views`)
           .where(sql`${posts.id} = views.key`)
-        await fences.batch(lock, [write])
+          .returning({ contentId: posts.id, count: posts.viewsCount, at: NOW })
+        const [written] = await fences.batch(lock, [write])
+        await sendCounts(written.map(({ contentId, count, at }) => ({ counter: 'views', contentId, count, at })))
         const confirmed = await counters.confirmViews(views)
         if (confirmed === 0 || views.size < WRITTEN_AT_ONCE) break
       }

@@ -1,4 +1,5 @@
 import type { Config } from '../config.ts'
+import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { createOnline } from '../redis/presence.ts'
@@ -13,8 +14,15 @@ export const presence: Feature = {
   name: 'presence',
   provides: [
     provide(onlineUsers, ({ redis, config }) => createOnline(redis.reads, keys, config.presence)),
-    provide(presenceService, ({ db, use, config, outbox, defer, onFailure }) =>
-      createPresence({ db, online: use(onlineUsers), capacity: capacityOf(config), outbox, defer, onFailure }),
+    provide(presenceService, ({ db, use, config, defer, onFailure }) =>
+      createPresence({
+        db,
+        online: use(onlineUsers),
+        capacity: capacityOf(config),
+        sendHints: use(hintsService).send,
+        defer,
+        onFailure,
+      }),
     ),
   ],
   routes: [['/v1/presence', routes]],
@@ -26,6 +34,12 @@ export const presence: Feature = {
         (await use(presenceService).sweep(now, signal)) === 0 ? 0 : use(onlineUsers).unannounced(),
     },
   ],
+  removals: {
+    async user({ use }, id) {
+      await use(onlineUsers).forget(id)
+      return { next: null }
+    },
+  },
   figures: ({ use, config }) => ({
     presence: async () => ({ online: await use(onlineUsers).count(Date.now()), capacity: capacityOf(config) }),
   }),

@@ -1,10 +1,12 @@
-import { and, eq, gt, inArray, isNotNull, ne, type SQL, sql } from 'drizzle-orm'
+import { and, eq, gt, inArray, isNotNull, ne, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { forViewer, isBlocked } from '../db/relations.ts'
 import { follows, users } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
-import type { Outbox } from '../events/outbox.ts'
+import type { StoredAudience } from '../events/catalog.ts'
+import type { NewHint } from '../events/hints.ts'
 import type { Change, Online, Visibility } from '../redis/presence.ts'
 import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
@@ -15,7 +17,7 @@ export interface PresenceDependencies {
   online: Online
   /** Users who can be online at once. */
   capacity: number
-  outbox: Pick<Outbox, 'transaction'>
+  sendHints: (hints: NewHint[]) => Promise<unknown>
   defer: (work: () => Promise<unknown>) => void
   onFailure: (of: string, error: unknown) => void
 }
@@ -43,39 +45,76 @@ class PresenceNearlyFull extends Error {
 }
 
 /** How wide an audience is. */
-const width = (audience: SQL) => sql`CASE ${audience} WHEN 'everyone' THEN 2 WHEN 'followers' THEN 1 ELSE 0 END`
+const WIDTH = { nobody: 0, followers: 1, everyone: 2 } as const
 
-/** The user that an event of a statement is about, as `value` has it. */
-const ofSubject = (column: SQL) => sql`(SELECT ${column} FROM users WHERE id = value ->> 'subject')`
+/** What D1 knows of a user's presence. */
+interface Known {
+  visibility: Visibility
+  /** The widest audience that may believe that the user is online. */
+  shownTo: Visibility
+  /** The `at` of the last hint. */
+  shownAt: number
+  /** When Redis recorded the last arrival or departure that was announced. */
+  changedAt: number
+}
+
+/** What follows for one user: a hint, if anybody is to be informed, and what D1 has to know. */
+interface Step {
+  userId: string
+  /** What D1 knew: it must still be so when it is written. */
+  known: Known
+  next: Pick<Known, 'shownTo' | 'shownAt' | 'changedAt'>
+  /** A departure that readers may know of. */
+  lastSeenAt: number | null
+  hint: { status: 'online' | 'offline'; audience: Exclude<StoredAudience, string[] | 'services'> } | undefined
+}
 
 /**
- * What a change of presence means for the audiences: `target` is the audience that may know now that the user is online,
- * `presence_shown_to` the one that was informed last. The event goes to those between the two, and nobody else: everyone,
- * the followers, or the others, who are everyone but the followers.
+ * Whom to inform when the audience that may know that a user is online changes: those between the two, and nobody else.
+ * Everyone, the followers, or the others, who are everyone but the followers.
  */
-const announcementOf = (target: SQL) => {
-  const [from, to] = [width(sql`presence_shown_to`), width(target)]
+function hintBetween(from: Visibility, to: Visibility): Step['hint'] {
+  if (from === to) return undefined
+  const status = WIDTH[to] > WIDTH[from] ? 'online' : 'offline'
+  const audience = from === 'nobody' ? to : to === 'nobody' ? from : 'others'
+  return audience === 'nobody' ? undefined : { status, audience }
+}
+
+/** What follows from an arrival or departure that Redis recorded. */
+function stepOf(change: Change, known: Known): Step {
+  const { userId, at, isOnline } = change
+  const isNewer = at + (isOnline ? 0 : 1) > known.changedAt
+  const target = !isNewer ? known.shownTo : isOnline ? known.visibility : 'nobody'
+  const shownAt = Math.max(at, known.shownAt + 1)
+  // Whoever noted an arrival may have died before the hint was sent; and after a flush Redis does not know who was informed.
+  const isRepeated = isOnline && at === known.changedAt
+  if ((isRepeated || (isNewer && change.isFirst === true)) && target === known.shownTo && target !== 'nobody') {
+    const next = isRepeated ? known : { ...known, shownAt, changedAt: at }
+    return { userId, known, next, lastSeenAt: null, hint: { status: 'online', audience: target } }
+  }
+  const hint = hintBetween(known.shownTo, target)
   return {
-    data: {
-      status: ofSubject(sql`iif(${to} >= ${from}, 'online', 'offline')`),
-      /** Never before the last one, whatever the clocks. */
-      at: ofSubject(
-        sql`strftime('%Y-%m-%dT%H:%M:%fZ', max(value ->> '$.given.at', presence_shown_at) / 1000.0, 'unixepoch')`,
-      ),
+    userId,
+    known,
+    next: {
+      shownTo: target,
+      shownAt: hint ? shownAt : known.shownAt,
+      changedAt: isNewer ? at : known.changedAt,
     },
-    audience: ofSubject(
-      sql`json_quote(CASE WHEN min(${from}, ${to}) = 0 OR ${from} = ${to}
-        THEN iif(${to} > ${from}, ${target}, presence_shown_to) ELSE 'others' END)`,
-    ),
+    lastSeenAt: isNewer && !isOnline && known.visibility !== 'nobody' ? at : null,
+    hint,
   }
 }
 
-/** Who may know that the user is online after a change that Redis recorded. */
-const TARGET = sql`iif(value ->> '$.given.isOnline', presence_visibility, 'nobody')`
-/** Whether a change that Redis recorded is newer than the last one announced. */
-const IS_NEWER = sql`value ->> '$.given.at' + iif(value ->> '$.given.isOnline', 0, 1) > presence_changed_at`
-/** Whether anybody is informed. Of a first arrival too: Redis does not know whether they were informed before. */
-const IS_NEWS = sql`(presence_shown_to <> ${TARGET} OR (value ->> '$.given.isFirst' AND presence_shown_to <> 'nobody'))`
+/** What follows from a visibility that was changed at `at`, as far as D1 knows the user to be online. */
+function stepOfVisibility(userId: string, at: number, known: Known): Step {
+  const target = known.shownTo === 'nobody' ? 'nobody' : known.visibility
+  const hint = hintBetween(known.shownTo, target)
+  const shownAt = hint ? Math.max(at, known.shownAt + 1) : known.shownAt
+  return { userId, known, next: { ...known, shownTo: target, shownAt }, lastSeenAt: null, hint }
+}
+
+const isWidening = ({ known, next }: Step) => WIDTH[next.shownTo] > WIDTH[known.shownTo]
 
 /** The primitive: which users are online. */
 export const onlineUsers = service<Online>('online users')
@@ -90,9 +129,12 @@ export const presenceService = service<Presence>('presence')
  * Visibility is enforced where presence is written (a user whom nobody may see is not written, and nobody is informed)
  * and again where it is read, from D1: a change holds at once, whatever Redis has.
  *
- * Every change of what an audience may know is announced by a `user_status_change`, recorded in the D1 transaction that
- * notes what the audience was informed of. Arrivals and departures come from Redis, which keeps each until it is
- * announced; announcing one twice, or after a newer one, changes nothing. Changes of visibility come from D1 itself.
+ * Every change of what an audience may know is announced by a hint, `user_status_change`. D1 knows the widest audience that
+ * may believe a user online: it is widened before "online" is sent, and narrowed after "offline" was sent. So whoever dies
+ * in between leaves nobody believing a user online of whom D1 does not know it, and the repetition informs them again.
+ * Arrivals and departures come from Redis, which keeps each until it is announced; changes of visibility from D1 itself.
+ * Announcing one twice repeats its hint, announcing one after a newer one changes nothing. `at` rises with each hint about
+ * a user: the later is newer.
  *
  * After a flush everyone is offline. Users come back with their next beat; the cron announces those who do not.
  *
@@ -100,7 +142,7 @@ export const presenceService = service<Presence>('presence')
  *
  * Without Redis everyone is offline, last seen when D1 says; beats and departures are refused with `unavailable`.
  */
-export function createPresence({ db, online, capacity, outbox, defer, onFailure }: PresenceDependencies) {
+export function createPresence({ db, online, capacity, sendHints, defer, onFailure }: PresenceDependencies) {
   const isOneOf = (ids: string[]) => inArray(users.id, listOf(ids))
 
   async function visibilityOf(userId: string): Promise<Visibility | undefined> {
@@ -108,55 +150,99 @@ export function createPresence({ db, online, capacity, outbox, defer, onFailure 
     return row?.visibility
   }
 
+  async function read(userIds: string[]): Promise<Map<string, Known>> {
+    const rows = await db
+      .select({
+        id: users.id,
+        visibility: users.presenceVisibility,
+        shownTo: users.presenceShownTo,
+        shownAt: users.presenceShownAt,
+        changedAt: users.presenceChangedAt,
+      })
+      .from(users)
+      .where(isOneOf(userIds))
+    return new Map(rows.map(({ id, ...known }) => [id, known]))
+  }
+
+  /** Writes what D1 has to know (compare-and-set). Returns the users of whom D1 knows something else meanwhile. */
+  async function note(steps: Step[]): Promise<Set<string>> {
+    const changing = steps.filter(({ known, next, lastSeenAt }) => {
+      const isSame =
+        next.shownTo === known.shownTo && next.shownAt === known.shownAt && next.changedAt === known.changedAt
+      return !isSame || lastSeenAt !== null
+    })
+    if (changing.length === 0) return new Set()
+    const noted = await db
+      .update(users)
+      .set({
+        presenceShownTo: sql`step.value ->> '$.next.shownTo'`,
+        presenceShownAt: sql`step.value ->> '$.next.shownAt'`,
+        presenceChangedAt: sql`step.value ->> '$.next.changedAt'`,
+        lastSeenAt: sql`coalesce(max(coalesce(last_seen_at, 0), step.value ->> 'lastSeenAt'), last_seen_at)`,
+      })
+      .from(sql`json_each(${JSON.stringify(changing)}) AS step`)
+      .where(
+        sql`users.id = step.value ->> 'userId'
+          AND (presence_visibility, presence_shown_to, presence_shown_at, presence_changed_at) = (
+            step.value ->> '$.known.visibility', step.value ->> '$.known.shownTo', step.value ->> '$.known.shownAt',
+            step.value ->> '$.known.changedAt'
+          )`,
+      )
+      .returning({ id: users.id })
+    const ids = new Set(noted.map(({ id }) => id))
+    return new Set(changing.filter(({ userId }) => !ids.has(userId)).map(({ userId }) => userId))
+  }
+
   /**
-   * Announces changes, stores when those who left were last seen, then confirms the changes to Redis. One D1 batch and one
-   * round trip; another for each arrival that nobody may see. Safe to repeat.
+   * Notes who comes to believe a user online, sends the hints, then notes who does not any more. One or two D1 round
+   * trips, one row per user. Returns the users whose step must be taken again. Throws when the queue refuses: then only
+   * what was widened is noted. Safe to repeat.
+   */
+  async function take(steps: Step[]): Promise<Set<string>> {
+    const outdated = await note(steps.filter(isWidening))
+    const valid = steps.filter(({ userId }) => !outdated.has(userId))
+    await sendHints(
+      valid.flatMap(({ userId, next: { shownAt: at }, hint }) => {
+        if (!hint) return []
+        const { status, audience } = hint
+        return [{ type: 'user_status_change', data: { userId, status, at: new Date(at).toISOString() }, audience, at }]
+      }),
+    )
+    for (const userId of await note(valid.filter((step) => !isWidening(step)))) outdated.add(userId)
+    return outdated
+  }
+
+  /**
+   * Announces changes, stores when those who left were last seen, then confirms the changes to Redis. Two or three D1 round
+   * trips and one of Redis; another for each arrival that nobody may see. Safe to repeat. A change of a user of whom D1
+   * knows something else meanwhile is not confirmed: the cron announces it.
    */
   async function announce(changes: Change[]): Promise<void> {
     if (changes.length === 0) return
     const latest = latestOf(changes)
-    const { data, audience } = announcementOf(TARGET)
-    const events = latest.map(({ userId, ...given }) => ({
-      type: 'user_status_change' as const,
-      data: { userId, ...data },
-      audience,
-      given,
-    }))
-    const given = JSON.stringify(latest.map(({ userId, ...given }) => ({ userId, given })))
-    const transaction = outbox.transaction()
-    const [, , rows] = await db.batch([
-      transaction.record(
-        events,
-        sql`EXISTS (SELECT 1 FROM users WHERE id = value ->> 'subject' AND ${IS_NEWER} AND ${IS_NEWS})`,
-      ),
-      db
-        .update(users)
-        .set({
-          presenceShownTo: TARGET,
-          presenceShownAt: sql`iif(${IS_NEWS}, max(value ->> '$.given.at', presence_shown_at), presence_shown_at)`,
-          presenceChangedAt: sql`value ->> '$.given.at'`,
-          lastSeenAt: sql`iif(value ->> '$.given.isOnline' OR presence_visibility = 'nobody', last_seen_at,
-            max(coalesce(last_seen_at, 0), value ->> '$.given.at'))`,
-        })
-        .from(sql`json_each(${given})`)
-        .where(sql`users.id = value ->> 'userId' AND ${IS_NEWER}`),
-      db
-        .select({ id: users.id, visibility: users.presenceVisibility })
-        .from(users)
-        .where(isOneOf(latest.map(({ userId }) => userId))),
-    ])
-    transaction.enqueue()
-    const visibilities = new Map(rows.map((row) => [row.id, row.visibility]))
+    const known = await read(latest.map(({ userId }) => userId))
+    const steps = latest.flatMap((change) => {
+      const ofUser = known.get(change.userId)
+      return ofUser ? [stepOf(change, ofUser)] : []
+    })
+    const outdated = await take(steps)
     for (const { userId, isOnline } of latest) {
-      if (!isOnline || (visibilities.get(userId) ?? 'nobody') !== 'nobody') continue
+      if (!isOnline || (known.get(userId)?.visibility ?? 'nobody') !== 'nobody') continue
       const hidden = await online.hide(userId) // Redis did not know
       if (hidden) await online.confirm([hidden])
     }
-    await online.confirm(changes)
+    await online.confirm(changes.filter(({ userId }) => !outdated.has(userId)))
   }
 
-  /** Passes a visibility on to Redis, announces what follows, and notes in D1 that it is done. Safe to repeat. */
+  /**
+   * Announces what follows from a visibility that was recorded at `changedAt`, passes it on to Redis, announces what
+   * follows there, and notes in D1 that it is done. Safe to repeat.
+   */
   async function sync(userId: string, visibility: Visibility, changedAt: number, now?: number): Promise<void> {
+    const known = (await read([userId])).get(userId)
+    if (!known) return
+    const outdated = await take([stepOfVisibility(userId, changedAt, known)])
+    if (outdated.size > 0) return // the cron does it again
     const change = await (visibility === 'nobody' ? online.hide(userId, now) : online.show(userId, visibility, now))
     if (change) await announce([change])
     await db
@@ -201,7 +287,7 @@ export function createPresence({ db, online, capacity, outbox, defer, onFailure 
       })
       .from(users)
       .leftJoin(follows, and(eq(follows.followedId, users.id), eq(follows.followerId, viewerId ?? '')))
-      .where(isOneOf(userIds))
+      .where(and(isOneOf(userIds), isPresent(users.id)))
     const isVisible = (row: (typeof rows)[number]) =>
       !row.isHidden &&
       (row.visibility === 'everyone' ||
@@ -288,34 +374,23 @@ export function createPresence({ db, online, capacity, outbox, defer, onFailure 
     },
 
     /**
-     * Changes who may see whether a user is online. D1 records it together with what every audience must be informed of:
-     * it holds at once for all readers. A user who hides goes offline, and D1 forgets when they were last seen.
+     * Changes who may see whether a user is online: it holds at once for all readers. A user who hides goes offline, and D1
+     * forgets when they were last seen.
      *
-     * Recorded, then completed: Redis is informed after D1, and if that fails by the cron. Safe to repeat.
+     * Recorded, then completed: whoever must be informed is informed after D1 has recorded it, then Redis; what fails is
+     * repeated by the cron. Safe to repeat.
      */
     async setVisibility(userId: string, visibility: Visibility, now = Date.now()): Promise<void> {
-      const target = sql`iif(presence_shown_to = 'nobody', 'nobody', ${visibility})`
-      const { data, audience } = announcementOf(target)
-      const transaction = outbox.transaction()
-      const [, changed] = await db.batch([
-        transaction.record(
-          { type: 'user_status_change', data: { userId, ...data }, audience, given: { at: now } },
-          sql`EXISTS (SELECT 1 FROM users WHERE id = value ->> 'subject' AND presence_shown_to <> ${target})`,
-        ),
-        db
-          .update(users)
-          .set({
-            presenceVisibility: visibility,
-            presenceShownTo: target,
-            presenceShownAt: sql`iif(presence_shown_to <> ${target}, max(${now}, presence_shown_at), presence_shown_at)`,
-            presenceSyncAt: now,
-            ...(visibility === 'nobody' ? { lastSeenAt: null } : {}),
-          })
-          .where(eq(users.id, userId))
-          .returning({ id: users.id }),
-      ])
+      const changed = await db
+        .update(users)
+        .set({
+          presenceVisibility: visibility,
+          presenceSyncAt: now,
+          ...(visibility === 'nobody' ? { lastSeenAt: null } : {}),
+        })
+        .where(eq(users.id, userId))
+        .returning({ id: users.id })
       if (changed.length === 0) throw new Problem('not-found', `There is no user ${userId}`)
-      transaction.enqueue()
       await sync(userId, visibility, now, now).catch(() => {}) // the cron repeats it
     },
 

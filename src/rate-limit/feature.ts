@@ -23,4 +23,10 @@ export const rateLimit: Feature = {
     }),
   ],
   routes: [['/v1/rate-limit', routes]],
+  removals: {
+    async user({ use }, id) {
+      await use(limitsService).forget(id)
+      return { next: null }
+    },
+  },
 }

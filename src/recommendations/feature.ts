@@ -24,5 +24,11 @@ export const recommendations: Feature = {
     }),
   ],
   routes: [['/v1/recommendations', routes]],
+  removals: {
+    async user({ use }, id) {
+      await use(recommendationsService).forget(id)
+      return { next: null }
+    },
+  },
   listener: ({ use }) => use(recommendationsService).listener,
 }

@@ -1,8 +1,8 @@
 import { listOf } from '../db/list.ts'
-import { sql } from 'drizzle-orm'
+import { and, gt, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { postScores } from '../db/schema.ts'
-import { SCORE } from '../db/score.ts'
+import { posts } from '../db/schema.ts'
+import { scoreWith } from '../db/score.ts'
 import type { Listener } from '../events/dispatch.ts'
 import { service } from '../service.ts'
 import type { Post } from '../posts/schema.ts'
@@ -41,14 +41,15 @@ export interface RecommendationsDependencies {
 
 /**
  * Recommends posts to a user, without the user's own and those that the user likes. It fuses two rankings: posts by
- * likes, comments and views, decaying with time; and posts that the user's neighbours like. The hot feed fills a list
- * that is too short. For a user without likes it comes first.
+ * likes, comments and views, decaying with time; and posts that the user's neighbours like. The hot feed and the newest
+ * posts fill a list that is too short. For a user without likes it comes first.
  *
- * A listener maintains the scores in D1 (`post_scores`), also for the hot feed. Each statement computes them from the
- * current counts, so late, repeated and reordered events leave them right.
+ * Whatever changes the counts of a post in D1 sets its score in the same statement (`db/score`), also for the hot feed: no
+ * event can leave a score wrong.
  *
  * A user's list is cached for some minutes. Posts that the user likes meanwhile are left out when it is read. Reading
- * takes one round trip from memory, two from Redis; a new list takes three D1 queries in two steps. Without Redis it
+ * takes one round trip from memory, two from Redis; a new list takes three D1 queries in two steps, and one
+ * more if it is short. Without Redis it
  * comes from memory or D1.
  */
 export function createRecommendations({ db, lists, hot, getMany }: RecommendationsDependencies) {
@@ -69,32 +70,30 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
     if (liked.length > 0 && fused.length >= LIST_SIZE) return fused.slice(0, LIST_SIZE)
 
     const popular = (await hot(100)).filter((post) => post.authorId !== userId).map((post) => post.id)
-    const all = new Set(liked.length > 0 ? [...fused, ...popular] : [...popular, ...fused])
+    const newest = await db.all<{ id: string }>(newestQuery(userId))
+    const ordered = liked.length > 0 ? [fused, popular] : [popular, fused]
+    const all = new Set([...ordered.flat(), ...newest.map(({ id }) => id)])
     return all.size === 0 ? null : [...all].slice(0, LIST_SIZE)
-  }
-
-  /** Scores the posts that `from` selects by their current counts; returns their ids. One D1 round trip. Safe to repeat. */
-  async function score(from: ReturnType<typeof sql>): Promise<string[]> {
-    const scored = await db
-      .insert(postScores)
-      .select(sql`SELECT id, ${SCORE} FROM posts ${from}`)
-      .onConflictDoUpdate({ target: postScores.postId, set: { score: sql`excluded.score` } })
-      .returning({ id: postScores.postId })
-    return scored.map((row) => row.id)
   }
 
   const listener: Listener = {
     name: 'recommendations',
-    // Deleting a post deletes its score.
-    wants: ({ channel, type, subject }) =>
-      (channel === 'post_events' && type === 'post_created') ||
-      (channel === 'counter_events' && type === 'counter_update' && subject.startsWith('p_')),
-    async handle(events) {
-      await score(sql`WHERE id IN ${listOf(events.map((event) => event.subject))}`)
-    },
+    wants: () => false,
+    handle: async () => {},
+    /** Scores posts whose counts were written around the triggers: by a restore, for example. Safe to repeat. */
     async rebuild(cursor) {
-      const ids = await score(sql`WHERE id > ${cursor ?? ''} ORDER BY id LIMIT ${REBUILD_STEP}`)
-      return ids.length < REBUILD_STEP ? null : ids.reduce((a, b) => (a > b ? a : b))
+      const page = await db
+        .select({ id: posts.id })
+        .from(posts)
+        .where(gt(posts.id, cursor ?? ''))
+        .orderBy(posts.id)
+        .limit(REBUILD_STEP)
+      const score = scoreWith(sql`views_count`)
+      await db
+        .update(posts)
+        .set({ score })
+        .where(and(inArray(posts.id, listOf(page.map(({ id }) => id))), sql`score IS NOT ${score}`))
+      return page.length < REBUILD_STEP ? null : (page.at(-1)?.id ?? null)
     },
   }
 
@@ -103,6 +102,9 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
 
     /** Returns the ids of posts for `userId`, best first. They may be as old as the cache allows. */
     list: async (userId: string): Promise<string[]> => (await lists.get(userId, () => compute(userId))) ?? [],
+
+    /** Drops the list of a deleted user. One command. Safe to repeat. */
+    forget: (userId: string): Promise<void> => lists.drop([userId]),
 
     /** Returns the first `limit` posts of `ids` that `viewer` sees and does not like. One round trip, rarely two. */
     async read(ids: string[], viewer: Viewer, limit: number): Promise<Post[]> {
@@ -127,14 +129,19 @@ interface Liked {
 }
 
 /** Whether `userId` neither wrote nor likes a post. */
-const isNewTo = (userId: string) => sql`author_id <> ${userId}
-  AND NOT EXISTS (SELECT 1 FROM post_likes WHERE post_id = posts.id AND user_id = ${userId} AND is_liked)`
+const isNewTo = (userId: string, table = sql.raw('posts')) => sql`author_id <> ${userId}
+  AND NOT EXISTS (SELECT 1 FROM post_likes WHERE post_id = ${table}.id AND user_id = ${userId} AND is_liked)`
 
 /** The best posts by score that are new to `userId`, in that order. */
 const rankedQuery = (userId: string) => sql`
-  SELECT posts.id FROM (SELECT post_id FROM post_scores WHERE score > 0 ORDER BY score DESC LIMIT ${SEARCHED}) AS best
-  CROSS JOIN posts ON posts.id = best.post_id
-  WHERE ${isNewTo(userId)} LIMIT ${LIST_SIZE}`
+  SELECT id FROM (SELECT id, author_id FROM posts WHERE score > 0 ORDER BY score DESC LIMIT ${SEARCHED}) AS best
+  WHERE ${isNewTo(userId, sql.raw('best'))} LIMIT ${LIST_SIZE}`
+
+/** Of the newest posts, those that are new to `userId` and have no score, in that order. */
+const newestQuery = (userId: string) => sql`
+  SELECT id
+  FROM (SELECT id, author_id, score FROM posts WHERE id > 'p_' ORDER BY id DESC LIMIT ${SEARCHED}) AS newest
+  WHERE score IS NULL AND ${isNewTo(userId, sql.raw('newest'))} LIMIT ${LIST_SIZE}`
 
 /** The latest posts that `user` likes. */
 const latestLikes = (user: ReturnType<typeof sql>) => sql`

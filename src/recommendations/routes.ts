@@ -5,7 +5,7 @@ import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { limitOf, pageSchema } from '../http/input.ts'
 import { doc, valid } from '../http/openapi.ts'
-import { Post } from '../posts/schema.ts'
+import { idsIn, Post } from '../posts/schema.ts'
 import { recommendationsService } from './recommendations.ts'
 
 export const recommendations = new Hono<AppEnv>().get(
@@ -30,6 +30,6 @@ export const recommendations = new Hono<AppEnv>().get(
     const recommendations = use(recommendationsService)
     const ids = await recommendations.list(caller.claims.userId)
     const items = await caller.read((viewer) => recommendations.read(ids, viewer, limit))
-    return answerCacheable(c, { items, nextCursor: null })
+    return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
   },
 )

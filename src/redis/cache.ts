@@ -14,6 +14,8 @@ export interface CacheEvent {
   outcome: 'hit' | 'stale' | 'negative' | 'miss' | 'error' | 'load' | 'store' | 'lost' | 'refused'
   /** For hits: how long the value is still fresh (ms); negative when stale. */
   ttlMs?: number
+  /** For hits in memory: how long memory may go on to answer without Redis (ms). 0: not at all. */
+  memoryMs?: number
 }
 
 export interface CacheDependencies {
@@ -88,9 +90,15 @@ interface PendingLoad<T> {
   entries: Promise<Map<string, CacheEntry<T>>>
 }
 
-/** An invalidation writes this in place of the entry, for `TOMBSTONE_MS`: a miss that no write-through may replace. */
+/**
+ * An invalidation writes this in place of the entry, for `TOMBSTONE_MS`: a miss that no write-through may replace. The
+ * version of the value may follow. Then no load that returns an older one, from a replica that lags say, is stored.
+ */
 const TOMBSTONE = 'x'
 const TOMBSTONE_MS = 10_000
+
+/** The version in the tombstone of a value that was deleted: higher than any other. */
+const GONE = Number.MAX_SAFE_INTEGER
 
 /**
  * Redis remembers at most so many ids of one load as absent. More are probably guesses, which nobody repeats: each would
@@ -102,7 +110,8 @@ const MAX_STORED_ABSENCES = 10
  * Stores entries. KEYS: entry, lease, entry, lease … ARGV, four for each: nonce, version, entry, TTL (ms).
  * With a nonce this is a fill: only the holder of the lease may store. Without one it is a write-through: it ends any
  * load in flight. A write-through that meets a negative entry cannot know which of the two is newer: it leaves a
- * tombstone, so that the next reader loads the value.
+ * tombstone, so that the next reader loads the value. A fill that meets a tombstone with a version stores no older value,
+ * and `null` only if the value is gone.
  */
 const STORE = `#!lua flags=allow-key-locking
 local held = redis.call('MGET', unpack(KEYS))
@@ -115,7 +124,12 @@ for i = 1, #KEYS, 2 do
   if allowed then
     local currentVersion = current and tonumber(string.match(current, '^{"v":(%d+)'))
     local isOlder = currentVersion and version > 0 and version < currentVersion
-    if isOlder or (nonce == '' and current == '${TOMBSTONE}') then
+    local tombstone = current and string.match(current, '^${TOMBSTONE}(%d*)$')
+    if tombstone and nonce ~= '' then
+      local known = tonumber(tombstone) or 0
+      isOlder = version < known and not (version == 0 and known == ${GONE})
+    end
+    if isOlder or (nonce == '' and tombstone) then
       allowed = false
     else
       if nonce == '' and currentVersion == 0 then
@@ -151,6 +165,8 @@ end
 return purged`
 
 const leaseOf = (key: string) => `${key}:lease`
+
+const hasEntry = <T>(slot: Slot<T> | undefined): slot is Slot<T> & { entry: CacheEntry<T> } => slot?.entry !== undefined
 
 /**
  * Cache-aside in three layers: isolate memory, then Redis, then the loader (D1).
@@ -213,9 +229,8 @@ export class Cache<T> {
     return this.#dependencies.random?.() ?? Math.random()
   }
 
-  #emit(layer: CacheEvent['layer'], outcome: CacheEvent['outcome'], ttlMs?: number): void {
-    const cache = this.#kind.name
-    this.#dependencies.onEvent(ttlMs === undefined ? { cache, layer, outcome } : { cache, layer, outcome, ttlMs })
+  #emit(layer: CacheEvent['layer'], outcome: CacheEvent['outcome']): void {
+    this.#dependencies.onEvent({ cache: this.#kind.name, layer, outcome })
   }
 
   readonly #emitError = () => this.#emit('redis', 'error')
@@ -239,9 +254,17 @@ export class Cache<T> {
     return entry.d !== null && this.#now() < entry.f + this.#kind.staleIfErrorMs
   }
 
-  #serve(layer: 'memory' | 'redis', entry: CacheEntry<T>): T | null {
-    const ttlMs = entry.f - this.#now()
-    this.#emit(layer, ttlMs <= 0 ? 'stale' : entry.d === null ? 'negative' : 'hit', ttlMs)
+  /** `memoryUntil`: until when memory may answer with this entry, without Redis. */
+  #serve(layer: 'memory' | 'redis', entry: CacheEntry<T>, memoryUntil = 0): T | null {
+    const now = this.#now()
+    const ttlMs = entry.f - now
+    const outcome = ttlMs <= 0 ? 'stale' : entry.d === null ? 'negative' : 'hit'
+    const cache = this.#kind.name
+    this.#dependencies.onEvent(
+      layer === 'redis'
+        ? { cache, layer, outcome, ttlMs }
+        : { cache, layer, outcome, ttlMs, memoryMs: Math.max(0, memoryUntil - now) },
+    )
     return entry.d
   }
 
@@ -270,11 +293,11 @@ export class Cache<T> {
   }
 
   /** What memory may answer without Redis. */
-  #fromMemory(key: string): CacheEntry<T> | undefined {
+  #fromMemory(key: string): (Slot<T> & { entry: CacheEntry<T> }) | undefined {
     const slot = this.#slotOf(key)
-    if (!slot?.entry) return undefined
+    if (!hasEntry(slot)) return undefined
     const time = this.#now()
-    return slot.since <= time && time < slot.until && this.#isServable(slot.entry, time) ? slot.entry : undefined
+    return slot.since <= time && time < slot.until && this.#isServable(slot.entry, time) ? slot : undefined
   }
 
   #isMarked(key: string, read: ReadStart): boolean {
@@ -451,8 +474,8 @@ export class Cache<T> {
     /** Takes what this isolate got meanwhile. */
     const share = async () => {
       for (const id of waiting) {
-        const entry = this.#fromMemory(this.#kind.key(id))
-        if (entry) values.set(id, this.#serve('memory', entry))
+        const slot = this.#fromMemory(this.#kind.key(id))
+        if (slot) values.set(id, this.#serve('memory', slot.entry, slot.until))
       }
       waiting = waiting.filter((id) => !values.has(id))
       await this.#join(waiting, values)
@@ -535,7 +558,7 @@ export class Cache<T> {
     const { softMs } = this.#dependencies
     const { softTimeoutMs } = this.#kind
     const { promise: gaveUp, resolve: giveUp } = Promise.withResolvers<undefined>()
-    const timer = setTimeout(giveUp, softMs?.(softTimeoutMs) ?? softTimeoutMs)
+    const timer = setTimeout(() => giveUp(undefined), softMs?.(softTimeoutMs) ?? softTimeoutMs)
     const lookup = await Promise.race([looking, gaveUp]).finally(() => clearTimeout(timer))
     if (lookup) rememberAll(lookup)
     else this.#defer(() => looking.then(rememberAll, this.#emitError))
@@ -594,8 +617,8 @@ export class Cache<T> {
     const values: Values<T> = new Map()
     const unanswered: string[] = []
     for (const id of new Set(ids)) {
-      const entry = this.#fromMemory(this.#kind.key(id))
-      if (entry) values.set(id, this.#serve('memory', entry))
+      const slot = this.#fromMemory(this.#kind.key(id))
+      if (slot) values.set(id, this.#serve('memory', slot.entry, slot.until))
       else unanswered.push(id)
     }
     const inOrder = () => ids.map((id) => values.get(id) ?? null)
@@ -641,14 +664,20 @@ export class Cache<T> {
     if (isLatest) this.#remember(key, entry, this.#memory.begin(this.#now()), read.at)
   }
 
-  /** Removes `ids`, and ends any load of them in flight. One round trip. */
-  async invalidate(ids: string[]): Promise<void> {
+  /**
+   * Removes `ids`, and ends any load of them in flight. `versions`, in the same order, are those that the source of truth
+   * has now: `Infinity` for what it has no more, 0 or absent if unknown. One round trip.
+   */
+  async invalidate(ids: string[], versions: number[] = []): Promise<void> {
     if (ids.length === 0) return
     const keys = ids.map(this.#kind.key)
     await this.#invalidating(keys, () => {
       // The leases go first: a load that begins between the two commands has already seen the change.
       const pipeline = this.#redis.pipeline().del(...keys.map(leaseOf))
-      for (const key of keys) pipeline.set(key, TOMBSTONE, { px: TOMBSTONE_MS })
+      for (const [i, key] of keys.entries()) {
+        const version = Math.min(versions[i] ?? 0, GONE)
+        pipeline.set(key, `${TOMBSTONE}${version || ''}`, { px: TOMBSTONE_MS })
+      }
       return pipeline.exec()
     })
   }

@@ -590,6 +590,11 @@ export function createCounters(
       return redis.eval<string[], number>(CONFIRM_VIEWS, [keys.viewsUnwritten], [...views].flat().map(String))
     },
 
+    /** Removes the like states of a user who is gone. One command. */
+    async forgetStates(userId: string): Promise<void> {
+      await redis.del(keys.likedBy(userId))
+    },
+
     /** Removes the counts `counters` of contents that are gone, and ends every load of them. One command. */
     async evict(counters: Counter[], contentIds: string[]): Promise<void> {
       const evicted = contentIds.flatMap((contentId) =>

@@ -56,6 +56,9 @@ const REPEAT_MS = 60_000
 /** How long the caller that took changes has to announce them before others may take them. */
 export const CLAIM_MS = 5_000
 const VISIBLE_MS = 86_400_000
+/** How many shards a list reads, and for how long the same ones. */
+const LISTED_SHARDS = 4
+const SAMPLED_MS = 60_000
 /** A shard that is no longer swept, because there are fewer of them now, expires. */
 const SHARD_MS = 86_400_000
 
@@ -288,6 +291,16 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
     /** Takes a user offline on all devices, and refuses their beats. */
     hide: (userId: string, now?: number) => depart(userId, '', true, now),
 
+    /** Removes everything about a user who is gone. Changes that are not announced stay until they are. Two round trips. */
+    async forget(userId: string): Promise<void> {
+      const change = await depart(userId, '', true)
+      const [shard, changes, ...ofUser] = keysOf(userId, shardOf(userId))
+      if (!shard || !changes) return // a user has them
+      const pipeline = redis.pipeline().del(...ofUser)
+      if (change) pipeline.zrem(changes, memberOf(change))
+      await pipeline.exec()
+    },
+
     /** Admits beats of a user again, or changes who sees them. Answers an arrival if the user is online. */
     async show(userId: string, visibility: Exclude<Visibility, 'nobody'>, now?: number): Promise<Change | undefined> {
       const shard = shardOf(userId)
@@ -313,20 +326,31 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       return userIds.map((userId) => seen.get(userId) ?? null)
     },
 
-    /** The users online, latest first: at most `count`, seen no later than `until`. */
+    /**
+     * Users online, latest first: at most `count`, seen no later than `until`. Of many shards it reads `LISTED_SHARDS`, the
+     * same ones for a minute of `now`: users are spread by a hash, so these hold a fair sample of those seen last. If they
+     * do not hold enough, few users are online, and it reads the other shards too. One round trip, or two; replies of
+     * about twice `count` users, however many are online.
+     */
     async latest(count: number, now: number, until = Infinity): Promise<Seen[]> {
-      const pipeline = redis.pipeline()
-      const max = until === Infinity ? '+inf' : until
-      const options = { byScore: true, rev: true, offset: 0, count, withScores: true } as const
-      for (const shard of allShards) pipeline.zrange(keys.presence(shard), max, `(${now - windowMs}`, options)
-      const perShard = await pipeline.exec<(string | number)[][]>()
       const seen = new Map<string, number>()
-      for (const flat of perShard) {
-        for (let i = 0; i < flat.length; i += 2) {
-          const userId = String(flat[i])
-          seen.set(userId, Math.max(Number(flat[i + 1]), seen.get(userId) ?? 0)) // in two shards while their number changes
+      const max = until === Infinity ? '+inf' : until
+      const share = Math.min(count, 2 * Math.ceil(count / Math.min(LISTED_SHARDS, shards)))
+      const options = { byScore: true, rev: true, offset: 0, count: share, withScores: true } as const
+      async function readShards(some: number[]): Promise<void> {
+        const pipeline = redis.pipeline()
+        for (const shard of some) pipeline.zrange(keys.presence(shard), max, `(${now - windowMs}`, options)
+        for (const flat of await pipeline.exec<(string | number)[][]>()) {
+          for (let i = 0; i < flat.length; i += 2) {
+            const userId = String(flat[i])
+            seen.set(userId, Math.max(Number(flat[i + 1]), seen.get(userId) ?? 0)) // in two shards while their number changes
+          }
         }
       }
+      const first = Math.floor(now / SAMPLED_MS) % shards
+      const inTurn = allShards.map((shard) => (shard + first) % shards)
+      await readShards(inTurn.slice(0, LISTED_SHARDS))
+      if (seen.size < count && shards > LISTED_SHARDS) await readShards(inTurn.slice(LISTED_SHARDS))
       return [...seen]
         .map(([userId, at]) => ({ userId, at }))
         .sort((a, b) => b.at - a.at || (a.userId < b.userId ? -1 : 1))

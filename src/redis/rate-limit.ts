@@ -274,6 +274,15 @@ export class RateLimit<Policy extends string> {
     await this.#limiterOf(policy).limit(subject, { rate: -1 })
   }
 
+  /** Forgets what a subject has spent of every policy. One command. Safe to repeat. */
+  async forget(subject: string, now = Date.now()): Promise<void> {
+    const policies = Object.keys(this.#quotas) as Policy[] // the keys of `Record<Policy, Quota>`
+    for (const policy of policies) this.#forget(this.#nameOf(policy, subject))
+    await this.#connect().del(
+      ...policies.flatMap((policy) => this.#windowKeys(policy, subject, this.#windowOf(policy, now))),
+    )
+  }
+
   /** Notes `requests` that have been answered. True: something is to be counted, so call `count`. */
   note(policy: Policy, subject: string, requests = 1, now = Date.now()): boolean {
     const { waiting, due } = this.#uncounted

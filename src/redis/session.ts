@@ -324,6 +324,11 @@ export function createSessionStore<State extends Versioned>(
       await writeTombstone(sessionId).catch(noteFailure)
     },
 
+    /** Removes the epoch and the state of a user who is gone: a check then asks the source. One round trip. Throws if Redis fails. */
+    async forget(userId: string): Promise<void> {
+      await redis.del(keys.epoch(userId), keys.state(userId)).catch(noteFailure)
+    },
+
     /**
      * Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if
      * Redis fails.

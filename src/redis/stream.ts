@@ -120,6 +120,24 @@ if last then return last[1] end
 redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
 return redis.call('GET', KEYS[2])`
 
+/** Entries that one `forget` looks through. */
+const SCANNED = 500
+
+/** KEYS: log. ARGV: text, exempt, from, count. */
+const FORGET = `#!lua flags=allow-key-locking
+-- usually calls 1
+local page = redis.call('XRANGE', KEYS[1], ARGV[3], '+', 'COUNT', ARGV[4])
+for _, entry in ipairs(page) do
+  for i = 1, #entry[2], 2 do
+    local value = entry[2][i] == 'e' and entry[2][i + 1] or ''
+    if string.find(value, ARGV[1], 1, true) and not string.find(value, ARGV[2], 1, true) then
+      redis.call('XDEL', KEYS[1], entry[1])
+    end
+  end
+end
+if #page < tonumber(ARGV[4]) then return false end
+return '(' .. page[#page][1]`
+
 export type Stream<T> = ReturnType<typeof createStream<T>>
 
 /**
@@ -169,6 +187,14 @@ export function createStream<T>(
       const sized = items.map((item) => ({ ...item, json: JSON.stringify(item.value) }))
       for (const part of partsOf(sized, ({ json }) => json.length)) await appendPart(part, now)
     },
+
+    /**
+     * Deletes entries whose value contains `text` as JSON, but not `exempt`, among the next `SCANNED` after `from`. Returns
+     * where to continue, null at the end. A reader that resumes across a deleted entry finds a gap. One command. Safe to
+     * repeat.
+     */
+    forget: (text: string, exempt: string, from = '-'): Promise<string | null> =>
+      writes.eval<string[], string | null>(FORGET, [streamLog], [text, exempt, from, String(SCANNED)]),
 
     /**
      * Publishes values that are not on the log: those who follow now receive them, once at most, and nobody later. One

@@ -4,6 +4,7 @@ import { notificationsService } from '../notifications/notifications.ts'
 import { createAuthors } from '../redis/authors.ts'
 import { sessionStore } from '../sessions/sessions.ts'
 import { usersService } from '../users/users.ts'
+import { relationExports } from './export.ts'
 import { createRelations, relationsService } from './relations.ts'
 import { relations as routes } from './routes.ts'
 
@@ -22,4 +23,6 @@ export const relations: Feature = {
     }),
   ],
   routes: [['/v1/users', routes]],
+  exports: relationExports,
+  removals: { user: ({ use }, id, most) => use(relationsService).removeOf(id, most) },
 }

@@ -34,7 +34,7 @@ export const relations = new Hono<AppEnv>()
     valid('query', pageQuery('r')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
-      return answerCacheable(c, await c.var.use(relationsService).page('block', c.var.userId, limit, cursor))
+      return answerCacheable(c, await c.var.use(relationsService).page('block', c.var.userId, limit, cursor), () => [])
     },
   )
   .get(
@@ -51,7 +51,7 @@ export const relations = new Hono<AppEnv>()
     valid('query', pageQuery('r')),
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
-      return answerCacheable(c, await c.var.use(relationsService).page('mute', c.var.userId, limit, cursor))
+      return answerCacheable(c, await c.var.use(relationsService).page('mute', c.var.userId, limit, cursor), () => [])
     },
   )
   .put(

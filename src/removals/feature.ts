@@ -1,20 +1,21 @@
 import { type Feature, provide } from '../feature.ts'
-import { createRemovals, type RemovedKind, removalsService } from './removals.ts'
+import { createRemovals, type RemovalStep, type RemovedKind, removalsService } from './removals.ts'
 
 /** Removals that one run of the cron enqueues again. */
 const RESUMED_PER_RUN = 1_000
 
-/** Deletes what belongs to deleted contents, in steps that features contribute. */
+/** Deletes what belongs to deleted contents and users, in steps that features contribute. */
 export const removals: Feature = {
   name: 'removals',
   provides: [
     provide(removalsService, (platform) => {
       const of = (kind: RemovedKind) =>
-        platform.features.flatMap(({ removals }) => {
+        platform.features.flatMap(({ name, removals }): RemovalStep[] => {
           const remove = removals?.[kind]
-          return remove ? [(id: string, most: number) => remove(platform, id, most)] : []
+          return remove ? [{ feature: name, remove: (id, most, from) => remove(platform, id, most, from) }] : []
         })
-      return createRemovals(platform.db, { post: of('post'), comment: of('comment') }, (ids) =>
+      const steps = { post: of('post'), comment: of('comment'), user: of('user') }
+      return createRemovals(platform.db, steps, (ids) =>
         platform.enqueue(
           'EVENTS',
           ids.map((cursor) => ({ body: { kind: 'proceed', listener: 'removals', cursor } })),

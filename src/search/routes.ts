@@ -4,6 +4,7 @@ import { answerCacheable } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, valid } from '../http/openapi.ts'
 import { postsService } from '../posts/posts.ts'
+import { idsIn } from '../posts/schema.ts'
 import { toUser } from '../users/users.ts'
 import { Results, SearchQuery } from './schema.ts'
 import { searchService } from './search.ts'
@@ -20,7 +21,8 @@ export const search = new Hono<AppEnv>().get(
       'first; newer posts and users with more followers rank higher. Of more than 1 000 matches, only the newest are ' +
       'ranked. A new post is found after some seconds. Works without Redis. Then counts may be slightly old.',
     answer: Results,
-    sends: ['ETag'],
+    headers: ['X-D1-Bookmark'],
+    sends: ['ETag', 'X-D1-Bookmark'],
     problems: ['invalid-request'],
   }),
   admit('reads', { session: 'optional', check: 'alongside' }),
@@ -31,19 +33,18 @@ export const search = new Hono<AppEnv>().get(
     const search = use(searchService)
     if (type === 'users') {
       const { items, nextCursor } = await caller.browse((viewer) => search.users(q, limit, cursor, viewer?.userId))
-      return answerCacheable(c, {
-        items: items.map(({ row, snippets }) => ({ user: toUser(row), snippets })),
-        nextCursor,
-      })
+      const found = items.map(({ row, snippets }) => ({ user: toUser(row), snippets }))
+      return answerCacheable(c, { items: found, nextCursor }, () => items.map(({ row }) => row.id))
     }
     const find = (viewerId?: string) => search.posts(q, limit, cursor, viewerId)
-    const found = await find(caller.claims?.userId) // the session is checked in the round trip of the counts
-    const page = await caller.read(async (viewer) => {
-      const { items, nextCursor } = viewer?.userId === caller.claims?.userId ? found : await find()
+    const first = await find(caller.claims?.userId) // the session is checked in the round trip of the counts
+    const { posts, snippets, nextCursor } = await caller.read(async (viewer) => {
+      const { items, nextCursor } = viewer?.userId === caller.claims?.userId ? first : await find()
       const rows = items.map(({ row }) => row)
       const posts = await use(postsService).withCounts(rows, viewer?.userId)
-      return { items: posts.map((post, i) => ({ post, snippets: items[i]?.snippets })), nextCursor }
+      return { posts, snippets: items.map((item) => item.snippets), nextCursor }
     })
-    return answerCacheable(c, page)
+    const found = posts.map((post, i) => ({ post, snippets: snippets[i] }))
+    return answerCacheable(c, { items: found, nextCursor }, () => idsIn(posts))
   },
 )

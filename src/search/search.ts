@@ -3,6 +3,7 @@ import { forViewer, isBlocked } from '../db/relations.ts'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core'
+import { isPresent } from '../db/present.ts'
 import { posts, searchDocuments, users } from '../db/schema.ts'
 import type { StoredEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
@@ -60,7 +61,7 @@ interface Placed {
  * the places of the pages before, and the next page is the best of the rest: nothing repeats, and no row that matches
  * throughout is skipped.
  */
-export function createSearch(db: DrizzleD1Database) {
+export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Database = () => db) {
   /**
    * Indexes the posts and users `ids` as they are now, and removes those that are gone. Two D1 round trips. Safe to repeat:
    * it writes what D1 has, in one transaction.
@@ -80,7 +81,7 @@ export function createSearch(db: DrizzleD1Database) {
           bio: users.bio,
         })
         .from(users)
-        .where(sql`${users.id} IN ${listOf(ids)}`),
+        .where(sql`${users.id} IN ${listOf(ids)} AND ${isPresent(users.id)}`),
     ])
     const found = JSON.stringify([...foundPosts, ...foundUsers].map(({ id }) => [id]))
     const postTexts = JSON.stringify(foundPosts.map(({ id, version, text }) => [id, version, wordsIn(text)]))
@@ -167,14 +168,15 @@ export function createSearch(db: DrizzleD1Database) {
 
     /** Posts that match all of `query` and that `viewerId` sees, the most relevant first, newer before older. */
     async posts(query: Term[], limit: number, position?: Position, viewerId?: string): Promise<Page<FoundPost>> {
-      const rows = await db.all<PostRow & Placed>(sql`
+      const rows = await replica().all<PostRow & Placed>(sql`
         WITH matches AS MATERIALIZED (
           SELECT rowid AS place, -bm25(post_words) AS relevance FROM post_words WHERE ${matching('post_words', query, position)}
         )
         SELECT posts.id, posts.author_id AS authorId, text, created_at AS createdAt, updated_at AS updatedAt, version,
           likes_count AS likes, comments_count AS comments, views_count AS views, place, ${NEWEST} AS newest
         FROM matches CROSS JOIN search_documents USING (place) CROSS JOIN posts USING (id)
-        WHERE ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`posts.author_id`)}`)}
+        WHERE ${isPresent(sql`posts.author_id`)}
+          AND ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`posts.author_id`)}`)}
         ORDER BY log2(relevance) + created_at * 1.0 / ${HALF_LIFE_MS} DESC, id DESC
         LIMIT ${limit + 1}`)
       return pageOf(rows, limit, position, ({ newest: _newest, place: _place, ...row }) => ({
@@ -185,7 +187,7 @@ export function createSearch(db: DrizzleD1Database) {
 
     /** Users who match all of `query` in their names and bio, the most relevant and most followed first. */
     async users(query: Term[], limit: number, position?: Position, viewerId?: string): Promise<Page<FoundUser>> {
-      const rows = await db.all<CachedUser & Placed>(sql`
+      const rows = await replica().all<CachedUser & Placed>(sql`
         WITH matches AS MATERIALIZED (
           SELECT rowid AS place, -bm25(user_words, 10, 5, 1) AS relevance FROM user_words
           WHERE ${matching('user_words', query, position)}
@@ -194,7 +196,8 @@ export function createSearch(db: DrizzleD1Database) {
           followings_count AS followingsCount, posts_count AS postsCount, created_at AS createdAt, version, revision,
           place, ${NEWEST} AS newest
         FROM matches CROSS JOIN search_documents USING (place) CROSS JOIN users USING (id)
-        WHERE ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`users.id`)}`)}
+        WHERE ${isPresent(sql`users.id`)}
+          AND ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`users.id`)}`)}
         ORDER BY relevance * ln(followers_count + 3) DESC, id DESC
         LIMIT ${limit + 1}`)
       return pageOf(rows, limit, position, ({ newest: _newest, place: _place, ...row }) => ({

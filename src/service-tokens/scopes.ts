@@ -5,7 +5,9 @@ export const SCOPES = [
   'events:publish',
   'events:read',
   'locks',
+  'mail',
   'maintenance',
+  'moderation',
   'stats:read',
   'webhooks:manage',
 ] as const

@@ -1,10 +1,12 @@
 import { type Feature, provide, provideForIsolate } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { postsService } from '../posts/posts.ts'
 import { presenceService } from '../presence/presence.ts'
 import { createBoundedMap } from '../redis/bounded-map.ts'
 import { createSessionStore } from '../redis/session.ts'
 import type { Relations } from '../relations/schema.ts'
 import { usersService } from '../users/users.ts'
+import { sessionExports } from './export.ts'
 import { sessions as routes } from './routes.ts'
 import { accountsService, createAccounts, createSessionSource, sessionMemory, sessionStore } from './sessions.ts'
 import { createSessionTokens, sessionTokens } from './token.ts'
@@ -42,6 +44,11 @@ export const sessions: Feature = {
         policy: config.sessions,
         outbox,
         defer,
+        onDeleted: (userId, username) =>
+          Promise.all([
+            use(usersService).invalidateAccount(userId, username),
+            use(postsService).invalidateNewest(userId),
+          ]),
         onSignUp: (username) => use(usersService).invalidateUsername(username),
         // A session is a device. Without Redis it goes offline after its presence window.
         onSignOut: (userId, sessionIds) =>
@@ -57,6 +64,10 @@ export const sessions: Feature = {
       run: ({ use }) => use(accountsService).sendRevocations(),
     },
   ],
+  exports: sessionExports,
+  removals: {
+    user: async ({ use }, id, most, from) => ({ next: await use(accountsService).removeOf(id, most, from) }),
+  },
   purges: {
     sessions: ({ use }, most, now) => use(accountsService).purge(most, now),
     signInSources: ({ use }, most, now) => use(accountsService).purgeSources(most, now),

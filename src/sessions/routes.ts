@@ -1,12 +1,11 @@
 import { createHash } from 'node:crypto'
 import { type Context, Hono, type MiddlewareHandler } from 'hono'
-import { createMiddleware } from 'hono/factory'
 import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { addressSubject, requireAllowed, spend } from '../http/limit.ts'
 import { described, doc, requireJson, valid } from '../http/openapi.ts'
-import { deleteSessionCookie, readClaims, requireOwnSite, setSessionCookie } from '../http/session.ts'
+import { forgetCookie, readClaims, requireOwnSite, setSessionCookie } from '../http/session.ts'
 import { limitsService } from '../rate-limit/rate-limit.ts'
 import { usersService } from '../users/users.ts'
 import { Credentials, Device, SignedIn } from './schema.ts'
@@ -55,12 +54,6 @@ const admitSignIn: MiddlewareHandler<AppEnv> = described(
   },
 )
 
-/** Deletes the cookie of a session that has ended, now or before. */
-const forgetCookie = createMiddleware<AppEnv>(async (c, next) => {
-  await next()
-  if (c.res.status === 204 || c.res.status === 401) deleteSessionCookie(c)
-})
-
 export const sessions = new Hono<AppEnv>()
   .post(
     '/',
@@ -69,13 +62,20 @@ export const sessions = new Hono<AppEnv>()
       tag,
       summary: 'Sign in',
       description:
-        'The login is a username or an email address. Send the token as `Authorization: Bearer`. Browsers also get it as ' +
+        'The login is a username or a confirmed email address. Send the token as `Authorization: Bearer`. Browsers also get it as ' +
         'a cookie. If the request presents a session, sign-in ends that session. Without Redis: 503, because attempts ' +
         'cannot be counted.',
       answer: SignedIn,
       status: 201,
       sends: ['Set-Cookie'],
-      problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'wrong-credentials', 'unavailable'],
+      problems: [
+        'invalid-request',
+        'malformed-json',
+        'unsupported-media-type',
+        'wrong-credentials',
+        'suspended',
+        'unavailable',
+      ],
     }),
     admitSignIn,
     requireJson,

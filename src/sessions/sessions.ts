@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
-import { and, asc, desc, eq, gt, lt, lte, or, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, gt, lt, lte, not, or, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { relationsJson } from '../db/relations.ts'
-import { revocations, sessions, signInSources, users } from '../db/schema.ts'
+import { removals, revocations, sessions, signInSources, suspensions, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
 import type { Relations } from '../relations/schema.ts'
@@ -18,6 +19,9 @@ import type { SessionTokens } from './token.ts'
 
 /** How many revocations one run of the cron sends to Redis. */
 const REVOCATIONS_PER_RUN = 1_000
+
+/** The queue has this long to begin the removal of a user. After that the cron does. */
+const REMOVAL_MS = 60_000
 
 /** How long a network stays known after the last sign-in from it. */
 const SOURCE_MS = 90 * 86_400_000
@@ -72,6 +76,8 @@ interface Parts {
   onSignUp: (username: string) => Promise<void>
   /** Called after a sign-out, with the ids of the ended sessions. */
   onSignOut: (userId: string, sessionIds: string[]) => void
+  /** Called after an account is deleted, and by the steps of its removal, with the former username. */
+  onDeleted: (userId: string, username: string) => Promise<unknown>
 }
 
 /**
@@ -80,7 +86,7 @@ interface Parts {
  * Without Redis a sign-out still succeeds: D1 records a revocation in the batch that deletes the session, and the cron
  * sends it to Redis. See `createSessionStore` for when it takes effect.
  */
-export function createAccounts({ db, store, tokens, policy, outbox, defer, onSignUp, onSignOut }: Parts) {
+export function createAccounts({ db, store, tokens, policy, outbox, defer, onSignUp, onSignOut, onDeleted }: Parts) {
   /** Sends revocations to Redis, all in one round trip, then deletes them from D1. Safe to repeat. */
   async function sendToRedis(ended: { subjectId: string; epoch: number | null }[]): Promise<() => Promise<unknown>> {
     await Promise.all(
@@ -93,26 +99,65 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
     return async () => db.delete(revocations).where(and(sql`${revocations.subjectId} IN ${subjects}`, isSent))
   }
 
+  /** The account of `userId`, if `password` is right. Throws `wrong-password`. One D1 query. */
+  async function requirePassword(
+    userId: string,
+    password: string,
+  ): Promise<{ username: string; email: string; passwordHash: string }> {
+    const [user] = await db
+      .select({ username: users.username, email: users.email, passwordHash: users.passwordHash })
+      .from(users)
+      .where(and(eq(users.id, userId), isPresent(users.id)))
+    const isRight = await isPassword(password, user?.passwordHash)
+    if (!user || !isRight) throw new Problem('wrong-password')
+    return user
+  }
+
   /** The same for a request: waits for Redis only, and leaves to the cron what Redis missed. */
   async function revoke(subjectId: string, epoch: number | null): Promise<void> {
     await sendToRedis([{ subjectId, epoch }]).then(defer, () => {})
   }
 
   return {
+    hashPassword,
+    requirePassword,
+
     /**
-     * Creates an account and returns its id. Throws `taken`, which names the field. One D1 batch: a repeated request finds
-     * the username taken.
+     * Brings to Redis what D1 has recorded as ended: sessions of a user, or with `epoch` all of them. One round trip. Never
+     * throws: the cron sends what Redis missed, and the rest of very many sessions.
+     */
+    async sendEnded(userId: string, { sessionIds, epoch }: { sessionIds: string[]; epoch?: number }): Promise<void> {
+      const ended =
+        epoch === undefined
+          ? sessionIds.slice(0, REVOCATIONS_PER_RUN).map((id) => ({ subjectId: id, epoch: null }))
+          : [{ subjectId: userId, epoch }]
+      await sendToRedis(ended).then(defer, () => {})
+      onSignOut(userId, sessionIds)
+    },
+
+    /**
+     * Creates an account and returns its id. Throws `taken` if somebody has the username. The email address is pending until
+     * its owner confirms it, so nothing tells whether an account has it already. One D1 batch: a repeated request finds the
+     * username taken.
      */
     async signUp({ username, email, password, displayName }: NewAccount, now = Date.now()): Promise<string> {
       const name = username.toLowerCase()
-      const address = email.toLowerCase()
       const id = newId('u', now)
       const passwordHash = await hashPassword(password)
       const transaction = outbox.transaction()
       const [added] = await db.batch([
         db
           .insert(users)
-          .values({ id, username: name, email: address, passwordHash, displayName, createdAt: now, updatedAt: now })
+          .values({
+            id,
+            username: name,
+            email: `-${id}`, // unique, and no address
+            pendingEmail: email.toLowerCase(),
+            passwordHash,
+            displayName,
+            createdAt: now,
+            updatedAt: now,
+          })
           .onConflictDoNothing()
           .returning({ id: users.id }),
         transaction.record(
@@ -126,13 +171,11 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
         await onSignUp(name)
         return id
       }
-      const [same] = await db.select({ id: users.id }).from(users).where(eq(users.username, name))
-      const field = same ? 'username' : 'email'
-      const errors = [{ in: 'body', field, message: 'is taken' }]
-      throw new Problem('taken', `This ${field} is taken`, { errors })
+      const errors = [{ in: 'body', field: 'username', message: 'is taken' }]
+      throw new Problem('taken', 'This username is taken', { errors })
     },
 
-    /** Finds the account of `login`, a username or an email address, for a client in `network`. One D1 query. */
+    /** Finds the account of `login`, a username or a confirmed email address, for a client in `network`. One D1 query. */
     async identify(login: string, network: string): Promise<Login> {
       const name = login.toLowerCase()
       const isSource = and(eq(signInSources.userId, users.id), eq(signInSources.source, sourceOf(network)))
@@ -161,7 +204,8 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
       const expiresAt = now + policy.absoluteMs
       const userAgent = device.userAgent.slice(0, 200)
       // The epoch is read by the statement that inserts: a sign-out everywhere comes before it or after it.
-      const isSame = and(eq(users.id, user.id), eq(users.passwordHash, user.passwordHash))
+      const isSuspended = sql`EXISTS (SELECT 1 FROM ${suspensions} WHERE ${suspensions.userId} = ${user.id})`
+      const isSame = and(eq(users.id, user.id), eq(users.passwordHash, user.passwordHash), not(isSuspended))
       const [begun] = await db.batch([
         db
           .insert(sessions)
@@ -175,7 +219,10 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
           .onConflictDoUpdate({ target: [signInSources.userId, signInSources.source], set: { seenAt: now } }),
       ])
       const [session] = begun
-      if (!session) throw new Problem('wrong-credentials') // the password or the account changed meanwhile
+      if (!session) {
+        const [suspended] = await db.select().from(suspensions).where(eq(suspensions.userId, user.id))
+        throw new Problem(suspended ? 'suspended' : 'wrong-credentials') // or the password or the account changed meanwhile
+      }
       await store
         .begin(claims, { hash: claims.hash, epoch: session.epoch, seenAt: now, expiresAt }, now)
         .catch(() => {})
@@ -218,6 +265,86 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
         userId,
         ended.map(({ id }) => id),
       )
+    },
+
+    /**
+     * Deletes the account of `userId` if `password` is right. One D1 query and one batch, then the caches. The batch frees
+     * the username and the email address, ends every session, and records `user_deleted` and the removal: from then on no
+     * reader finds in D1 the user or what the user wrote (`isPresent`). The steps of the removal do the rest
+     * (`removals/removals.ts`).
+     *
+     * Recorded first, then completed: the queue or the cron begins the steps, and they invalidate again what Redis missed.
+     * A repetition finds its session ended.
+     */
+    async remove(userId: string, password: string, now = Date.now()): Promise<void> {
+      const user = await requirePassword(userId, password)
+      const isSame = and(eq(users.id, userId), eq(users.passwordHash, user.passwordHash))
+      const progress = JSON.stringify({ sessions: user.username })
+      const nobody = `-${userId}` // neither a username nor an email address
+      const transaction = outbox.transaction()
+      const [, , , [removed]] = await db.batch([
+        transaction.record(
+          { type: 'user_deleted', data: { userId } },
+          sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isSame})`,
+          now,
+        ),
+        db
+          .insert(removals)
+          .select(sql`SELECT ${users.id}, ${now + REMOVAL_MS}, ${progress} FROM ${users} WHERE ${isSame}`)
+          .onConflictDoNothing(),
+        db
+          .insert(revocations)
+          .select(sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now} FROM ${users} WHERE ${isSame}`)
+          .onConflictDoUpdate({
+            target: revocations.subjectId,
+            set: { epoch: sql`excluded.epoch`, createdAt: now },
+          }),
+        db
+          .update(users)
+          .set({
+            username: nobody,
+            email: nobody,
+            pendingEmail: null,
+            passwordHash: '',
+            displayName: '',
+            bio: '',
+            lastSeenAt: null,
+            presenceVisibility: 'nobody',
+            presenceShownTo: 'nobody',
+            presenceSyncAt: null,
+            sessionEpoch: sql`${users.sessionEpoch} + 1`,
+            version: sql`${users.version} + 1`,
+            revision: sql`${users.revision} + 1`,
+          })
+          .where(isSame)
+          .returning({ epoch: users.sessionEpoch }),
+      ])
+      if (!removed) throw new Problem('wrong-password') // it changed meanwhile
+      transaction.enqueue()
+      await Promise.allSettled([revoke(userId, removed.epoch), onDeleted(userId, user.username)])
+    },
+
+    /**
+     * A step of the removal of a user: `from` is the former username, then `ROWS_LEFT`. Invalidates what the request may
+     * have missed, then ends and deletes at most `most` sessions and sources of sign-ins, and last what Redis knows of the
+     * user's sessions. Returns where to continue, null at the end. Safe to repeat.
+     */
+    async removeOf(userId: string, most: number, from: string | undefined): Promise<string | null> {
+      if (from !== ROWS_LEFT) {
+        if (from !== undefined) await onDeleted(userId, from)
+        return ROWS_LEFT
+      }
+      const begun = await db.select({ id: sessions.id }).from(sessions).where(eq(sessions.userId, userId)).limit(most)
+      await Promise.all(begun.map(({ id }) => store.end(id)))
+      const ids = listOf(begun.map(({ id }) => id))
+      await db.delete(sessions).where(sql`${sessions.id} IN ${ids}`)
+      const sources = sql`(SELECT rowid FROM ${signInSources} WHERE ${signInSources.userId} = ${userId} LIMIT ${most})`
+      const { meta } = await db.run(sql`DELETE FROM ${signInSources} WHERE rowid IN ${sources}`)
+      if (begun.length === most || meta.changes === most) return ROWS_LEFT
+      // D1 has no session of the user any more, so nothing has to be compared with the epoch.
+      await db.delete(revocations).where(eq(revocations.subjectId, userId))
+      await store.forget(userId)
+      return null
     },
 
     /**
@@ -281,5 +408,8 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
     },
   }
 }
+
+/** Where the removal of a user continues after the caches. */
+const ROWS_LEFT = '*' // no username
 
 const sourceOf = (network: string) => createHash('sha256').update(network).digest('base64url')

@@ -37,9 +37,11 @@ export const streams = new Hono<AppEnv>().get(
       'none of users whom a block hides from me, nor new posts of users whom I mute: their sequences may have gaps. ' +
       'With a service token, all events. A comment arrives every 15 s. The stream ends after 15 minutes, with the ' +
       'session or the service token, or when the client is too slow. Then browsers reconnect with `Last-Event-ID` (or `?lastEventId=`) and ' +
-      'miss nothing. If the position is too old, the stream sends an event `reset`: load your data again, then continue. ' +
+      'miss no fact. If the position is too old, the stream sends an event `reset`: load your data again, then continue. ' +
       'An event may arrive twice under the same CloudEvent `id`. Without Redis: 503, and open streams end. Events of an ' +
-      'outage arrive a minute or two after it, after newer events; `sequence` gives the order. A caller may have 50 open ' +
+      'outage arrive a minute or two after it, after newer events; `sequence` gives the order. `counter_update` and ' +
+      '`user_status_change` are hints: they have no `sequence`, carry the latest state, and are not kept. Of two about the ' +
+      'same, the later `time` is newer. Read counts and presence after opening a stream. A caller may have 50 open ' +
       'streams (429), and a deployment 10 000 (503).',
     answer: v.pipe(v.string(), v.description('The stream.')),
     mediaTypes: ['text/event-stream'],

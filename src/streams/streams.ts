@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { and, desc, eq, gt, inArray, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
@@ -9,13 +8,17 @@ import {
   type CloudEvent,
   CUSTOM_CHANNEL,
   formatSequence,
+  isHint,
+  MAIL_CHANNEL,
   type StoredAudience,
   type StoredEvent,
   toCloudEvent,
 } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
+import { newId } from '../ids.ts'
 import type { Viewer as Member } from '../relations/schema.ts'
 import type { Concurrency } from '../redis/concurrency.ts'
+import type { Visibility } from '../redis/presence.ts'
 import { service } from '../service.ts'
 import type { Membership, SharedSubscription } from '../redis/shared-subscription.ts'
 import type { Entry, Message, Start, Stream } from '../redis/stream.ts'
@@ -80,11 +83,11 @@ export interface Opening {
   signal: AbortSignal
 }
 
-/** Of a user who follows more, only the latest follows count. Ids have 28 characters. */
+/** How many follows of a viewer a stream holds, the latest. D1 is asked about the others one by one. Ids have 28 characters. */
 const MAX_FOLLOWED = 10_000
 /** Missed events appended at once. */
 const PAGE = 100
-/** An event about presence that is published this long after it happened is checked like a replayed one. */
+/** A hint about presence that is published this long after it was sent is checked: it may be hidden by now. */
 const LATE_MS = 60_000
 /** An open stream keeps its place with every so many checks. */
 export const CHECKS_PER_KEEP = 4
@@ -101,16 +104,18 @@ export const streamsService = service<Streams>('streams')
 /**
  * Events as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), live and resumable.
  *
- * A listener appends every event to a log in Redis, except hints: a `counter_update` carries the latest value and is
- * worthless when late, so it is published only, and the next one corrects a lost one. A stream follows the log and
- * sends the events on its channels that its viewer may see. The audience is stored with the event. Whom a viewer
- * follows is loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`. The check of the
- * session brings the viewer's blocks and mutes.
+ * A listener appends every fact to a log in Redis. Hints are published only, for up to a minute: the next one corrects a
+ * lost one, and who resumes reads the state again. So a client that resumes learns nothing about presence that has been hidden since. A
+ * stream follows the log and sends the events on its channels that its viewer may see. The audience is stored with the
+ * event, and who wrote the content that it is about: D1 is asked once for a batch with such events. Whom a viewer follows is
+ * loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`. The check of the session brings
+ * the viewer's blocks and mutes.
+ * Sequences have no gaps for a viewer: strangers and the others are counted apart. Blocks may leave gaps.
  *
- * Presence is also checked when an event is replayed or late: a client that resumes must not learn what has been hidden
- * since. Instead of a `user_status_change` that its viewer may not see any more, the client receives "offline" under
- * the same sequence, without its time and id. Sequences have no gaps for a viewer: strangers and the others are counted
- * apart.
+ * A hint about presence that is late is checked in D1: "online" that must be hidden by now is not published, and
+ * "offline" without its time and id.
+ *
+ * A replayed or late event about a post or comment that is gone by then has ids only: one D1 query for a batch of them.
  *
  * Opening: `SUBSCRIBE` if the isolate has no subscription yet, then one round trip, both before the answer. Open: one
  * round trip every `checkMs` for the session, another command for the first stream of the isolate, and two with every
@@ -124,20 +129,34 @@ export const streamsService = service<Streams>('streams')
 export function createStreams({ db, log, places, open, source, policy, defer, onFailure }: StreamsDependencies) {
   const listener: Listener = {
     name: 'streams',
-    wants: () => true,
-    /** Safe to repeat. For facts, a failure is recorded in D1 and completed by the cron; hints are forgotten. */
+    wants: ({ channel }) => channel !== MAIL_CHANNEL, // its events contain tokens
+    /** Safe to repeat. For facts, a failure is recorded in D1 and completed by the cron; recent hints are published again. */
     async handle(happened) {
       const { hints = [], facts = [] } = Object.groupBy(happened, (event) => (isHint(event) ? 'hints' : 'facts'))
       await Promise.all([publishHints(hints), appendFacts(facts)])
     },
+    hint: publishHints,
   }
 
-  /** The next hint corrects a lost one. */
+  /**
+   * One command; a D1 query before it if hints about presence are late. Throws while that may help: open streams end when
+   * Redis is away for longer, and who opens another reads the state again.
+   */
   async function publishHints(hints: StoredEvent[]): Promise<void> {
-    if (hints.length === 0) return
-    await streamed(hints)
-      .then((values) => log.publish(values))
-      .catch((error: unknown) => onFailure('streams', error))
+    try {
+      await publishAsOfNow(hints)
+    } catch (error) {
+      if (!hints.every(isLate)) throw error
+      onFailure('streams', error)
+    }
+  }
+
+  async function publishAsOfNow(hints: StoredEvent[]): Promise<void> {
+    const visibilities = await visibilitiesOf(hints.filter((hint) => isPresence(hint) && isLate(hint)))
+    const shown = hints.flatMap((hint) =>
+      isPresence(hint) && isLate(hint) ? asOfNow(hint, visibilities.get(hint.subject)) : [hint],
+    )
+    if (shown.length > 0) await log.publish(await streamed(shown))
   }
 
   async function appendFacts(facts: StoredEvent[]): Promise<void> {
@@ -187,10 +206,10 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 
   const among = (happened: StoredEvent[]) => inArray(events.id, listOf(happened.map((event) => event.id)))
 
-  /** Who may see the presence of the subjects of `entries` now. One query, or none where no entry is about presence. */
-  async function visibilitiesOf(entries: Entry<Streamed>[]) {
-    const subjects = entries.flatMap(({ value: { event } }) => (isPresence(event) ? [event.subject] : []))
-    if (subjects.length === 0) return new Map<string, never>()
+  /** Who may see the presence of the subjects of `hints` now. One query, or none. */
+  async function visibilitiesOf(hints: StoredEvent[]): Promise<Map<string, Visibility>> {
+    const subjects = hints.map(({ subject }) => subject)
+    if (subjects.length === 0) return new Map()
     const rows = await db
       .select({ id: users.id, visibility: users.presenceVisibility })
       .from(users)
@@ -198,10 +217,21 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
     return new Map(rows.map((row) => [row.id, row.visibility]))
   }
 
+  /** The contents that `entries` quote and that are gone, deleted or taken down. One query, or none where they quote none. */
+  async function goneOf(entries: Entry<Streamed>[]): Promise<Set<string>> {
+    const ids = [...new Set(entries.flatMap(({ value: { event } }) => quotedIn(event) ?? []))]
+    if (ids.length === 0) return new Set()
+    const here = await db.all<{ id: string }>(sql`
+      SELECT id FROM ${posts} WHERE id IN ${listOf(ids)}
+      UNION ALL SELECT id FROM ${comments} WHERE id IN ${listOf(ids)} AND deleted_at IS NULL`)
+    const found = new Set(here.map(({ id }) => id))
+    return new Set(ids.filter((id) => !found.has(id)))
+  }
+
   /** What one viewer may see. `member` has the blocks and mutes, as the last check of the session found them. */
   function createSight(viewer: Viewer, check: Opening['check'], checked: Member | true) {
     let member = memberIn(checked)
-    let followed: { ids: Set<string>; readAt: number } | undefined
+    let followed: { ids: Set<string>; isComplete: boolean; others: Map<string, boolean>; readAt: number } | undefined
 
     async function isFollowing(userId: string, subject: string): Promise<boolean> {
       if (!followed || Date.now() - followed.readAt >= policy.checkMs) {
@@ -212,9 +242,25 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           .where(eq(follows.followerId, userId))
           .orderBy(desc(follows.id))
           .limit(MAX_FOLLOWED)
-        followed = { ids: new Set(rows.map((row) => row.id)), readAt }
+        followed = {
+          ids: new Set(rows.map((row) => row.id)),
+          isComplete: rows.length < MAX_FOLLOWED,
+          others: new Map(),
+          readAt,
+        }
       }
-      return followed.ids.has(subject)
+      if (followed.isComplete || followed.ids.has(subject)) return followed.ids.has(subject)
+      const { others } = followed
+      let isFollowed = others.get(subject)
+      if (isFollowed === undefined) {
+        const rows = await db
+          .select({ id: follows.id })
+          .from(follows)
+          .where(and(eq(follows.followerId, userId), eq(follows.followedId, subject)))
+        isFollowed = rows.length > 0
+        others.set(subject, isFollowed)
+      }
+      return isFollowed
     }
 
     /** Whether a block hides a user of the event from the viewer, or a mute hides a new post. */
@@ -242,32 +288,20 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
         member = memberIn(current)
       },
 
-      /**
-       * An event as the viewer may see it; undefined: not at all. `visibilities`, of a replayed event, say who may see
-       * presence now.
-       */
-      async view(
-        streamed: Streamed,
-        visibilities: Map<string, 'everyone' | 'followers' | 'nobody'> | undefined,
-      ): Promise<{ event: CloudEvent; isRedacted: boolean } | undefined> {
+      /** An event as the viewer may see it; undefined: not at all. */
+      async view(streamed: Streamed): Promise<CloudEvent | undefined> {
         const { event, audience, publicSequence } = streamed
-        const isCheckedNow = visibilities !== undefined && isPresence(event)
-        if (viewer.isService) return audience === 'others' ? undefined : { event, isRedacted: false }
+        if (viewer.isService) return audience === 'others' ? undefined : event
         const { userId } = viewer
         if (audience === 'services') return undefined
-        if (Array.isArray(audience)) {
-          return userId !== undefined && audience.includes(userId) ? { event, isRedacted: false } : undefined
-        }
+        if (Array.isArray(audience)) return userId !== undefined && audience.includes(userId) ? event : undefined
         if (await isHidden(streamed)) return undefined
-        const isSame = audience === 'everyone' && formatSequence(publicSequence) === event.sequence && !isCheckedNow
+        const isSame = isHint(event) || formatSequence(publicSequence) === event.sequence
+        if (audience === 'everyone' && isSame) return event
         const isStranger =
-          isSame || userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
+          userId === undefined || (event.subject !== userId && !(await isFollowing(userId, event.subject)))
         if (audience === (isStranger ? 'followers' : 'others')) return undefined
-        const isCountedApart = isStranger && publicSequence !== 0
-        const seen = isCountedApart ? { ...event, sequence: formatSequence(publicSequence) } : event
-        const visibility = visibilities?.get(event.subject)
-        const mayKnow = visibility === 'everyone' || (visibility === 'followers' && !isStranger)
-        return isCheckedNow && !mayKnow ? { event: redact(seen), isRedacted: true } : { event: seen, isRedacted: false }
+        return isStranger && publicSequence > 0 ? { ...event, sequence: formatSequence(publicSequence) } : event
       },
     }
   }
@@ -290,11 +324,15 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           .orderBy(events.missedAt, sql`rowid`)
           .limit(Math.min(PAGE, most - caughtUp))
         if (missed.length === 0) return caughtUp
-        await append(missed)
+        await append(missed.filter((event) => !isHint(event)))
         await db.update(events).set({ missedAt: null }).where(among(missed)) // also if they missed it again meanwhile
         caughtUp += missed.length
       }
     },
+
+    /** Deletes the events about a deleted user from a part of the log, but not `user_deleted`. Returns where to continue, null at the end. */
+    forget: (userId: string, from?: string): Promise<string | null> =>
+      log.forget(JSON.stringify(userId), '"type":"user_deleted"', from),
 
     /** How many events missed the log and are not appended, counted up to 10,000. */
     missed: (now: number) => countUpTo(db, events, sql`missed_at > ${now - policy.keptMs}`),
@@ -347,14 +385,11 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
-      async function send({ id, value }: Entry<Streamed>, visibilities?: Awaited<ReturnType<typeof visibilitiesOf>>) {
+      async function send({ id, value }: Entry<Streamed>, gone?: Set<string>) {
         await sight.note(value.event)
-        const view = channels.has(value.event.channel) ? await sight.view(value, visibilities) : undefined
-        if (view) {
-          const { event, isRedacted } = view
-          const line = isRedacted ? '' : `id: ${id}\n` // an id reveals the time
-          await outlet.send(`${line}event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
-        }
+        const shown = gone?.has(quotedIn(value.event) ?? '') ? { ...value, event: withoutQuote(value.event) } : value
+        const event = channels.has(value.event.channel) ? await sight.view(shown) : undefined
+        if (event) await outlet.send(`id: ${id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
         position = id
       }
       /** A comment with the position, so that a resuming client does not read again what it may not see. */
@@ -385,9 +420,11 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
-            const isOld = isReplay || entries.some(({ value }) => isPresence(value.event) && isLate(value.event))
-            const visibilities = isOld ? await visibilitiesOf(entries) : undefined
-            for (const entry of entries) await send(entry, visibilities)
+            const isOld = isReplay || entries.some(({ value }) => Date.now() - Date.parse(value.event.time) > LATE_MS)
+            const gone = isOld ? await goneOf(entries) : undefined
+            for (const entry of entries) {
+              if (!isReplay || !isHint(entry.value.event)) await send(entry, gone) // earlier versions logged presence
+            }
           }
           outlet.sendIfRoom(mark('over'))
           outlet.close()
@@ -414,20 +451,32 @@ const memberIn = (checked: Member | true) => (checked === true ? undefined : che
 /** The fields of events that name users. */
 const USERS = ['userId', 'authorId', 'followerId', 'followedId']
 
-const isLate = ({ time }: CloudEvent) => Date.now() - Date.parse(time) > LATE_MS
+const isLate = ({ createdAt }: StoredEvent) => Date.now() - createdAt > LATE_MS
 
-/** Whether an event only carries the latest value, which the next such event carries too. */
-const isHint = ({ channel, type }: StoredEvent) => channel === 'counter_events' && type === 'counter_update'
+const isPresence = ({ type }: StoredEvent) => type === 'user_status_change'
 
-const isPresence = ({ channel, type }: CloudEvent) => channel === 'user_events' && type === 'user_status_change'
+/** What may be said of a late status change, now that `visibility` holds; undefined: the user is gone. */
+function asOfNow(hint: StoredEvent, visibility: Visibility = 'nobody'): StoredEvent[] {
+  const { subject: userId, audience } = hint
+  if (visibility === 'everyone' || (visibility === 'followers' && audience === 'followers')) return [hint]
+  if (hint.data['status'] === 'online') {
+    return visibility === 'followers' && audience === 'everyone' ? [{ ...hint, audience: 'followers' }] : []
+  }
+  const now = Date.now()
+  const data = { userId, status: 'offline', at: new Date(now).toISOString() }
+  return [{ ...hint, id: newId('ev', now), createdAt: now, data, traceparent: null }] // ids contain times
+}
 
-/** A status change that the viewer may no longer see: "offline", without the original time. */
-function redact(event: CloudEvent): CloudEvent {
-  const at = new Date().toISOString()
-  const id = `ev_${createHash('sha256').update(event.id).digest('hex').slice(0, 26)}` // ids contain times
-  const redacted: CloudEvent = { ...event, id, time: at, data: { userId: event.subject, status: 'offline', at } }
-  delete redacted.traceparent
-  return redacted
+/** The post or comment whose text an event has. */
+function quotedIn({ channel, data }: CloudEvent): string | undefined {
+  if ((channel !== 'post_events' && channel !== 'comment_events') || data['text'] === undefined) return undefined
+  return String(data['commentId'] ?? data['postId'])
+}
+
+/** An event about a content that is gone: ids only. */
+function withoutQuote(event: CloudEvent): CloudEvent {
+  const { text: _text, ...data } = event.data
+  return { ...event, data }
 }
 
 /** A reader took nothing for too long. */

@@ -1,5 +1,7 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
+import { notificationsService } from '../notifications/notifications.ts'
+import { userExports } from './export.ts'
 import { createFollows, followsService } from './follows.ts'
 import { users as routes } from './routes.ts'
 import { type CachedUser, createUsers, usersService } from './users.ts'
@@ -17,9 +19,13 @@ export const users: Feature = {
         cache<string>({ ...policy, name: 'username', key: keys.username, versionOf: () => 0 }),
       )
     }),
-    provide(followsService, ({ db, use, outbox, writeThrough }) =>
-      createFollows(db, use(usersService), outbox, writeThrough),
+    provide(followsService, (platform) =>
+      createFollows(platform, platform.use(usersService), (userIds) =>
+        platform.use(notificationsService).invalidate(userIds),
+      ),
     ),
   ],
   routes: [['/v1/users', routes]],
+  exports: userExports,
+  removals: { user: ({ use }, id, most) => use(followsService).removeOf(id, most) },
 }

@@ -1,13 +1,13 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
-import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { forViewer, isBlocked } from '../db/relations.ts'
 import { follows, users } from '../db/schema.ts'
 import { invalidField, Problem } from '../errors.ts'
-import type { Outbox } from '../events/outbox.ts'
 import { service } from '../service.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
-import type { WriteThrough } from '../redis/write-through.ts'
+import type { Platform } from '../platform.ts'
 import type { Following, User } from './schema.ts'
 import { type CachedUser, profile, toUser, type Users } from './users.ts'
 
@@ -19,7 +19,13 @@ export const followsService = service<Follows>('follows')
  * none, and triggers maintain the counts, so repeated and concurrent changes of a pair count once. Without Redis follows
  * work the same; the counts in cached profiles change later.
  */
-export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Outbox, writeThrough: WriteThrough) {
+export function createFollows(
+  platform: Pick<Platform, 'db' | 'outbox' | 'replica' | 'writeThrough'>,
+  profiles: Users,
+  /** Called after follows of a deleted user are removed, with the other users. */
+  onRemoved: (userIds: string[]) => Promise<unknown>,
+) {
+  const { db, outbox, writeThrough } = platform
   const { followerId, followedId, id: position } = follows
 
   /** A page of the users in column `listed` of the follows whose column `at` is `userId`, latest first. */
@@ -31,13 +37,14 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     cursor?: string,
     viewerId?: string,
   ): Promise<Page<User>> {
-    const rows = await db
+    const rows = await platform.replica
       .select({ position, user: profile })
       .from(follows)
       .innerJoin(users, eq(users.id, listed))
       .where(
         and(
           eq(at, userId),
+          isPresent(users.id),
           cursor === undefined ? undefined : lt(position, cursor),
           forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, listed)}`),
         ),
@@ -70,7 +77,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     if (!user || hidden.length > 0) throw new Problem('not-found', `There is no user ${followed}`)
     await writeThrough(
       () => profiles.refreshCache(rows),
-      () => [profiles.invalidateCache(rows.map((row) => row.id))],
+      () => [profiles.invalidateCache(rows)],
     )
     return { isFollowing, followersCount: user.followersCount }
   }
@@ -86,9 +93,10 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
     /** Makes `follower` follow `followed`. One D1 round trip, then one for the cache. Safe to repeat. */
     async follow(follower: string, followed: string, now = Date.now()): Promise<Following> {
       refuseSelf(follower, followed)
-      const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${followed})
-        AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})
+      const isPossible = sql`${users.id} = ${followed} AND ${isPresent(users.id)} AND ${isPresent(sql`${follower}`)}
         AND NOT ${isBlocked(follower, followed)}`
+      const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isPossible})
+        AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`
       const transaction = outbox.transaction()
       const [, , rows, hidden] = await db.batch([
         transaction.record({ type: 'user_followed', data: { followerId: follower, followedId: followed } }, isNew, now),
@@ -103,7 +111,7 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
                 createdAt: sql<number>`${now}`.as('followed_at'),
               })
               .from(users)
-              .where(and(eq(users.id, followed), sql`NOT ${isBlocked(follower, followed)}`)), // nothing for an unknown user
+              .where(isPossible), // inserts nothing for an unknown user
           )
           .onConflictDoNothing(),
         profiles.select(follower, followed),
@@ -128,6 +136,25 @@ export function createFollows(db: DrizzleD1Database, profiles: Users, outbox: Ou
       ])
       transaction.enqueue()
       return changed(false, followed, rows, hidden)
+    },
+
+    /**
+     * Removes at most `most` follows of a deleted user, in both directions. Returns how many. The counts of the others
+     * change in the same statement; their cached profiles and inboxes are invalidated before, because a failed step is
+     * repeated only while it has rows, and after. Safe to repeat.
+     */
+    async removeOf(userId: string, most: number): Promise<number> {
+      const rows = await db.all<{ row: number; other: string }>(sql`
+        SELECT rowid AS row, followed_id AS other FROM follows WHERE follower_id = ${userId}
+        UNION ALL SELECT rowid, follower_id FROM follows WHERE followed_id = ${userId}
+        LIMIT ${most}`)
+      if (rows.length === 0) return 0
+      const others = rows.map(({ other }) => other)
+      const invalidate = () => [profiles.invalidateCounts(others), onRemoved(others)]
+      await Promise.all(invalidate())
+      await db.delete(follows).where(sql`rowid IN ${listOf(rows.map(({ row }) => row))}`)
+      await writeThrough(invalidate, invalidate)
+      return rows.length
     },
 
     /** A page of the users who follow `userId`, as `viewerId` sees them. */

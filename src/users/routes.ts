@@ -5,9 +5,11 @@ import { allowedVersions, answerCacheable, etagOf } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { idsQuery, pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
+import { forgetCookie } from '../http/session.ts'
+import { credentialsService } from '../credentials/credentials.ts'
 import { accountsService } from '../sessions/sessions.ts'
 import { followsService } from './follows.ts'
-import { Following, NewAccount, OwnUser, ProfileChanges, User, UserId, Username } from './schema.ts'
+import { Confirmation, Following, NewAccount, OwnUser, ProfileChanges, User, UserId, Username } from './schema.ts'
 import { usersService } from './users.ts'
 
 const tag = 'Users'
@@ -19,7 +21,15 @@ const tagParts = (user: User) => [user.version, user.followersCount, user.follow
 const followList = (list: 'followers' | 'followings', id: string, summary: string) =>
   new Hono<AppEnv>().get(
     `/:id/${list}`,
-    doc({ id, tag, summary, answer: pageSchema(User), sends: ['ETag'], problems: ['invalid-request', 'not-found'] }),
+    doc({
+      id,
+      tag,
+      summary,
+      answer: pageSchema(User),
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
+      problems: ['invalid-request', 'not-found'],
+    }),
     admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),
@@ -30,7 +40,7 @@ const followList = (list: 'followers' | 'followings', id: string, summary: strin
       const [page] = await c.var.caller.browse((viewer) =>
         Promise.all([use(followsService)[list](id, limit, cursor, viewer?.userId), use(usersService).get(id, viewer)]),
       )
-      return answerCacheable(c, page)
+      return answerCacheable(c, page, () => [id, ...page.items.map((user) => user.id)])
     },
   )
 
@@ -41,6 +51,9 @@ export const users = new Hono<AppEnv>()
       id: 'signUp',
       tag,
       summary: 'Sign up',
+      description:
+        'The password must not be a common one. The address receives a link to confirm it. Until then sign in with the ' +
+        'username. The answer is the same if an account has the address already; the mail says so.',
       answer: OwnUser,
       status: 201,
       sends: ['Location'],
@@ -51,7 +64,9 @@ export const users = new Hono<AppEnv>()
     valid('json', NewAccount),
     async (c) => {
       const { use } = c.var
-      const id = await use(accountsService).signUp(c.req.valid('json'))
+      const account = c.req.valid('json')
+      await use(credentialsService).refuseCommon(account.password)
+      const id = await use(accountsService).signUp(account)
       c.header('Location', `/v1/users/${id}`)
       c.header('Cache-Control', 'no-store')
       return c.json(await use(usersService).getOwn(id), 201)
@@ -75,7 +90,7 @@ export const users = new Hono<AppEnv>()
       const { ids } = c.req.valid('query')
       const users = c.get('use')(usersService)
       const items = await c.get('caller').browse((viewer) => users.getMany(ids, viewer))
-      return answerCacheable(c, { items, nextCursor: null })
+      return answerCacheable(c, { items, nextCursor: null }, () => items.map((user) => user.id))
     },
   )
   .get(
@@ -95,7 +110,7 @@ export const users = new Hono<AppEnv>()
       const { username } = c.req.valid('param')
       const users = c.var.use(usersService)
       const user = await c.var.caller.browse((viewer) => users.getByUsername(username, viewer))
-      return answerCacheable(c, user, ...tagParts(user))
+      return answerCacheable(c, user, () => [user.id], ...tagParts(user))
     },
   )
   .get(
@@ -121,7 +136,7 @@ export const users = new Hono<AppEnv>()
         : [await caller.browse((viewer) => users.get(id, viewer))]
       const isOwn = owner !== undefined
       const user = isOwn ? await users.getOwn(id) : anyones
-      return answerCacheable(c, user, ...tagParts(user), isOwn ? 'own' : 'any')
+      return answerCacheable(c, user, () => [id], ...tagParts(user), isOwn ? 'own' : 'any')
     },
   )
   .patch(
@@ -151,6 +166,37 @@ export const users = new Hono<AppEnv>()
       c.header('ETag', etagOf(...tagParts(user), 'own'))
       c.header('Cache-Control', 'no-store')
       return c.json(user)
+    },
+  )
+  .delete(
+    '/me',
+    doc({
+      id: 'deleteAccount',
+      tag,
+      summary: 'Delete my account',
+      description:
+        'Requires the password. The account, its posts and its comments disappear from every answer at once, from caches ' +
+        'within some seconds. Everything else that is stored about the user is then removed in steps, and the event ' +
+        '`user_deleted` informs back ends. Username and email address are free again. It cannot be undone. Without Redis: ' +
+        '503, because attempts cannot be counted.',
+      status: 204,
+      sends: ['Set-Cookie'],
+      problems: [
+        'invalid-request',
+        'malformed-json',
+        'not-signed-in',
+        'wrong-password',
+        'unsupported-media-type',
+        'unavailable',
+      ],
+    }),
+    forgetCookie,
+    admit('credentials', { session: 'required' }),
+    requireJson,
+    valid('json', Confirmation),
+    async (c) => {
+      await c.var.use(accountsService).remove(c.var.userId, c.req.valid('json').password)
+      return c.body(null, 204)
     },
   )
   .put(

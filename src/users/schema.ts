@@ -1,5 +1,6 @@
 import * as v from 'valibot'
 import { Count, id, Time, written } from '../http/input.ts'
+import { Email, KnownPassword, NewPassword } from '../credentials/schema.ts'
 import { notReserved } from './reserved.ts'
 
 /** A profile as everyone sees it. */
@@ -21,7 +22,14 @@ export type User = v.InferOutput<typeof User>
 
 /** A profile as its owner sees it. */
 export const OwnUser = v.pipe(
-  v.object({ ...User.entries, email: v.pipe(v.string(), v.description('Only the owner sees it.')) }),
+  v.object({
+    ...User.entries,
+    email: v.pipe(v.string(), v.description('Only the owner sees it.')),
+    pendingEmail: v.pipe(
+      v.nullable(v.string()),
+      v.description('An address that I have not confirmed. Until I confirm the first one, it is also `email`.'),
+    ),
+  }),
   v.metadata({ ref: 'OwnUser', description: 'A profile as its owner sees it.' }),
 )
 export type OwnUser = v.InferOutput<typeof OwnUser>
@@ -35,8 +43,8 @@ export const NewAccount = v.object({
     v.toLowerCase(),
     notReserved,
   ),
-  email: v.pipe(v.string(), v.trim(), v.email(), v.maxLength(254)),
-  password: v.pipe(v.string(), v.minLength(8), v.maxLength(200)),
+  email: Email,
+  password: NewPassword,
   displayName: DisplayName,
 })
 export type NewAccount = v.InferOutput<typeof NewAccount>
@@ -59,6 +67,9 @@ export const Following = v.pipe(
   v.description('Whether I follow the user, and how many users do.'),
 )
 export type Following = v.InferOutput<typeof Following>
+
+/** The password of the caller, for what a stolen session must not do. */
+export const Confirmation = v.object({ password: KnownPassword })
 
 export const UserId = v.object({ id: id('u') })
 export const Username = v.object({

@@ -1,6 +1,7 @@
 import { and, eq, inArray, sql } from 'drizzle-orm'
 import type { SQLiteColumn } from 'drizzle-orm/sqlite-core'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { service } from '../service.ts'
@@ -37,13 +38,23 @@ export function toUser(user: CachedUser): User {
   return { id, username, displayName, bio, followersCount, followingsCount, postsCount, createdAt, version }
 }
 
+/** The columns with the addresses of an account. */
+const addresses = { email: users.email, pendingEmail: users.pendingEmail }
+
+/** Until a user has confirmed an address, `email` is the one that is not confirmed. */
+const toAddresses = ({ email, pendingEmail }: { email: string; pendingEmail: string | null } = NO_ADDRESSES) => ({
+  email: email.startsWith('-') ? (pendingEmail ?? '') : email,
+  pendingEmail,
+})
+const NO_ADDRESSES = { email: '', pendingEmail: null }
+
 export type Users = ReturnType<typeof createUsers>
 export const usersService = service<Users>('users')
 
 /** What profiles need. Each part may be built at its first use: a cached read uses one cache and nothing else. */
 /** Profiles, cache-aside. Without Redis, reads use memory or D1, and writes reach the cache later. */
 export function createUsers(
-  platform: Pick<Platform, 'db' | 'outbox' | 'writeThrough'>,
+  platform: Pick<Platform, 'db' | 'outbox' | 'purge' | 'writeThrough'>,
   byId: Cache<CachedUser>,
   idsByUsername: Cache<string>,
 ) {
@@ -51,7 +62,7 @@ export function createUsers(
     const rows = await platform.db
       .select(profile)
       .from(users)
-      .where(inArray(users.id, listOf(ids)))
+      .where(and(inArray(users.id, listOf(ids)), isPresent(users.id)))
     const rowsById = new Map(rows.map((row) => [row.id, row]))
     return ids.map((id) => rowsById.get(id) ?? null)
   }
@@ -70,9 +81,9 @@ export function createUsers(
     async getOwn(id: string): Promise<OwnUser> {
       const [user, [row]] = await Promise.all([
         get(id),
-        platform.db.select({ email: users.email }).from(users).where(eq(users.id, id)),
+        platform.db.select(addresses).from(users).where(eq(users.id, id)),
       ])
-      return { ...user, email: row?.email ?? '' }
+      return { ...user, ...toAddresses(row) }
     },
 
     /** Invalidates the cached id of a username, for example after sign-up. One round trip. Safe to repeat. */
@@ -104,7 +115,8 @@ export function createUsers(
      * change is applied again, with the same fields and a higher version.
      */
     async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
-      const isExpected = and(eq(users.id, id), versions && inArray(users.version, listOf(versions)))
+      const isMine = and(eq(users.id, id), isPresent(users.id))
+      const isExpected = and(isMine, versions && inArray(users.version, listOf(versions)))
       const current = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${users} WHERE ${users.id} = ${id})`
       const transaction = platform.outbox.transaction()
       const [, [row], [latest]] = await platform.db.batch([
@@ -131,18 +143,19 @@ export function createUsers(
             revision: sql`${users.revision} + 1`,
           })
           .where(isExpected)
-          .returning({ ...profile, email: users.email }),
-        platform.db.select({ version: users.version }).from(users).where(eq(users.id, id)),
+          .returning({ ...profile, ...addresses }),
+        platform.db.select({ version: users.version }).from(users).where(isMine),
       ])
       transaction.enqueue()
       if (!latest) throw new Problem('not-found', `There is no user ${id}`)
       if (!row) throw new Problem('version-changed', `The profile is at version ${latest.version}`)
-      const { email, ...user } = row
+      const { email, pendingEmail, ...user } = row
       await platform.writeThrough(
         () => [byId.put(id, user)],
-        () => [byId.invalidate([id])],
+        () => [byId.invalidate([id], [user.revision])],
       )
-      return { ...toUser(user), email }
+      platform.purge([id])
+      return { ...toUser(user), ...toAddresses({ email, pendingEmail }) }
     },
 
     /**
@@ -156,6 +169,19 @@ export function createUsers(
         .from(users)
         .where(inArray(users.id, listOf(ids)))
       await Promise.all([byId.invalidate(ids), idsByUsername.invalidate(rows.map(({ username }) => username))])
+      platform.purge(ids)
+    },
+
+    /** Invalidates the profile of a deleted account, and its former username. One round trip. Safe to repeat. */
+    async invalidateAccount(id: string, username: string): Promise<void> {
+      await Promise.all([byId.invalidate([id]), idsByUsername.invalidate([username])])
+      platform.purge([id])
+    },
+
+    /** Invalidates profiles whose counts the removal of another user changes. One round trip. Safe to repeat. */
+    async invalidateCounts(ids: string[]): Promise<void> {
+      await byId.invalidate(ids)
+      platform.purge(ids)
     },
 
     /** Selects profiles for `refreshCache`, at the end of a batch that changes their counts. */
@@ -163,12 +189,16 @@ export function createUsers(
       platform.db
         .select(profile)
         .from(users)
-        .where(inArray(users.id, listOf(ids))),
+        .where(and(inArray(users.id, listOf(ids)), isPresent(users.id))),
 
     /** Writes profiles from `select` through to the cache. One round trip. Safe to repeat. */
     refreshCache: (rows: CachedUser[]) => rows.map((row) => byId.put(row.id, row)),
 
     /** Invalidates profiles, where `refreshCache` failed. One round trip. Safe to repeat. */
-    invalidateCache: (ids: string[]) => byId.invalidate(ids),
+    invalidateCache: (rows: CachedUser[]) =>
+      byId.invalidate(
+        rows.map((row) => row.id),
+        rows.map((row) => row.revision),
+      ),
   }
 }

@@ -1,6 +1,7 @@
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { and, eq, sql } from 'drizzle-orm'
 import { webhooks } from '../db/schema.ts'
+import type { StoredEvent } from '../events/catalog.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { within } from '../redis/within.ts'
 import { type DeliveryClaims, createDeliveryClaims } from './claims.ts'
@@ -30,6 +31,8 @@ interface Dependencies {
   policy: DeliveryPolicy
   /** The CloudEvents `source`. */
   source: string
+  /** The event as endpoints receive it: parts of it may be encrypted in D1. */
+  reveal: (event: StoredEvent) => StoredEvent
   onAttempt: (isSuccess: boolean) => void
   /** When this isolate started the request in flight to each endpoint (Unix ms). */
   inFlight: Map<string, number>
@@ -58,6 +61,14 @@ export function createAttempts(dependencies: Dependencies) {
     const claimed = await claims.claim(tickets, startedAt)
     if (claimed.length === 0) return
     const { endpoints, events, ordered } = await claims.load(claimed)
+    for (const [id, event] of events) {
+      try {
+        events.set(id, dependencies.reveal(event))
+      } catch (error) {
+        dependencies.onFailure('deliveries', error)
+        events.delete(id) // nobody can read it any more
+      }
+    }
     const recording: Promise<void>[] = []
     const track = (work: Promise<void>) => void recording.push(work)
     const { claimTest, reload, discardOrphans } = claims

@@ -1,7 +1,9 @@
 import { consumer, type Feature, provide, provideForIsolate } from '../feature.ts'
+import { mailPort } from '../mail/mail.ts'
 import { createAttempts } from './attempts.ts'
 import { createDeliveries, deliveriesService } from './deliveries.ts'
 import { subscribersService } from './fan-out.ts'
+import { createHintTakers, hintTakersService } from './hint-takers.ts'
 import { DeliveryMessage, type Outgoing, wakeMessage } from './messages.ts'
 import { deliveries as deliveryRoutes, webhooks as routes } from './routes.ts'
 import { createSender, endpointsInFlight } from './sender.ts'
@@ -15,6 +17,7 @@ export const webhooks: Feature = {
     provideForIsolate(endpointsInFlight, () => new Map()),
     provideForIsolate(subscribersService, () => ({ read: undefined })),
     provideForIsolate(vaultService, (config) => createVault(config.webhooks.keys)),
+    provide(hintTakersService, ({ db }) => createHintTakers(db)),
     provide(webhooksService, ({ db, outbox, config, enqueue, use, defer }) =>
       createWebhooks({
         db,
@@ -36,6 +39,7 @@ export const webhooks: Feature = {
         probe: (webhook) => use(webhooksService).probe(webhook),
         policy: config.webhooks,
         source: config.events.source,
+        reveal: (event) => use(mailPort).reveal(event),
         onAttempt: recorder.delivered,
         inFlight: use(endpointsInFlight),
         defer,

@@ -4,7 +4,8 @@ import { nextLink } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
 import { pageQuery, pageSchema, Time } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
-import { requireService } from '../http/service-token.ts'
+import { MAIL_CHANNEL } from '../events/catalog.ts'
+import { mayDo, requireScope, requireService } from '../http/service-token.ts'
 import { deliveriesService } from './deliveries.ts'
 import {
   ChangedWebhook,
@@ -53,7 +54,9 @@ export const webhooks = new Hono<AppEnv>()
     requireJson,
     valid('json', NewWebhook),
     async (c) => {
-      const created = await c.var.use(webhooksService).create(c.req.valid('json'), hostOf(c.req.url))
+      const webhook = c.req.valid('json')
+      if (webhook.channels.includes(MAIL_CHANNEL)) requireScope(c.var.service, 'mail')
+      const created = await c.var.use(webhooksService).create(webhook, hostOf(c.req.url))
       c.header('Location', `/v1/webhooks/${created.id}`)
       c.header('Cache-Control', 'no-store')
       return c.json(created, 201)
@@ -108,7 +111,13 @@ export const webhooks = new Hono<AppEnv>()
     valid('json', WebhookChanges),
     async (c) => {
       const { id } = c.req.valid('param')
-      return c.json(await c.var.use(webhooksService).change(id, c.req.valid('json'), hostOf(c.req.url)))
+      const changes = c.req.valid('json')
+      const webhooks = c.var.use(webhooksService)
+      if (!mayDo(c.var.service, 'mail')) {
+        const { channels } = await webhooks.read(id)
+        if ([...channels, ...(changes.channels ?? [])].includes(MAIL_CHANNEL)) requireScope(c.var.service, 'mail')
+      }
+      return c.json(await webhooks.change(id, changes, hostOf(c.req.url)))
     },
   )
   .delete(

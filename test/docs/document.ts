@@ -110,9 +110,10 @@ export async function errorsIn(document: Document, operation: Operation, respons
   const type = response.headers.get('Content-Type')?.split(';')[0] ?? ''
   const media = operation.responses[response.status]?.content?.[type]
   if (!media) return [`${response.status} ${type} is not documented`]
-  const value: unknown = type.endsWith('json')
-    ? await response.json()
-    : new TextDecoder().decode(await response.arrayBuffer())
+  const value: unknown =
+    type.endsWith('json') && !type.endsWith('ndjson')
+      ? await response.json()
+      : new TextDecoder().decode(await response.arrayBuffer())
   return errorsOf(document, media.schema, value)
 }
 

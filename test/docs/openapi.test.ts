@@ -1,11 +1,14 @@
 import { reset } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
+import { createHash } from 'node:crypto'
 import { beforeAll, expect, test } from 'vitest'
 import type { Schema } from '@cfworker/json-schema'
 import { catalog, toCloudEvent } from '../../src/events/catalog.ts'
+import { credentialTokens } from '../../src/db/schema.ts'
 import { keys } from '../../src/keys.ts'
+import { hashPassword } from '../../src/sessions/password.ts'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
-import { addComment, addFollow, addPost, addRelation, addUser, addUsers, addWebhookRows } from '../rows.ts'
+import { addComment, addFollow, addPost, addRelation, addUser, addUsers, addWebhookRows, db } from '../rows.ts'
 import { receiver } from '../webhooks/endpoints.ts'
 import { errorsIn, errorsOf, headerErrors, readDocument, readOperations } from './document.ts'
 
@@ -180,6 +183,25 @@ const ownExamples: Record<string, (data: Data) => Record<number, Example[]>> = {
     404: [{ path: '/v1/users/u_nobody' }],
     429: [limited('/v1/users/u_nobody')],
   }),
+  'GET /v1/users/me/export': ({ asAuthor }) => ({
+    200: [
+      { path: '/v1/users/me/export', headers: asAuthor },
+      { path: '/v1/users/me/export?cursor=post:', headers: asAuthor, before: redisGone },
+    ],
+    400: [{ path: '/v1/users/me/export?cursor=x', headers: asAuthor }],
+    401: [{ path: '/v1/users/me/export' }],
+    429: [
+      {
+        path: '/v1/users/me/export',
+        headers: asAuthor,
+        bindings: { LIMIT_EXPORTS: '1', LIMIT_CREDENTIALS_SECONDS: '86400' },
+        before: async (edge) => {
+          await edge.fetch('/v1/users/me/export', { headers: asAuthor })
+          await edge.settle()
+        },
+      },
+    ],
+  }),
   'GET /v1/users/{id}/posts': ({ author }) => pages(`/v1/users/${author.id}/posts`, '/v1/users/u_nobody/posts'),
   'GET /v1/users/{id}/followers': ({ author }) =>
     pages(`/v1/users/${author.id}/followers`, '/v1/users/u_nobody/followers'),
@@ -237,6 +259,22 @@ const ownExamples: Record<string, (data: Data) => Record<number, Example[]>> = {
     400: [{ path: '/v1/posts/x' }],
     404: [{ path: '/v1/posts/p_nobody' }],
     429: [limited(`/v1/posts/${post.id}`)],
+  }),
+  'GET /v1/moderation/reports': () => ({
+    200: [{ path: '/v1/moderation/reports', headers: service }],
+    400: [{ path: '/v1/moderation/reports?status=lost', headers: service }],
+    401: [{ path: '/v1/moderation/reports' }],
+  }),
+  'GET /v1/moderation/log': () => ({
+    200: [{ path: '/v1/moderation/log?limit=1', headers: service }],
+    400: [{ path: '/v1/moderation/log?limit=0', headers: service }],
+    401: [{ path: '/v1/moderation/log' }],
+  }),
+  'GET /v1/moderation/contents/{id}': ({ post }) => ({
+    200: [{ path: `/v1/moderation/contents/${post.id}`, headers: service }],
+    400: [{ path: '/v1/moderation/contents/u_1', headers: service }],
+    401: [{ path: `/v1/moderation/contents/${post.id}` }],
+    404: [{ path: '/v1/moderation/contents/p_nothing', headers: service }],
   }),
   'GET /v1/service-tokens': () => ({
     200: [{ path: '/v1/service-tokens?limit=1', headers: service }],
@@ -343,6 +381,15 @@ test('every route is documented, and every documented operation is a route', asy
 
 /** The names by which generated clients call the operations. Changing or removing one breaks them. */
 const OPERATION_IDS = {
+  createReport: 'POST /v1/reports',
+  listReports: 'GET /v1/moderation/reports',
+  resolveReports: 'POST /v1/moderation/reports/resolve',
+  getModeratedContent: 'GET /v1/moderation/contents/{id}',
+  takeDownContent: 'PUT /v1/moderation/takedowns/{id}',
+  restoreContent: 'DELETE /v1/moderation/takedowns/{id}',
+  suspendUser: 'PUT /v1/moderation/suspensions/{id}',
+  reinstateUser: 'DELETE /v1/moderation/suspensions/{id}',
+  listModerationLog: 'GET /v1/moderation/log',
   createServiceToken: 'POST /v1/service-tokens',
   listServiceTokens: 'GET /v1/service-tokens',
   rotateServiceToken: 'POST /v1/service-tokens/{id}/rotate',
@@ -395,6 +442,13 @@ const OPERATION_IDS = {
   signOut: 'DELETE /v1/sessions/current',
   getStats: 'GET /v1/stats',
   signUp: 'POST /v1/users',
+  deleteAccount: 'DELETE /v1/users/me',
+  exportAccount: 'GET /v1/users/me/export',
+  changePassword: 'POST /v1/users/me/password',
+  requestPasswordReset: 'POST /v1/password-resets',
+  resetPassword: 'PUT /v1/password-resets',
+  requestEmailVerification: 'POST /v1/email-verifications',
+  verifyEmail: 'PUT /v1/email-verifications',
   getUsers: 'GET /v1/users',
   getUserByUsername: 'GET /v1/users/by-username/{username}',
   updateProfile: 'PATCH /v1/users/me',
@@ -684,6 +738,14 @@ test('every write answers exactly what the document says', async () => {
   for (const action of ['rotate', 'test', 'pause', 'enable']) {
     await send(`POST /v1/webhooks/{id}/${action}`, `/v1/webhooks/${hookId}/${action}`, undefined, service)
   }
+  const ruling = { note: 'Against the rules' }
+  await send('POST /v1/reports', '/v1/reports', { subjectId: post.id, reason: 'spam' })
+  const resolution = { subjectId: post.id, outcome: 'acted', ...ruling }
+  await send('POST /v1/moderation/reports/resolve', '/v1/moderation/reports/resolve', resolution, service)
+  for (const method of ['PUT', 'DELETE']) {
+    await send(`${method} /v1/moderation/takedowns/{id}`, `/v1/moderation/takedowns/${post.id}`, ruling, service)
+    await send(`${method} /v1/moderation/suspensions/{id}`, `/v1/moderation/suspensions/${fan.id}`, ruling, service)
+  }
   const newToken = { name: 'contract', scopes: ['locks'] }
   const { id: tokenId } = await send('POST /v1/service-tokens', '/v1/service-tokens', newToken, service)
   const rotation = { overlapSeconds: 60 }
@@ -705,6 +767,40 @@ test('every write answers exactly what the document says', async () => {
   await send('POST /v1/sessions', '/v1/sessions', credentials, {})
   await send('DELETE /v1/sessions/current', '/v1/sessions/current')
   await send('DELETE /v1/sessions', '/v1/sessions', undefined, await edge.signIn(author))
+  const leaving = await addUser({ passwordHash: await hashPassword('correct horse') })
+  const asLeaving = await edge.signIn(leaving)
+  const change = { password: 'correct horse', newPassword: 'correct horses' }
+  await send('POST /v1/users/me/password', '/v1/users/me/password', change, asLeaving)
+  await send(
+    'POST /v1/users/me/password',
+    '/v1/users/me/password',
+    { ...change, newPassword: 'correct horse', password: 'correct horses' },
+    asLeaving,
+  )
+  await send('POST /v1/password-resets', '/v1/password-resets', { email: leaving.email }, {})
+  await send(
+    'POST /v1/email-verifications',
+    '/v1/email-verifications',
+    { email: 'n@example.test', password: 'correct horse' },
+    asLeaving,
+  )
+  const tokens = { reset: 'r'.repeat(43), verify: 'v'.repeat(43) }
+  for (const [purpose, token] of Object.entries(tokens) as ['reset' | 'verify', string][]) {
+    const hash = createHash('sha256').update(token).digest('base64url')
+    await db
+      .insert(credentialTokens)
+      .values({ hash, userId: leaving.id, purpose, email: 'n@example.test', expiresAt: Date.now() + 60_000 })
+  }
+  await send('PUT /v1/email-verifications', '/v1/email-verifications', { token: tokens.verify }, {})
+  const passwordReset = { token: tokens.reset, password: 'correct horse' }
+  await send('PUT /v1/password-resets', '/v1/password-resets', passwordReset, {})
+  const goodbye = { password: 'correct horse' }
+  await send(
+    'DELETE /v1/users/me',
+    '/v1/users/me',
+    goodbye,
+    await edge.signIn({ ...leaving, sessionEpoch: leaving.sessionEpoch + 1 }),
+  )
   await send('POST /v1/backup', '/v1/backup', undefined, service)
   await reset() // a restore needs an empty database
   await migrate()

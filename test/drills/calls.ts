@@ -1,4 +1,5 @@
 import { env } from 'cloudflare:workers'
+import { createHash, randomBytes } from 'node:crypto'
 import { and, eq } from 'drizzle-orm'
 import * as t from '../../src/db/schema.ts'
 import { hashPassword } from '../../src/sessions/password.ts'
@@ -57,6 +58,14 @@ async function answerOf<T>(lab: Lab, path: string, headers: Record<string, strin
   const answer = await (await edge.fetch(path, { headers })).json<T>()
   await edge.settle()
   return answer
+}
+
+/** A token as a mail has it. */
+async function newToken(userId: string, email: string, purpose: 'reset' | 'verify'): Promise<string> {
+  const token = randomBytes(32).toString('base64url')
+  const hash = createHash('sha256').update(token).digest('base64url')
+  await db.insert(t.credentialTokens).values({ hash, userId, purpose, email, expiresAt: Date.now() + 600_000 })
+  return token
 }
 
 /** Sends a request while nothing fails, to prepare another. */
@@ -214,14 +223,10 @@ async function newLock(lab: Lab) {
   return { name, owner, path: `/v1/locks/${name}`, headers: service }
 }
 
-/** How often a user was reported as online or offline. */
-async function reports(userId: string, status: 'online' | 'offline') {
-  const rows = await db
-    .select({ data: t.events.data })
-    .from(t.events)
-    .where(and(eq(t.events.subject, userId), eq(t.events.type, 'user_status_change')))
-  return rows.filter(({ data }) => data['status'] === status)
-}
+/** The times at which a user was reported as online or offline. A repeated report has the same time. */
+const reports = ({ hints }: Lab, userId: string, status: 'online' | 'offline') => [
+  ...new Set(hints.flatMap(({ data, at }) => (data['userId'] === userId && data['status'] === status ? [at] : []))),
+]
 
 /** A valid request of each operation. A route that is not here fails the drill. */
 export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
@@ -262,6 +267,71 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
           .where(and(eq(t.users.id, id), eq(t.users.bio, bio))),
       )
     return { path: '/v1/users/me', headers, body: { bio }, happened }
+  },
+  async 'DELETE /v1/users/me'(lab) {
+    passwordHash ??= hashPassword(PASSWORD)
+    const { id, headers } = await lab.member({ passwordHash: await passwordHash })
+    await addPost({ authorId: id })
+    const happened = async () => {
+      const isGone = isNone(await db.select().from(t.users).where(eq(t.users.id, id)))
+      if (isGone !== isNone(await db.select().from(t.posts).where(eq(t.posts.authorId, id))))
+        throw new Error('half an account is left')
+      return isGone
+    }
+    return { path: '/v1/users/me', headers, body: { password: PASSWORD }, doneStatus: 401, happened }
+  },
+  async 'POST /v1/users/me/password'(lab) {
+    passwordHash ??= hashPassword(PASSWORD)
+    const { id, headers, sessionEpoch } = await lab.member({ passwordHash: await passwordHash })
+    const other = await lab.edge.signIn({ id, sessionEpoch })
+    await ask(lab, 'GET', '/v1/sessions', other) // Redis holds the session
+    const happened = async () => {
+      const [row] = await db.select().from(t.users).where(eq(t.users.id, id))
+      const isChanged = row?.passwordHash !== (await passwordHash)
+      if ((await statusOf(lab, '/v1/sessions', other)) !== (isChanged ? 401 : 200)) throw new Error('half a change')
+      if ((await statusOf(lab, '/v1/sessions', headers)) !== 200) throw new Error('this session ended')
+      return isChanged
+    }
+    return {
+      path: '/v1/users/me/password',
+      headers,
+      body: { password: PASSWORD, newPassword: `${PASSWORD}!` },
+      happened,
+    }
+  },
+  async 'POST /v1/password-resets'() {
+    const { id, email } = await addUser()
+    const happened = async () =>
+      (await db.select().from(t.credentialTokens).where(eq(t.credentialTokens.userId, id))).length > 0
+    return { path: '/v1/password-resets', body: { email }, happened }
+  },
+  async 'PUT /v1/password-resets'(lab) {
+    const { id, email, headers, passwordHash } = await lab.member()
+    await ask(lab, 'GET', '/v1/sessions', headers)
+    const token = await newToken(id, email, 'reset')
+    const happened = async () => {
+      const [row] = await db.select().from(t.users).where(eq(t.users.id, id))
+      const isChanged = row?.passwordHash !== passwordHash
+      if ((await statusOf(lab, '/v1/sessions', headers)) !== (isChanged ? 401 : 200)) throw new Error('half a reset')
+      return isChanged
+    }
+    return { path: '/v1/password-resets', body: { token, password: PASSWORD }, doneStatus: 410, happened }
+  },
+  async 'POST /v1/email-verifications'(lab) {
+    const { id, headers } = await lab.member({ pendingEmail: `${unique()}@example.test` })
+    const happened = async () =>
+      (await db.select().from(t.credentialTokens).where(eq(t.credentialTokens.userId, id))).length > 0
+    return { path: '/v1/email-verifications', headers, body: {}, happened }
+  },
+  async 'PUT /v1/email-verifications'() {
+    const email = `${unique()}@example.test`
+    const { id } = await addUser({ pendingEmail: email })
+    const token = await newToken(id, email, 'verify')
+    const happened = async () => isOne(await db.select().from(t.users).where(eq(t.users.email, email)))
+    return { path: '/v1/email-verifications', body: { token }, doneStatus: 410, happened }
+  },
+  async 'GET /v1/users/me/export'(lab) {
+    return { path: '/v1/users/me/export', headers: (await mine(lab)).headers }
   },
   'PUT /v1/users/{id}/follow': follow(true),
   'DELETE /v1/users/{id}/follow': follow(false),
@@ -375,7 +445,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
       path: '/v1/presence/heartbeat',
       headers,
       isVolatile: true,
-      happened: async () => isOne(await reports(id, 'online')),
+      happened: async () => isOne(reports(lab, id, 'online')),
     }
   },
   async 'DELETE /v1/presence'(lab) {
@@ -385,7 +455,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
       path: '/v1/presence',
       headers,
       isVolatile: true,
-      happened: async () => isOne(await reports(id, 'offline')),
+      happened: async () => isOne(reports(lab, id, 'offline')),
     }
   },
   'GET /v1/presence': read(({ author }) => `/v1/presence?ids=${author}`, 'user'),
@@ -465,6 +535,51 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
       return now?.status !== 'dead'
     }
     return { path: `/v1/deliveries/${row.id}/replay`, headers: service, happened }
+  },
+  async 'POST /v1/reports'(lab) {
+    const { post, me, headers } = await content(lab)
+    const happened = async () => isOne(await db.select().from(t.reports).where(eq(t.reports.reporterId, me.id)))
+    return { path: '/v1/reports', headers, body: { subjectId: post.id, reason: 'spam' }, happened }
+  },
+  'GET /v1/moderation/reports': fixed('/v1/moderation/reports', service),
+  'GET /v1/moderation/log': fixed('/v1/moderation/log', service),
+  async 'GET /v1/moderation/contents/{id}'(lab) {
+    const { post } = await content(lab)
+    return { path: `/v1/moderation/contents/${post.id}`, headers: service }
+  },
+  async 'POST /v1/moderation/reports/resolve'(lab) {
+    const { post, headers } = await content(lab)
+    await ask(lab, 'POST', '/v1/reports', headers, { subjectId: post.id, reason: 'spam' })
+    const happened = async () => {
+      const rows = await db.select().from(t.reports).where(eq(t.reports.subjectId, post.id))
+      return rows.every(({ status }) => status === 'dismissed')
+    }
+    const body = { subjectId: post.id, outcome: 'dismissed', note: 'Fine' }
+    return { path: '/v1/moderation/reports/resolve', headers: service, body, happened }
+  },
+  async 'PUT /v1/moderation/takedowns/{id}'(lab) {
+    const { post } = await content(lab)
+    const happened = async () => isNone(await db.select().from(t.posts).where(eq(t.posts.id, post.id)))
+    return { path: `/v1/moderation/takedowns/${post.id}`, headers: service, body: { note: 'Bad' }, happened }
+  },
+  async 'DELETE /v1/moderation/takedowns/{id}'(lab) {
+    const { post } = await content(lab)
+    const path = `/v1/moderation/takedowns/${post.id}`
+    await ask(lab, 'PUT', path, service, { note: 'Bad' })
+    const happened = async () => isOne(await db.select().from(t.posts).where(eq(t.posts.id, post.id)))
+    return { path, headers: service, body: { note: 'Good' }, happened }
+  },
+  async 'PUT /v1/moderation/suspensions/{id}'(lab) {
+    const { id, headers } = await lab.member()
+    const happened = async () => (await statusOf(lab, '/v1/sessions', headers)) === 401
+    return { path: `/v1/moderation/suspensions/${id}`, headers: service, body: { note: 'Bad' }, happened }
+  },
+  async 'DELETE /v1/moderation/suspensions/{id}'(lab) {
+    const { id } = await lab.member()
+    const path = `/v1/moderation/suspensions/${id}`
+    await ask(lab, 'PUT', path, service, { note: 'Bad' })
+    const happened = async () => isNone(await db.select().from(t.suspensions).where(eq(t.suspensions.userId, id)))
+    return { path, headers: service, body: { note: 'Good' }, happened }
   },
   async 'POST /v1/service-tokens'() {
     const name = unique()

@@ -101,7 +101,9 @@ async function send(document: Document, lab: Lab, { name, operation, call }: Cel
   const text = status === 204 ? '' : await response.clone().text()
   const errors = status === 204 && isDocumented ? [] : await errorsIn(document, operation, response)
   const isProblem = response.headers.get('Content-Type') === 'application/problem+json'
-  const answer = text.startsWith('{') ? (JSON.parse(text) as Record<string, string>) : {}
+  const isJson =
+    text.startsWith('{') && response.headers.get('Content-Type')?.startsWith('application/x-ndjson') !== true
+  const answer = isJson ? (JSON.parse(text) as Record<string, string>) : {}
   if (status === 503 && isProblem && !response.headers.has('Retry-After')) errors.push('no Retry-After')
   if (isProblem) {
     const type = answer['type']?.split('/').at(-1)

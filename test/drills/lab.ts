@@ -1,7 +1,8 @@
 import { env } from 'cloudflare:workers'
 import { listOf } from '../../src/db/list.ts'
-import { counterChanges, posts } from '../../src/db/schema.ts'
-import { gte, max, sql } from 'drizzle-orm'
+import { posts } from '../../src/db/schema.ts'
+import type { EventMessage, Hint } from '../../src/events/schema.ts'
+import { gte, sql } from 'drizzle-orm'
 import { newEdge, newQueue } from '../edge.ts'
 import { addUser, db } from '../rows.ts'
 
@@ -89,9 +90,12 @@ export function newLab() {
   const newIsolate = (more: Record<string, unknown> = {}) => newEdge({ ...bindings, ...more }, token)
   const edge = newIsolate()
   const startedAt = Date.now()
+  /** The hints that were delivered, in their order. */
+  const hints: Hint[] = []
 
   return {
     startedAt,
+    hints,
     edge,
     newIsolate,
     redis: edge.redis,
@@ -110,6 +114,7 @@ export function newLab() {
       for (const [name, queue] of Object.entries(queues)) {
         const bodies = queue.take()
         delivered += bodies.length
+        for (const body of bodies) if (isHints(body)) hints.push(...body.hints)
         for (let i = 0; i < bodies.length; i += 50) {
           const batch = bodies.slice(i, i + 50)
           const retried = await edge.deliver(batch, name).then(
@@ -125,21 +130,13 @@ export function newLab() {
   }
 }
 
-/** How long after its last change a count may be published. */
-const COALESCE_MS = 1_000
-
-/** Waits as long as the platform would delay the message that publishes counts. `deliver` does not wait. */
-async function waitForCounts(): Promise<void> {
-  const [latest] = await db.select({ changedAt: max(counterChanges.changedAt) }).from(counterChanges)
-  const waitMs = (latest?.changedAt ?? 0) + COALESCE_MS - Date.now()
-  if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs))
-}
+const isHints = (body: unknown): body is EventMessage & { kind: 'hints' } =>
+  (body as { kind?: string }).kind === 'hints'
 
 /** Runs the cron and the queues until nothing is pending, as the minutes after an outage do. */
 export async function heal(lab: Lab): Promise<void> {
   const now = Date.now()
   for (let minute = 0; minute < 4; minute += 1) {
-    await waitForCounts()
     // A cron that lost its Redis may hold the lock for another second.
     for (let attempt = 0; ; attempt += 1) {
       try {

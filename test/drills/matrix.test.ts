@@ -37,6 +37,8 @@ const EXPECTED = {
   "author's": '- 403 403 404 404 403 403',
   /** Protects the caller: never refused. */
   protection: '- 200 200 200 200 200 200',
+  /** The same, where it creates something. */
+  report: '- 201 201 201 201 201 201',
   /** Concerns the caller, or nobody: the relation changes nothing. */
   unrelated: 'same same same same same same same',
   "member's own": '- same same same same same same',
@@ -86,10 +88,15 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
   'DELETE /v1/users/{id}/block': ['protection'],
   'PUT /v1/users/{id}/mute': ['protection'],
   'DELETE /v1/users/{id}/mute': ['protection'],
+  'POST /v1/reports': ['report', { body: { subjectId: '{author}', reason: 'spam' } }],
 
   'GET /v1/users/me/blocks': ["member's own"],
   'GET /v1/users/me/mutes': ["member's own"],
   'PATCH /v1/users/me': ["member's own", { body: { bio: 'Changed' } }],
+  'GET /v1/users/me/export': ["member's own"],
+  'DELETE /v1/users/me': ["member's own", { body: {} }],
+  'POST /v1/users/me/password': ["member's own", { body: {} }],
+  'POST /v1/email-verifications': ["member's own", { body: {} }],
   'GET /v1/sessions': ["member's own"],
   'DELETE /v1/sessions': ["member's own"],
   'DELETE /v1/sessions/current': ["member's own"],
@@ -104,10 +111,21 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
   'GET /v1/rate-limit': ['unrelated'],
   'POST /v1/users': ['unrelated', { body: {} }],
   'POST /v1/sessions': ['unrelated', { body: {} }],
+  'POST /v1/password-resets': ['unrelated', { body: {} }],
+  'PUT /v1/password-resets': ['unrelated', { body: {} }],
+  'PUT /v1/email-verifications': ['unrelated', { body: {} }],
 
   'GET /metrics': ['service'],
   'GET /v1/stats': ['service'],
   'POST /v1/maintenance': ['service'],
+  'GET /v1/moderation/contents/{id}': ['service'],
+  'GET /v1/moderation/log': ['service'],
+  'GET /v1/moderation/reports': ['service'],
+  'POST /v1/moderation/reports/resolve': ['service'],
+  'PUT /v1/moderation/suspensions/{id}': ['service'],
+  'DELETE /v1/moderation/suspensions/{id}': ['service'],
+  'PUT /v1/moderation/takedowns/{id}': ['service'],
+  'DELETE /v1/moderation/takedowns/{id}': ['service'],
   'POST /v1/backup': ['service'],
   'GET /v1/backup/{table}': ['service'],
   'GET /v1/backup/{date}/{file}': ['service'],
@@ -238,6 +256,9 @@ function pathOf(name: string, { path }: Asked, { names }: World): string {
     .replaceAll(/\{(\w+)\}/g, (_, key: string) => names[key] ?? 'fences')
 }
 
+const bodyOf = ({ body }: Asked, { names }: World): object | undefined =>
+  body && JSON.parse(JSON.stringify(body).replaceAll(/\{(\w+)\}/g, (_, key: string) => names[key] ?? key))
+
 /** What an inbox shows of a user. */
 async function inboxShows(edge: Edge, headers: Record<string, string>, userId: string): Promise<string> {
   const inbox = await as(edge, headers).do<{ items: { actorIds: string[] }[]; unreadCount: number }>(
@@ -291,7 +312,7 @@ async function outcomeOf(name: string, expectation: Expectation, asked: Asked, c
       outcomes.add(await watch(world))
       continue
     }
-    const response = await as(isolate, headers).ask(method, pathOf(name, asked, world), asked.body)
+    const response = await as(isolate, headers).ask(method, pathOf(name, asked, world), bodyOf(asked, world))
     const text = await response.text()
     await isolate.settle()
     if (response.status === 401) outcomes.add('-')

@@ -127,6 +127,7 @@ test('its types check in a strict project, and its emulator starts from the comm
     join(project, 'index.ts'),
     `import { Redis } from '@upstash/redis'
 import { createCache, createLocks, isHeld } from 'threads-edge/redis'
+import { createClient, Problem } from 'threads-edge/client'
 import { startEmulator } from 'threads-edge/emulator'
 const emulator = await startEmulator({ openTokens: true })
 const redis = new Redis({ url: emulator.url, token: 'types' })
@@ -134,7 +135,9 @@ const names = createCache<{ name: string; version: number }>({ redis, name: 'use
 const user: { name: string } | null = await names.get('1', async () => ({ name: 'Ada', version: 1 }))
 const held = await createLocks({ redis }).acquire('a', { ttlMs: 1_000 })
 export const fence: number = isHeld(held) ? held.fence : 0
-export { user }
+const api = createClient({ url: emulator.url })
+const health: { status: string } = await api.getHealth().catch((error: Problem) => ({ status: error.type }))
+export { health, user }
 `,
   )
   const types = ['--strict', '--noEmit', '--module', 'nodenext', '--target', 'es2024', '--types', 'node']

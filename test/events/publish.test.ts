@@ -1,10 +1,9 @@
 import { eq, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/d1'
 import { beforeAll, expect, test } from 'vitest'
-import { counterChanges, events } from '../../src/db/schema.ts'
+import { events } from '../../src/db/schema.ts'
 import { createDispatch, type Listener } from '../../src/events/dispatch.ts'
 import { formatSequence, type StoredEvent, toCloudEvent } from '../../src/events/catalog.ts'
-import { createCounterUpdates } from '../../src/events/counters.ts'
 import { createOutbox } from '../../src/events/outbox.ts'
 import type { EventMessage } from '../../src/events/schema.ts'
 import { meteredDatabase } from '../database.ts'
@@ -43,7 +42,6 @@ function newDispatch(listeners: Listener[]) {
   const dispatch = createDispatch({
     db,
     listeners,
-    counterUpdates: createCounterUpdates(db, outbox),
     enqueue: async (messages) => void later.push(...messages.map(({ body }) => body)),
     onFailure: (of) => void failures.push(of),
   })
@@ -323,58 +321,6 @@ test('a failing listener is retried alone: the others receive its event at most 
   expect(heard['moody']).toHaveLength(3)
 })
 
-test('a count that changes a thousand times is announced once, with its latest value', async () => {
-  await db.delete(counterChanges)
-  const author = await addUser()
-  const post = await addPost({ authorId: author.id })
-  const comment = await addComment({ postId: post.id, authorId: author.id })
-  const edge = newEdge()
-  const likers = await Promise.all(Array.from({ length: 20 }, () => addUser()))
-  const like = (userId: string, contentId: string, isLiked = true, changedAt = 1) => ({
-    kind: contentId.startsWith('p_') ? 'post' : 'comment',
-    contentId,
-    userId,
-    isLiked,
-    changedAt,
-  })
-  for (const { id } of likers) await edge.deliver([like(id, post.id), like(id, comment.id)])
-  await edge.deliver([like(likers[0]?.id ?? '', post.id, false, 2)])
-  expect(
-    edge.events.sent.every(
-      ({ body, delaySeconds }) => (body as EventMessage).kind === 'counters' && delaySeconds === 2,
-    ),
-  ).toBe(true)
-  expect(await about(post.id)).toEqual([]) // not before a second has passed
-  await edge.cron(Date.now())
-  await db.update(counterChanges).set({ changedAt: Date.now() - 2_000 })
-  await edge.deliver([{ kind: 'counters' }], 'events')
-  expect((await about(post.id)).map(({ data }) => data)).toEqual([
-    { contentId: post.id, contentType: 'post', counterType: 'comments', value: 1 },
-    { contentId: post.id, contentType: 'post', counterType: 'likes', value: 19 },
-  ])
-  expect((await about(comment.id)).map(({ data }) => data)).toEqual([
-    { contentId: comment.id, contentType: 'comment', counterType: 'likes', value: 20 },
-  ])
-  expect(await db.select().from(counterChanges)).toEqual([])
-
-  // Of what was removed meanwhile nobody is told.
-  await edge.deliver([like(likers[0]?.id ?? '', comment.id, false, 3)])
-  await edge.fetch(`/v1/comments/${comment.id}`, { method: 'DELETE', headers: await edge.signIn(author) })
-  await db.update(counterChanges).set({ changedAt: 0 })
-  await edge.cron()
-  expect(await about(comment.id)).toHaveLength(1)
-  expect(await db.select().from(counterChanges)).toEqual([])
-})
-
-test('two concurrent announcements of the same count become one event', async () => {
-  const author = await addUser()
-  const post = await addPost({ authorId: author.id })
-  await addComment({ postId: post.id, authorId: author.id })
-  await db.update(counterChanges).set({ changedAt: 0 })
-  await Promise.all([newDispatch([]).dispatch.publishCounts(), newDispatch([]).dispatch.publishCounts()])
-  expect(await about(post.id)).toHaveLength(1)
-})
-
 test('a rebuild continues step by step; an unknown listener is an error of its own', async () => {
   const steps: (string | null)[] = []
   const { dispatch, later } = newDispatch([
@@ -423,24 +369,17 @@ test('work that is too much for one step continues through the queue, each part 
   expect([steps.sort(), later]).toEqual([['a1', 'a2', 'b1'], []])
 })
 
-test('presence events go only to those who may see them, and dispatched events are purged after some days', async () => {
+test('dispatched events are purged after some days, those that are not stay', async () => {
   const edge = newEdge()
-  const [ada, bob] = [await addUser(), await addUser({ presenceVisibility: 'followers' })]
-  for (const user of [ada, bob])
-    await edge.fetch('/v1/presence/heartbeat', { method: 'POST', headers: await edge.signIn(user) })
+  await publish(edge, { channel: 'custom_purge', type: 'old', data: {} })
   await edge.settle()
-  expect(await about(ada.id)).toMatchObject([
-    { type: 'user_status_change', audience: 'everyone', data: { status: 'online' } },
-  ])
-  expect(await about(bob.id)).toMatchObject([
-    { type: 'user_status_change', audience: 'followers', data: { status: 'online' } },
-  ])
   const { outbox } = newOutbox()
   const later = Date.now() + 1
   await edge.dispatch()
+  await publish(edge, { channel: 'custom_purge', type: 'waiting', data: {} })
   const waiting = await outbox.backlog(later)
-  expect(await outbox.purge(1_000, later)).toBeGreaterThan(0)
-  expect((await outbox.backlog(later)).pending).toBe(waiting.pending) // what is not dispatched stays
+  expect(await outbox.purge(1_000, later + 1_000)).toBeGreaterThan(0)
+  expect((await outbox.backlog(later)).pending).toBe(waiting.pending)
 })
 
 test('an event is a CloudEvent that says whose trace it belongs to, with what channel and sequence', async () => {

@@ -90,11 +90,27 @@ const DECLARED: Record<string, Policy> = {
   'GET /v1/service-tokens': 'service: root',
   'POST /v1/service-tokens/{id}/rotate': 'service: root',
   'DELETE /v1/service-tokens/{id}': 'service: root',
+  'POST /v1/reports': 'member',
+  'GET /v1/moderation/reports': 'service: moderation',
+  'POST /v1/moderation/reports/resolve': 'service: moderation',
+  'GET /v1/moderation/contents/{id}': 'service: moderation',
+  'PUT /v1/moderation/takedowns/{id}': 'service: moderation',
+  'DELETE /v1/moderation/takedowns/{id}': 'service: moderation',
+  'PUT /v1/moderation/suspensions/{id}': 'service: moderation',
+  'DELETE /v1/moderation/suspensions/{id}': 'service: moderation',
+  'GET /v1/moderation/log': 'service: moderation',
   'POST /v1/users': 'open',
   'GET /v1/users': 'public',
   'GET /v1/users/by-username/{username}': 'public',
   'GET /v1/users/{id}': 'public',
   'PATCH /v1/users/me': 'member',
+  'DELETE /v1/users/me': 'member',
+  'POST /v1/users/me/password': 'member',
+  'POST /v1/password-resets': 'open',
+  'PUT /v1/password-resets': 'open',
+  'POST /v1/email-verifications': 'member',
+  'PUT /v1/email-verifications': 'open',
+  'GET /v1/users/me/export': 'member',
   'PUT /v1/users/{id}/follow': 'member',
   'DELETE /v1/users/{id}/follow': 'member',
   'GET /v1/users/me/blocks': 'member',
@@ -196,6 +212,9 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
     webhooks: 'wh_unknown',
     deliveries: 'dl_unknown',
     'service-tokens': 'st_unknown',
+    contents: post.id,
+    takedowns: 'p_unknown',
+    suspensions: 'u_unknown',
   }
   const rule = DECLARED[name] === 'public or events:read' ? 'events:read' : ruleOf(DECLARED[name] ?? 'open')
   /** A service token with some of the scopes. */
@@ -231,7 +250,9 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
     file: 'manifest.json',
   }
   const path = pattern.replaceAll(/\{(\w+)\}/g, (_, parameter: string) =>
-    parameter === 'id' ? (ids[pattern.split('/')[2] ?? ''] ?? '') : (names[parameter] ?? ''),
+    parameter === 'id'
+      ? (ids[pattern.split('/').at(pattern.includes('/moderation/') ? 3 : 2) ?? ''] ?? '')
+      : (names[parameter] ?? ''),
   )
   const response = await edge.fetch(path + (QUERIES[name] ?? ''), {
     method,

@@ -287,9 +287,9 @@ test('a 304 can be read across origins and keeps its request id, limits and cost
   })
 })
 
-/** What `wrangler.toml` binds to the Worker, and the secrets it needs. */
+/** What `wrangler.toml` binds to the Worker and it needs, and the secrets it needs. */
 const BOUND = Object.entries(env).flatMap(([name, value]) =>
-  typeof value === 'object' && !/^MIGRATIONS$|^TEST_|^__VITEST/.test(name) ? [name] : [],
+  typeof value === 'object' && !/^MIGRATIONS$|^ASSETS$|^TEST_|^__VITEST/.test(name) ? [name] : [],
 )
 const NEEDED = [...BOUND, 'UPSTASH_REDIS_REST_URL', 'UPSTASH_REDIS_REST_TOKEN', 'SERVICE_TOKEN']
 

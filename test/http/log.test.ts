@@ -113,7 +113,7 @@ test('no line contains a password, token, cookie, address, email, name, text or 
   await post(edge, '/v1/users', { username, email, password, displayName }, network) // taken
   await post(edge, '/v1/sessions', { login: email, password: 'wrong horse' }, network)
   const { token, user } = await (
-    await post(edge, '/v1/sessions', { login: email, password }, network)
+    await post(edge, '/v1/sessions', { login: username, password }, network)
   ).json<{ token: string; user: { id: string } }>()
   const headers = { Authorization: `Bearer ${token}`, Cookie: `__Host-session=${token}`, ...network }
   await edge.fetch(`/v1/users/${user.id}`, { headers })

@@ -121,6 +121,7 @@ test.each([0, 1, 4, 5, 16, 17, 47, 48, 49, 50, 100])(
       {
         db,
         mentions: createMentions(db),
+        replica: () => db,
         inboxes: { get: inboxes.get.bind(inboxes), drop },
         writeThrough: createWriteThrough(() => {}, 1),
         inboxSize: 10,

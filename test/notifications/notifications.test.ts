@@ -1,11 +1,16 @@
 import { env } from 'cloudflare:workers'
-import { and, eq } from 'drizzle-orm'
+import { and, eq, sql } from 'drizzle-orm'
 import { ulid } from 'ulid'
 import { beforeAll, expect, test, vi } from 'vitest'
+import { readConfig } from '../../src/config.ts'
 import { notifications } from '../../src/db/schema.ts'
+import { features } from '../../src/features.ts'
 import type { LikeMessage } from '../../src/likes/schema.ts'
+import { notificationsService } from '../../src/notifications/notifications.ts'
+import { createIsolate, createPlatform } from '../../src/platform.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser, db } from '../rows.ts'
+import { meteredDatabase } from '../database.ts'
 import { type Listed, newLossyD1, newWorld } from './world.ts'
 
 beforeAll(migrate)
@@ -409,12 +414,12 @@ test('what D1 refuses is retried: likes by their queue, the rest by the queue of
   const due = [...edge.events.take(), ...likes.splice(0)]
   await env.DB.exec('ALTER TABLE notifications RENAME TO notifications_away')
   using log = vi.spyOn(console, 'error').mockImplementation(() => {})
-  const [posted, commented, liked] = [0, 1, 2]
-  expect(await edge.deliver(due)).toEqual({ acked: [posted], retried: [commented, liked] })
+  const [posted, commented, hinted, liked] = [0, 1, 2, 3]
+  expect(await edge.deliver(due)).toEqual({ acked: [posted, hinted], retried: [commented, liked] })
   expect(log).toHaveBeenCalled()
   await env.DB.exec('ALTER TABLE notifications_away RENAME TO notifications')
   expect((await ada.list()).items).toEqual([])
-  expect(await edge.deliver(due)).toEqual({ acked: [posted, commented, liked], retried: [] })
+  expect(await edge.deliver(due)).toEqual({ acked: [posted, commented, hinted, liked], retried: [] })
   expect(brief(await ada.list()).map(({ type }) => type)).toEqual(['comment', 'like'])
 })
 
@@ -450,6 +455,40 @@ test('expired notifications are neither listed nor kept', async () => {
   expect(await kept()).toHaveLength(1)
   await edge.cron(Date.now() + 30 * 86_400_000 + 60_000)
   expect(await kept()).toEqual([])
+})
+
+test('each minute the purge reads as many rows of a large table as of a small one, and the next minute others', async () => {
+  const author = await addUser()
+  const minute = 40_000 * 86_400_000 // long after all that other tests have written
+  const add = (row: number, at: number) =>
+    env.DB.prepare(
+      `INSERT INTO notifications (rowid, kind, content_id, user_id, post_id, id, actor_ids, actors_count, created_at, noted_at)
+      VALUES (?1, 'comment', 'c_' || ?1, ?2, 'p_1', 'n_' || ?3 || ?1, '[]', 1, 0, 0)`,
+    )
+      .bind(row, author.id, ulid(at).slice(0, 10).toLowerCase())
+      .run()
+  for (const row of [11_000, 12_000, 21_000]) await add(row, 0)
+  await add(22_000, minute)
+  const left = async () => {
+    const kept = await db.all<{ row: number }>(
+      sql`SELECT rowid AS row FROM notifications WHERE rowid > 10000 ORDER BY 1`,
+    )
+    return kept.map(({ row }) => row)
+  }
+  const isolate = createIsolate(readConfig({ ...env }), features)
+  const purge = (turn: number, DB = env.DB) => {
+    const { use } = createPlatform(isolate, { ...env, DB }, { onFailure: () => {}, defer: () => {} })
+    return use(notificationsService).purge(100, minute + turn * 60_000)
+  }
+  const start = (minute / 60_000) % 3
+  const turnOf = (rows: number) => (rows - start + 3) % 3
+  expect(await purge(turnOf(1))).toBe(2)
+  expect(await left()).toEqual([21_000, 22_000])
+  const { DB, rows } = meteredDatabase()
+  expect(await purge(turnOf(1), DB)).toBe(0)
+  expect(rows.read).toBeLessThan(5)
+  expect(await purge(turnOf(2))).toBe(1)
+  expect(await left()).toEqual([22_000])
 })
 
 test('a rebuild runs in bounded queue steps and keeps what is unread', async () => {

@@ -75,7 +75,7 @@ test('the hot feed ranks posts of the last 7 days by likes and age; an older one
       [fresh.id, 1],
       [doubled.id, 2],
     ])
-    expect(response.headers.get('Cache-Control')).toBe('public, no-cache')
+    expect(response.headers.get('Cache-Control')).toMatch(/^public, max-age=\d, /)
   }
 })
 
@@ -84,7 +84,7 @@ test('the score in D1 is the one in the Worker', async () => {
   const values = { likesCount: 12, commentsCount: 3, viewsCount: 45, createdAt: Date.now() }
   await addPost({ authorId, ...values })
   await scoredEdge()
-  const [row] = await db.select().from(schema.postScores)
+  const [row] = await db.select().from(schema.posts)
   const { likesCount: likes, commentsCount: comments, viewsCount: views, createdAt } = values
   expect(row?.score).toBeCloseTo(scoreOf({ likes, comments, views, createdAt }), 6)
 })

@@ -1,6 +1,6 @@
-import { env } from 'cloudflare:workers'
 import { beforeAll, beforeEach, expect, test } from 'vitest'
 import { users } from '../../src/db/schema.ts'
+import type { EventMessage } from '../../src/events/schema.ts'
 import { CLAIM_MS } from '../../src/redis/presence.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addFollow, addUser, db } from '../rows.ts'
@@ -241,12 +241,11 @@ test('an arrival, a departure and a change of visibility whose replies are lost 
   await edge.settle()
   const statuses = async () => {
     await edge.settle()
-    const { results } = await env.DB.prepare(
-      `SELECT data ->> 'status' AS status FROM events WHERE subject = ? AND type = 'user_status_change' ORDER BY sequence`,
-    )
-      .bind(ada.id)
-      .all<{ status: string }>()
-    return results.map(({ status }) => status)
+    const hints = edge.events.sent.flatMap(({ body }) => {
+      const message = body as EventMessage
+      return message.kind === 'hints' ? message.hints : []
+    })
+    return hints.map(({ data }) => data['status'])
   }
   // Executed with the session and the limit, then alone, and repeated once.
   const loseReplies = (times = 3) => edge.redis.fault({ kind: 'cut', times, match: 'EVAL' })

@@ -9,7 +9,7 @@ import {
   type OnlinePolicy,
   type Visibility,
 } from '../../src/redis/presence.ts'
-import { keysOf, newKeyspace } from './setup.ts'
+import { InterceptedRedis, keysOf, newKeyspace } from './setup.ts'
 
 const T = 1_800_000_000_000
 const POLICY: OnlinePolicy = { windowMs: 1_000, shards: 4, shardUsers: 1_000, maxDevices: 3 }
@@ -52,6 +52,53 @@ test('a user is online until the window after the last beat, and joins once', as
     false,
     false,
   ])
+})
+
+test('a list costs the same at a thousand users online and at a hundred thousand, in commands and in the size of replies', async () => {
+  const cost = async (shards: number, users: number) => {
+    const keyspace = newKeyspace()
+    const received = { bytes: 0 }
+    const redis = new InterceptedRedis(keyspace.server, async (send) => {
+      const reply = await send()
+      received.bytes += JSON.stringify(reply).length
+      return reply
+    })
+    const online = createOnline(redis, keys, { ...POLICY, windowMs: 1_000_000, shards, shardUsers: 50_000 })
+    for (let from = 0; from < users; from += 5_000) {
+      const members = Array.from({ length: 5_000 }, (_, i) => `u_${String(from + i).padStart(6, '0')}`)
+      const byShard = Map.groupBy(members.slice(0, users - from), (userId) => online.shardOf(userId))
+      for (const [shard, ids] of byShard) {
+        const [first, ...rest] = ids.map((member) => ({ score: T + Number(member.slice(2)), member }))
+        if (first) await redis.zadd(keys.presence(shard), first, ...rest)
+      }
+    }
+    await keyspace.control.reset()
+    received.bytes = 0
+    const listed = await online.latest(200, T + users)
+    expect(listed).toHaveLength(200)
+    const times = listed.map(({ at }) => at)
+    expect(times).toEqual(times.toSorted((a, b) => b - a))
+    const share = Math.min(1, 4 / shards)
+    expect(times.at(-1)).toBeGreaterThan(T + users - (2 * 200) / share) // all of them were seen a moment ago
+    const { requests, commands } = await keyspace.control.counts()
+    return { requests, commands, bytes: received.bytes }
+  }
+  const few = await cost(20, 1_000)
+  const many = await cost(20, 100_000)
+  const single = await cost(1, 1_000)
+  expect([single.requests, single.commands]).toEqual([1, 1])
+  expect([many.requests, many.commands]).toEqual([1, 4])
+  expect(few.requests).toBeLessThanOrEqual(2)
+  expect(few.commands).toBeLessThanOrEqual(20)
+  for (const { bytes } of [few, many]) expect(bytes / single.bytes).toBeLessThan(6)
+  expect(many.bytes / single.bytes).toBeLessThan(2.2)
+})
+
+test('where few are online, a list has all of them, whatever their shards', async () => {
+  const online = newOnline({ shards: 20 })
+  for (let i = 0; i < 30; i += 1) await online.seen(`u_${i}`, T + i)
+  const all = Array.from({ length: 30 }, (_, i) => `u_${29 - i}`)
+  expect((await online.latest(100, T + 40)).map(({ userId }) => userId)).toEqual(all)
 })
 
 test('those online are counted over all shards, in one request', async () => {

@@ -14,6 +14,7 @@ const documents = [
   'CONTRIBUTING.md',
   'SECURITY.md',
   'bench/README.md',
+  'examples/README.md',
   ...globSync('docs/**/*.md', { cwd: root }).toSorted(),
 ]
 

@@ -111,11 +111,14 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   const tokenOf = async (i: number) =>
     String((await send('signIn', [], { login: people[i]?.username, password: people[i]?.password }))['token'])
   const [asGrace, asAda] = [await tokenOf(0), await tokenOf(1)]
+  await send('requestPasswordReset', [], { email: people[1]?.email })
+  await send('requestEmailVerification', [], {}, asAda)
   await send('updateProfile', [], { bio: 'Poetical science.' }, asAda)
   await send('followUser', [ada], undefined, asGrace)
   const postId = idOf(await send('createPost', [], { text: 'The engine weaves algebraic patterns.' }, asAda))
   await send('updatePost', [postId], { text: 'The engine weaves algebraical patterns.' }, asAda)
   const commentId = idOf(await send('createComment', [postId], { text: 'Just as the loom weaves flowers?' }, asGrace))
+  await send('listRecommendations', [], undefined, asGrace)
   await send('likePost', [postId], undefined, asGrace)
   await send('likeComment', [commentId], undefined, asAda)
   await send('recordView', [postId], undefined, asGrace)
@@ -149,6 +152,9 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   await send('markNotificationsRead', [], {}, asAda)
   await send('updatePresence', [], { visibility: 'followers' }, asAda)
 
+  const backEnd = idOf(await asService('createServiceToken', [], { name: 'shop', scopes: ['events:publish'] }))
+  await asService('rotateServiceToken', [backEnd], {})
+  await asService('listServiceTokens')
   const { owner } = await asService('acquireLock', ['reports'], { ttlMs: 10_000 })
   await asService('extendLock', ['reports'], { owner, ttlMs: 10_000 })
 
@@ -167,6 +173,14 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   await asService('listWebhooks')
   await asService('rebuildListener', ['search'])
 
+  await send('createReport', [], { subjectId: commentId, reason: 'spam', text: 'An advertisement for looms.' }, asAda)
+  await asService('listReports')
+  await asService('takeDownContent', [commentId], { note: 'Advertising' })
+  await asService('getModeratedContent', [commentId])
+  await asService('restoreContent', [commentId], { note: 'It is a metaphor' })
+  await asService('resolveReports', [], { subjectId: commentId, outcome: 'dismissed', note: 'It is a metaphor' })
+  await asService('listModerationLog')
+
   await send('getHealth')
   await send('getReadiness')
   await asService('getStats', ['?minutes=1'])
@@ -174,7 +188,6 @@ async function tell({ paths }: Document): Promise<Record<string, Record<string, 
   await asService('beginBackup')
   await asService('getBackupPage', ['fences', '?limit=1'])
 
-  await send('listRecommendations', [], undefined, asGrace)
   await send('unlikeComment', [commentId], undefined, asAda)
   await send('unlikePost', [postId], undefined, asGrace)
   await send('unfollowUser', [ada], undefined, asGrace)

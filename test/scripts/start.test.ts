@@ -209,13 +209,13 @@ test(
     expect(product.output()).not.toContain('Loading demo data')
     const { url } = product
 
-    for (const path of ['/', '/docs', '/docs/', '/problems', '/problems/rate-limited']) {
+    for (const path of ['/', '/docs', '/docs/', '/problems', '/problems/rate-limited', '/app']) {
       const page = await fetch(url + path)
       expect(page.headers.get('Content-Security-Policy')).toMatch(
         /^default-src '(none|self)'; [^*]*frame-ancestors 'none'/,
       )
       expect(page.headers.get('X-Content-Type-Options')).toBe('nosniff')
-      const files = (await page.text()).matchAll(/(?:src|href)="(\/(?:dashboard|docs|problems)\/[^"]*)"/g)
+      const files = (await page.text()).matchAll(/(?:src|href)="(\/(?:dashboard|docs|problems|app)\/[^"]*)"/g)
       for (const [, file = ''] of files) expect([file, (await fetch(url + file)).status]).toEqual([file, 200])
     }
     const document = await fetch(`${url}/openapi.json`)

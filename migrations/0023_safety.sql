@@ -49,21 +49,29 @@ DROP TRIGGER comments_insert;
 DROP TRIGGER comments_delete;
 --> statement-breakpoint
 -- A deleted comment that keeps its place for its replies does not count on its post, and counts as a reply.
+-- The score (src/db/score.ts) as before.
 CREATE TRIGGER comments_insert AFTER INSERT ON comments BEGIN
-  UPDATE posts SET comments_count = comments_count + 1, counts_revision = counts_revision + 1
+  UPDATE posts SET comments_count = comments_count + 1, counts_revision = counts_revision + 1,
+    score = CASE WHEN 3 * (comments_count + 1) + likes_count + 0.1 * views_count >= 2
+      THEN log2(1 + 3 * (comments_count + 1) + likes_count + 0.1 * views_count) + created_at * 1.0 / 28800000 END
   WHERE id = NEW.post_id AND NEW.deleted_at IS NULL;
   UPDATE comments SET replies_count = replies_count + 1 WHERE id = NEW.parent_id;
 END;
 --> statement-breakpoint
 CREATE TRIGGER comments_delete AFTER DELETE ON comments BEGIN
-  UPDATE posts SET comments_count = comments_count - 1, counts_revision = counts_revision + 1
+  UPDATE posts SET comments_count = comments_count - 1, counts_revision = counts_revision + 1,
+    score = CASE WHEN 3 * (comments_count - 1) + likes_count + 0.1 * views_count >= 2
+      THEN log2(1 + 3 * (comments_count - 1) + likes_count + 0.1 * views_count) + created_at * 1.0 / 28800000 END
   WHERE id = OLD.post_id AND OLD.deleted_at IS NULL;
   UPDATE comments SET replies_count = replies_count - 1 WHERE id = OLD.parent_id;
 END;
 --> statement-breakpoint
 CREATE TRIGGER comments_emptied AFTER UPDATE OF deleted_at ON comments
 WHEN OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL BEGIN
-  UPDATE posts SET comments_count = comments_count - 1, counts_revision = counts_revision + 1 WHERE id = NEW.post_id;
+  UPDATE posts SET comments_count = comments_count - 1, counts_revision = counts_revision + 1,
+    score = CASE WHEN 3 * (comments_count - 1) + likes_count + 0.1 * views_count >= 2
+      THEN log2(1 + 3 * (comments_count - 1) + likes_count + 0.1 * views_count) + created_at * 1.0 / 28800000 END
+  WHERE id = NEW.post_id;
   DELETE FROM notifications WHERE kind IN ('comment', 'reply', 'like') AND content_id = NEW.id;
 END;
 --> statement-breakpoint

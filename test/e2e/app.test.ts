@@ -1,0 +1,198 @@
+import type axe from 'axe-core'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { createClient } from '../../client/index.ts'
+import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
+import { type Product, startProduct } from './product.ts'
+
+// examples/app, as `npm start` serves it.
+const { CHROMIUM = '/usr/bin/chromium' } = process.env
+const output = join(dirname(dirname(import.meta.dirname)), 'test-output')
+const axePath = createRequire(import.meta.url).resolve('axe-core/axe.min.js')
+
+let product: Product
+let browser: Browser
+const pages: Page[] = []
+/** What pages complained of: broken policies, errors of scripts. */
+let complaints: string[] = []
+/** Browsers complain of each refusal. A test that causes one says so first, because the complaint may come late. */
+let expected: RegExp | undefined
+
+beforeAll(async () => {
+  product = await startProduct()
+  browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] })
+})
+
+afterEach(async () => {
+  for (const page of pages.splice(0)) await page.context().close()
+  const found = complaints.filter((complaint) => !expected?.test(complaint))
+  complaints = []
+  expected = undefined
+  if (found.length > 0) throw new Error(`The page complained:\n${found.join('\n')}`)
+})
+
+afterAll(async () => {
+  await browser?.close()
+  await product?.stop()
+})
+
+async function open(options: BrowserContextOptions = {}, path = '/app/'): Promise<Page> {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options })
+  await context.addInitScript({ path: axePath })
+  await context.addInitScript(() => {
+    addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI }) =>
+      console.error(`policy: ${violatedDirective} ${blockedURI}`),
+    )
+  })
+  const page = await context.newPage()
+  page.on('console', (message) => {
+    if (['error', 'warning'].includes(message.type())) complaints.push(message.text())
+  })
+  page.on('pageerror', (error) => complaints.push(String(error.stack)))
+  pages.push(page)
+  await page.goto(product.url + path)
+  await page.getByText('Live', { exact: true }).waitFor()
+  return page
+}
+
+async function signIn(page: Page, login: string): Promise<void> {
+  await page.getByRole('button', { name: 'Sign in' }).first().click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByLabel('Username or email').fill(login)
+  await dialog.getByLabel('Password').fill(DEMO_PASSWORD)
+  await dialog.getByRole('button', { name: 'Sign in' }).click()
+  await page.getByRole('button', { name: 'Sign out' }).waitFor()
+  await page.getByText('Live', { exact: true }).waitFor()
+}
+
+async function openAs(login: string, options: BrowserContextOptions = {}): Promise<Page> {
+  const page = await open(options)
+  await signIn(page, login)
+  return page
+}
+
+/** Keeps a picture, and expects axe to find nothing and nothing to be wider than the window. */
+async function expectAccessible(page: Page, name: string): Promise<void> {
+  await page.screenshot({ path: join(output, `${name}.png`) })
+  const violations = await page.evaluate(async () => {
+    const { axe: engine } = globalThis as unknown as { axe: typeof axe } // by the script above
+    const results = await engine.run(document, { preload: false })
+    return results.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`)
+  })
+  expect(violations).toEqual([])
+  expect(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)).toBeLessThanOrEqual(0)
+}
+
+const posts = (page: Page) => page.getByRole('article')
+
+test('two users see who is online, new posts and the likes of each other, live', async () => {
+  const [ada, bob] = [await openAs('ada'), await openAs('bob')]
+  // Presence is a hint: the queue tells it within some seconds.
+  for (const page of [ada, bob]) {
+    for (const name of [/^\W*A?Ada/, /^\W*B?Bob/]) await page.locator('#online').getByText(name).waitFor()
+  }
+
+  const text = `Hello from a test, ${crypto.randomUUID()}`
+  await ada.getByLabel('What is new?').fill(text)
+  await ada.getByRole('button', { name: 'Post', exact: true }).click()
+  const adas = posts(ada).filter({ hasText: text })
+  await adas.getByRole('button', { name: 'Like, 0 likes' }).waitFor()
+
+  await bob.getByRole('button', { name: /^Show \d+ new post/ }).click()
+  const bobs = posts(bob).filter({ hasText: text })
+  await bobs.getByRole('button', { name: 'Like, 0 likes' }).click()
+  await bobs.getByRole('button', { name: 'Like, 1 like', pressed: true }).waitFor()
+  await adas.getByRole('button', { name: 'Like, 1 like', pressed: false }).waitFor()
+
+  await adas.getByRole('button', { name: 'Like, 1 like' }).click()
+  for (const card of [adas, bobs]) await card.getByRole('button', { name: 'Like, 2 likes', pressed: true }).waitFor()
+  await bobs.getByRole('button', { name: 'Like, 2 likes' }).click()
+  for (const card of [adas, bobs]) await card.getByRole('button', { name: 'Like, 1 like', exact: true }).waitFor()
+
+  // Ada is told of the like. Bob has taken it back by now, so the notification of another one.
+  await bobs.getByRole('button', { name: 'Like, 1 like' }).click()
+  await expect
+    .poll(
+      async () => {
+        await ada.getByRole('link', { name: /^Hot/ }).click()
+        await ada.getByRole('link', { name: /^Notifications/ }).click()
+        await ada.locator('#content:not([aria-busy])').waitFor()
+        return posts(ada).filter({ hasText: '@bob' }).filter({ hasText: 'liked your post' }).count()
+      },
+      { timeout: 60_000 },
+    )
+    .toBeGreaterThan(0)
+
+  await bob.getByRole('button', { name: 'Sign out' }).click()
+  await expect.poll(() => ada.locator('#online').innerText(), { timeout: 60_000 }).not.toContain('Bob')
+})
+
+test('a session survives a reload, and ends with its sign-out elsewhere', async () => {
+  expected = /status of 401/
+  const page = await openAs('carol')
+  await page.reload()
+  await page.getByRole('button', { name: 'Sign out' }).waitFor()
+  await page.getByRole('link', { name: 'Following' }).click()
+  await posts(page).first().waitFor()
+  expect(await page.evaluate(() => document.cookie)).toBe('') // HttpOnly
+
+  const elsewhere = createClient({ url: product.url })
+  await elsewhere.signIn({ login: 'carol', password: DEMO_PASSWORD })
+  await elsewhere.signOutEverywhere()
+  await page.getByRole('link', { name: 'Hot' }).click()
+  await posts(page).first().waitFor()
+  await page.getByLabel('What is new?').fill('Who am I?')
+  await page.getByRole('button', { name: 'Post', exact: true }).click()
+  await page.getByRole('button', { name: 'Sign in' }).first().waitFor()
+})
+
+test('a wrong password is refused beside the form, and a stranger who likes is asked to sign in', async () => {
+  expected = /status of 401/
+  const page = await open()
+  await posts(page).first().getByRole('button', { name: /^Like/ }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByLabel('Username or email').fill('dave')
+  await dialog.getByLabel('Password').fill('wrong')
+  await dialog.getByRole('button', { name: 'Sign in' }).click()
+  await expect.poll(() => dialog.getByRole('alert').innerText()).toMatch(/wrong/)
+})
+
+test('search finds posts and people, and marks the words', async () => {
+  const page = await open()
+  await page.getByRole('searchbox').fill('ada')
+  await page.keyboard.press('Enter')
+  // The queue indexes the demo data after the start.
+  await expect
+    .poll(
+      async () => {
+        await page.reload()
+        await page.locator('#content:not([aria-busy])').waitFor()
+        return page.locator('#content').innerText()
+      },
+      { timeout: 60_000 },
+    )
+    .toContain('@ada')
+  expect(await page.locator('mark').first().innerText()).toMatch(/^ada$/i)
+  await page.getByRole('searchbox').fill('nothinghasthisword')
+  await page.keyboard.press('Enter')
+  await page.getByText('Nothing has the words').waitFor()
+})
+
+test.each([
+  ['phone', 390, 'light'],
+  ['phone', 390, 'dark'],
+  ['desktop', 1280, 'light'],
+  ['desktop', 1280, 'dark'],
+] as const)('on a %s, %i pixels wide and %s, the page is accessible', async (device, width, colorScheme) => {
+  const page = await openAs('erin', { viewport: { width, height: 844 }, colorScheme })
+  await posts(page).nth(5).waitFor()
+  await expectAccessible(page, `app-${device}-${colorScheme}`)
+  await page.getByRole('link', { name: /^Notifications/ }).click()
+  await page.locator('#content:not([aria-busy])').waitFor()
+  await expectAccessible(page, `app-${device}-${colorScheme}-notifications`)
+  await page.getByRole('button', { name: 'Sign out' }).click()
+  await page.getByRole('button', { name: 'Sign in' }).first().click()
+  await expectAccessible(page, `app-${device}-${colorScheme}-sign-in`)
+})

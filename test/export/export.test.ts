@@ -1,0 +1,142 @@
+import { eq, getTableName, is, sql } from 'drizzle-orm'
+import { getTableConfig, SQLiteTable } from 'drizzle-orm/sqlite-core'
+import { beforeAll, expect, test } from 'vitest'
+import * as schema from '../../src/db/schema.ts'
+import { meteredDatabase } from '../database.ts'
+import { expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
+import { addComment, addFollow, addLike, addPost, addUser, db } from '../rows.ts'
+
+beforeAll(migrate)
+
+type Line = { kind: string } & Record<string, unknown>
+const linesOf = (text: string) =>
+  text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Line)
+
+test('an export has everything that is stored about me, nothing secret, and an end', async () => {
+  const edge = newEdge()
+  const [me, other] = [await addUser({ bio: 'Me' }), await addUser()]
+  const headers = await edge.signIn(me)
+  const [mine, theirs] = [await addPost({ authorId: me.id, text: 'Mine' }), await addPost({ authorId: other.id })]
+  const comment = await addComment({ postId: theirs.id, authorId: me.id, text: 'My comment' })
+  await addFollow(me.id, other.id)
+  await addFollow(other.id, me.id)
+  await addLike(me.id, theirs.id)
+  await addLike(other.id, mine.id)
+
+  const response = await edge.fetch('/v1/users/me/export', { headers })
+  expect([response.status, response.headers.get('Content-Type'), roundTrips(response)]).toEqual([
+    200,
+    'application/x-ndjson; charset=utf-8',
+    1,
+  ])
+  const text = await response.text()
+  const lines = linesOf(text)
+  const kinds = ['account', 'following', 'follower', 'session', 'post', 'comment', 'postLike', 'end']
+  expect(lines.map(({ kind }) => kind)).toEqual(kinds)
+  expect(lines).toMatchObject([
+    { id: me.id, email: me.email, bio: 'Me', createdAt: new Date(me.createdAt).toISOString(), lastSeenAt: null },
+    { userId: other.id },
+    { userId: other.id },
+    { userAgent: 'test' },
+    { id: mine.id, text: 'Mine', likesCount: 1 },
+    { id: comment.id, postId: theirs.id, text: 'My comment' },
+    { postId: theirs.id, isLiked: true },
+    { next: null },
+  ])
+  const [session] = await db.select().from(schema.sessions).where(eq(schema.sessions.userId, me.id))
+  expect(text).not.toContain(session?.secretHash)
+  expect(text).not.toContain('scrypt')
+})
+
+test('every table with a reference to a user is exported, and removed', () => {
+  const owned = Object.values(schema)
+    .filter((table) => is(table, SQLiteTable))
+    .filter((table) =>
+      getTableConfig(table).foreignKeys.some((key) => getTableName(key.reference().foreignTable) === 'users'),
+    )
+    .map((table) => getTableName(table))
+  // A table that is new here needs a line in `exports` and `removals.user` of its feature.
+  expect(owned.toSorted()).toEqual([
+    'comment_likes',
+    'comments',
+    'credential_tokens',
+    'follows',
+    'idempotency_keys',
+    'mentions',
+    'notification_reads',
+    'notifications',
+    'post_likes',
+    'posts',
+    'relations',
+    'reports',
+    'sessions',
+    'sign_in_sources',
+    'suspensions',
+    'takedowns',
+  ])
+})
+
+test('an export of 100,000 rows reads a page at a time, when the client takes it', async () => {
+  const { DB, rows } = meteredDatabase()
+  const edge = newEdge({ DB })
+  const me = await addUser()
+  const headers = await edge.signIn(me)
+  await db.run(sql`
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+    INSERT INTO posts (id, author_id, text, created_at, updated_at)
+    SELECT 'p_' || substr(${me.id}, 3) || printf('%05d', i), ${me.id}, 'A post of some length, as people write them', i, i FROM n`)
+  await db.run(sql`
+    INSERT INTO post_likes (post_id, user_id, is_liked, changed_at)
+    SELECT id, ${me.id}, true, 1 FROM posts WHERE author_id = ${me.id}`)
+
+  const response = await edge.fetch('/v1/users/me/export', { headers })
+  const reader = response.body?.getReader()
+  if (!reader) throw new Error('no body')
+  await reader.read() // the account
+  await reader.read() // the session
+  await reader.read() // the first page of posts
+  // Nothing is read ahead: the rows of one page, its count of them in the index, and some for the rest.
+  expect(rows.read).toBeLessThan(4_000)
+
+  const startedAt = performance.now()
+  let largest = 0
+  let count = 1_002
+  let tail = ''
+  const decoder = new TextDecoder()
+  for (;;) {
+    const { done, value } = await reader.read()
+    if (done) break
+    largest = Math.max(largest, value.byteLength)
+    const text = decoder.decode(value)
+    count += text.split('\n').length - 1
+    tail = text
+  }
+  console.log(`export of ${count} rows: ${Math.round(performance.now() - startedAt)} ms, largest page ${largest} bytes`)
+  expect(count).toBe(100_000 + 3)
+  expect(linesOf(tail)).toEqual([{ kind: 'end', next: null }])
+  expect(largest).toBeLessThan(500_000)
+  expect(rows.read).toBeLessThan(2.2 * 100_000)
+}, 120_000)
+
+test('an export continues from a cursor, and refuses one that it did not answer', async () => {
+  const edge = newEdge()
+  const me = await addUser()
+  const headers = await edge.signIn(me)
+  const posts = []
+  for (let i = 0; i < 3; i += 1) posts.push(await addPost({ authorId: me.id, id: `p_${me.id.slice(2)}${i}` }))
+  const response = await edge.fetch(`/v1/users/me/export?cursor=post:${posts[0]?.id}`, { headers })
+  expect(linesOf(await response.text()).map(({ kind, id }) => id ?? kind)).toEqual([posts[1]?.id, posts[2]?.id, 'end'])
+  await expectRefused(edge.fetch('/v1/users/me/export?cursor=nothing:1', { headers }), 'query', 'cursor')
+})
+
+test('an export works without Redis', async () => {
+  const edge = newEdge()
+  const me = await addUser()
+  const headers = await edge.signIn(me)
+  await edge.redis.fault({ kind: 'refuse' })
+  const response = await edge.fetch('/v1/users/me/export', { headers })
+  expect(linesOf(await response.text()).at(-1)).toEqual({ kind: 'end', next: null })
+})
