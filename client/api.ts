@@ -311,14 +311,52 @@ export interface Comment {
   id: string
   /** The post it is about. */
   postId: string
-  /** The user who wrote it. */
-  authorId: string
-  /** 1 to 500 characters. */
+  /** The comment that it replies to. Null: it replies to the post. */
+  parentId: string | null
+  /** The user who wrote it. Null: the comment was deleted, and its replies are still there. */
+  authorId: string | null
+  /** 1 to 500 characters. Empty where the comment was deleted. */
   text: string
   /** When it was written. */
   createdAt: string
+  /** When its text was last edited. */
+  updatedAt: string
+  /** The version of the text, for `If-Match`. */
+  version: number
   /** How many users like it. */
   likesCount: number
+  /** How many comments reply to it directly. */
+  repliesCount: number
+}
+
+/** A comment with its first replies. */
+export interface Thread {
+  /** Sorts by time. */
+  id: string
+  /** The post it is about. */
+  postId: string
+  /** The comment that it replies to. Null: it replies to the post. */
+  parentId: string | null
+  /** The user who wrote it. Null: the comment was deleted, and its replies are still there. */
+  authorId: string | null
+  /** 1 to 500 characters. Empty where the comment was deleted. */
+  text: string
+  /** When it was written. */
+  createdAt: string
+  /** When its text was last edited. */
+  updatedAt: string
+  /** The version of the text, for `If-Match`. */
+  version: number
+  /** How many users like it. */
+  likesCount: number
+  /** How many comments reply to it directly. */
+  repliesCount: number
+  /** Its first replies. */
+  replies: {
+    items: Comment[]
+    /** Selects the next page. Null: this is the last one. */
+    nextCursor: string | null
+  }
 }
 
 /** An entry of my inbox. */
@@ -326,10 +364,10 @@ export interface Notification {
   /** Sorts by time. A new like gives the notification of its content a new id. */
   id: string
   /** What happened. */
-  type: "post" | "like" | "comment" | "follow"
+  type: "post" | "like" | "comment" | "reply" | "mention" | "follow"
   /** The users who caused it. For likes: the latest three at most, the latest first. */
   actorIds: string[]
-  /** The number of users who caused it */
+  /** The number of users who caused it. Of likes it includes users whom I do not see. */
   actorsCount: number
   /** The post it is about. */
   postId?: string
@@ -543,7 +581,21 @@ export interface EventData {
     postId: string
     /** The id of a user. */
     authorId: string
+    /** The id of a comment. */
+    parentId?: string
     text?: string
+  }
+  comment_updated: {
+    /** The id of a comment. */
+    commentId: string
+    /** The id of a post. */
+    postId: string
+    /** The id of a user. */
+    authorId: string
+    /** The id of a comment. */
+    parentId?: string
+    text?: string
+    version?: number
   }
   comment_deleted: {
     /** The id of a comment. */
@@ -552,12 +604,38 @@ export interface EventData {
     postId: string
     /** The id of a user. */
     authorId: string
+    /** The id of a comment. */
+    parentId?: string
   }
   counter_update: {
     contentId: string
     contentType: "post" | "comment"
     counterType: "likes" | "comments" | "views"
     value: number
+  }
+  user_blocked: {
+    /** The id of a user. */
+    userId: string
+    /** The id of a user. */
+    otherId: string
+  }
+  user_unblocked: {
+    /** The id of a user. */
+    userId: string
+    /** The id of a user. */
+    otherId: string
+  }
+  user_muted: {
+    /** The id of a user. */
+    userId: string
+    /** The id of a user. */
+    otherId: string
+  }
+  user_unmuted: {
+    /** The id of a user. */
+    userId: string
+    /** The id of a user. */
+    otherId: string
   }
   report_created: {
     /** The id of a report. */
@@ -619,8 +697,9 @@ export interface EventData {
 export interface ChannelEvents {
   post_events: 'post_created' | 'post_updated' | 'post_deleted'
   user_events: 'user_created' | 'user_updated' | 'user_deleted' | 'user_followed' | 'user_unfollowed' | 'user_status_change'
-  comment_events: 'comment_created' | 'comment_deleted'
+  comment_events: 'comment_created' | 'comment_updated' | 'comment_deleted'
   counter_events: 'counter_update'
+  relation_events: 'user_blocked' | 'user_unblocked' | 'user_muted' | 'user_unmuted'
   moderation_events: 'report_created' | 'reports_resolved' | 'content_taken_down' | 'content_restored' | 'user_suspended' | 'user_reinstated'
   mail_events: 'mail_requested'
   webhook_events: 'webhook_disabled' | 'webhook_enabled'
@@ -889,6 +968,8 @@ export interface MemberApi {
   /**
    * List the comments on a post, newest first: `GET /v1/posts/{id}/comments`.
    *
+   * Each with its first replies, oldest first. `replies.nextCursor` continues them at `GET /v1/comments/{id}/replies`. A deleted comment with replies keeps its place, without text and author.
+   *
    * @throws {Problem} `invalid-request`, `not-found`
    */
   listComments(input: {
@@ -898,12 +979,12 @@ export interface MemberApi {
     limit?: number
     /** The `nextCursor` of the page before. */
     cursor?: string
-  }, options?: CallOptions): Pages<Comment>
+  }, options?: CallOptions): Pages<Thread>
 
   /**
-   * Comment on a post: `POST /v1/posts/{id}/comments`.
+   * Comment on a post, or reply to a comment on it: `POST /v1/posts/{id}/comments`.
    *
-   * At most 500 characters. Works without Redis. Then the count follows later.
+   * At most 500 characters. With `parentId` it is a reply, at any depth. Works without Redis. Then the count follows later.
    *
    * @throws {Problem} `invalid-request`, `not-signed-in`, `cross-site`, `not-found`, `idempotency-key-in-use`, `unsupported-media-type`, `idempotency-key-reused`
    */
@@ -912,12 +993,44 @@ export interface MemberApi {
     id: string
     /** 1 to 500 characters as people count them; lines are fine */
     text: string
+    /** The comment on this post to reply to */
+    parentId?: string
   }, options?: CallOptions & Keyed): Promise<Comment>
+
+  /**
+   * List the replies to a comment, oldest first: `GET /v1/comments/{id}/replies`.
+   *
+   * Each with its own first replies.
+   *
+   * @throws {Problem} `invalid-request`, `not-found`
+   */
+  listReplies(input: {
+    /** The id of a comment. */
+    id: string
+    /** The most items to answer. */
+    limit?: number
+    /** The `nextCursor` of the page before. */
+    cursor?: string
+  }, options?: CallOptions): Pages<Thread>
+
+  /**
+   * Edit my comment: `PATCH /v1/comments/{id}`.
+   *
+   * Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `not-yours`, `cross-site`, `not-found`, `version-changed`, `unsupported-media-type`
+   */
+  updateComment(input: {
+    /** The id of a comment. */
+    id: string
+    /** 1 to 500 characters as people count them; lines are fine */
+    text: string
+  }, options?: CallOptions & Conditional): Promise<Comment>
 
   /**
    * Delete a comment: `DELETE /v1/comments/{id}`.
    *
-   * Deletes my comment, or a comment on my post. Works without Redis. Then the count of comments follows later.
+   * Deletes my comment, or a comment on my post. With replies it keeps its place, without text and author. Works without Redis. Then the count of comments follows later.
    *
    * @throws {Problem} `invalid-request`, `not-signed-in`, `not-yours`, `cross-site`, `not-found`, `unsupported-media-type`
    */
@@ -1073,7 +1186,7 @@ export interface MemberApi {
   /**
    * List my notifications, newest first, with the unread count: `GET /v1/notifications`.
    *
-   * Posts of users I follow, since I follow them; likes of my content, one notification for all likes of it; comments on my posts; new followers. If the cause is undone, its notification disappears. Without Redis the answer comes from D1.
+   * Posts of users I follow, since I follow them; likes of my content, one notification for all likes of it; comments on my posts; replies to my comments; posts and comments that name me (`@name`); new followers. Nothing by users whom I mute, or whom a block hides. If the cause is undone, its notification disappears. Without Redis the answer comes from D1.
    *
    * @throws {Problem} `invalid-request`, `not-signed-in`
    */
@@ -1103,6 +1216,90 @@ export interface MemberApi {
   }>
 
   /**
+   * List the users whom I block, latest first: `GET /v1/users/me/blocks`.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`
+   */
+  listBlocks(input?: {
+    /** The most items to answer. */
+    limit?: number
+    /** The `nextCursor` of the page before. */
+    cursor?: string
+  }, options?: CallOptions): Pages<User>
+
+  /**
+   * List the users whom I mute, latest first: `GET /v1/users/me/mutes`.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`
+   */
+  listMutes(input?: {
+    /** The most items to answer. */
+    limit?: number
+    /** The `nextCursor` of the page before. */
+    cursor?: string
+  }, options?: CallOptions): Pages<User>
+
+  /**
+   * Block a user: `PUT /v1/users/{id}/block`.
+   *
+   * Neither of us sees the other: profiles, posts, comments, presence, events. Neither can follow, like or comment on the other, or is notified of the other. Follows between us end. What is hidden answers 404, for both of us. Likes and comments that exist stay, and count. Holds for my next request; in answers that another isolate has in memory, and on open streams, some seconds later; within a minute where Redis missed it. Works without Redis. Repeated requests change nothing.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `cross-site`, `not-found`, `unsupported-media-type`
+   */
+  blockUser(input: {
+    /** The id of a user. */
+    id: string
+  }, options?: CallOptions): Promise<{
+    /** Whether I block the user. */
+    isBlocked: boolean
+  }>
+
+  /**
+   * Unblock a user: `DELETE /v1/users/{id}/block`.
+   *
+   * Follows do not come back. If the user blocks me too, we stay hidden from each other. Holds for my next request; in answers that another isolate has in memory, and on open streams, some seconds later; within a minute where Redis missed it. Works without Redis. Repeated requests change nothing.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `cross-site`, `not-found`, `unsupported-media-type`
+   */
+  unblockUser(input: {
+    /** The id of a user. */
+    id: string
+  }, options?: CallOptions): Promise<{
+    /** Whether I block the user. */
+    isBlocked: boolean
+  }>
+
+  /**
+   * Mute a user: `PUT /v1/users/{id}/mute`.
+   *
+   * I get no notifications of the user, and see no posts of the user in my feed, the hot feed, recommendations and new posts on streams. Profiles, searches and comments still show them. The user does not learn it. Holds for my next request; in answers that another isolate has in memory, and on open streams, some seconds later; within a minute where Redis missed it. Works without Redis. Repeated requests change nothing.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `cross-site`, `not-found`, `unsupported-media-type`
+   */
+  muteUser(input: {
+    /** The id of a user. */
+    id: string
+  }, options?: CallOptions): Promise<{
+    /** Whether I mute the user. */
+    isMuted: boolean
+  }>
+
+  /**
+   * Unmute a user: `DELETE /v1/users/{id}/mute`.
+   *
+   * Holds for my next request; in answers that another isolate has in memory, and on open streams, some seconds later; within a minute where Redis missed it. Works without Redis. Repeated requests change nothing.
+   *
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `cross-site`, `not-found`, `unsupported-media-type`
+   */
+  unmuteUser(input: {
+    /** The id of a user. */
+    id: string
+  }, options?: CallOptions): Promise<{
+    /** Whether I mute the user. */
+    isMuted: boolean
+  }>
+
+  /**
    * Report that I am online: `POST /v1/presence/heartbeat`.
    *
    * Send it about every two minutes. After five minutes without a heartbeat, I am offline. A session is a device. Clients with several tabs send a `deviceId` per tab. Without Redis: 503; send the next heartbeat as usual.
@@ -1129,7 +1326,7 @@ export interface MemberApi {
   /**
    * List the users who are online, or read the presence of given users: `GET /v1/presence`.
    *
-   * Without `ids`: the users who are online, latest first. With `ids`: up to 500 users, in the order of the ids, without unknown ones. Users who hide their presence from me appear offline, never seen. Without Redis all users appear offline, with an earlier `lastSeenAt`.
+   * Without `ids`: the users who are online, latest first. With `ids`: up to 500 users, in the order of the ids, without unknown ones. Users who hide their presence from me, or whom a block hides, appear offline, never seen. Without Redis all users appear offline, with an earlier `lastSeenAt`.
    *
    * @throws {Problem} `invalid-request`
    */
@@ -1350,6 +1547,8 @@ export const MEMBER_OPERATIONS = {
   recordView: 'POST /v1/posts/{id}/views again',
   listComments: 'GET /v1/posts/{id}/comments pages',
   createComment: 'POST /v1/posts/{id}/comments body key',
+  listReplies: 'GET /v1/comments/{id}/replies pages',
+  updateComment: 'PATCH /v1/comments/{id} body',
   deleteComment: 'DELETE /v1/comments/{id}',
   likePost: 'PUT /v1/posts/{id}/like',
   unlikePost: 'DELETE /v1/posts/{id}/like',
@@ -1360,6 +1559,12 @@ export const MEMBER_OPERATIONS = {
   search: 'GET /v1/search pages',
   listNotifications: 'GET /v1/notifications pages',
   markNotificationsRead: 'POST /v1/notifications/read body again',
+  listBlocks: 'GET /v1/users/me/blocks pages',
+  listMutes: 'GET /v1/users/me/mutes pages',
+  blockUser: 'PUT /v1/users/{id}/block',
+  unblockUser: 'DELETE /v1/users/{id}/block',
+  muteUser: 'PUT /v1/users/{id}/mute',
+  unmuteUser: 'DELETE /v1/users/{id}/mute',
   sendHeartbeat: 'POST /v1/presence/heartbeat again',
   goOffline: 'DELETE /v1/presence',
   listPresence: 'GET /v1/presence',

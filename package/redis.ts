@@ -15,6 +15,7 @@ import {
   type Load,
 } from '../src/redis/cache.ts'
 import { type Breaker, createBreaker, createConnection, type Meter, newMeter, type Sent } from '../src/redis/client.ts'
+import { createBoundedMap } from '../src/redis/bounded-map.ts'
 import { createCounters, type LoadedCounts, type LoadedLike, type LikeState } from '../src/redis/counter.ts'
 import { createLatency } from '../src/redis/latency.ts'
 import { createLocks as createLocksOf, type Locks } from '../src/redis/lock.ts'
@@ -27,7 +28,7 @@ import {
   type Quota,
   type RateLimit,
 } from '../src/redis/rate-limit.ts'
-import { type Claims, createSessionStore, type SessionSource } from '../src/redis/session.ts'
+import { type Claims, createSessionStore, type StoredSession } from '../src/redis/session.ts'
 import { createSharedSubscription, newSharedSubscription } from '../src/redis/shared-subscription.ts'
 import { createStream as createLog, type Batch, type Message } from '../src/redis/stream.ts'
 import { createSubscribe } from '../src/redis/subscription.ts'
@@ -53,7 +54,6 @@ export type {
   RateLimit,
   Seen,
   Sent,
-  SessionSource,
   Visibility,
   WriteThrough,
 }
@@ -394,6 +394,13 @@ export interface NewSession {
   expiresAt: number
 }
 
+/** Your database, as the source of truth for sessions. */
+export interface SessionSource {
+  load: (claims: Claims) => Promise<Omit<StoredSession<{ version: number }>, 'state'> | null>
+  /** Records a visit. Returns false if the session does not exist. */
+  touch: (sessionId: string, seenAt: number) => Promise<boolean>
+}
+
 export interface SessionOptions extends Common {
   /** Your database: the sessions and one number per user, the epoch. It survives the loss of Redis. */
   source: SessionSource & {
@@ -410,6 +417,11 @@ export interface SessionOptions extends Common {
   defer?: Defer
 }
 
+/** The package carries nothing with its sessions. */
+const NO_STATE = { version: 0 }
+/** How many users an isolate knows. Their state takes no room. */
+const KNOWN_USERS = 1_000
+
 /** The last uses of a session are stored at this interval. */
 const TOUCH_MS = 5 * MINUTE_MS
 
@@ -421,11 +433,24 @@ export function createSessions(options: SessionOptions) {
   const { redis, name = 'session', source, idleMs = 60 * MINUTE_MS, maxMs = 30 * DAY_MS, defer = atOnce } = options
   const store = createSessionStore(
     redis,
-    source,
-    { idleMs, touchMs: TOUCH_MS },
-    { session: (id) => `${name}:${id}`, epoch: (userId) => `${name}:epoch:${userId}` },
+    {
+      async load(claims) {
+        const stored = await source.load(claims)
+        return stored && { ...stored, state: NO_STATE }
+      },
+      touch: (sessionId, seenAt) => source.touch(sessionId, seenAt),
+    },
+    { idleMs, touchMs: TOUCH_MS, memoryMs: 0 },
+    {
+      session: (id) => `${name}:${id}`,
+      epoch: (userId) => `${name}:epoch:${userId}`,
+      state: (userId) => `${name}:state:${userId}`,
+    },
     defer,
-    keep(`sessions ${name}`, () => ({ redisFailedAt: Date.now() })),
+    keep(`sessions ${name}`, () => ({
+      redisFailedAt: Date.now(),
+      states: createBoundedMap<{ state: typeof NO_STATE; readAt: number }>(KNOWN_USERS, () => 1),
+    })),
   )
 
   /** What a token claims: `<session id>.<secret>.<user id>`. */

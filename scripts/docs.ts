@@ -82,6 +82,7 @@ const NOTES: Record<string, string> = {
   Posts: 'Reads come from memory while fresh or stale, else from D1. Views cannot be counted exactly',
   Sessions: 'Checked in D1. Sign-ins cannot be counted',
   Likes: 'They cannot be counted exactly',
+  'Blocks and mutes': 'D1 knows them. Where Redis misses a change, it holds within a minute',
   Presence: 'Everyone is offline, with the last seen time from D1',
   Feed: 'Recommendations are computed from D1, once per isolate and five minutes',
   Notifications: 'Read and marked in D1',

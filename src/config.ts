@@ -476,6 +476,7 @@ export type LimitName =
   | 'sessions'
   | 'profile'
   | 'follows'
+  | 'blocks'
   | 'posts'
   | 'comments'
   | 'likes'
@@ -539,6 +540,7 @@ export function readConfig(env: object) {
     sessions: write,
     profile: write,
     follows: write,
+    blocks: write,
     posts: write,
     comments: write,
     likes: write,

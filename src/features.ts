@@ -17,6 +17,7 @@ import { posts } from './posts/feature.ts'
 import { presence } from './presence/feature.ts'
 import { rateLimit } from './rate-limit/feature.ts'
 import { recommendations } from './recommendations/feature.ts'
+import { relations } from './relations/feature.ts'
 import { removals } from './removals/feature.ts'
 import { search } from './search/feature.ts'
 import { serviceTokens } from './service-tokens/feature.ts'
@@ -31,6 +32,7 @@ export const features: readonly Feature[] = [
   users,
   accountExport,
   sessions,
+  relations,
   credentials,
   mail,
   posts,

@@ -1,11 +1,11 @@
 import { ulid } from 'ulid'
 
 /**
- * Kinds of ids: user, post, comment, follow, notification, session, event, webhook, delivery, challenge,
- * service token, report, entry of the moderation log. The kind is
- * part of the id, because the Redis client parses a bare `123` as a number.
+ * Kinds of ids: user, post, comment, follow, block or mute (`r_`), mention, notification, session, event, webhook,
+ * delivery, challenge, service token, report, entry of the moderation log. The kind is part of the id, because the Redis
+ * client parses a bare `123` as a number.
  */
-export type IdKind = 'u' | 'p' | 'c' | 'f' | 'n' | 's' | 'ev' | 'wh' | 'dl' | 'ch' | 'st' | 'rp' | 'ml'
+export type IdKind = 'u' | 'p' | 'c' | 'f' | 'r' | 'm' | 'n' | 's' | 'ev' | 'wh' | 'dl' | 'ch' | 'st' | 'rp' | 'ml'
 
 /** A new id of a kind: `p_01jd…`. Ids sort by their time `now` (Unix ms): a ULID in lower case. */
 export const newId = (kind: IdKind, now = Date.now()): string => `${kind}_${ulid(now).toLowerCase()}`

@@ -33,6 +33,10 @@ export const keys = {
   session: (id: string) => `session:${id}`,
   /** Integer: rises when the user signs out everywhere. Expires after 30 days; D1 holds it too. */
   epoch: (userId: string) => `epoch:${userId}`,
+  /** String of JSON: whom blocks hide from a user, and whom the user mutes. Bounded; expires after a day. */
+  relations: (userId: string) => `relations:${userId}`,
+  /** String: the author of a post or comment, and of the post of a comment. Never changes; expires after a day. */
+  authors: (contentId: string) => `authors:${contentId}`,
   /** Sorted set: the users online, by when last seen (Unix ms). Bounded; expires a day after its last sweep. */
   presence: (shard: number) => `presence:${shard}`,
   /** Sorted set: arrivals and departures to announce, by the end of their claim. Expires like the users online. */

@@ -56,6 +56,11 @@ export async function addFollow(followerId: string, followedId: string, createdA
   return only(rows)
 }
 
+/** Notes that a user blocks or mutes another. */
+export async function addRelation(userId: string, kind: 'block' | 'mute', otherId: string, createdAt = Date.now()) {
+  await db.insert(schema.relations).values({ userId, kind, otherId, id: newId('r', createdAt), createdAt })
+}
+
 /** Notes that a user likes posts. */
 export const addLike = (userId: string, ...postIds: string[]) =>
   db.insert(schema.postLikes).values(postIds.map((postId) => ({ userId, postId, isLiked: true, changedAt: 1 })))

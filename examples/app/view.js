@@ -117,7 +117,14 @@ export const userCard = (user, name, about) =>
     ),
   )
 
-const DEEDS = { post: 'wrote a post', like: 'liked your', comment: 'commented on your post', follow: 'followed you' }
+const DEEDS = {
+  post: 'wrote a post',
+  like: 'liked your',
+  comment: 'commented on your post',
+  reply: 'replied to your comment',
+  mention: 'named you',
+  follow: 'followed you',
+}
 
 /** @param {Notification} notification @param {User} actor */
 export function notificationCard({ type, actorsCount, commentId, createdAt, isRead }, actor) {

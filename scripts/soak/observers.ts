@@ -25,19 +25,6 @@ export interface Observed {
 export const aboutOf = ({ type, subject, data }: Observed): string =>
   `${type} ${subject} ${typeof data['counterType'] === 'string' ? data['counterType'] : ''}`
 
-/** Keeps the latest of what it is given about each count and user. */
-function newLatest() {
-  const latest = new Map<string, Observed>()
-  return {
-    get: (about: string) => latest.get(about),
-    note(hint: Observed): void {
-      const about = aboutOf(hint)
-      if ((latest.get(about)?.time ?? '') <= hint.time) latest.set(about, hint)
-    },
-    clear: () => latest.clear(),
-  }
-}
-
 export const CHANNEL = 'custom_soak'
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events', CHANNEL]
 

@@ -16,11 +16,12 @@ const COUNTS = {
   },
   posts: {
     likes_count: count('post_likes', 'post_id', 'posts.id', 'is_liked'),
-    comments_count: count('comments', 'post_id', 'posts.id'),
+    comments_count: count('comments', 'post_id', 'posts.id', 'deleted_at IS NULL'),
     counts_revision: 'counts_revision + 1',
   },
   comments: {
     likes_count: count('comment_likes', 'comment_id', 'comments.id', 'is_liked'),
+    replies_count: '(SELECT count(*) FROM comments AS reply WHERE reply.parent_id = comments.id)',
     counts_revision: 'counts_revision + 1',
   },
 }

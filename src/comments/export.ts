@@ -6,8 +6,11 @@ export const commentExports = {
   comment: exported(rows, rows.authorId, 'rowid', {
     id: rows.id,
     postId: rows.postId,
+    parentId: rows.parentId,
     text: rows.text,
     likesCount: rows.likesCount,
     createdAt: rows.createdAt,
+    updatedAt: rows.updatedAt,
+    deletedAt: rows.deletedAt,
   }),
 }

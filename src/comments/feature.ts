@@ -1,5 +1,6 @@
 import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
+import { mentionsService } from '../notifications/mentions.ts'
 import { notificationsService } from '../notifications/notifications.ts'
 import { removalsService } from '../removals/removals.ts'
 import { commentExports } from './export.ts'
@@ -11,7 +12,7 @@ export const comments: Feature = {
   name: 'comments',
   provides: [
     provide(commentsService, (platform) =>
-      createComments(platform, platform.counters.reads, (counts) =>
+      createComments(platform, platform.counters.reads, platform.use(mentionsService), (counts) =>
         platform.defer(() => platform.use(hintsService).sendCounts(counts)),
       ),
     ),

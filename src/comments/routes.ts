@@ -1,17 +1,23 @@
 import { Hono } from 'hono'
-import * as v from 'valibot'
 import { admit } from '../http/admit.ts'
-import { answerCacheable } from '../http/caching.ts'
+import { allowedVersions, answerCacheable, etagOf } from '../http/caching.ts'
 import type { AppEnv } from '../http/context.ts'
-import { id, pageQuery, pageSchema } from '../http/input.ts'
+import { pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import { createOnce } from '../idempotency/create-once.ts'
 import { postsService } from '../posts/posts.ts'
 import { PostId, Writing } from '../posts/schema.ts'
 import { commentsService } from './comments.ts'
-import { Comment } from './schema.ts'
+import { Comment, CommentId, NewComment, Thread } from './schema.ts'
 
 const tag = 'Posts'
+
+const tagOf = ({ version, likesCount, repliesCount }: Comment) => etagOf(version, likesCount, repliesCount)
+
+/** The authors of comments and of the replies below them. */
+const authorsIn = (threads: Thread[]) =>
+  threads.flatMap(({ authorId, replies }) => [authorId, ...replies.items.map((reply) => reply.authorId)]).filter(isSome)
+const isSome = (id: string | null) => id !== null
 
 /** The comments on a post, below `/v1/posts`. */
 export const commentsOnPost = new Hono<AppEnv>()
@@ -21,20 +27,28 @@ export const commentsOnPost = new Hono<AppEnv>()
       id: 'listComments',
       tag,
       summary: 'List the comments on a post, newest first',
-      answer: pageSchema(Comment),
+      description:
+        'Each with its first replies, oldest first. `replies.nextCursor` continues them at ' +
+        '`GET /v1/comments/{id}/replies`. A deleted comment with replies keeps its place, without text and author.',
+      answer: pageSchema(Thread),
       headers: ['X-D1-Bookmark'],
       sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-found'],
     }),
-    admit('reads', { session: 'none' }),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', PostId),
     valid('query', pageQuery('c')),
     async (c) => {
       const { id } = c.req.valid('param')
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
-      const [page] = await Promise.all([use(commentsService).ofPost(id, limit, cursor), use(postsService).get(id)])
-      return answerCacheable(c, page, () => [id, ...page.items.map((comment) => comment.authorId)])
+      const [page] = await c.var.caller.browse((viewer) =>
+        Promise.all([
+          use(commentsService).ofPost(id, limit, cursor, viewer?.userId),
+          use(postsService).requireVisible(id, viewer),
+        ]),
+      )
+      return answerCacheable(c, page, () => [id, ...authorsIn(page.items)])
     },
   )
   .post(
@@ -42,12 +56,13 @@ export const commentsOnPost = new Hono<AppEnv>()
     doc({
       id: 'createComment',
       tag,
-      summary: 'Comment on a post',
-      description: 'At most 500 characters. Works without Redis. Then the count follows later.',
+      summary: 'Comment on a post, or reply to a comment on it',
+      description:
+        'At most 500 characters. With `parentId` it is a reply, at any depth. Works without Redis. Then the count follows later.',
       answer: Comment,
       status: 201,
       headers: ['Idempotency-Key'],
-      sends: ['Location', 'Idempotent-Replayed'],
+      sends: ['ETag', 'Location', 'Idempotent-Replayed'],
       problems: [
         'invalid-request',
         'malformed-json',
@@ -61,35 +76,91 @@ export const commentsOnPost = new Hono<AppEnv>()
     admit('comments', { session: 'required' }),
     requireJson,
     valid('param', PostId),
-    valid('json', Writing),
+    valid('json', NewComment),
     async (c) => {
       const { id } = c.req.valid('param')
-      const { text } = c.req.valid('json')
+      const comment = c.req.valid('json')
       const { use, userId } = c.var
       return createOnce(
         c,
         userId,
-        (alongside) => use(commentsService).create(id, userId, text, alongside),
-        (comment: Comment) => ({ location: `/v1/comments/${comment.id}` }),
+        (alongside) => use(commentsService).create(id, userId, comment, alongside),
+        (created: Comment) => ({ location: `/v1/comments/${created.id}`, etag: tagOf(created) }),
       )
     },
   )
 
-export const comments = new Hono<AppEnv>().delete(
-  '/:id',
-  doc({
-    id: 'deleteComment',
-    tag,
-    summary: 'Delete a comment',
-    description:
-      'Deletes my comment, or a comment on my post. Works without Redis. Then the count of comments follows later.',
-    status: 204,
-    problems: ['invalid-request', 'not-signed-in', 'not-yours', 'not-found'],
-  }),
-  admit('comments', { session: 'required' }),
-  valid('param', v.object({ id: id('c') })),
-  async (c) => {
-    await c.var.use(commentsService).remove(c.req.valid('param').id, c.var.userId)
-    return c.body(null, 204)
-  },
-)
+export const comments = new Hono<AppEnv>()
+  .get(
+    '/:id/replies',
+    doc({
+      id: 'listReplies',
+      tag,
+      summary: 'List the replies to a comment, oldest first',
+      description: 'Each with its own first replies.',
+      answer: pageSchema(Thread),
+      headers: ['X-D1-Bookmark'],
+      sends: ['ETag', 'X-D1-Bookmark'],
+      problems: ['invalid-request', 'not-found'],
+    }),
+    admit('reads', { session: 'optional', check: 'alongside' }),
+    valid('param', CommentId),
+    valid('query', pageQuery('c')),
+    async (c) => {
+      const { id } = c.req.valid('param')
+      const { limit, cursor } = c.req.valid('query')
+      const { use, caller } = c.var
+      const page = await caller.browse((viewer) => use(commentsService).repliesTo(id, limit, cursor, viewer?.userId))
+      return answerCacheable(c, page, () => [...page.items.map(({ postId }) => postId), ...authorsIn(page.items)])
+    },
+  )
+  .patch(
+    '/:id',
+    doc({
+      id: 'updateComment',
+      tag,
+      summary: 'Edit my comment',
+      description: 'Works without Redis.',
+      answer: Comment,
+      headers: ['If-Match'],
+      sends: ['ETag'],
+      problems: [
+        'invalid-request',
+        'malformed-json',
+        'not-signed-in',
+        'not-yours',
+        'not-found',
+        'version-changed',
+        'unsupported-media-type',
+      ],
+    }),
+    admit('comments', { session: 'required' }),
+    requireJson,
+    valid('param', CommentId),
+    valid('json', Writing),
+    async (c) => {
+      const { id } = c.req.valid('param')
+      const { text } = c.req.valid('json')
+      const comment = await c.var.use(commentsService).update(id, c.var.userId, text, allowedVersions(c))
+      c.header('ETag', tagOf(comment))
+      return c.json(comment)
+    },
+  )
+  .delete(
+    '/:id',
+    doc({
+      id: 'deleteComment',
+      tag,
+      summary: 'Delete a comment',
+      description:
+        'Deletes my comment, or a comment on my post. With replies it keeps its place, without text and author. Works without Redis. Then the count of comments follows later.',
+      status: 204,
+      problems: ['invalid-request', 'not-signed-in', 'not-yours', 'not-found'],
+    }),
+    admit('comments', { session: 'required' }),
+    valid('param', CommentId),
+    async (c) => {
+      await c.var.use(commentsService).remove(c.req.valid('param').id, c.var.userId)
+      return c.body(null, 204)
+    },
+  )

@@ -46,6 +46,8 @@ export const users = sqliteTable(
     presenceChangedAt: integer('presence_changed_at').notNull().default(0),
     /** When the visibility changed, while Redis may not know it. Null: Redis knows it. */
     presenceSyncAt: integer('presence_sync_at'),
+    /** Rises with each block or mute that changes what this user sees. A trigger raises it (migrations/0023_safety.sql). */
+    relationsVersion: integer('relations_version').notNull().default(0),
     /** An address that the user has given and not confirmed. Lower case; several users may have named the same one. */
     pendingEmail: text('pending_email'),
   },
@@ -109,8 +111,26 @@ export const comments = sqliteTable(
     likesChangedAt: integer('likes_changed_at').notNull().default(0),
     countsRevision: integer('counts_revision').notNull().default(0),
     createdAt: integer('created_at').notNull(),
+    /** The comment that this one replies to. Null: it replies to the post. */
+    parentId: text('parent_id'),
+    version: integer().notNull().default(1),
+    /** The last edit. Null: none. */
+    updatedAt: integer('updated_at'),
+    /** When a comment with replies was deleted: it stays in its place without its text. Null: it is there. */
+    deletedAt: integer('deleted_at'),
+    /** How many comments reply to this one, those that were deleted and have replies included. Triggers maintain it. */
+    repliesCount: integer('replies_count').notNull().default(0),
   },
-  (t) => [index('comments_post').on(t.postId, t.id), index('comments_author').on(t.authorId)],
+  (t) => [
+    index('comments_post').on(t.postId, t.id),
+    index('comments_top')
+      .on(t.postId, t.id)
+      .where(sql`parent_id IS NULL`),
+    index('comments_replies')
+      .on(t.parentId, t.id)
+      .where(sql`parent_id IS NOT NULL`),
+    index('comments_author').on(t.authorId),
+  ],
 )
 
 export const follows = sqliteTable(
@@ -130,6 +150,28 @@ export const follows = sqliteTable(
     primaryKey({ columns: [t.followerId, t.followedId] }),
     index('follows_followers').on(t.followedId, t.id),
     index('follows_followings').on(t.followerId, t.id),
+  ],
+)
+
+/** Whom a user blocks or mutes. A block hides both users from each other, a mute hides one. */
+export const relations = sqliteTable(
+  'relations',
+  {
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    kind: text({ enum: ['block', 'mute'] }).notNull(),
+    otherId: text('other_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** `r_` + ULID: the position in pages of blocked and muted users. */
+    id: text().notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.userId, t.kind, t.otherId] }),
+    index('relations_list').on(t.userId, t.kind, t.id),
+    index('relations_other').on(t.otherId, t.kind, t.userId),
   ],
 )
 
@@ -462,16 +504,16 @@ export const removals = sqliteTable(
 )
 
 /**
- * Notifications of authors: one row for all likes of a content, and one for each comment. Everything but `notedAt` derives
+ * Notifications of authors: one row for all likes of a content, and one for each comment and reply. Everything but `notedAt` derives
  * from other tables. Notifications of posts and follows have no rows: see `notifications/notifications`.
  */
 export const notifications = sqliteTable(
   'notifications',
   {
-    kind: text({ enum: ['like', 'comment'] }).notNull(),
+    kind: text({ enum: ['like', 'comment', 'reply'] }).notNull(),
     /** The liked content, or the comment. If it is deleted, readers skip the row. */
     contentId: text('content_id').notNull(),
-    /** The recipient: the author of the liked content, or of the commented post. */
+    /** The recipient: the author of the liked content, of the commented post, or of the comment replied to. */
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
@@ -490,6 +532,32 @@ export const notifications = sqliteTable(
     primaryKey({ columns: [t.kind, t.contentId] }),
     // No index by age: each like moves its row. The purge reads the table in turns.
     index('notifications_user').on(t.userId, t.id),
+  ],
+)
+
+/**
+ * Whom a post or comment names (`@name`). A notification without a row of its own, as posts and follows are. It stays as
+ * long as its content, so that an edit does not notify again.
+ */
+export const mentions = sqliteTable(
+  'mentions',
+  {
+    /** The id of a post or comment. No reference: see `removals`. */
+    contentId: text('content_id').notNull(),
+    userId: text('user_id')
+      .notNull()
+      .references(() => users.id, { onDelete: 'cascade' }),
+    /** `m_` + ULID of when it first named the user: the position in the inbox. */
+    id: text().notNull(),
+    postId: text('post_id').notNull(),
+    createdAt: integer('created_at').notNull(),
+    /** Whether the text names the user now. */
+    isNamed: integer('is_named', { mode: 'boolean' }).notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.contentId, t.userId] }),
+    index('mentions_user').on(t.userId, t.id),
+    index('mentions_post').on(t.postId),
   ],
 )
 

@@ -26,6 +26,7 @@ const TAGS: Record<string, Record<string, string>> = {
     Feed: 'Posts of the users I follow, and recommendations.',
     Search: 'Full text over posts and users.',
     Notifications: 'What happened to my content, and the posts of the users I follow.',
+    'Blocks and mutes': 'Who does not see whom.',
     Presence: 'Who is online, and who may see it.',
     Sessions: 'Sign-in, devices, sign-out.',
     Credentials: 'Passwords and email addresses: change, reset, confirm.',

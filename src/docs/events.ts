@@ -15,8 +15,13 @@ export const CAUSES: Record<EventType, string> = {
   user_status_change:
     'A user comes online, or goes offline. On streams, followers see it, and everyone if the user allows that',
   comment_created: 'A user comments on a post',
+  comment_updated: 'The author edits the text of a comment',
   comment_deleted: 'The author of the comment or of the post deletes it',
   counter_update: 'A count changed. Changes of about a second share one, with the latest value',
+  user_blocked: 'A user blocks another. On streams, only that user sees it',
+  user_unblocked: 'A user unblocks another. On streams, only that user sees it',
+  user_muted: 'A user mutes another. On streams, only that user sees it',
+  user_unmuted: 'A user unmutes another. On streams, only that user sees it',
   report_created: 'A member reports something. For services only',
   reports_resolved: 'Moderators resolve the reports about something. For services only',
   content_taken_down:

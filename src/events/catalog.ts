@@ -23,13 +23,20 @@ const profile = {
   version: maybeVersion,
 }
 const follow = { followerId: id('u'), followedId: id('u') }
-const comment = { commentId: id('c'), postId: id('p'), authorId: id('u') }
+const comment = {
+  commentId: id('c'),
+  postId: id('p'),
+  authorId: id('u'),
+  /** The comment that it replies to. */
+  parentId: v.exactOptional(id('c')),
+}
 const content = v.union([id('p'), id('c')])
+const relation = { userId: id('u'), otherId: id('u') }
 /** What a report is about. */
 const subject = v.union([id('p'), id('c'), id('u')])
 const webhook = { webhookId: id('wh'), url: text, reason: text }
 
-/** Every event type with a schema. Apart from presence, the data is public to signed-in users. */
+/** Every event type with a schema. Apart from presence and relations, the data is public to signed-in users. */
 export const catalog = {
   post_created: kind('post_events', 'postId', { ...post, text: maybeText, version: maybeVersion }),
   post_updated: kind('post_events', 'postId', { ...post, text: maybeText, version: maybeVersion }),
@@ -47,6 +54,7 @@ export const catalog = {
     at: Time,
   }),
   comment_created: kind('comment_events', 'postId', { ...comment, text: maybeText }),
+  comment_updated: kind('comment_events', 'postId', { ...comment, text: maybeText, version: maybeVersion }),
   comment_deleted: kind('comment_events', 'postId', comment),
   counter_update: kind('counter_events', 'contentId', {
     contentId: content,
@@ -54,6 +62,10 @@ export const catalog = {
     counterType: v.picklist(['likes', 'comments', 'views']),
     value: Count,
   }),
+  user_blocked: kind('relation_events', 'userId', relation),
+  user_unblocked: kind('relation_events', 'userId', relation),
+  user_muted: kind('relation_events', 'userId', relation),
+  user_unmuted: kind('relation_events', 'userId', relation),
   report_created: kind('moderation_events', 'subjectId', { reportId: id('rp'), subjectId: subject, reason: text }),
   reports_resolved: kind('moderation_events', 'subjectId', { subjectId: subject, outcome: text, tokenId: text }),
   content_taken_down: kind('moderation_events', 'contentId', { contentId: content, authorId: id('u'), tokenId: text }),
@@ -89,18 +101,21 @@ export type EventData<T extends EventType> = v.InferOutput<(typeof catalog)[T]['
 
 /** The channels with schemas that back ends may publish on. A channel of `CUSTOM_CHANNEL` accepts any type and data. */
 export const CHANNELS = ['post_events', 'user_events', 'comment_events', 'counter_events'] as const
+/** The channel with blocks and mutes, for who makes them. Only we publish on it. */
+const RELATIONS_CHANNEL = 'relation_events'
 /** The channel with messages to users, for services. Only we publish on it, and streams do not have it. */
 export const MAIL_CHANNEL = 'mail_events'
 /** The channels with events for services. Only we publish on them. */
 const SERVICE_CHANNELS = ['webhook_events', 'moderation_events', MAIL_CHANNEL] as const
+const OWN_CHANNELS = [RELATIONS_CHANNEL, ...SERVICE_CHANNELS] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
 /** The name of a channel: ours, or of a back end. */
 export const Channel = v.pipe(
   v.string(),
   v.check(
-    (name) => [...CHANNELS, ...SERVICE_CHANNELS].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
-    `must be ${[...CHANNELS, ...SERVICE_CHANNELS].join(', ')}, or custom_ and letters, digits or _`,
+    (name) => [...CHANNELS, ...OWN_CHANNELS].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
+    `must be ${[...CHANNELS, ...OWN_CHANNELS].join(', ')}, or custom_ and letters, digits or _`,
   ),
 )
 

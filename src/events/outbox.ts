@@ -15,10 +15,14 @@ export type NewEvent = {
     /** Absent: a new one. An event whose id exists is not recorded again. */
     id?: string
     type: T
-    data: { [F in keyof EventData<T>]-?: EventData<T>[F] | SQL }
+    /** Complete, though publishers may leave fields out. A comment that replies to none has no `parentId`. */
+    data: { [F in Exclude<keyof EventData<T>, 'parentId'>]-?: EventData<T>[F] | SQL } & { parentId?: string }
     audience?: Audience
   }
 }[Exclude<EventType, HintType>]
+
+/** The channels whose events name persons, for SQL. */
+const ABOUT_PERSONS = `'user_events', 'post_events', 'comment_events', 'relation_events', 'mail_events'`
 
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
@@ -171,12 +175,13 @@ export function createOutbox(
       )
       const first = Math.max(Number(from ?? 0), range?.first ?? 0)
       const next = first + SCANNED
-      const about = sql`rowid >= ${first} AND rowid < ${next} AND channel IN ('user_events', 'post_events', 'comment_events', 'mail_events')
+      const about = sql`rowid >= ${first} AND rowid < ${next} AND channel IN (${sql.raw(ABOUT_PERSONS)})
         AND type <> 'user_deleted' AND (subject = ${userId} OR instr(data, ${userId}) > 0)`
       await db.batch([
         db.delete(eventSequences).where(
-          sql`(channel, subject) IN (SELECT channel, subject FROM events WHERE ${about}) AND substr(subject, 1, 2) = 'p_'
-            AND NOT EXISTS (SELECT 1 FROM posts WHERE posts.id = event_sequences.subject)`,
+          sql`(channel, subject) IN (SELECT channel, subject FROM events WHERE ${about}) 
+            AND (subject = ${userId} AND channel = 'relation_events' OR substr(subject, 1, 2) = 'p_'
+              AND NOT EXISTS (SELECT 1 FROM posts WHERE posts.id = event_sequences.subject))`,
         ),
         db.delete(events).where(about),
       ])

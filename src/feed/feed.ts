@@ -1,6 +1,7 @@
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isPresent } from '../db/present.ts'
+import { isBlockedOrMuted } from '../db/relations.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { PostRow } from '../posts/posts.ts'
 import type { Post } from '../posts/schema.ts'
@@ -48,6 +49,7 @@ const feedQuery = (userId: string, limit: number, before: string) => sql`
   WITH RECURSIVE queue (id, author_id) AS (
     SELECT (SELECT max(id) FROM posts WHERE author_id = followed_id AND id < ${before}), followed_id
     FROM follows WHERE follower_id = ${userId} AND ${isPresent(sql`followed_id`)}
+      AND NOT ${isBlockedOrMuted(userId, sql`followed_id`)}
     UNION ALL
     SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id), author_id
     FROM queue WHERE id IS NOT NULL

@@ -3,6 +3,8 @@ import type { LimitName } from '../config.ts'
 import { Problem } from '../errors.ts'
 import { limitsService } from '../rate-limit/rate-limit.ts'
 import type { Allowance } from '../redis/rate-limit.ts'
+import { relationsService } from '../relations/relations.ts'
+import type { Relations, Viewer } from '../relations/schema.ts'
 import type { Evaluate, Guard, Script } from '../redis/script.ts'
 import type { Claims, HeldSession } from '../redis/session.ts'
 import type { Scope } from '../service-tokens/scopes.ts'
@@ -11,19 +13,32 @@ import type { AppEnv } from './context.ts'
 import { addressSubject, requireAllowed, requireOpen, setLimitHeaders, spend } from './limit.ts'
 import { described } from './openapi.ts'
 import { admitService } from './service-token.ts'
-import { hasCredential, isLive, readClaims, rememberLive, requireOwnSite, sessionEnded, wasLive } from './session.ts'
+import {
+  checkSession,
+  hasCredential,
+  readClaims,
+  rememberLive,
+  requireOwnSite,
+  sessionEnded,
+  wasLive,
+} from './session.ts'
 
 /** The caller of a route that checks the session in the same round trip as its work. */
-export interface Caller<UserId> {
+export interface Caller<Reader> {
   /** What the token claims. Its session may have ended: use `read` before you answer anything private. */
-  claims: UserId extends string ? Claims : Claims | undefined
-  /** Whether the session is live now. One round trip; none without a token. */
-  isLive: () => Promise<boolean>
+  claims: Reader extends Viewer ? Claims : Claims | undefined
+  /** The viewer, if the session is live now. One round trip; none without a token. */
+  check: () => Promise<Viewer | undefined>
   /**
    * Runs `work` for the claimed user while the session check runs in the same round trip. If the session has ended: an
-   * optional session runs `work` again without a user, a required one answers 401.
+   * optional session runs `work` again without a viewer, a required one answers 401.
    */
-  read: <T>(work: (userId: UserId) => Promise<T>) => Promise<T>
+  read: <T>(work: (viewer: Reader) => Promise<T>) => Promise<T>
+  /**
+   * As `read`, for an answer that is private in nothing but what it leaves out: where this isolate has checked a session
+   * of the user within `MEMORY_SECONDS`, it takes no round trip.
+   */
+  browse: <T>(work: (viewer: Viewer | undefined) => Promise<T>) => Promise<T>
 }
 
 /** The caller of a route that checks session and limit in the script of its write. */
@@ -35,7 +50,7 @@ export interface Writer<UserId> {
    * the limit allows it, all in one round trip; otherwise `evaluate` throws the 401 or 429. If Redis does not know the
    * session, D1 is asked, and the script takes a second round trip.
    */
-  write: <T>(work: (userId: UserId, evaluate: Evaluate) => Promise<T>) => Promise<T>
+  write: <T>(work: (userId: UserId, evaluate: Evaluate) => Promise<T>, contentId?: string) => Promise<T>
 }
 
 /** How a route treats sessions: whether it needs one, and when it checks it. */
@@ -56,7 +71,7 @@ export interface AdmitOptions {
 
 /** What `admit` adds to the context, by the rule of the route. */
 type Admitted<R extends SessionRule> = R extends { check: 'alongside' }
-  ? { caller: Caller<R extends { session: 'required' } ? string : string | undefined> }
+  ? { caller: Caller<R extends { session: 'required' } ? Viewer : Viewer | undefined> }
   : R extends { check: 'within' }
     ? { writer: Writer<R extends { session: 'required' } ? string : string | undefined> }
     : R extends { session: 'required' }
@@ -122,7 +137,7 @@ export function admit<R extends SessionRule>(
       throw new Problem('not-signed-in', 'This token is not valid')
     }
 
-    const checkNow = async () => claims !== undefined && isLive(c, claims)
+    const checkNow = async () => claims && checkSession(c, claims)
     const checkOnce = once(checkNow)
     const address = addressSubject(c)
     let subject = claims && by !== 'address' ? claims.userId : address
@@ -141,10 +156,12 @@ export function admit<R extends SessionRule>(
       let isSignedIn = false
       // Sent in the same turn, both travel in one request.
       if (isStrict || needsCheck) {
-        ;[allowance, isSignedIn] = await Promise.all([
+        const [spent, relations] = await Promise.all([
           isStrict ? spend(c, name, subject) : known,
-          needsCheck && checkOnce(),
+          needsCheck ? checkOnce() : undefined,
         ])
+        allowance = spent
+        isSignedIn = relations !== undefined
       }
       if (needsCheck && !isSignedIn && subject !== address) {
         allowance = await countAgainstAddress(c, name, subject, allowance)
@@ -160,9 +177,10 @@ export function admit<R extends SessionRule>(
 
     if (check === 'within') {
       const guarded = createGuarded(c, name, subject, claims)
-      add('writer', { claims, write: (work) => work(claims?.userId, guarded.evaluate) } satisfies Writer<
-        string | undefined
-      >)
+      add('writer', {
+        claims,
+        write: (work, contentId) => work(claims?.userId, guarded.evaluate(contentId)),
+      } satisfies Writer<string | undefined>)
       setLimitHeaders(c, name, known)
       await next()
       // Work that failed before its script, because the input is not valid say, is counted and refused all the same.
@@ -172,7 +190,7 @@ export function admit<R extends SessionRule>(
     // A read that needs no round trip stays synchronous.
     if (isStrict || needsCheck) await decide()
     else setLimitHeaders(c, name, known ?? limits.estimate(name, subject))
-    if (check === 'alongside') add('caller', createCaller(claims, checkNow, session)) // a stream checks again and again
+    if (check === 'alongside') add('caller', createCaller(c, claims, checkNow, session)) // a stream checks again and again
     await next()
     if (isStrict) return
     const note = (whose: string) => limits.note(name, whose, costOf(c))
@@ -190,28 +208,66 @@ export function admit<R extends SessionRule>(
 }
 
 /**
- * Admits a request by the first script of its work, which then carries the checks of the session and the limit. Without
- * Redis, D1 knows the session and the policy says what becomes of requests that nobody counts; the script runs alone.
+ * Admits a request by the first script of its work, which then carries the checks of the session, of blocks and of the
+ * limit. Where Redis cannot tell, D1 can. Without Redis the policy says what becomes of requests that nobody counts; the
+ * script runs alone.
  */
 function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, claims: Claims | undefined) {
   const limits = c.var.use(limitsService)
   let isDecided = false
 
   /** Throws the 401 of a session that has ended; the request counts against its address. */
-  async function requireLive(session: Claims, held: Promise<HeldSession> | undefined): Promise<void> {
-    if (await isLive(c, session, held)) return
+  async function requireLive(session: Claims, held: Promise<HeldSession<Relations>> | undefined): Promise<Relations> {
+    const relations = await checkSession(c, session, held)
+    if (relations) return relations
     const allowance = await spend(c, name, addressSubject(c))
     requireAllowed(c, name, allowance)
     setLimitHeaders(c, name, allowance)
     throw sessionEnded()
   }
 
-  async function run<T>(script: Script, guards: Guard[]): Promise<T> {
+  /** Throws the 404 of a content that a block hides from the user. */
+  async function requireVisible({ userId }: Claims, contentId: string): Promise<void> {
+    const service = c.var.use(relationsService)
+    const authorIds = await service.requireVisible(userId, contentId)
+    c.var.defer(() => service.remember(contentId, authorIds).catch(() => {})) // else D1 answers the next time too
+  }
+
+  /** A check that a script carries: its guard, and what decides where the guard cannot tell. */
+  interface Check {
+    guard: Guard
+    /** Throws, or returns the checks that are left. */
+    resolve: (reply: unknown[]) => Promise<Check[]>
+  }
+
+  function checksOf(session: Claims, contentId: string | undefined): Check[] {
+    const reach: Check[] =
+      contentId === undefined
+        ? []
+        : [
+            {
+              guard: c.var.use(relationsService).guard(session.userId, contentId),
+              async resolve() {
+                await requireVisible(session, contentId)
+                return []
+              },
+            },
+          ]
+    const live: Check = {
+      guard: c.var.use(sessionStore).guard(session),
+      async resolve([, ...held]) {
+        const { hidden } = await requireLive(session, Promise.resolve(held as unknown as HeldSession<Relations>))
+        return hidden?.length === 0 ? [] : reach
+      },
+    }
+    return [live, ...reach]
+  }
+
+  async function run<T>(script: Script, checks: Check[]): Promise<T> {
+    const guards = checks.map(({ guard }) => guard)
     const taken = await limits.takeAndRun<T>(name, subject, guards, script)
     if ('heldBack' in taken) {
-      const [, session, epoch] = taken.heldBack as [0, ...HeldSession] // only the session has a guard
-      if (claims) await requireLive(claims, Promise.resolve([session, epoch]))
-      return run(script, [])
+      return run(script, (await checks[taken.by]?.resolve(taken.heldBack)) ?? [])
     }
     if (claims) rememberLive(c, claims)
     requireAllowed(c, name, taken.allowance)
@@ -219,19 +275,24 @@ function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, cla
     return taken.reply
   }
 
-  const evaluate: Evaluate = async <T>(script: Script, alone: () => Promise<T>) => {
-    if (isDecided) return alone()
-    isDecided = true
-    try {
-      return await run<T>(script, claims ? [c.var.use(sessionStore).guard(claims)] : [])
-    } catch (error) {
-      if (error instanceof Problem) throw error
-      // After an error reply, of a full database say, Redis may still answer reads.
-      if (claims) await requireLive(claims, isUnanswered(error) ? Promise.reject(error) : undefined)
-      requireOpen(c, name, error)
-      return alone()
+  const evaluate =
+    (contentId?: string): Evaluate =>
+    async <T>(script: Script, alone: () => Promise<T>) => {
+      if (isDecided) return alone()
+      isDecided = true
+      try {
+        return await run<T>(script, claims ? checksOf(claims, contentId) : [])
+      } catch (error) {
+        if (error instanceof Problem) throw error
+        // After an error reply, of a full database say, Redis may still answer reads.
+        if (claims) {
+          const { hidden } = await requireLive(claims, isUnanswered(error) ? Promise.reject(error) : undefined)
+          if (contentId !== undefined && hidden?.length !== 0) await requireVisible(claims, contentId)
+        }
+        requireOpen(c, name, error)
+        return alone()
+      }
     }
-  }
   return { evaluate, isDecided: () => isDecided }
 }
 
@@ -264,19 +325,32 @@ function once<T>(work: () => Promise<T>): () => Promise<T> {
 }
 
 function createCaller(
+  c: Context<AppEnv>,
   claims: Claims | undefined,
-  isLive: () => Promise<boolean>,
+  check: () => Promise<Relations | undefined>,
   session: SessionRule['session'],
-): Caller<string | undefined> {
-  return {
+): Caller<Viewer | undefined> {
+  const viewerOf = (userId: string, relations: () => Promise<Relations | undefined> | Relations) =>
+    c.get('use')(relationsService).viewer(userId, relations)
+
+  const caller: Caller<Viewer | undefined> = {
     claims,
-    isLive,
+    async check() {
+      const relations = await check()
+      return claims && relations && viewerOf(claims.userId, () => relations)
+    },
     async read(work) {
       if (!claims) return work(undefined)
-      const [answer, isSignedIn] = await Promise.all([work(claims.userId), isLive()])
-      if (isSignedIn) return answer
+      const checking = check()
+      const [answer, relations] = await Promise.all([work(viewerOf(claims.userId, () => checking)), checking])
+      if (relations) return answer
       if (session === 'required') throw sessionEnded()
       return work(undefined)
     },
+    async browse(work) {
+      const known = claims && c.get('use')(sessionStore).known(claims.userId)
+      return claims && known ? work(viewerOf(claims.userId, () => known)) : caller.read(work)
+    },
   }
+  return caller
 }

@@ -36,6 +36,8 @@ const NAMES: Record<IdKind, string> = {
   p: 'post',
   c: 'comment',
   f: 'follow',
+  r: 'block or mute',
+  m: 'mention',
   n: 'notification',
   s: 'session',
   ev: 'event',
@@ -73,7 +75,7 @@ export const limitOf = (fallback: number, max: number) =>
   )
 
 /** Selects a page: at most 100 items, after `cursor`, which is the `nextCursor` of the page before. */
-export const pageQuery = (kind: 'p' | 'c' | 'f' | 'n' | 'wh' | 'st' | 'rp' | 'ml') =>
+export const pageQuery = (kind: 'p' | 'c' | 'f' | 'r' | 'n' | 'wh' | 'st' | 'rp' | 'ml') =>
   v.object({
     limit: limitOf(20, 100),
     cursor: v.optional(v.pipe(id(kind), v.description('The `nextCursor` of the page before.'))),

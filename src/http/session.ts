@@ -4,6 +4,7 @@ import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { Problem } from '../errors.ts'
 import { limitState } from '../rate-limit/rate-limit.ts'
 import type { Claims, HeldSession } from '../redis/session.ts'
+import type { Relations } from '../relations/schema.ts'
 import { sessionStore } from '../sessions/sessions.ts'
 import { sessionTokens } from '../sessions/token.ts'
 import type { AppEnv } from './context.ts'
@@ -49,12 +50,19 @@ export function readClaims(c: Context<AppEnv>): Claims | undefined {
   return claims ?? undefined
 }
 
-/** Whether the session of these claims is live. One round trip; none if a guard has just read what Redis holds: `held`. */
-export async function isLive(c: Context<AppEnv>, claims: Claims, held?: Promise<HeldSession>): Promise<boolean> {
-  const answer = await c.var.use(sessionStore).check(claims, Date.now(), held)
-  if (answer) rememberLive(c, claims)
+/**
+ * The relations of the user if the session of these claims is live. One round trip; none if a guard has just read what
+ * Redis holds: `held`.
+ */
+export async function checkSession(
+  c: Context<AppEnv>,
+  claims: Claims,
+  held?: Promise<HeldSession<Relations>>,
+): Promise<Relations | undefined> {
+  const relations = await c.var.use(sessionStore).check(claims, Date.now(), held)
+  if (relations) rememberLive(c, claims)
   else c.var.use(limitState).live.delete(claims.sessionId)
-  return answer
+  return relations
 }
 
 /** Notes for `wasLive` that the session is live. */

@@ -1,4 +1,4 @@
-import { and, eq, exists, sql } from 'drizzle-orm'
+import { and, eq, exists, isNull, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
@@ -62,7 +62,7 @@ export function createLikes(dependencies: {
       .select({ id: posts.id })
       .from(comments)
       .innerJoin(posts, eq(posts.id, comments.postId))
-      .where(eq(comments.id, commentId))
+      .where(and(eq(comments.id, commentId), isNull(comments.deletedAt)))
 
   /** The state of one user and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {

@@ -16,7 +16,10 @@ const likeRoutes = (kind: 'p' | 'c', name: 'Post' | 'Comment') => {
   const Id = v.object({ id: id(kind) })
 
   const set = (use: Use, writer: Writer<string>, contentId: string, isLiked: boolean) =>
-    writer.write((userId, evaluate) => use(likesService).set(contentId, userId, isLiked, evaluate))
+    writer.write(
+      (userId, evaluate) => use(likesService).set(contentId, userId, isLiked, evaluate),
+      isLiked ? contentId : undefined, // a like can always be taken back
+    )
 
   return new Hono<AppEnv>()
     .put(

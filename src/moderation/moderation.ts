@@ -1,4 +1,4 @@
-import { and, desc, eq, getTableColumns, lt, type SQL, sql } from 'drizzle-orm'
+import { and, desc, eq, getTableColumns, isNull, lt, type SQL, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { SQLiteColumn, SQLiteTable } from 'drizzle-orm/sqlite-core'
 import { comments, moderationLog, posts, reports, revocations, suspensions, takedowns, users } from '../db/schema.ts'
@@ -12,6 +12,11 @@ import type { Content, LogEntry, NewReport, Report, Resolution } from './schema.
 
 /** How many reports one request resolves. */
 const RESOLVED_AT_ONCE = 500
+
+/** The comment that a comment replies to, if any. */
+interface Parent {
+  parentId?: string
+}
 
 /** What a moderator decides, and with which token. */
 export interface Decision {
@@ -44,6 +49,9 @@ const columnsOf = (table: typeof posts | typeof comments) =>
  * every answer exactly as a deleted one, and no read costs more. Its likes and comments stay, found by no reader. `restore`
  * moves it back and counts them: two index scans, as long as the content has likes and comments.
  *
+ * Replies to a comment that is taken down are content of others, and stay: they reply to what is above it (a trigger moves
+ * them), also once it is restored.
+ *
  * Each write is one D1 batch with its event and its entry in the log, and safe to repeat: a repetition changes nothing.
  * Works without Redis: sessions and caches follow then, as after any other write.
  */
@@ -58,19 +66,35 @@ export function createModeration(
         sql`SELECT ${newId('ml', now)}, ${action}, ${subjectId}, ${note}, ${by.id}, ${by.name}, ${now} WHERE ${when}`,
       )
 
-  async function read(id: string): Promise<Content> {
+  /** What makes a row of a content one that readers find: a deleted comment may keep its place for its replies. */
+  const isFound = (id: string) =>
+    isComment(id) ? and(eq(comments.id, id), isNull(comments.deletedAt)) : eq(posts.id, id)
+
+  /** A content, and for a comment the one that it replies to, if that is there. */
+  async function find(id: string): Promise<Content & Parent> {
     const table = tableOf(id)
-    const [[up], [down]] = await db.batch([
+    const above = sql`coalesce((SELECT parent_id FROM comments WHERE id = ${id}),
+      (SELECT content ->> 'parent_id' FROM takedowns WHERE content_id = ${id}))`
+    const [[up], [down], [parent]] = await db.batch([
       db
         .select({ authorId: table.authorId, text: table.text, postId: isComment(id) ? comments.postId : posts.id })
         .from(table)
-        .where(eq(table.id, id)),
+        .where(isFound(id)),
       db.select().from(takedowns).where(eq(takedowns.contentId, id)),
+      db
+        .select({ id: comments.id })
+        .from(comments)
+        .where(sql`${comments.id} = ${above}`),
     ])
     const found = up ?? (down && { authorId: down.authorId, text: String(down.content['text']), postId: down.postId })
     if (!found) throw new Problem('not-found', `There is no ${isComment(id) ? 'comment' : 'post'} ${id}`)
     const takenDown = up || !down ? null : { at: timeOf(down.createdAt), note: down.note }
-    return { id, ...found, takenDown }
+    return { id, ...found, takenDown, ...(parent && { parentId: parent.id }) }
+  }
+
+  async function read(id: string): Promise<Content> {
+    const { parentId: _parentId, ...content } = await find(id)
+    return content
   }
 
   return {
@@ -90,7 +114,8 @@ export function createModeration(
         db
           .insert(reports)
           .select(
-            sql`SELECT ${id}, ${subjectId}, ${reporterId}, ${reason}, ${text}, 'open', ${now}, NULL FROM ${table} WHERE ${table.id} = ${subjectId}`,
+            sql`SELECT ${id}, ${subjectId}, ${reporterId}, ${reason}, ${text}, 'open', ${now}, NULL FROM ${table}
+              WHERE ${subjectId.startsWith('u_') ? eq(users.id, subjectId) : isFound(subjectId)}`,
           )
           .onConflictDoNothing(),
         transaction.record(
@@ -159,15 +184,15 @@ export function createModeration(
 
     /** Takes a post or comment down. Two D1 round trips, then one for the caches. */
     async takeDown(id: string, decision: Decision, now = Date.now()): Promise<Content> {
-      const { authorId, postId, takenDown, ...content } = await read(id)
+      const { authorId, postId, takenDown, parentId, ...content } = await find(id)
       if (takenDown) return { ...content, authorId, postId, takenDown }
       const table = tableOf(id)
-      const isUp = sql`EXISTS (SELECT 1 FROM ${table} WHERE ${table.id} = ${id})`
+      const isUp = sql`EXISTS (SELECT 1 FROM ${table} WHERE ${isFound(id)})`
       const fields = columnsOf(table).map((name) => sql`${name}, ${sql.identifier(name)}`)
       const transaction = outbox.transaction()
       await db.batch([
         log('take-down', id, decision, isUp, now),
-        transaction.record(gone(id, postId, authorId), isUp, now),
+        transaction.record(gone(id, postId, authorId, parentOf(parentId)), isUp, now),
         transaction.record(
           {
             type: 'content_taken_down',
@@ -180,9 +205,9 @@ export function createModeration(
         db
           .insert(takedowns)
           .select(
-            sql`SELECT ${id}, author_id, ${postId}, json_object(${sql.join(fields, sql`, `)}), ${decision.note}, ${now} FROM ${table} WHERE ${table.id} = ${id}`,
+            sql`SELECT ${id}, author_id, ${postId}, json_object(${sql.join(fields, sql`, `)}), ${decision.note}, ${now} FROM ${table} WHERE ${isFound(id)}`,
           ),
-        db.delete(table).where(eq(table.id, id)),
+        db.delete(table).where(isFound(id)),
       ])
       transaction.enqueue()
       await writeThrough(
@@ -194,14 +219,11 @@ export function createModeration(
 
     /** Restores what was taken down, with all its likes and comments. Two D1 round trips, then one for the caches. */
     async restore(id: string, decision: Decision, now = Date.now()): Promise<Content> {
-      const { authorId, postId, text, takenDown } = await read(id)
+      const { authorId, postId, text, takenDown, parentId } = await find(id)
       if (!takenDown) return { id, authorId, postId, text, takenDown }
       const table = tableOf(id)
       const isDown = sql`EXISTS (SELECT 1 FROM ${takedowns} WHERE ${takedowns.contentId} = ${id})`
-      const zero = new Set(['likes_count', 'comments_count'])
-      const values = columnsOf(table).map((name) =>
-        zero.has(name) ? sql`0` : sql`json_extract(content, ${`$.${name}`})`,
-      )
+      const values = columnsOf(table).map((name) => restored[name] ?? sql`json_extract(content, ${`$.${name}`})`)
       const likes = isComment(id)
         ? sql`(SELECT count(*) FROM comment_likes WHERE comment_id = ${id} AND is_liked)`
         : sql`(SELECT count(*) FROM post_likes WHERE post_id = ${id} AND is_liked)`
@@ -215,7 +237,7 @@ export function createModeration(
             .update(posts)
             .set({
               likesCount: likes,
-              commentsCount: sql`(SELECT count(*) FROM comments WHERE post_id = ${id})`,
+              commentsCount: sql`(SELECT count(*) FROM comments WHERE post_id = ${id} AND deleted_at IS NULL)`,
               countsRevision: sql`counts_revision + 1`,
             })
             .where(and(eq(posts.id, id), isDown))
@@ -225,7 +247,7 @@ export function createModeration(
         log('restore', id, decision, isDown, now),
         transaction.record(
           isComment(id)
-            ? { type: 'comment_created', data: { commentId: id, postId, authorId, text } }
+            ? { type: 'comment_created', data: { commentId: id, postId, authorId, text, ...parentOf(parentId) } }
             : { type: 'post_created', data: { postId: id, authorId, text, version } },
           isDown,
           now,
@@ -324,10 +346,25 @@ export function createModeration(
 }
 
 /** The event that makes everyone forget a content. It does not say why the content is gone. */
-const gone = (id: string, postId: string, authorId: string) =>
+const gone = (id: string, postId: string, authorId: string, parent: Parent) =>
   isComment(id)
-    ? ({ type: 'comment_deleted', data: { commentId: id, postId, authorId } } as const)
+    ? ({ type: 'comment_deleted', data: { commentId: id, postId, authorId, ...parent } } as const)
     : ({ type: 'post_deleted', data: { postId: id, authorId } } as const)
+
+const parentOf = (parentId: string | undefined): Parent => (parentId === undefined ? {} : { parentId })
+
+/**
+ * Columns of a content that is restored and that are not as they were. Counts are counted again. The replies to a comment
+ * have moved to what is above it, and the comment follows if what it replies to is gone. A takedown may be older than
+ * versions of comments.
+ */
+const restored: Record<string, SQL> = {
+  likes_count: sql`0`,
+  comments_count: sql`0`,
+  replies_count: sql`0`,
+  parent_id: sql`(SELECT id FROM comments AS above WHERE above.id = content ->> 'parent_id')`,
+  version: sql`coalesce(content ->> 'version', 1)`,
+}
 
 const shownReport = ({ createdAt, resolvedAt, ...row }: typeof reports.$inferSelect): Report => ({
   ...row,

@@ -1,5 +1,5 @@
 import { exported } from '../db/exported.ts'
-import { notificationReads, notifications as rows } from '../db/schema.ts'
+import { mentions, notificationReads, notifications as rows } from '../db/schema.ts'
 
 /** The notifications of a user. */
 export const notificationExports = {
@@ -10,6 +10,11 @@ export const notificationExports = {
     actorIds: rows.actorIds,
     actorsCount: rows.actorsCount,
     createdAt: rows.createdAt,
+  }),
+  mention: exported(mentions, mentions.userId, mentions.id, {
+    contentId: mentions.contentId,
+    postId: mentions.postId,
+    createdAt: mentions.createdAt,
   }),
   notificationsRead: exported(notificationReads, notificationReads.userId, notificationReads.userId, {
     readUntil: notificationReads.readUntil,

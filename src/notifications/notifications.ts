@@ -1,6 +1,7 @@
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
+import { isBlockedOrMuted } from '../db/relations.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
@@ -9,8 +10,10 @@ import type { EventType, StoredEvent } from '../events/catalog.ts'
 import type { Cursor, Listener } from '../events/dispatch.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Cache } from '../redis/cache.ts'
+import type { Viewer } from '../relations/schema.ts'
 import type { WriteThrough } from '../redis/write-through.ts'
 import { service } from '../service.ts'
+import type { Mentions } from './mentions.ts'
 import type { Notification } from './schema.ts'
 
 /** A notification in an inbox. Whether it is read depends on the mark of its user. */
@@ -30,11 +33,13 @@ interface InboxItem {
 /** A stored notification as D1 returns it. `actorIds` is JSON. */
 type StoredRow = Omit<InboxItem, 'actorIds'> & { actorIds: string }
 
-/** A post or follow, which is a notification without being stored as one. */
+/** A post, mention or follow, which is a notification without being stored as one. */
 interface SourceRow {
   id: string
   actorId: string
   createdAt: number
+  postId: string | null
+  commentId: string | null
 }
 
 /** How far a user has read: everything up to the id `readUntil` that D1 had at `readAt` (Unix ms by D1's clock). */
@@ -50,6 +55,7 @@ export interface Inbox extends Mark {
 
 export interface NotificationsDependencies {
   db: DrizzleD1Database
+  mentions: Mentions
   /** For pages beyond what Redis holds. */
   replica: () => DrizzleD1Database
   inboxes: Pick<Cache<Inbox>, 'get' | 'drop'>
@@ -117,9 +123,9 @@ export const notificationsService = service<Notifications>('notifications')
  * fill among them after the answer. Without Redis all is read from D1.
  */
 export function createNotifications(platform: NotificationsDependencies, sizes = SIZES) {
-  const { db, inboxes, writeThrough, inboxSize, keptMs } = platform
+  const { db, mentions, inboxes, writeThrough, inboxSize, keptMs } = platform
 
-  /** The first `limit` notifications of `userId` below the id `cursor`. Three queries of D1, at once. */
+  /** The first `limit` notifications of `userId` below the id `cursor`. Four queries of D1, at once. */
   async function read(
     userId: string,
     limit: number,
@@ -129,7 +135,8 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
   ): Promise<InboxItem[]> {
     const since = encoded(now - keptMs)
     const before = cursor.slice(2, -1) // without the letter of its kind
-    const [stored, posted, followed] = await Promise.all([
+    const isHidden = (actorId: SQL) => isBlockedOrMuted(userId, actorId)
+    const [stored, posted, followed, named] = await Promise.all([
       from.all<StoredRow>(sql`
         SELECT stored.id, kind AS type, actor_ids AS actorIds, actors_count AS actorsCount, stored.post_id AS postId,
           comments.id AS commentId, stored.created_at AS createdAt, noted_at AS notedAt
@@ -138,6 +145,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
           LEFT JOIN ${comments} ON comments.id = stored.content_id
         WHERE stored.user_id = ${userId} AND stored.id < ${cursor} AND stored.id > ${`n_${since}`}
           AND (stored.content_id = stored.post_id OR comments.id IS NOT NULL)
+          AND EXISTS (SELECT 1 FROM json_each(actor_ids) WHERE NOT ${isHidden(sql`value`)})
         ORDER BY stored.id DESC LIMIT ${limit}`),
       from.all<SourceRow>(sql`
         WITH RECURSIVE queue (id, author_id, since) AS (
@@ -147,7 +155,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
             followed_id, followed.since
           FROM (
             SELECT followed_id, max('p_' || substr(id, 3, 10), ${`p_${since}`}) AS since
-            FROM follows WHERE follower_id = ${userId} AND ${isPresent(sql`followed_id`)}
+            FROM follows WHERE follower_id = ${userId} AND ${isPresent(sql`followed_id`)} AND NOT ${isHidden(sql`followed_id`)}
           ) AS followed
           UNION ALL
           SELECT (SELECT max(id) FROM posts WHERE author_id = queue.author_id AND id < queue.id AND id > queue.since),
@@ -155,17 +163,29 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
           FROM queue WHERE id IS NOT NULL
           ORDER BY 1 DESC LIMIT ${limit}
         )
-        SELECT posts.id, posts.author_id AS actorId, created_at AS createdAt
+        SELECT posts.id, posts.author_id AS actorId, created_at AS createdAt, posts.id AS postId, NULL AS commentId
         FROM queue CROSS JOIN posts ON posts.id = queue.id`),
       from.all<SourceRow>(sql`
-        SELECT id, follower_id AS actorId, created_at AS createdAt FROM follows
-        WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`} AND ${isPresent(sql`follower_id`)}
+        SELECT id, follower_id AS actorId, created_at AS createdAt, NULL AS postId, NULL AS commentId FROM follows
+        WHERE followed_id = ${userId} AND id < ${`f_${before}`} AND id > ${`f_${since}`}
+          AND ${isPresent(sql`follower_id`)} AND NOT ${isHidden(sql`follower_id`)}
         ORDER BY id DESC LIMIT ${limit}`),
+      from.all<SourceRow>(sql`
+        SELECT named.id, coalesce(comments.author_id, posts.author_id) AS actorId, named.created_at AS createdAt,
+          posts.id AS postId, comments.id AS commentId
+        FROM mentions AS named CROSS JOIN ${posts} ON posts.id = named.post_id
+          LEFT JOIN ${comments} ON comments.id = named.content_id AND comments.deleted_at IS NULL
+        WHERE named.user_id = ${userId} AND named.id < ${`m_${before}`} AND named.id > ${`m_${since}`} AND is_named
+          AND ${isPresent(sql`coalesce(comments.author_id, posts.author_id)`)}
+          AND (named.content_id = named.post_id OR comments.id IS NOT NULL)
+          AND NOT ${isHidden(sql`coalesce(comments.author_id, posts.author_id)`)} AND NOT ${isHidden(sql`posts.author_id`)}
+        ORDER BY named.id DESC LIMIT ${limit}`),
     ])
     return [
       ...stored.map(itemOfStored),
       ...posted.map((row) => itemOfSource('post', row)),
       ...followed.map((row) => itemOfSource('follow', row)),
+      ...named.map((row) => itemOfSource('mention', row)),
     ]
       .sort((a, b) => (a.id < b.id ? 1 : -1))
       .slice(0, limit)
@@ -184,6 +204,19 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
 
   const isRead = ({ id, notedAt }: InboxItem, { readUntil, readAt }: Mark) => id <= readUntil && notedAt <= readAt
 
+  /** Notifications without the actors whom the viewer blocks or mutes, or who block the viewer. */
+  async function visible(items: InboxItem[], viewer: Viewer): Promise<InboxItem[]> {
+    const hidden = await viewer.hidden(
+      items.flatMap((item) => item.actorIds),
+      'feed',
+    )
+    if (hidden.size === 0) return items
+    return items.flatMap((item) => {
+      const actorIds = item.actorIds.filter((id) => !hidden.has(id))
+      return actorIds.length === 0 ? [] : [{ ...item, actorIds }]
+    })
+  }
+
   const unreadOf = (inbox: Inbox) => inbox.items.slice(0, inboxSize).filter((item) => !isRead(item, inbox)).length
 
   /** Invalidates inboxes. One command; if Redis fails, once more a little later. */
@@ -196,7 +229,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
    * Stores the notifications that `sources` selects (content_id, user_id, post_id, place, actor_ids, actors_count,
    * created_at). One that moves down in the list, because a like was taken back, is not new again.
    */
-  const store = (kind: 'like' | 'comment', sources: SQL, notedAt: SQL) =>
+  const store = (kind: 'like' | 'comment' | 'reply', sources: SQL, notedAt: SQL) =>
     db
       .insert(notifications)
       .select(
@@ -219,13 +252,14 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
       })
 
   /**
-   * Stores the likes of `ids` as D1 has them now, or removes them. One D1 round trip. Returns the authors of those that
-   * others like or have liked.
+   * Stores the likes of `ids` as D1 has them now, or removes them. Users whom the author does not see, or mutes, are no
+   * actors; they count. One D1 round trip. Returns the authors of those that others like or have liked.
    */
   async function storeLikes(kind: 'post' | 'comment', ids: string[], notedAt: SQL): Promise<string[]> {
     const { rows, likes, contentId, postId } = contents[kind]
     const ofOthers = (content: SQL, author: SQL) =>
-      sql`FROM ${likes} WHERE ${contentId} = ${content} AND is_liked AND user_id <> ${author}`
+      sql`FROM ${likes} WHERE ${contentId} = ${content} AND is_liked AND user_id <> ${author}
+        AND NOT ${isBlockedOrMuted(author, sql`user_id`)}`
     const [content, author] = [sql`content.id`, sql`content.author_id`]
     const latest = sql`${ofOthers(content, author)} ORDER BY ${SINCE} DESC, user_id DESC`
     const [authors] = await db.batch([
@@ -256,17 +290,27 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
     return authors.map(({ id }) => id)
   }
 
-  /** Stores comments as D1 has them now, or removes them. One D1 round trip. Returns the authors of their posts. */
-  async function storeComments(ofPosts: { id: string; postId: string }[], notedAt: SQL): Promise<string[]> {
+  /**
+   * Stores comments and replies as D1 has them now, or removes them. One D1 round trip. Returns the authors of their posts
+   * and of the comments above them. Of a reply, the author of the post is notified as of any comment, and only once.
+   */
+  async function storeComments(
+    ofPosts: { id: string; postId: string; parentId: string }[],
+    notedAt: SQL,
+  ): Promise<string[]> {
     const ids = ofPosts.map(({ id }) => id)
-    const [authors] = await db.batch([
+    const [authors, above] = await db.batch([
       db
         .select({ id: posts.authorId })
         .from(posts)
         .where(inArray(posts.id, listOf(ofPosts.map(({ postId }) => postId)))),
+      db
+        .select({ id: comments.authorId })
+        .from(comments)
+        .where(inArray(comments.id, listOf(ofPosts.map(({ parentId }) => parentId)))),
       db.delete(notifications).where(
-        sql`kind IN ('comment', 'like') AND content_id IN ${listOf(ids)}
-          AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE comments.id = content_id)`,
+        sql`kind IN ('comment', 'reply', 'like') AND content_id IN ${listOf(ids)}
+          AND NOT EXISTS (SELECT 1 FROM ${comments} WHERE comments.id = content_id AND deleted_at IS NULL)`,
       ),
       store(
         'comment',
@@ -274,11 +318,23 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
             substr(comments.id, 3) || 'c' AS place, json_array(comments.author_id) AS actor_ids, 1 AS actors_count,
             comments.created_at AS created_at
           FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
-            CROSS JOIN ${posts} ON posts.id = post_id AND posts.author_id <> comments.author_id`,
+            CROSS JOIN ${posts} ON posts.id = post_id AND posts.author_id <> comments.author_id
+          WHERE comments.deleted_at IS NULL`,
+        notedAt,
+      ),
+      store(
+        'reply',
+        sql`SELECT comments.id AS content_id, above.author_id AS user_id, comments.post_id,
+            substr(comments.id, 3) || 'r' AS place, json_array(comments.author_id) AS actor_ids, 1 AS actors_count,
+            comments.created_at AS created_at
+          FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
+            CROSS JOIN ${comments} AS above ON above.id = comments.parent_id AND above.author_id <> comments.author_id
+            CROSS JOIN ${posts} ON posts.id = comments.post_id AND posts.author_id <> above.author_id
+          WHERE comments.deleted_at IS NULL AND above.deleted_at IS NULL`,
         notedAt,
       ),
     ])
-    return authors.map(({ id }) => id)
+    return [...authors, ...above].map(({ id }) => id)
   }
 
   /** Invalidates the inboxes of the next page of followers, up to the follow `until`. Returns the last one, null at the end. */
@@ -326,10 +382,18 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
         ...of('post_deleted').map((event) => field(event, 'authorId')), // triggers delete the rows of its contents
       ]
       if (commented.length > 0) {
-        const ofPosts = commented.map((event) => ({ id: field(event, 'commentId'), postId: field(event, 'postId') }))
+        const ofPosts = commented.map((event) => ({
+          id: field(event, 'commentId'),
+          postId: field(event, 'postId'),
+          parentId: field(event, 'parentId'),
+        }))
         userIds.push(...(await storeComments(ofPosts, NOW)))
       }
+      const written = of('post_created', 'post_updated', 'comment_created', 'comment_updated').map(contentOf)
+      const gone = of('post_deleted', 'comment_deleted').map(contentOf)
+      userIds.push(...(await mentions.of([...written, ...gone])))
       await invalidate(userIds)
+      await mentions.forget(gone) // last: a repetition must find whom to inform
 
       const authors = new Set(of('post_created', 'post_deleted').map((event) => field(event, 'authorId')))
       const left = []
@@ -363,8 +427,8 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
         if (page.length === REBUILD_STEP) return `${phase} ${page.at(-1)?.id}`
         return phase === 'post' ? 'comment' : `comments c_${encoded(since)}`
       }
-      const written = await db.all<{ id: string; postId: string }>(sql`
-        SELECT id, post_id AS postId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
+      const written = await db.all<{ id: string; postId: string; parentId: string }>(sql`
+        SELECT id, post_id AS postId, coalesce(parent_id, '') AS parentId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
       if (written.length > 0) await invalidate(await storeComments(written, AS_CREATED))
       return written.length === REBUILD_STEP ? `comments ${written.at(-1)?.id}` : null
     },
@@ -374,6 +438,8 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
     /** Keeps notifications by the events, and rebuilds what D1 stores of them. */
     listener,
 
+    /** Drops the inboxes of users whose blocks or mutes changed. One command. Throws if Redis fails. */
+    dropInboxes: (userIds: string[]): Promise<void> => inboxes.drop(userIds),
     /** Invalidates the inboxes of users. One command; never throws. Safe to repeat. */
     invalidate,
 
@@ -396,20 +462,24 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
     },
 
     /**
-     * The page of the notifications of `userId` after `cursor`, and how many of those that Redis holds are unread. One
+     * The page of the notifications of `viewer` after `cursor`, and how many of those that Redis holds are unread. One
      * round trip; for a page beyond those, D1 too.
      */
     async page(
-      userId: string,
+      viewer: Viewer,
       limit: number,
       cursor: string = LATEST,
       now = Date.now(),
     ): Promise<Page<Notification> & { unreadCount: number }> {
-      const inbox = (await inboxes.get(userId, () => load(userId, now))) ?? (await load(userId, now))
+      const { userId } = viewer
+      const cached = (await inboxes.get(userId, () => load(userId, now))) ?? (await load(userId, now))
+      const isAllHeld = cached.items.length <= inboxSize
+      const inbox = { ...cached, items: await visible(cached.items, viewer) }
       const held = inbox.items.filter((item) => item.id < cursor)
-      const isAllHeld = inbox.items.length <= inboxSize
       const rows =
-        held.length > limit || isAllHeld ? held : await read(userId, limit + 1, cursor, now, platform.replica())
+        held.length > limit || isAllHeld
+          ? held
+          : await visible(await read(userId, limit + 1, cursor, now, platform.replica()), viewer)
       const page = pageOf(
         rows,
         limit,
@@ -480,10 +550,12 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
 
 const WANTED = new Set<string>([
   'post_created',
+  'post_updated',
   'post_deleted',
   'user_followed',
   'user_unfollowed',
   'comment_created',
+  'comment_updated',
   'comment_deleted',
 ] satisfies EventType[])
 
@@ -506,6 +578,9 @@ function field({ data }: StoredEvent, name: string): string {
   return typeof value === 'string' ? value : ''
 }
 
+/** The post or comment of an event. */
+const contentOf = (event: StoredEvent) => field(event, 'commentId') || field(event, 'postId')
+
 /** A time (Unix ms) as the beginning of an id. Ids have no times before 1970. */
 const encoded = (ms: number) => encodeTime(Math.max(0, ms), 10).toLowerCase()
 
@@ -522,14 +597,17 @@ const itemOfStored = ({ actorIds, ...row }: StoredRow): InboxItem => ({
   actorIds: JSON.parse(actorIds) as string[],
 })
 
-/** The notification of a post or follow, which takes its id from it. */
-const itemOfSource = (type: 'post' | 'follow', { id, actorId, createdAt }: SourceRow): InboxItem => ({
+/** The notification of a post, mention or follow, which takes its id from it. */
+const itemOfSource = (
+  type: 'post' | 'mention' | 'follow',
+  { id, actorId, createdAt, postId, commentId }: SourceRow,
+): InboxItem => ({
   id: `n_${id.slice(2)}${type[0]}`,
   type,
   actorIds: [actorId],
   actorsCount: 1,
-  postId: type === 'post' ? id : null,
-  commentId: null,
+  postId,
+  commentId,
   createdAt,
   notedAt: 0,
 })

@@ -18,7 +18,8 @@ export const notifications = new Hono<AppEnv>()
       summary: 'List my notifications, newest first, with the unread count',
       description:
         'Posts of users I follow, since I follow them; likes of my content, one notification for all likes of it; ' +
-        'comments on my posts; new followers. If the cause is undone, its notification disappears. Without Redis the ' +
+        'comments on my posts; replies to my comments; posts and comments that name me (`@name`); new followers. Nothing by users whom I mute, or whom a block hides. If the cause is undone, ' +
+        'its notification disappears. Without Redis the ' +
         'answer comes from D1.',
       answer: NotificationPage,
       headers: ['X-D1-Bookmark'],
@@ -30,7 +31,7 @@ export const notifications = new Hono<AppEnv>()
     async (c) => {
       const { limit, cursor } = c.req.valid('query')
       const notifications = c.var.use(notificationsService)
-      const page = await c.var.caller.read((userId) => notifications.page(userId, limit, cursor))
+      const page = await c.var.caller.read((viewer) => notifications.page(viewer, limit, cursor))
       return answerCacheable(c, page, () => [])
     },
   )

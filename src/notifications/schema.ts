@@ -1,16 +1,23 @@
 import * as v from 'valibot'
 import { Count, id, pageSchema, Time } from '../http/input.ts'
 
-/** One entry of an inbox: a `post` by a followed user, likes of my content, a `comment` on my post, or a `follow`. */
+/** One entry of an inbox: a `post` by a followed user, likes of my content, a `comment` on my post, a
+ * `reply` to my comment, a `mention` of my name, or a `follow`. */
 export const Notification = v.pipe(
   v.object({
     id: v.pipe(v.string(), v.description('Sorts by time. A new like gives the notification of its content a new id.')),
-    type: v.pipe(v.picklist(['post', 'like', 'comment', 'follow']), v.description('What happened.')),
+    type: v.pipe(
+      v.picklist(['post', 'like', 'comment', 'reply', 'mention', 'follow']),
+      v.description('What happened.'),
+    ),
     actorIds: v.pipe(
       v.array(v.string()),
       v.description('The users who caused it. For likes: the latest three at most, the latest first.'),
     ),
-    actorsCount: v.pipe(Count, v.description('The number of users who caused it')),
+    actorsCount: v.pipe(
+      Count,
+      v.description('The number of users who caused it. Of likes it includes users whom I do not see.'),
+    ),
     postId: v.pipe(v.optional(v.string()), v.description('The post it is about.')),
     commentId: v.pipe(v.optional(v.string()), v.description('The comment it is about.')),
     createdAt: v.pipe(Time, v.description('When it last happened')),

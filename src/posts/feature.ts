@@ -2,6 +2,7 @@ import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
+import { mentionsService } from '../notifications/mentions.ts'
 import { removalsService } from '../removals/removals.ts'
 import { usersService } from '../users/users.ts'
 import { postExports } from './export.ts'
@@ -34,6 +35,7 @@ export const posts: Feature = {
         }),
         likedBy: (userId, ids) => use(likesService).likedBy(userId, ids),
         authors: () => use(usersService),
+        mentions: () => use(mentionsService),
       })
     }),
     provide(countsService, ({ db, counters, fences, use }) =>

@@ -2,14 +2,17 @@ import { and, desc, eq, gt, inArray, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
+import { isBlocked } from '../db/relations.ts'
 import { comments, posts } from '../db/schema.ts'
 import { DOUBLING_MS, scoreOf } from '../db/score.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Platform } from '../platform.ts'
+import type { Mentions } from '../notifications/mentions.ts'
 import type { Cache } from '../redis/cache.ts'
 import type { Counter, KnownCounts } from '../redis/counter.ts'
+import type { Viewer } from '../relations/schema.ts'
 import { service } from '../service.ts'
 import type { Users } from '../users/users.ts'
 import type { Post } from './schema.ts'
@@ -69,6 +72,8 @@ export interface PostsDependencies {
   hotIds: Cache<string[]>
   likedBy: (userId: string, postIds: string[]) => Promise<boolean[]>
   authors: () => Users
+  /** Statements that record whom a post names. */
+  mentions: () => Mentions
 }
 
 export type Posts = ReturnType<typeof createPosts>
@@ -83,7 +88,7 @@ export const postsService = service<Posts>('posts')
  */
 export function createPosts(
   platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
-  { byId, hotIds, likedBy, authors }: PostsDependencies,
+  { byId, hotIds, likedBy, authors, mentions }: PostsDependencies,
 ) {
   async function load(ids: string[]): Promise<(CachedPost | null)[]> {
     const rows = await platform.db
@@ -116,18 +121,22 @@ export function createPosts(
     return read.map(([likes = 0, comments = 0, views = 0]) => ({ likes, comments, views }))
   }
 
-  /** Those of `ids` that exist, in that order, as `viewerId` sees them. One round trip for texts, counts and likes. */
-  async function getMany(ids: string[], viewerId?: string): Promise<Post[]> {
+  /**
+   * Those of `ids` that exist, in that order, as `viewer` sees them. One round trip for texts, counts and likes. A `feed`
+   * leaves out what the viewer mutes.
+   */
+  async function getMany(ids: string[], viewer?: Viewer, where?: 'feed'): Promise<Post[]> {
     const finding = byId.getMany(ids, load)
     const counting = countsOf(ids, async (uncounted) => {
       const existing = new Set((await finding).map((post) => post?.id))
       return loadCounts(uncounted.filter((id) => existing.has(id)))
     })
-    const liking = viewerId === undefined ? undefined : likedBy(viewerId, ids)
+    const liking = viewer && likedBy(viewer.userId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])
+    const hidden = await viewer?.hidden(authorsOf(found), where)
     return found.flatMap((post, i) => {
       const count = counted[i]
-      return post && count ? [toPost(post, count, liked?.[i])] : []
+      return post && count && !hidden?.has(post.authorId) ? [toPost(post, count, liked?.[i])] : []
     })
   }
 
@@ -173,18 +182,29 @@ export function createPosts(
   const editable = (id: string, authorId: string, versions?: number[]) =>
     and(eq(posts.id, id), eq(posts.authorId, authorId), versions && sql`${posts.version} IN ${listOf(versions)}`)
 
-  const ownership = (id: string) =>
-    platform.db.select({ authorId: posts.authorId, version: posts.version }).from(posts).where(eq(posts.id, id))
+  /** Nothing where a block hides the post from `userId`. */
+  const ownership = (id: string, userId: string) =>
+    platform.db
+      .select({ authorId: posts.authorId, version: posts.version })
+      .from(posts)
+      .where(and(eq(posts.id, id), sql`NOT ${isBlocked(userId, posts.authorId)}`))
 
   return {
     getMany,
     withCounts,
 
     /** One post. One round trip. */
-    async get(id: string, viewerId?: string): Promise<Post> {
-      const [post] = await getMany([id], viewerId)
+    async get(id: string, viewer?: Viewer): Promise<Post> {
+      const [post] = await getMany([id], viewer)
       if (!post) throw new Problem('not-found', `There is no post ${id}`)
       return post
+    },
+
+    /** Throws `not-found` unless `viewer` sees the post. One round trip; none from memory. */
+    async requireVisible(id: string, viewer?: Viewer): Promise<void> {
+      const [post] = await byId.getMany([id], load)
+      const hidden = post && (await viewer?.hidden([post.authorId]))
+      if (!post || hidden?.has(post.authorId)) throw new Problem('not-found', `There is no post ${id}`)
     },
 
     /** The posts of `authorId`, newest first. D1 for the page, one round trip for the counts. */
@@ -207,13 +227,14 @@ export function createPosts(
     /**
      * The hot feed: the posts of the last days with the highest scores. Only the list of ids is cached for long; texts and
      * counts are fresh, and sort the page. Posts that were deleted since the list was made are left out, and the next ones
-     * of the list read instead. Two round trips from Redis, one when memory has the list; one more where posts are gone.
+     * of the list read instead, and so are posts that the viewer does not see. Two round trips from Redis, one when memory
+     * has the list; one more where posts are left out.
      */
-    async hot(limit: number, viewerId?: string, now = Date.now()): Promise<Post[]> {
+    async hot(limit: number, viewer?: Viewer, now = Date.now()): Promise<Post[]> {
       const ids = (await hotIds.get(HOT, () => loadHot(now))) ?? []
       const hot: Post[] = []
       for (let read = 0; read < ids.length && hot.length < limit; read += limit) {
-        hot.push(...(await getMany(ids.slice(read, read + limit), viewerId)))
+        hot.push(...(await getMany(ids.slice(read, read + limit), viewer, 'feed')))
       }
       const byScore = hot.slice(0, limit).map((post) => ({ post, score: scoreOfPost(post) }))
       return byScore.sort((a, b) => b.score - a.score || (a.post.id < b.post.id ? 1 : -1)).map(({ post }) => post)
@@ -237,6 +258,7 @@ export function createPosts(
         platform.db.insert(posts).values(post),
         authors().select(authorId),
         transaction.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
+        ...mentions().record({ contentId: id, postId: id, authorId, text, isEdit: false }, sql`true`, now),
         ...alongside(created),
       ])
       transaction.enqueue()
@@ -254,6 +276,8 @@ export function createPosts(
     async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Post> {
       const isEditable = editable(id, authorId, versions)
       const version = sql`(SELECT ${posts.version} + 1 FROM ${posts} WHERE ${posts.id} = ${id})`
+      const isWritten = sql`EXISTS (SELECT 1 FROM ${posts}
+        WHERE id = ${id} AND author_id = ${authorId} AND text = ${text} AND updated_at = ${now})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
       const transaction = platform.outbox.transaction()
       const [, [row], [found]] = await platform.db.batch([
@@ -263,7 +287,8 @@ export function createPosts(
           .set({ text, updatedAt: now, version: sql`${posts.version} + 1` })
           .where(isEditable)
           .returning(columns),
-        ownership(id),
+        ownership(id, authorId),
+        ...mentions().record({ contentId: id, postId: id, authorId, text, isEdit: true }, isWritten, now),
       ])
       transaction.enqueue()
       if (!row) throw refusal(id, authorId, found)
@@ -313,10 +338,13 @@ export function createPosts(
       const ids = rows.map((row) => row.id)
       if (ids.length === 0) return { removed: 0, owners: [] }
       await Promise.all([byId.invalidate(ids), platform.counters.writes.evict(COUNTERS, ids)])
-      const removed = await platform.db
-        .delete(posts)
-        .where(inArray(posts.id, listOf(ids)))
-        .returning({ id: posts.id, likes: posts.likesCount, comments: posts.commentsCount })
+      const [removed] = await platform.db.batch([
+        platform.db
+          .delete(posts)
+          .where(inArray(posts.id, listOf(ids)))
+          .returning({ id: posts.id, likes: posts.likesCount, comments: posts.commentsCount }),
+        mentions().forgetting(ids),
+      ])
       platform.purge(ids)
       const owners = removed.filter(({ likes, comments }) => likes + comments > 0).map(({ id }) => id)
       return { removed: ids.length, owners }
@@ -342,7 +370,7 @@ export function createPosts(
           .where(eq(comments.postId, id))
           .orderBy(desc(comments.id))
           .limit(EVICTED_COMMENTS),
-        ownership(id),
+        ownership(id, authorId),
         transaction.record(
           { type: 'post_deleted', data: { postId: id, authorId } },
           sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`,
@@ -369,6 +397,8 @@ export function createPosts(
     },
   }
 }
+
+const authorsOf = (found: (CachedPost | null)[]) => found.flatMap((post) => (post ? [post.authorId] : []))
 
 /** Why `authorId` may not change the post that was `found`. */
 function refusal(id: string, authorId: string, found: { authorId: string; version: number } | undefined): Problem {

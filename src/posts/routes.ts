@@ -72,7 +72,7 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { ids } = c.req.valid('query')
       const posts = c.get('use')(postsService)
-      const items = await c.get('caller').read((viewerId) => posts.getMany(ids, viewerId))
+      const items = await c.get('caller').read((viewer) => posts.getMany(ids, viewer))
       return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
     },
   )
@@ -94,7 +94,7 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { limit } = c.req.valid('query')
       const posts = c.get('use')(postsService)
-      const items = await c.get('caller').read((viewerId) => posts.hot(limit, viewerId))
+      const items = await c.get('caller').read((viewer) => posts.hot(limit, viewer))
       return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
     },
   )
@@ -113,7 +113,7 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { id } = c.req.valid('param')
       const posts = c.get('use')(postsService)
-      const post = await c.get('caller').read((viewerId) => posts.get(id, viewerId))
+      const post = await c.get('caller').read((viewer) => posts.get(id, viewer))
       return answerCacheable(c, post, () => idsIn([post]), ...tagParts(post))
     },
   )
@@ -183,8 +183,9 @@ export const posts = new Hono<AppEnv>()
     async (c) => {
       const { id } = c.req.valid('param')
       const { writer, use } = c.var
-      const views = await writer.write((userId, evaluate) =>
-        use(viewsService).add(id, userId ?? addressSubject(c), evaluate),
+      const views = await writer.write(
+        (userId, evaluate) => use(viewsService).add(id, userId ?? addressSubject(c), evaluate),
+        id,
       )
       return c.json({ views })
     },
@@ -209,10 +210,12 @@ export const postsByAuthor = new Hono<AppEnv>().get(
     const { id } = c.req.valid('param')
     const { limit, cursor } = c.req.valid('query')
     const { use, caller } = c.var
-    const [page] = await Promise.all([
-      caller.read((viewerId) => use(postsService).byAuthor(id, limit, cursor, viewerId)),
-      use(usersService).get(id),
-    ])
+    const [page] = await caller.read((viewer) =>
+      Promise.all([
+        use(postsService).byAuthor(id, limit, cursor, viewer?.userId),
+        use(usersService).get(id, viewer), // throws if the viewer may not see the author
+      ]),
+    )
     return answerCacheable(c, page, () => [id, ...idsIn(page.items)])
   },
 )

@@ -2,6 +2,7 @@ import { and, eq, gt, inArray, isNotNull, ne, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
+import { forViewer, isBlocked } from '../db/relations.ts'
 import { follows, users } from '../db/schema.ts'
 import { Problem, unavailable } from '../errors.ts'
 import type { StoredAudience } from '../events/catalog.ts'
@@ -282,13 +283,15 @@ export function createPresence({ db, online, capacity, sendHints, defer, onFailu
         visibility: users.presenceVisibility,
         lastSeenAt: users.lastSeenAt,
         followerId: follows.followerId,
+        isHidden: sql<number>`NOT ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, users.id)}`)}`,
       })
       .from(users)
       .leftJoin(follows, and(eq(follows.followedId, users.id), eq(follows.followerId, viewerId ?? '')))
       .where(and(isOneOf(userIds), isPresent(users.id)))
     const isVisible = (row: (typeof rows)[number]) =>
-      row.visibility === 'everyone' ||
-      (row.visibility === 'followers' && (row.id === viewerId || row.followerId !== null))
+      !row.isHidden &&
+      (row.visibility === 'everyone' ||
+        (row.visibility === 'followers' && (row.id === viewerId || row.followerId !== null)))
     return new Map(rows.map((row) => [row.id, { isVisible: isVisible(row), lastSeenAt: row.lastSeenAt }]))
   }
 

@@ -56,7 +56,7 @@ export const presence = new Hono<AppEnv>()
       summary: 'List the users who are online, or read the presence of given users',
       description:
         'Without `ids`: the users who are online, latest first. With `ids`: up to 500 users, in the order of the ids, ' +
-        'without unknown ones. Users who hide their presence from me appear offline, never seen. Without Redis all users ' +
+        'without unknown ones. Users who hide their presence from me, or whom a block hides, appear offline, never seen. Without Redis all users ' +
         'appear offline, with an earlier `lastSeenAt`.',
       answer: Statuses,
       problems: ['invalid-request'],

@@ -7,7 +7,7 @@ import type { AppEnv } from '../http/context.ts'
 import { Count, Time } from '../http/input.ts'
 import { addressSubject, limitLocally } from '../http/limit.ts'
 import { doc } from '../http/openapi.ts'
-import { isLive, readClaims } from '../http/session.ts'
+import { checkSession, readClaims } from '../http/session.ts'
 import { limitsService } from './rate-limit.ts'
 
 /** How often one network may read its limits in one isolate: each time costs a command per policy. */
@@ -44,7 +44,7 @@ export const rateLimit = new Hono<AppEnv>().get(
       Promise.all(policies.map((policy) => use(limitsService).peek(policy, subject))).catch(
         unavailable('Limits cannot be read right now'),
       )
-    const [own, isSignedIn] = await Promise.all([peek(claims?.userId ?? address), claims && isLive(c, claims)])
+    const [own, isSignedIn] = await Promise.all([peek(claims?.userId ?? address), claims && checkSession(c, claims)])
     const allowances = claims && !isSignedIn ? await peek(address) : own
     c.header('Cache-Control', 'no-store')
     return c.json({

@@ -7,6 +7,7 @@ import type { Listener } from '../events/dispatch.ts'
 import { service } from '../service.ts'
 import type { Post } from '../posts/schema.ts'
 import type { Cache } from '../redis/cache.ts'
+import type { Viewer } from '../relations/schema.ts'
 
 /** How many posts a user's list has: three of the largest page, because posts that the user likes later are left out. */
 const LIST_SIZE = 150
@@ -35,7 +36,7 @@ export interface RecommendationsDependencies {
   lists: Cache<string[]>
   hot: (limit: number) => Promise<Post[]>
   /** Returns the posts of at most 100 ids that exist, in that order, as the viewer sees them. */
-  getMany: (ids: string[], viewerId: string) => Promise<Post[]>
+  getMany: (ids: string[], viewer: Viewer, where: 'feed') => Promise<Post[]>
 }
 
 /**
@@ -105,12 +106,12 @@ export function createRecommendations({ db, lists, hot, getMany }: Recommendatio
     /** Drops the list of a deleted user. One command. Safe to repeat. */
     forget: (userId: string): Promise<void> => lists.drop([userId]),
 
-    /** Returns the first `limit` posts of `ids` that `userId` does not like. One round trip, rarely two. */
-    async read(ids: string[], userId: string, limit: number): Promise<Post[]> {
+    /** Returns the first `limit` posts of `ids` that `viewer` sees and does not like. One round trip, rarely two. */
+    async read(ids: string[], viewer: Viewer, limit: number): Promise<Post[]> {
       const size = Math.min(limit + SPARE, 100)
       const posts: Post[] = []
       for (let read = 0; read < ids.length && posts.length < limit; read += size) {
-        const some = await getMany(ids.slice(read, read + size), userId)
+        const some = await getMany(ids.slice(read, read + size), viewer, 'feed')
         posts.push(...some.filter((post) => post.likedByMe === false))
       }
       return posts.slice(0, limit)

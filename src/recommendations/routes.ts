@@ -29,7 +29,7 @@ export const recommendations = new Hono<AppEnv>().get(
     const { caller, use } = c.var
     const recommendations = use(recommendationsService)
     const ids = await recommendations.list(caller.claims.userId)
-    const items = await caller.read((userId) => recommendations.read(ids, userId, limit))
+    const items = await caller.read((viewer) => recommendations.read(ids, viewer, limit))
     return answerCacheable(c, { items, nextCursor: null }, () => idsIn(items))
   },
 )

@@ -22,7 +22,7 @@ export interface Allowance {
  * What became of a script with guards: what remains of the quota and, if it is allowed, the reply; or the guard that
  * refused.
  */
-export type Taken<T> = { allowance: Allowance; reply: T } | { heldBack: unknown }
+export type Taken<T> = { allowance: Allowance; reply: T } | { heldBack: unknown[]; by: number }
 
 /** The allowances of recent subjects, by policy and subject. One per isolate. Bounded by count. */
 export type KnownAllowances = BoundedMap<Allowance>
@@ -237,7 +237,7 @@ export class RateLimit<Policy extends string> {
 
   /**
    * Spends one request and runs `script`, if `guards` and the quota allow it: one command, one round trip, also when
-   * the quota is spent. `heldBack` is the reply of the guard that refused: then nothing is spent and `script` did not
+   * the quota is spent. `heldBack` is the reply of the guard that refused, number `by`: then nothing is spent and `script` did not
    * run. Repeating it spends another request.
    */
   async takeAndRun<T>(policy: Policy, subject: string, guards: Guard[], script: Script): Promise<Taken<T>> {
@@ -253,7 +253,9 @@ export class RateLimit<Policy extends string> {
       args: [quota.limit, share, 2 * windowMs + 1_000].map(String), // the TTL of the library
     }
     const replies = await runGuarded(this.#connect(), [...guards, limitGuard], script)
-    if (replies.length <= guards.length) return { heldBack: replies.at(-1) }
+    if (replies.length <= guards.length) {
+      return { heldBack: replies.at(-1) as unknown[], by: replies.length - 1 } // a guard returns a list
+    }
     const [spent = 0, current = 0, previous = 0] = replies[guards.length] as number[] // as GUARD returns it
     const isAllowed = spent === 1
     const allowance = {

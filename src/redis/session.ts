@@ -1,4 +1,5 @@
 import type { Redis } from '@upstash/redis/cloudflare'
+import type { BoundedMap } from './bounded-map.ts'
 import type { Guard } from './script.ts'
 
 /** A session without its secret. Times are Unix ms. */
@@ -19,13 +20,20 @@ interface CachedSession extends Session {
   confirmedAt: number
 }
 
-/** What Redis holds of a session, `ended` included, and the user's epoch there. */
-export type HeldSession = [session: CachedSession | string | null, epoch: number | null]
+/** A small value about a user that travels with the check of a session. A higher version is newer. */
+interface Versioned {
+  version: number
+}
+
+/** What Redis holds of a session, `ended` included, the user's epoch, and the user's state there. */
+export type HeldSession<State> = [session: CachedSession | string | null, epoch: number | null, state: State | null]
 
 /** A session as the source of truth holds it. */
-export interface StoredSession extends Session {
+export interface StoredSession<State> extends Session {
   /** The user's epoch now. */
   currentEpoch: number
+  /** The user's state now. */
+  state: State
 }
 
 /** The content of a genuine token (see `createSessionTokens`). Its session may have ended. */
@@ -42,19 +50,23 @@ export interface SessionPolicy {
   idleMs: number
   /** The source records visits at this interval. */
   touchMs: number
+  /** How long an isolate may use a user's state without asking Redis. */
+  memoryMs: number
 }
 
 /** The source of truth for sessions. It survives the loss of Redis. */
-export interface SessionSource {
-  load(claims: Claims): Promise<StoredSession | null>
+export interface SessionSource<State> {
+  load(claims: Claims): Promise<StoredSession<State> | null>
   /** Records a visit. Returns false if the session does not exist. */
   touch(sessionId: string, seenAt: number): Promise<boolean>
 }
 
 /** What an isolate remembers about Redis between requests. */
-export interface SessionMemory {
+export interface SessionMemory<State> {
   /** The ms after Redis last failed, or when the isolate began (Unix ms). Older confirmations do not count. */
   redisFailedAt: number
+  /** The states of users whose sessions were live, by user, and when they were read (Unix ms). */
+  states: BoundedMap<{ state: State; readAt: number }>
 }
 
 /** How long a check trusts a confirmation of the source. */
@@ -65,6 +77,8 @@ const ENDED = 'ended'
 const ENDED_MS = 3_600_000
 /** When an epoch expires, the next check loads it together with the session. */
 const EPOCH_MS = 30 * 86_400_000
+/** The same for a user's state. */
+const STATE_MS = 86_400_000
 
 /** Replaces a session if nobody has changed it since it was read. */
 const REPLACE = `#!lua flags=allow-key-locking
@@ -72,9 +86,16 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1`
 
+/** Replaces a state by a newer one. KEYS: state. ARGV: version, state, TTL (ms). */
+const PUT_STATE = `#!lua flags=allow-key-locking
+local held = redis.call('GET', KEYS[1])
+local version = tonumber(string.match(held or '', '"version":(%d+)') or '-1')
+if tonumber(ARGV[1]) >= version then redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1`
+
 /**
- * Whether a session is live without a question to the source. KEYS: session, epoch. ARGV: hash, now, idle (ms), confirmed
- * from and to. Returns 1; or 0 and both values, for `check` to decide.
+ * Whether a session is live without a question to the source. KEYS: session, epoch, state. ARGV: hash, now, idle (ms),
+ * confirmed from and to. Returns 1; or 0 and the three values, for `check` to decide.
  */
 const GUARD = `#!lua flags=allow-key-locking
 local session, now = HELD[1] or '', tonumber(ARGV[2])
@@ -86,7 +107,7 @@ if string.match(session, '"hash":"([^"]*)"') == ARGV[1]
   and number('confirmedAt') >= tonumber(ARGV[4])
   and number('confirmedAt') <= tonumber(ARGV[5])
 then return { 1 } end
-return { 0, HELD[1], HELD[2] }`
+return { 0, HELD[1], HELD[2], HELD[3] }`
 
 /** Raises a number. Never lowers it. */
 const RAISE = `#!lua flags=allow-key-locking
@@ -94,33 +115,40 @@ local held = tonumber(redis.call('GET', KEYS[1]) or '-1')
 if tonumber(ARGV[1]) > held then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return 1`
 
-export type SessionStore = ReturnType<typeof createSessionStore>
+export type SessionStore<State extends Versioned> = ReturnType<typeof createSessionStore<State>>
 
 /**
  * Sessions, cached in Redis. A session is live until it is ended, idles out or expires.
  *
- * Redis types: one string of JSON per session, which expires when idle; one integer per user, the epoch. Ending all
- * sessions of a user raises the epoch. A check is one `MGET` of both: one round trip, which a guarded write shares. If
- * Redis fails or lacks the session, the check asks the source. If the source fails too, the check throws; if only the
- * source fails, the check uses what Redis holds.
+ * Redis types: one string of JSON per session, which expires when idle; per user one integer, the epoch, and one string
+ * of JSON, the user's state. Ending all sessions of a user raises the epoch. A check is one `MGET` of all three: one
+ * round trip, which a guarded write shares. If Redis fails or lacks the session or the state, the check asks the source.
+ * If the source fails too, the check throws; if only the source fails, the check uses what Redis holds.
  *
  * A check trusts a cached session for `TRUST_MS` after the source confirmed it, then asks the source again. So an end that
  * Redis missed (unreachable, out of memory, read-only, flushed) takes effect within 60 s everywhere. It takes effect at
  * once in isolates that saw Redis fail, and in isolates that began after the last confirmation. A refused write never
  * extends the trust.
  *
+ * A state is as current as its session: it holds at once where Redis took the change, and within 60 s where Redis missed
+ * it, or lost it while an older state was on its way. Of two states the higher version wins, here and in Redis.
+ *
  * A load in progress never brings back an ended session: a fill (`SET NX`) is not trusted. Only a session that Redis held
  * before the source confirmed it is trusted, and only if nobody has changed it meanwhile (compare-and-set).
  *
  * All writes are safe to repeat.
  */
-export function createSessionStore(
+export function createSessionStore<State extends Versioned>(
   redis: Redis,
-  source: SessionSource,
+  source: SessionSource<State>,
   policy: SessionPolicy,
-  keys: { session: (sessionId: string) => string; epoch: (userId: string) => string },
+  keys: {
+    session: (sessionId: string) => string
+    epoch: (userId: string) => string
+    state: (userId: string) => string
+  },
   defer: (work: () => Promise<unknown>) => void,
-  memory: SessionMemory = { redisFailedAt: 0 },
+  memory: SessionMemory<State>,
 ) {
   const ttlMs = (session: Session, now: number) => Math.max(1, Math.min(policy.idleMs, session.expiresAt - now))
 
@@ -143,6 +171,17 @@ export function createSessionStore(
   const raiseEpoch = (userId: string, epoch: number) =>
     redis.eval(RAISE, [keys.epoch(userId)], [String(epoch), String(EPOCH_MS)])
 
+  const putState = (userId: string, state: State) =>
+    redis.eval(PUT_STATE, [keys.state(userId)], [String(state.version), JSON.stringify(state), String(STATE_MS)])
+
+  /** Remembers a state that was read at `readAt`, unless memory has a newer one; returns the newer of the two. */
+  function remember(userId: string, state: State, readAt: number): State {
+    const known = memory.states.get(userId)
+    if (known && known.state.version > state.version && readAt - known.readAt < TRUST_MS) return known.state
+    memory.states.set(userId, { state, readAt })
+    return state
+  }
+
   const replace = (sessionId: string, from: CachedSession, to: CachedSession, now: number) =>
     redis.eval(REPLACE, [keys.session(sessionId)], [JSON.stringify(from), JSON.stringify(to), String(ttlMs(to, now))])
 
@@ -160,8 +199,11 @@ export function createSessionStore(
   /** Asks the source again now that Redis holds `filled`, so that checks may trust it. */
   async function confirmFilled(claims: Claims, filled: CachedSession, now: number): Promise<void> {
     const stored = await source.load(claims)
-    if (!stored || stored.epoch !== stored.currentEpoch) await writeTombstone(claims.sessionId)
-    else await replace(claims.sessionId, filled, { ...filled, confirmedAt: now }, now)
+    if (!stored || stored.epoch !== stored.currentEpoch) return void (await writeTombstone(claims.sessionId))
+    await Promise.all([
+      replace(claims.sessionId, filled, { ...filled, confirmedAt: now }, now),
+      putState(claims.userId, stored.state),
+    ])
   }
 
   /** Asks the source. Brings Redis up to date after the answer, if `isRedisUp`. */
@@ -170,16 +212,17 @@ export function createSessionStore(
     cached: CachedSession | undefined,
     now: number,
     isRedisUp: boolean,
-  ): Promise<boolean> {
+    held: State | null,
+  ): Promise<State | undefined> {
     const stored = await source.load(claims)
     if (!stored || stored.epoch !== stored.currentEpoch) {
       if (isRedisUp) defer(() => writeTombstone(claims.sessionId).catch(() => {}))
-      return false
+      return undefined
     }
-    const { currentEpoch, hash, epoch, expiresAt } = stored
+    const { currentEpoch, hash, epoch, expiresAt, state } = stored
     // The source records visits at intervals, so it may be `touchMs` behind.
     const seenAt = Math.max(stored.seenAt + policy.touchMs, cached?.seenAt ?? 0)
-    if (!isLive({ hash, epoch, expiresAt, seenAt }, currentEpoch, claims, now)) return false
+    if (!isLive({ hash, epoch, expiresAt, seenAt }, currentEpoch, claims, now)) return undefined
 
     if (now - stored.seenAt >= policy.touchMs) {
       defer(async () => {
@@ -194,6 +237,7 @@ export function createSessionStore(
         Promise.all([
           raiseEpoch(claims.userId, currentEpoch),
           replace(claims.sessionId, cached, { ...seen, confirmedAt: now }, now),
+          held?.version === state.version || putState(claims.userId, state),
         ]).catch(() => {}),
       )
     } else if (isRedisUp) {
@@ -204,10 +248,10 @@ export function createSessionStore(
           .catch(() => {}),
       )
     }
-    return true
+    return remember(claims.userId, state, now)
   }
 
-  const keysOf = (claims: Claims) => [keys.session(claims.sessionId), keys.epoch(claims.userId)]
+  const keysOf = ({ sessionId, userId }: Claims) => [keys.session(sessionId), keys.epoch(userId), keys.state(userId)]
 
   /** Remembers a failure of Redis, then throws it. */
   const noteFailure = (error: unknown): never => {
@@ -220,38 +264,52 @@ export function createSessionStore(
     guard: (claims: Claims, now = Date.now()): Guard => ({
       text: GUARD,
       keys: keysOf(claims),
-      reads: 2,
+      reads: 3,
       args: [claims.hash, ...[now, policy.idleMs, ...trustedSpan(now)].map(String)],
     }),
 
     /**
-     * Whether the session of `claims` is live. One round trip, unless a guard has just read what Redis holds: `held`. One
-     * query of the source if the session is not trusted.
+     * The state of the user if the session of `claims` is live. One round trip, unless a guard has just read what Redis
+     * holds: `held`. One query of the source if the session is not trusted, or Redis lacks the state.
      */
     async check(
       claims: Claims,
       now = Date.now(),
-      held: Promise<HeldSession> = redis.mget<HeldSession>(...keysOf(claims)),
-    ): Promise<boolean> {
-      let replies: HeldSession
+      held: Promise<HeldSession<State>> = redis.mget<HeldSession<State>>(...keysOf(claims)),
+    ): Promise<State | undefined> {
+      let replies: HeldSession<State>
       try {
         replies = await held.catch(noteFailure)
       } catch {
-        return confirm(claims, undefined, now, false)
+        return confirm(claims, undefined, now, false, null)
       }
-      const [cached, epoch] = replies
-      if (cached === ENDED) return false
-      if (cached === null || typeof cached === 'string') return confirm(claims, undefined, now, true)
-      if (epoch !== null && cached.epoch < epoch) return false
-      if (epoch === cached.epoch && !isLive(cached, epoch, claims, now)) return false
-      const isCurrent = epoch === cached.epoch && isTrusted(cached, now)
-      if (isCurrent) return true
+      const [cached, epoch, state] = replies
+      if (cached === ENDED) return undefined
+      if (cached === null || typeof cached === 'string') return confirm(claims, undefined, now, true, state)
+      if (epoch !== null && cached.epoch < epoch) return undefined
+      if (epoch === cached.epoch && !isLive(cached, epoch, claims, now)) return undefined
+      if (epoch === cached.epoch && isTrusted(cached, now) && state) return remember(claims.userId, state, now)
       try {
-        return await confirm(claims, cached, now, true)
+        return await confirm(claims, cached, now, true, state)
       } catch (error) {
-        if (epoch === cached.epoch) return true // nobody can end a session while the source fails
+        if (epoch === cached.epoch && state) return state // nobody can end a session or change a state while the source fails
         throw error
       }
+    },
+
+    /** The state of a user, if this isolate read it at most `memoryMs` ago for a session that was live. No round trip. */
+    known(userId: string, now = Date.now()): State | undefined {
+      const { state, readAt = 0 } = memory.states.get(userId) ?? {}
+      return now >= readAt && now < readAt + policy.memoryMs ? state : undefined
+    },
+
+    /**
+     * Replaces the state of a user after the source has changed it, unless Redis has a newer one. This isolate uses it at
+     * once. One round trip. Throws if Redis fails. Safe to repeat.
+     */
+    async change(userId: string, state: State, now = Date.now()): Promise<void> {
+      remember(userId, state, now)
+      await putState(userId, state).catch(noteFailure)
     },
 
     /** Adds a session that the source has just stored. One round trip, and another one after the answer. */
@@ -266,9 +324,9 @@ export function createSessionStore(
       await writeTombstone(sessionId).catch(noteFailure)
     },
 
-    /** Removes the epoch of a user who is gone: a check then asks the source. One round trip. Throws if Redis fails. */
+    /** Removes the epoch and the state of a user who is gone: a check then asks the source. One round trip. Throws if Redis fails. */
     async forget(userId: string): Promise<void> {
-      await redis.del(keys.epoch(userId)).catch(noteFailure)
+      await redis.del(keys.epoch(userId), keys.state(userId)).catch(noteFailure)
     },
 
     /**

@@ -32,14 +32,19 @@ export const search = new Hono<AppEnv>().get(
     const { use, caller } = c.var
     const search = use(searchService)
     if (type === 'users') {
-      const { items, nextCursor } = await search.users(q, limit, cursor)
+      const { items, nextCursor } = await caller.browse((viewer) => search.users(q, limit, cursor, viewer?.userId))
       const found = items.map(({ row, snippets }) => ({ user: toUser(row), snippets }))
       return answerCacheable(c, { items: found, nextCursor }, () => items.map(({ row }) => row.id))
     }
-    const { items, nextCursor } = await search.posts(q, limit, cursor)
-    const rows = items.map(({ row }) => row)
-    const posts = await caller.read((viewerId) => use(postsService).withCounts(rows, viewerId))
-    const found = posts.map((post, i) => ({ post, snippets: items[i]?.snippets }))
+    const find = (viewerId?: string) => search.posts(q, limit, cursor, viewerId)
+    const first = await find(caller.claims?.userId) // the session is checked in the round trip of the counts
+    const { posts, snippets, nextCursor } = await caller.read(async (viewer) => {
+      const { items, nextCursor } = viewer?.userId === caller.claims?.userId ? first : await find()
+      const rows = items.map(({ row }) => row)
+      const posts = await use(postsService).withCounts(rows, viewer?.userId)
+      return { posts, snippets: items.map((item) => item.snippets), nextCursor }
+    })
+    const found = posts.map((post, i) => ({ post, snippets: snippets[i] }))
     return answerCacheable(c, { items: found, nextCursor }, () => idsIn(posts))
   },
 )

@@ -1,4 +1,5 @@
 import { listOf } from '../db/list.ts'
+import { forViewer, isBlocked } from '../db/relations.ts'
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core'
@@ -165,8 +166,8 @@ export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Data
   return {
     listener,
 
-    /** Posts that match all of `query`, the most relevant first, newer before older. */
-    async posts(query: Term[], limit: number, position?: Position): Promise<Page<FoundPost>> {
+    /** Posts that match all of `query` and that `viewerId` sees, the most relevant first, newer before older. */
+    async posts(query: Term[], limit: number, position?: Position, viewerId?: string): Promise<Page<FoundPost>> {
       const rows = await replica().all<PostRow & Placed>(sql`
         WITH matches AS MATERIALIZED (
           SELECT rowid AS place, -bm25(post_words) AS relevance FROM post_words WHERE ${matching('post_words', query, position)}
@@ -175,6 +176,7 @@ export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Data
           likes_count AS likes, comments_count AS comments, views_count AS views, place, ${NEWEST} AS newest
         FROM matches CROSS JOIN search_documents USING (place) CROSS JOIN posts USING (id)
         WHERE ${isPresent(sql`posts.author_id`)}
+          AND ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`posts.author_id`)}`)}
         ORDER BY log2(relevance) + created_at * 1.0 / ${HALF_LIFE_MS} DESC, id DESC
         LIMIT ${limit + 1}`)
       return pageOf(rows, limit, position, ({ newest: _newest, place: _place, ...row }) => ({
@@ -184,7 +186,7 @@ export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Data
     },
 
     /** Users who match all of `query` in their names and bio, the most relevant and most followed first. */
-    async users(query: Term[], limit: number, position?: Position): Promise<Page<FoundUser>> {
+    async users(query: Term[], limit: number, position?: Position, viewerId?: string): Promise<Page<FoundUser>> {
       const rows = await replica().all<CachedUser & Placed>(sql`
         WITH matches AS MATERIALIZED (
           SELECT rowid AS place, -bm25(user_words, 10, 5, 1) AS relevance FROM user_words
@@ -195,6 +197,7 @@ export function createSearch(db: DrizzleD1Database, replica: () => DrizzleD1Data
           place, ${NEWEST} AS newest
         FROM matches CROSS JOIN search_documents USING (place) CROSS JOIN users USING (id)
         WHERE ${isPresent(sql`users.id`)}
+          AND ${forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, sql`users.id`)}`)}
         ORDER BY relevance * ln(followers_count + 3) DESC, id DESC
         LIMIT ${limit + 1}`)
       return pageOf(rows, limit, position, ({ newest: _newest, place: _place, ...row }) => ({

@@ -2,21 +2,39 @@ import { type Feature, provide, provideForIsolate } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { postsService } from '../posts/posts.ts'
 import { presenceService } from '../presence/presence.ts'
+import { createBoundedMap } from '../redis/bounded-map.ts'
 import { createSessionStore } from '../redis/session.ts'
+import type { Relations } from '../relations/schema.ts'
 import { usersService } from '../users/users.ts'
 import { sessionExports } from './export.ts'
 import { sessions as routes } from './routes.ts'
 import { accountsService, createAccounts, createSessionSource, sessionMemory, sessionStore } from './sessions.ts'
 import { createSessionTokens, sessionTokens } from './token.ts'
 
+/** How much an isolate remembers of blocks and mutes, and what it counts for an id. */
+const [RELATIONS_BYTES, ID_BYTES] = [2_000_000, 40]
+
 /** Accounts: sign-up, sign-in, sign-out, devices. */
 export const sessions: Feature = {
   name: 'sessions',
   provides: [
     provideForIsolate(sessionTokens, (config) => createSessionTokens(config.sessions.key)),
-    provideForIsolate(sessionMemory, () => ({ redisFailedAt: Date.now() })),
+    provideForIsolate(sessionMemory, () => ({
+      redisFailedAt: Date.now(),
+      states: createBoundedMap<{ state: Relations; readAt: number }>(
+        RELATIONS_BYTES,
+        ({ state: { hidden, muted } }) => ID_BYTES * (10 + (hidden?.length ?? 0) + (muted?.length ?? 0)),
+      ),
+    })),
     provide(sessionStore, ({ db, redis, config, defer, use }) =>
-      createSessionStore(redis.reads, createSessionSource(db), config.sessions, keys, defer, use(sessionMemory)),
+      createSessionStore(
+        redis.reads,
+        createSessionSource(db),
+        { ...config.sessions, memoryMs: config.caches.users.memoryMs },
+        { ...keys, state: keys.relations },
+        defer,
+        use(sessionMemory),
+      ),
     ),
     provide(accountsService, ({ db, use, config, outbox, defer }) =>
       createAccounts({

@@ -4,9 +4,11 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
+import { relationsJson } from '../db/relations.ts'
 import { removals, revocations, sessions, signInSources, suspensions, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
+import type { Relations } from '../relations/schema.ts'
 import { service } from '../service.ts'
 import { newId } from '../ids.ts'
 import type { Claims, SessionMemory, SessionSource, SessionStore } from '../redis/session.ts'
@@ -24,17 +26,18 @@ const REMOVAL_MS = 60_000
 /** How long a network stays known after the last sign-in from it. */
 const SOURCE_MS = 90 * 86_400_000
 
-/** D1 as the source of truth for sessions. */
-export const createSessionSource = (db: DrizzleD1Database): SessionSource => ({
+/** D1 as the source of truth for sessions, and for the relations that travel with them. */
+export const createSessionSource = (db: DrizzleD1Database): SessionSource<Relations> => ({
   async load({ sessionId, userId }) {
     const [row] = await db
-      .select({ session: sessions, currentEpoch: users.sessionEpoch })
+      .select({ session: sessions, currentEpoch: users.sessionEpoch, relations: relationsJson(users.id) })
       .from(sessions)
       .innerJoin(users, eq(users.id, sessions.userId))
       .where(and(eq(sessions.id, sessionId), eq(sessions.userId, userId)))
     if (!row) return null
     const { secretHash: hash, epoch, lastSeenAt: seenAt, expiresAt } = row.session
-    return { hash, epoch, seenAt, expiresAt, currentEpoch: row.currentEpoch }
+    const state = JSON.parse(row.relations) as Relations // `relationsJson` wrote it
+    return { hash, epoch, seenAt, expiresAt, currentEpoch: row.currentEpoch, state }
   },
   async touch(sessionId, seenAt) {
     const seen = await db
@@ -46,8 +49,8 @@ export const createSessionSource = (db: DrizzleD1Database): SessionSource => ({
   },
 })
 
-export const sessionStore = service<SessionStore>('session store')
-export const sessionMemory = service<SessionMemory>('session memory')
+export const sessionStore = service<SessionStore<Relations>>('session store')
+export const sessionMemory = service<SessionMemory<Relations>>('session memory')
 
 /** The account that a login names, for one attempt to sign in. */
 export interface Login {
@@ -63,7 +66,7 @@ export const accountsService = service<Accounts>('accounts')
 /** What accounts use. */
 interface Parts {
   db: DrizzleD1Database
-  store: SessionStore
+  store: SessionStore<Relations>
   tokens: SessionTokens
   /** In ms. */
   policy: { idleMs: number; touchMs: number; absoluteMs: number }

@@ -33,7 +33,8 @@ export const streams = new Hono<AppEnv>().get(
     summary: 'Stream events as Server-Sent Events',
     description:
       'For `EventSource`: `event` is the type, `data` is the CloudEvent, `id` is the position. Without a session, the ' +
-      'stream has the public events. With a session (cookie or token), also those of users I follow and those for me. ' +
+      'stream has the public events. With a session (cookie or token), also those of users I follow and those for me, and ' +
+      'none of users whom a block hides from me, nor new posts of users whom I mute: their sequences may have gaps. ' +
       'With a service token, all events. A comment arrives every 15 s. The stream ends after 15 minutes, with the ' +
       'session or the service token, or when the client is too slow. Then browsers reconnect with `Last-Event-ID` (or `?lastEventId=`) and ' +
       'miss no fact. If the position is too old, the stream sends an event `reset`: load your data again, then continue. ' +
@@ -59,7 +60,7 @@ export const streams = new Hono<AppEnv>().get(
       channels: new Set(channels),
       viewer: service ? { isService: true } : { isService: false, userId: caller.claims?.userId },
       caller: service ? `service:${service.id}` : (caller.claims?.userId ?? addressSubject(c)),
-      isLive: service ? () => isAdmitted(c, SCOPE) : caller.claims && caller.isLive,
+      check: service ? async () => (await isAdmitted(c, SCOPE)) || undefined : caller.claims && caller.check,
       seen,
       signal: c.req.raw.signal,
     })

@@ -6,6 +6,7 @@ import { comments, events, follows, posts, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import {
   type CloudEvent,
+  CUSTOM_CHANNEL,
   formatSequence,
   isHint,
   MAIL_CHANNEL,
@@ -15,6 +16,7 @@ import {
 } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
 import { newId } from '../ids.ts'
+import type { Viewer as Member } from '../relations/schema.ts'
 import type { Concurrency } from '../redis/concurrency.ts'
 import type { Visibility } from '../redis/presence.ts'
 import { service } from '../service.ts'
@@ -27,6 +29,8 @@ export interface Streamed {
   audience: StoredAudience
   /** Its sequence for strangers; 0: it has none. */
   publicSequence: number
+  /** The author of the content that it is about, where its data does not name the author. */
+  authorIds?: string[]
 }
 
 /** Who reads. A service sees everything but `others`; a user what everyone, followers or that user may see. */
@@ -68,8 +72,11 @@ export interface Opening {
   viewer: Viewer
   /** Whose streams are bounded: a user id, a network address, or a service. */
   caller: string
-  /** Whether the credential of the viewer is still valid. Undefined: there is none that can end. */
-  isLive: (() => Promise<boolean>) | undefined
+  /**
+   * Checks the credential of the viewer: the member with the blocks and mutes of now, or true for a service. It answers
+   * undefined once the credential is not valid any more. Absent: there is no credential that can end.
+   */
+  check: (() => Promise<Member | true | undefined>) | undefined
   /** The id of the last event the client has received. */
   seen: string | undefined
   /** Aborts when the client disconnects. */
@@ -100,8 +107,10 @@ export const streamsService = service<Streams>('streams')
  * A listener appends every fact to a log in Redis. Hints are published only, for up to a minute: the next one corrects a
  * lost one, and who resumes reads the state again. So a client that resumes learns nothing about presence that has been hidden since. A
  * stream follows the log and sends the events on its channels that its viewer may see. The audience is stored with the
- * event. Whom a viewer follows is loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`.
- * Sequences have no gaps for a viewer: strangers and the others are counted apart.
+ * event, and who wrote the content that it is about: D1 is asked once for a batch with such events. Whom a viewer follows is
+ * loaded from D1 when first needed, again after a follow or unfollow, and every `checkMs`. The check of the session brings
+ * the viewer's blocks and mutes.
+ * Sequences have no gaps for a viewer: strangers and the others are counted apart. Blocks may leave gaps.
  *
  * A hint about presence that is late is checked in D1: "online" that must be hidden by now is not published, and
  * "offline" without its time and id.
@@ -147,7 +156,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
     const shown = hints.flatMap((hint) =>
       isPresence(hint) && isLate(hint) ? asOfNow(hint, visibilities.get(hint.subject)) : [hint],
     )
-    if (shown.length > 0) await log.publish(shown.map(streamed))
+    if (shown.length > 0) await log.publish(await streamed(shown))
   }
 
   async function appendFacts(facts: StoredEvent[]): Promise<void> {
@@ -163,14 +172,37 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
     }
   }
 
-  const streamed = (event: StoredEvent): Streamed => ({
-    event: toCloudEvent(event, source),
-    audience: event.audience,
-    publicSequence: event.publicSequence ?? 0,
-  })
+  /** Events as the log has them. One D1 query where some are about contents whose author they do not name. */
+  async function streamed(happened: StoredEvent[]): Promise<Streamed[]> {
+    const contents = happened.filter(({ channel }) => channel === 'comment_events' || channel === 'counter_events')
+    const authors = await authorsOf([...new Set(contents.map(({ subject }) => subject))])
+    return happened.map((event) => {
+      const authorIds = contents.includes(event) ? authors.get(event.subject) : undefined
+      return {
+        event: toCloudEvent(event, source),
+        audience: event.audience,
+        publicSequence: event.publicSequence ?? 0,
+        ...(authorIds && { authorIds }),
+      }
+    })
+  }
 
-  const append = (happened: StoredEvent[]) =>
-    log.append(happened.map((event) => ({ name: event.id, value: streamed(event) })))
+  /** The authors of posts and comments: of a comment also that of its post. Deleted contents have none. */
+  async function authorsOf(ids: string[]): Promise<Map<string, string[]>> {
+    if (ids.length === 0) return new Map()
+    const rows = await db.all<{ id: string; authors: string }>(sql`
+      SELECT posts.id, author_id AS authors FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${posts} ON posts.id = value
+      UNION ALL
+      SELECT comments.id, comments.author_id || ' ' || posts.author_id
+      FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
+        CROSS JOIN ${posts} ON posts.id = post_id`)
+    return new Map(rows.map((row) => [row.id, row.authors.split(' ')]))
+  }
+
+  async function append(happened: StoredEvent[]): Promise<void> {
+    const values = await streamed(happened)
+    await log.append(happened.map((event, i) => ({ name: event.id, value: values[i] as Streamed }))) // one for each
+  }
 
   const among = (happened: StoredEvent[]) => inArray(events.id, listOf(happened.map((event) => event.id)))
 
@@ -190,13 +222,15 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
     const ids = [...new Set(entries.flatMap(({ value: { event } }) => quotedIn(event) ?? []))]
     if (ids.length === 0) return new Set()
     const here = await db.all<{ id: string }>(sql`
-      SELECT id FROM ${posts} WHERE id IN ${listOf(ids)} UNION ALL SELECT id FROM ${comments} WHERE id IN ${listOf(ids)}`)
+      SELECT id FROM ${posts} WHERE id IN ${listOf(ids)}
+      UNION ALL SELECT id FROM ${comments} WHERE id IN ${listOf(ids)} AND deleted_at IS NULL`)
     const found = new Set(here.map(({ id }) => id))
     return new Set(ids.filter((id) => !found.has(id)))
   }
 
-  /** What one viewer may see. */
-  function createSight(viewer: Viewer) {
+  /** What one viewer may see. `member` has the blocks and mutes, as the last check of the session found them. */
+  function createSight(viewer: Viewer, check: Opening['check'], checked: Member | true) {
+    let member = memberIn(checked)
     let followed: { ids: Set<string>; isComplete: boolean; others: Map<string, boolean>; readAt: number } | undefined
 
     async function isFollowing(userId: string, subject: string): Promise<boolean> {
@@ -229,19 +263,39 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
       return isFollowed
     }
 
+    /** Whether a block hides a user of the event from the viewer, or a mute hides a new post. */
+    async function isHidden({ event, authorIds = [] }: Streamed): Promise<boolean> {
+      if (!member || event.channel === 'relation_events' || CUSTOM_CHANNEL.test(event.channel)) return false
+      const userIds = [...USERS.map((field) => event.data[field]), ...authorIds].filter((id) => typeof id === 'string')
+      if (userIds.length === 0) return false
+      const hidden = await member.hidden(userIds, event.type === 'post_created' ? 'feed' : 'anywhere')
+      return userIds.some((id) => hidden.has(id))
+    }
+
     return {
       /** Must be called with every event, whatever its channel. */
-      note({ type, channel, data }: CloudEvent): void {
-        if (viewer.isService || viewer.userId === undefined || data['followerId'] !== viewer.userId) return
+      async note({ type, channel, data }: CloudEvent): Promise<void> {
+        if (viewer.isService || viewer.userId === undefined) return
+        if (channel === 'relation_events' && (data['userId'] === viewer.userId || data['otherId'] === viewer.userId)) {
+          member = memberIn((await check?.()) ?? true) ?? member // Redis had the change before the event
+        }
+        if (data['followerId'] !== viewer.userId) return
         if (channel === 'user_events' && (type === 'user_followed' || type === 'user_unfollowed')) followed = undefined
       },
 
+      /** The viewer as a later check has found it. */
+      update(current: Member | true): void {
+        member = memberIn(current)
+      },
+
       /** An event as the viewer may see it; undefined: not at all. */
-      async view({ event, audience, publicSequence }: Streamed): Promise<CloudEvent | undefined> {
+      async view(streamed: Streamed): Promise<CloudEvent | undefined> {
+        const { event, audience, publicSequence } = streamed
         if (viewer.isService) return audience === 'others' ? undefined : event
         const { userId } = viewer
         if (audience === 'services') return undefined
         if (Array.isArray(audience)) return userId !== undefined && audience.includes(userId) ? event : undefined
+        if (await isHidden(streamed)) return undefined
         const isSame = isHint(event) || formatSequence(publicSequence) === event.sequence
         if (audience === 'everyone' && isSame) return event
         const isStranger =
@@ -291,7 +345,7 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
      * open, and `unavailable` when there are too many in total or Redis fails. It writes only the place, which is
      * released when the stream ends or is refused, and expires when the isolate dies.
      */
-    async open({ channels, viewer, caller, isLive, seen, signal }: Opening) {
+    async open({ channels, viewer, caller, check, seen, signal }: Opening) {
       if (open.count >= policy.maxPerIsolate) refuse('Too many streams are open on this server')
       open.count += 1
       const id = crypto.randomUUID()
@@ -305,34 +359,34 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 
       let membership: Membership<Message<Streamed>>
       let start: Start<Streamed>
-      let isStillLive: boolean
+      let checked: Member | true | undefined
       let place: Awaited<ReturnType<Concurrency['take']>>
       try {
         membership = await log.join(listening)
-        ;[start, place, isStillLive] = await Promise.all([
+        ;[start, place, checked] = await Promise.all([
           log.read(seen),
           places.take(caller, id, Date.now()),
-          isLive?.() ?? true,
+          check?.() ?? true,
         ])
       } catch (cause) {
         close()
         refuse('Streams cannot be opened right now', cause)
       }
-      if (place !== 'taken' || !isStillLive) {
+      if (place !== 'taken' || !checked) {
         close()
-        if (!isStillLive) throw new Problem('not-signed-in', 'This session has ended')
+        if (!checked) throw new Problem('not-signed-in', 'This session has ended')
         if (place === 'all-full') refuse('Too many streams are open')
         throw new Problem('rate-limited', 'You have too many streams open: close one', {
           retryAfter: RETRY_AFTER_SECONDS,
         })
       }
 
-      const sight = createSight(viewer)
+      const sight = createSight(viewer, check, checked)
       const outlet = createOutlet(policy, () => over.abort())
       let { position } = start
 
       async function send({ id, value }: Entry<Streamed>, gone?: Set<string>) {
-        sight.note(value.event)
+        await sight.note(value.event)
         const shown = gone?.has(quotedIn(value.event) ?? '') ? { ...value, event: withoutQuote(value.event) } : value
         const event = channels.has(value.event.channel) ? await sight.view(shown) : undefined
         if (event) await outlet.send(`id: ${id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`)
@@ -350,18 +404,19 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
           membership.beat()
         }, policy.heartbeatMs)
         let checks = 0
-        async function check(): Promise<boolean> {
+        async function keep(): Promise<boolean> {
           checks += 1
-          const [isValid] = await Promise.all([
-            isLive?.() ?? true,
+          const [current] = await Promise.all([
+            check?.() ?? true,
             checks % CHECKS_PER_KEEP === 0 && places.keep(caller, id, Date.now()).catch(() => {}), // the next repeats it
           ])
-          return isValid
+          if (current) sight.update(current)
+          return current !== undefined
         }
         try {
           await outlet.send(`retry: ${retryMs}\n${mark('open')}`)
           if (!start.isComplete) await sendReset()
-          const batches = log.follow(start, membership, { everyMs: policy.checkMs, alongside: check })
+          const batches = log.follow(start, membership, { everyMs: policy.checkMs, alongside: keep })
           for await (const { entries, isReplay, hasGap } of batches) {
             if (listening.aborted) break
             if (hasGap) await sendReset()
@@ -390,6 +445,11 @@ export function createStreams({ db, log, places, open, source, policy, defer, on
 function refuse(detail: string, cause?: unknown): never {
   throw new Problem('unavailable', detail, { retryAfter: RETRY_AFTER_SECONDS }, cause === undefined ? {} : { cause })
 }
+
+const memberIn = (checked: Member | true) => (checked === true ? undefined : checked)
+
+/** The fields of events that name users. */
+const USERS = ['userId', 'authorId', 'followerId', 'followedId']
 
 const isLate = ({ createdAt }: StoredEvent) => Date.now() - createdAt > LATE_MS
 

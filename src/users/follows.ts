@@ -1,6 +1,7 @@
 import { and, desc, eq, lt, sql } from 'drizzle-orm'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
+import { forViewer, isBlocked } from '../db/relations.ts'
 import { follows, users } from '../db/schema.ts'
 import { invalidField, Problem } from '../errors.ts'
 import { service } from '../service.ts'
@@ -34,12 +35,20 @@ export function createFollows(
     userId: string,
     limit: number,
     cursor?: string,
+    viewerId?: string,
   ): Promise<Page<User>> {
     const rows = await platform.replica
       .select({ position, user: profile })
       .from(follows)
       .innerJoin(users, eq(users.id, listed))
-      .where(and(eq(at, userId), isPresent(users.id), cursor === undefined ? undefined : lt(position, cursor)))
+      .where(
+        and(
+          eq(at, userId),
+          isPresent(users.id),
+          cursor === undefined ? undefined : lt(position, cursor),
+          forViewer(viewerId, (id) => sql`NOT ${isBlocked(id, listed)}`),
+        ),
+      )
       .orderBy(desc(position))
       .limit(limit + 1)
     return pageOf(
@@ -50,10 +59,22 @@ export function createFollows(
     )
   }
 
+  /** Whether a block hides two users from each other. */
+  const hiding = (follower: string, followed: string) =>
+    db
+      .select({ id: users.id })
+      .from(users)
+      .where(and(eq(users.id, followed), isBlocked(follower, followed)))
+
   /** Writes both profiles through and returns the result of a change. One round trip. */
-  async function changed(isFollowing: boolean, followed: string, rows: CachedUser[]): Promise<Following> {
+  async function changed(
+    isFollowing: boolean,
+    followed: string,
+    rows: CachedUser[],
+    hidden: unknown[],
+  ): Promise<Following> {
     const user = rows.find((row) => row.id === followed)
-    if (!user) throw new Problem('not-found', `There is no user ${followed}`)
+    if (!user || hidden.length > 0) throw new Problem('not-found', `There is no user ${followed}`)
     await writeThrough(
       () => profiles.refreshCache(rows),
       () => [profiles.invalidateCache(rows)],
@@ -72,11 +93,12 @@ export function createFollows(
     /** Makes `follower` follow `followed`. One D1 round trip, then one for the cache. Safe to repeat. */
     async follow(follower: string, followed: string, now = Date.now()): Promise<Following> {
       refuseSelf(follower, followed)
-      const isPossible = sql`${users.id} = ${followed} AND ${isPresent(users.id)} AND ${isPresent(sql`${follower}`)}`
+      const isPossible = sql`${users.id} = ${followed} AND ${isPresent(users.id)} AND ${isPresent(sql`${follower}`)}
+        AND NOT ${isBlocked(follower, followed)}`
       const isNew = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${isPossible})
         AND NOT EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`
       const transaction = outbox.transaction()
-      const [, , rows] = await db.batch([
+      const [, , rows, hidden] = await db.batch([
         transaction.record({ type: 'user_followed', data: { followerId: follower, followedId: followed } }, isNew, now),
         db
           .insert(follows)
@@ -93,25 +115,27 @@ export function createFollows(
           )
           .onConflictDoNothing(),
         profiles.select(follower, followed),
+        hiding(follower, followed),
       ])
       transaction.enqueue()
-      return changed(true, followed, rows)
+      return changed(true, followed, rows, hidden)
     },
 
     /** Makes `follower` unfollow `followed`. One D1 round trip, then one for the cache. Safe to repeat. */
     async unfollow(follower: string, followed: string): Promise<Following> {
       refuseSelf(follower, followed)
       const transaction = outbox.transaction()
-      const [, , rows] = await db.batch([
+      const [, , rows, hidden] = await db.batch([
         transaction.record(
           { type: 'user_unfollowed', data: { followerId: follower, followedId: followed } },
           sql`EXISTS (SELECT 1 FROM ${follows} WHERE ${pair(follower, followed)})`,
         ),
         db.delete(follows).where(pair(follower, followed)),
         profiles.select(follower, followed),
+        hiding(follower, followed),
       ])
       transaction.enqueue()
-      return changed(false, followed, rows)
+      return changed(false, followed, rows, hidden)
     },
 
     /**
@@ -133,9 +157,11 @@ export function createFollows(
       return rows.length
     },
 
-    /** A page of the users who follow `userId`. */
-    followers: (userId: string, limit: number, cursor?: string) => page(followedId, followerId, userId, limit, cursor),
+    /** A page of the users who follow `userId`, as `viewerId` sees them. */
+    followers: (userId: string, limit: number, cursor?: string, viewerId?: string) =>
+      page(followedId, followerId, userId, limit, cursor, viewerId),
     /** A page of the users whom `userId` follows. */
-    followings: (userId: string, limit: number, cursor?: string) => page(followerId, followedId, userId, limit, cursor),
+    followings: (userId: string, limit: number, cursor?: string, viewerId?: string) =>
+      page(followerId, followedId, userId, limit, cursor, viewerId),
   }
 }

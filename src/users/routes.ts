@@ -30,14 +30,16 @@ const followList = (list: 'followers' | 'followings', id: string, summary: strin
       sends: ['ETag', 'X-D1-Bookmark'],
       problems: ['invalid-request', 'not-found'],
     }),
-    admit('reads', { session: 'none' }),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', UserId),
     valid('query', pageQuery('f')),
     async (c) => {
       const { id } = c.req.valid('param')
       const { limit, cursor } = c.req.valid('query')
       const { use } = c.var
-      const [page] = await Promise.all([use(followsService)[list](id, limit, cursor), use(usersService).get(id)])
+      const [page] = await c.var.caller.browse((viewer) =>
+        Promise.all([use(followsService)[list](id, limit, cursor, viewer?.userId), use(usersService).get(id, viewer)]),
+      )
       return answerCacheable(c, page, () => [id, ...page.items.map((user) => user.id)])
     },
   )
@@ -82,10 +84,12 @@ export const users = new Hono<AppEnv>()
       sends: ['ETag'],
       problems: ['invalid-request'],
     }),
-    admit('reads', { session: 'none' }),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('query', idsQuery('u')),
     async (c) => {
-      const items = await c.get('use')(usersService).getMany(c.req.valid('query').ids)
+      const { ids } = c.req.valid('query')
+      const users = c.get('use')(usersService)
+      const items = await c.get('caller').browse((viewer) => users.getMany(ids, viewer))
       return answerCacheable(c, { items, nextCursor: null }, () => items.map((user) => user.id))
     },
   )
@@ -100,10 +104,12 @@ export const users = new Hono<AppEnv>()
       sends: ['ETag'],
       problems: ['invalid-request', 'not-found'],
     }),
-    admit('reads', { session: 'none' }),
+    admit('reads', { session: 'optional', check: 'alongside' }),
     valid('param', Username),
     async (c) => {
-      const user = await c.var.use(usersService).getByUsername(c.req.valid('param').username)
+      const { username } = c.req.valid('param')
+      const users = c.var.use(usersService)
+      const user = await c.var.caller.browse((viewer) => users.getByUsername(username, viewer))
       return answerCacheable(c, user, () => [user.id], ...tagParts(user))
     },
   )
@@ -124,9 +130,11 @@ export const users = new Hono<AppEnv>()
       const { id } = c.req.valid('param')
       const caller = c.get('caller')
       const users = c.get('use')(usersService)
-      // Only the owner pays for the check of the session.
-      const isOwner = caller.claims?.userId === id && caller.isLive()
-      const [anyones, isOwn] = await Promise.all([users.get(id), isOwner])
+      const isOwner = caller.claims?.userId === id
+      const [anyones, owner] = isOwner
+        ? await Promise.all([users.get(id), caller.check()])
+        : [await caller.browse((viewer) => users.get(id, viewer))]
+      const isOwn = owner !== undefined
       const user = isOwn ? await users.getOwn(id) : anyones
       return answerCacheable(c, user, () => [id], ...tagParts(user), isOwn ? 'own' : 'any')
     },

@@ -7,6 +7,7 @@ import { Problem } from '../errors.ts'
 import { service } from '../service.ts'
 import type { Platform } from '../platform.ts'
 import type { Cache } from '../redis/cache.ts'
+import type { Viewer } from '../relations/schema.ts'
 import type { OwnUser, ProfileChanges, User } from './schema.ts'
 
 /** A profile in the cache. It contains nothing private. */
@@ -66,14 +67,14 @@ export function createUsers(
     return ids.map((id) => rowsById.get(id) ?? null)
   }
 
-  async function get(id: string): Promise<User> {
-    const [user] = await byId.getMany([id], load)
-    if (!user) throw new Problem('not-found', `There is no user ${id}`)
+  async function get(id: string, viewer?: Viewer): Promise<User> {
+    const [[user], hidden] = await Promise.all([byId.getMany([id], load), viewer?.hidden([id])])
+    if (!user || hidden?.has(id)) throw new Problem('not-found', `There is no user ${id}`)
     return toUser(user)
   }
 
   return {
-    /** Returns one profile. One round trip from Redis, none from memory. */
+    /** Returns one profile as `viewer` sees it. One round trip from Redis, none from memory. */
     get,
 
     /** Returns one profile with its private fields. These are not cached: D1, in parallel with the round trip. */
@@ -91,20 +92,21 @@ export function createUsers(
       await platform.writeThrough(invalidate, invalidate)
     },
 
-    /** Returns the users of `ids` that exist, in that order. One `MGET`. */
-    async getMany(ids: string[]): Promise<User[]> {
-      const rows = await byId.getMany(ids, load)
-      return rows.filter((user) => user !== null).map(toUser)
+    /** Returns the users of `ids` that exist and that `viewer` sees, in that order. One `MGET`. */
+    async getMany(ids: string[], viewer?: Viewer): Promise<User[]> {
+      const [rows, hidden] = await Promise.all([byId.getMany(ids, load), viewer?.hidden(ids)])
+      return rows.filter((user) => user !== null).flatMap((user) => (hidden?.has(user.id) ? [] : [toUser(user)]))
     },
 
     /** Returns a profile by its username, in any case. Looking up the id takes one more round trip. */
-    async getByUsername(username: string): Promise<User> {
+    async getByUsername(username: string, viewer?: Viewer): Promise<User> {
       const name = username.toLowerCase()
       const id = await idsByUsername.get(name, async () => {
         const [row] = await platform.db.select({ id: users.id }).from(users).where(eq(users.username, name))
         return row?.id ?? null
       })
-      if (id === null) throw new Problem('not-found', `There is no user named ${name}`)
+      const hidden = id === null ? undefined : await viewer?.hidden([id])
+      if (id === null || hidden?.has(id)) throw new Problem('not-found', `There is no user named ${name}`)
       return get(id)
     },
 

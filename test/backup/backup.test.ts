@@ -48,6 +48,8 @@ async function fill(edge: ReturnType<typeof newSource>) {
   const [post] = posts
   if (!post) throw new Error('there is no post')
   const comment = await send('POST', `/v1/posts/${post.id}/comments`, asBob, { text: 'Well said' })
+  await send('POST', '/v1/posts', asBob, { text: `Hello @${ada.username}` })
+  await send('PUT', `/v1/users/${(await addUser()).id}/block`, asBob)
   await send('PUT', `/v1/posts/${post.id}/like`, asBob)
   await send('PUT', `/v1/comments/${comment?.id}/like`, asAda)
   await send('POST', `/v1/posts/${post.id}/views`, asBob)

@@ -44,11 +44,18 @@ test('a comment is written, counted and listed, and gone when deleted', async ()
     authorId: ada.id,
     text: 'Well said!',
     createdAt: expect.any(String),
+    updatedAt: expect.any(String),
+    parentId: null,
+    version: 1,
     likesCount: 0,
+    repliesCount: 0,
   })
   for (const reader of [edge, newEdge({}, edge.token)]) expect(await countOf(reader, post.id)).toBe(1)
   const list = await edge.fetch(`/v1/posts/${post.id}/comments`)
-  expect(await list.json()).toEqual({ items: [comment], nextCursor: null })
+  expect(await list.json()).toEqual({
+    items: [{ ...comment, replies: { items: [], nextCursor: null } }],
+    nextCursor: null,
+  })
   await edge.settle()
   expect(await edge.sdk.exists(keys.count('likes', comment.id))).toBe(1)
 

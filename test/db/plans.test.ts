@@ -46,7 +46,8 @@ type Signed = [path: string, headers: Record<string, string>]
 async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
   const [ada, bob] = [await addUser(), await addUser()]
   const [post, other] = [await addPost({ authorId: ada.id }), await addPost({ authorId: ada.id })]
-  await addComment({ postId: post.id, authorId: bob.id })
+  const comment = await addComment({ postId: post.id, authorId: bob.id })
+  await addComment({ postId: post.id, authorId: bob.id, parentId: comment.id })
   await addFollow(ada.id, bob.id)
   for (const userId of [ada.id, bob.id]) await addLike(userId, other.id)
   const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
@@ -72,6 +73,8 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
     '/v1/rate-limit': ['/v1/rate-limit'],
     '/v1/sessions': [['/v1/sessions', await newEdge().signIn(ada)]],
     '/v1/users': [`/v1/users?ids=${ada.id}`, `/v1/users?ids=${ada.id},${bob.id},u_unknown`],
+    '/v1/users/me/blocks': pages('/v1/users/me/blocks', 'r').map((path) => [path, asAda] satisfies Signed),
+    '/v1/users/me/mutes': [['/v1/users/me/mutes', asAda]],
     '/v1/users/by-username/:username': [`/v1/users/by-username/${ada.username}`, '/v1/users/by-username/nobody'],
     '/v1/users/:id': [
       `/v1/users/${ada.id}`,
@@ -83,16 +86,32 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
       ...exportPages.map((path) => [path, asAda] satisfies Signed),
     ],
     '/v1/users/:id/posts': pages(`/v1/users/${ada.id}/posts`, 'p'),
-    '/v1/users/:id/followers': pages(`/v1/users/${bob.id}/followers`, 'f'),
+    '/v1/users/:id/followers': [
+      ...pages(`/v1/users/${bob.id}/followers`, 'f'),
+      [`/v1/users/${bob.id}/followers`, asAda],
+    ],
     '/v1/users/:id/followings': pages(`/v1/users/${ada.id}/followings`, 'f'),
     '/v1/posts': [`/v1/posts?ids=${post.id}`, `/v1/posts?ids=${post.id},${other.id},p_unknown`],
-    '/v1/search': ['/v1/search?q=hello', '/v1/search?q=hello&cursor=9-5', '/v1/search?q=somebody&type=users'],
+    '/v1/search': [
+      ['/v1/search?q=hello', asAda],
+      ['/v1/search?q=somebody&type=users', asAda],
+      '/v1/search?q=hello',
+      '/v1/search?q=hello&cursor=9-5',
+      '/v1/search?q=somebody&type=users',
+    ],
     '/v1/recommendations': [['/v1/recommendations', asAda]],
     '/v1/feed': pages('/v1/feed', 'p').map((path) => [path, asAda] satisfies Signed),
     '/v1/notifications': pages('/v1/notifications', 'n').map((path) => [path, asAda] satisfies Signed),
     '/v1/posts/hot': ['/v1/posts/hot'],
     '/v1/posts/:id': [`/v1/posts/${post.id}`, '/v1/posts/p_nobody'],
-    '/v1/posts/:id/comments': pages(`/v1/posts/${post.id}/comments`, 'c'),
+    '/v1/posts/:id/comments': [
+      ...pages(`/v1/posts/${post.id}/comments`, 'c'),
+      [`/v1/posts/${post.id}/comments`, asAda],
+    ],
+    '/v1/comments/:id/replies': [
+      ...pages(`/v1/comments/${comment.id}/replies`, 'c'),
+      [`/v1/comments/${comment.id}/replies`, asAda],
+    ],
     '/v1/moderation/reports': pages('/v1/moderation/reports', 'rp').map((path) => [path, service] satisfies Signed),
     '/v1/moderation/log': pages('/v1/moderation/log', 'ml').map((path) => [path, service] satisfies Signed),
     '/v1/moderation/contents/:id': [[`/v1/moderation/contents/${post.id}`, service]],
@@ -147,7 +166,7 @@ const isCostly = (line: string, sql: string) =>
     !(line.endsWith(' FOR ORDER BY') && /FROM (matches CROSS JOIN|page\))/.test(sql)))
 
 const ALLOWED =
-  /^SCAN (CONSTANT ROW|queue|page|matches|mine|best|newest|first|\(subquery-\d\)|(json_each|neighbour|liked) VIRTUAL TABLE .*|\w+_words VIRTUAL TABLE INDEX \d+:M\d+<)$/
+  /^SCAN (CONSTANT ROW|queue|page|matches|mine|best|newest|first|\(subquery-\d\)|(json_each|neighbour|liked|parents)( EXISTS)? VIRTUAL TABLE .*|\w+_words VIRTUAL TABLE INDEX \d+:M\d+<)$/
 
 async function costlyLines(queries: Query[]): Promise<string[]> {
   const lines = []
@@ -169,6 +188,7 @@ const OF_EXPORTS = [
   'sign_in_sources',
   'idempotency_keys',
   'credential_tokens',
+  'mentions',
 ]
 const OF_WEBHOOKS = ['webhooks', 'deliveries', 'delivery_attempts', 'webhook_hours', 'events']
 
@@ -182,6 +202,7 @@ test('every query of a read uses an index and sorts nothing', async () => {
       'posts',
       'comments',
       'follows',
+      'relations',
       'sessions',
       'notification_reads',
       'service_tokens',
@@ -202,11 +223,18 @@ test('notifications are found by recipient and time, without reading those of ot
   )
 })
 
+test('the comments on a post are found without reading their replies', async () => {
+  const query = queries.find(({ sql }) => sql.includes('"comments"."parent_id" is null'))
+  const plan = await planOf(query ?? expect.fail('nobody asked'))
+  expect(plan).toContainEqual(expect.stringContaining('comments USING INDEX comments_top (post_id=?'))
+})
+
 test.each([
   'posts_author',
-  'comments_post',
+  'comments_replies',
   'follows_followers',
   'follows_followings',
+  'relations_list',
   'users_username',
   'post_likes_user',
   'posts_best',

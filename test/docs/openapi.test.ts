@@ -8,7 +8,7 @@ import { credentialTokens } from '../../src/db/schema.ts'
 import { keys } from '../../src/keys.ts'
 import { hashPassword } from '../../src/sessions/password.ts'
 import { type Edge, migrate, newEdge, newRoutes } from '../edge.ts'
-import { addComment, addFollow, addPost, addUser, addWebhookRows, db } from '../rows.ts'
+import { addComment, addFollow, addPost, addRelation, addUser, addUsers, addWebhookRows, db } from '../rows.ts'
 import { receiver } from '../webhooks/endpoints.ts'
 import { errorsIn, errorsOf, headerErrors, readDocument, readOperations } from './document.ts'
 
@@ -24,7 +24,12 @@ interface Example {
 async function newData() {
   const [author, fan] = [await addUser({ bio: 'Hello' }), await addUser()]
   const [post, other] = [await addPost({ authorId: author.id }), await addPost({ authorId: author.id })]
-  for (let i = 0; i < 2; i += 1) await addComment({ postId: post.id, authorId: fan.id })
+  const comment = await addComment({ postId: post.id, authorId: fan.id })
+  await addComment({ postId: post.id, authorId: fan.id })
+  for (let i = 0; i < 2; i += 1) await addComment({ postId: post.id, authorId: fan.id, parentId: comment.id })
+  for (const kind of ['block', 'mute'] as const) {
+    for (const id of await addUsers(2)) await addRelation(author.id, kind, id)
+  }
   await addFollow(fan.id, author.id)
   await addFollow(author.id, fan.id)
   await addFollow((await addUser()).id, author.id)
@@ -33,6 +38,7 @@ async function newData() {
     author,
     fan,
     post,
+    comment,
     other,
     webhookId,
     asAuthor: await newEdge().signIn(author),
@@ -92,6 +98,10 @@ type Data = Awaited<ReturnType<typeof newData>>
 
 /** Requests by operation and by the status of their answer. A read that is not here fails a test below. */
 const ownExamples: Record<string, (data: Data) => Record<number, Example[]>> = {
+  'GET /v1/users/me/blocks': ({ asAuthor }) => own('/v1/users/me/blocks', asAuthor),
+  'GET /v1/users/me/mutes': ({ asAuthor }) => own('/v1/users/me/mutes', asAuthor),
+  'GET /v1/comments/{id}/replies': ({ comment }) =>
+    pages(`/v1/comments/${comment.id}/replies`, '/v1/comments/c_nothing/replies'),
   'GET /v1/sessions': ({ asAuthor }) => ({
     200: [{ path: '/v1/sessions', headers: asAuthor }],
     401: [{ path: '/v1/sessions' }, { path: '/v1/sessions', headers: { Authorization: 'Bearer forged' } }],
@@ -337,6 +347,16 @@ const limited = (path: string): Example => ({
   before: (edge) => spend(edge),
 })
 const misconfigured = (path: string): Example => ({ path, bindings: { SERVICE_TOKEN: undefined } })
+const own = (path: string, headers: Record<string, string>) => ({
+  200: [
+    { path, headers },
+    { path: `${path}?limit=1`, headers, before: redisGone },
+  ],
+  400: [{ path: `${path}?limit=0`, headers }],
+  401: [{ path }],
+  429: [{ ...limited(path), headers, before: (edge: Edge) => spend(edge, headers) }],
+})
+
 const pages = (path: string, unknown: string) => ({
   200: [{ path }, { path: `${path}?limit=1` }, { path, before: redisGone }],
   400: [{ path: `${path}?limit=0` }, { path: `${path}?cursor=x` }],
@@ -434,6 +454,14 @@ const OPERATION_IDS = {
   updateProfile: 'PATCH /v1/users/me',
   getUser: 'GET /v1/users/{id}',
   followUser: 'PUT /v1/users/{id}/follow',
+  listBlocks: 'GET /v1/users/me/blocks',
+  listMutes: 'GET /v1/users/me/mutes',
+  blockUser: 'PUT /v1/users/{id}/block',
+  unblockUser: 'DELETE /v1/users/{id}/block',
+  muteUser: 'PUT /v1/users/{id}/mute',
+  unmuteUser: 'DELETE /v1/users/{id}/mute',
+  listReplies: 'GET /v1/comments/{id}/replies',
+  updateComment: 'PATCH /v1/comments/{id}',
   unfollowUser: 'DELETE /v1/users/{id}/follow',
   listFollowers: 'GET /v1/users/{id}/followers',
   listFollowings: 'GET /v1/users/{id}/followings',
@@ -676,12 +704,17 @@ test('every write answers exactly what the document says', async () => {
   const account = { username: 'contract', email: 'c@example.test', password: 'correct horse', displayName: 'C' }
   await send('POST /v1/users', '/v1/users', account, {})
   await send('PATCH /v1/users/me', '/v1/users/me', { bio: 'Hello' })
+  for (const relation of ['block', 'mute']) {
+    await send(`PUT /v1/users/{id}/${relation}`, `/v1/users/${fan.id}/${relation}`)
+    await send(`DELETE /v1/users/{id}/${relation}`, `/v1/users/${fan.id}/${relation}`)
+  }
   await send('PUT /v1/users/{id}/follow', `/v1/users/${fan.id}/follow`)
   await send('DELETE /v1/users/{id}/follow', `/v1/users/${fan.id}/follow`)
   const written = await send('POST /v1/posts', '/v1/posts', { text: 'Hello' })
   await send('PATCH /v1/posts/{id}', `/v1/posts/${written['id']}`, { text: 'Hello!' })
   await send('DELETE /v1/posts/{id}', `/v1/posts/${written['id']}`)
   const said = await send('POST /v1/posts/{id}/comments', `/v1/posts/${post.id}/comments`, { text: 'Hello' })
+  await send('PATCH /v1/comments/{id}', `/v1/comments/${said['id']}`, { text: 'Hello!' })
   for (const [content, id] of [
     ['posts', post.id],
     ['comments', said['id']],

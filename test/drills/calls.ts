@@ -123,6 +123,26 @@ const like = (kind: 'posts' | 'comments', isLiked: boolean) => async (lab: Lab) 
   }
 }
 
+/** A block or mute, or taking it back. D1 and what the sessions of the user carry must agree. */
+const relate = (kind: 'block' | 'mute', isWanted: boolean) => async (lab: Lab) => {
+  const { author, me, post, headers } = await content(lab)
+  if (!isWanted) await ask(lab, 'PUT', `/v1/users/${author.id}/${kind}`, headers)
+  const { relations } = t
+  return {
+    path: `/v1/users/${author.id}/${kind}`,
+    headers,
+    happened: async () => {
+      const rows = await db
+        .select()
+        .from(relations)
+        .where(and(eq(relations.userId, me.id), eq(relations.kind, kind), eq(relations.otherId, author.id)))
+      const isHidden = (await statusOf(lab, `/v1/posts/${post.id}`, headers)) === 404
+      if (isHidden !== (kind === 'block' && isOne(rows))) throw new Error(`D1 has ${rows.length}, hidden: ${isHidden}`)
+      return isOne(rows) === isWanted
+    },
+  }
+}
+
 const follow = (isFollowing: boolean) => async (lab: Lab) => {
   const { author, me, headers } = await content(lab)
   if (!isFollowing) await addFollow(me.id, author.id)
@@ -315,6 +335,12 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
   },
   'PUT /v1/users/{id}/follow': follow(true),
   'DELETE /v1/users/{id}/follow': follow(false),
+  'PUT /v1/users/{id}/block': relate('block', true),
+  'DELETE /v1/users/{id}/block': relate('block', false),
+  'PUT /v1/users/{id}/mute': relate('mute', true),
+  'DELETE /v1/users/{id}/mute': relate('mute', false),
+  'GET /v1/users/me/blocks': read(() => '/v1/users/me/blocks', 'user'),
+  'GET /v1/users/me/mutes': read(() => '/v1/users/me/mutes', 'user'),
 
   async 'POST /v1/sessions'(lab) {
     passwordHash ??= hashPassword(PASSWORD)
@@ -392,6 +418,16 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     }
     const path = `/v1/posts/${post.id}/comments`
     return { path, headers: { ...headers, 'Idempotency-Key': unique() }, body: { text }, happened }
+  },
+  async 'PATCH /v1/comments/{id}'(lab) {
+    const { comment, headers } = await mine(lab)
+    const text = unique()
+    const happened = async () => isOne(await db.select().from(t.comments).where(eq(t.comments.text, text)))
+    return { path: `/v1/comments/${comment.id}`, headers, body: { text }, happened }
+  },
+  async 'GET /v1/comments/{id}/replies'(lab) {
+    const { comment, headers } = await mine(lab)
+    return { path: `/v1/comments/${comment.id}/replies`, headers }
   },
   async 'DELETE /v1/comments/{id}'(lab) {
     const { comment, headers } = await mine(lab)

@@ -186,7 +186,7 @@ export async function inconsistencies(lab: Lab): Promise<string[]> {
 const wrongSince = (startedAt: number) => ({
   'counts of a post': `SELECT id, likes_count, comments_count FROM posts WHERE
     likes_count <> (SELECT count(*) FROM post_likes WHERE post_id = posts.id AND is_liked) OR
-    comments_count <> (SELECT count(*) FROM comments WHERE post_id = posts.id)`,
+    comments_count <> (SELECT count(*) FROM comments WHERE post_id = posts.id AND deleted_at IS NULL)`,
   'likes of a comment': `SELECT id, likes_count FROM comments WHERE
     likes_count <> (SELECT count(*) FROM comment_likes WHERE comment_id = comments.id AND is_liked)`,
   'counts of a user': `SELECT id, followers_count, followings_count, posts_count FROM users WHERE

@@ -100,8 +100,8 @@ const DECLARED: Record<string, Policy> = {
   'DELETE /v1/moderation/suspensions/{id}': 'service: moderation',
   'GET /v1/moderation/log': 'service: moderation',
   'POST /v1/users': 'open',
-  'GET /v1/users': 'open',
-  'GET /v1/users/by-username/{username}': 'open',
+  'GET /v1/users': 'public',
+  'GET /v1/users/by-username/{username}': 'public',
   'GET /v1/users/{id}': 'public',
   'PATCH /v1/users/me': 'member',
   'DELETE /v1/users/me': 'member',
@@ -113,8 +113,14 @@ const DECLARED: Record<string, Policy> = {
   'GET /v1/users/me/export': 'member',
   'PUT /v1/users/{id}/follow': 'member',
   'DELETE /v1/users/{id}/follow': 'member',
-  'GET /v1/users/{id}/followers': 'open',
-  'GET /v1/users/{id}/followings': 'open',
+  'GET /v1/users/me/blocks': 'member',
+  'GET /v1/users/me/mutes': 'member',
+  'PUT /v1/users/{id}/block': 'member',
+  'DELETE /v1/users/{id}/block': 'member',
+  'PUT /v1/users/{id}/mute': 'member',
+  'DELETE /v1/users/{id}/mute': 'member',
+  'GET /v1/users/{id}/followers': 'public',
+  'GET /v1/users/{id}/followings': 'public',
   'GET /v1/users/{id}/posts': 'public',
   'POST /v1/sessions': 'open',
   'GET /v1/sessions': 'member',
@@ -127,8 +133,10 @@ const DECLARED: Record<string, Policy> = {
   'PATCH /v1/posts/{id}': 'owner',
   'DELETE /v1/posts/{id}': 'owner',
   'POST /v1/posts/{id}/views': 'public, strict',
-  'GET /v1/posts/{id}/comments': 'open',
+  'GET /v1/posts/{id}/comments': 'public',
   'POST /v1/posts/{id}/comments': 'member',
+  'GET /v1/comments/{id}/replies': 'public',
+  'PATCH /v1/comments/{id}': 'owner',
   'DELETE /v1/comments/{id}': 'owner',
   'PUT /v1/posts/{id}/like': 'member',
   'DELETE /v1/posts/{id}/like': 'member',
@@ -155,7 +163,10 @@ const QUERIES: Record<string, string> = {
   'GET /v1/events/stream': '?channels=post_events',
   'DELETE /v1/locks/{name}': '?owner=a',
 }
-const BODIES: Record<string, object> = { 'PATCH /v1/posts/{id}': { text: 'Changed' } }
+const BODIES: Record<string, object> = {
+  'PATCH /v1/posts/{id}': { text: 'Changed' },
+  'PATCH /v1/comments/{id}': { text: 'Changed' },
+}
 
 test('every operation has a declared policy, and the document says the same', async () => {
   const { operations } = await readOperations()

@@ -76,6 +76,7 @@ test('shared caches may keep what these operations answer to anonymous callers, 
     await lab.edge.settle()
   }
   expect(kept.sort()).toEqual([
+    'GET /v1/comments/{id}/replies',
     'GET /v1/posts',
     'GET /v1/posts/hot',
     'GET /v1/posts/{id}',

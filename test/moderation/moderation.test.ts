@@ -197,6 +197,94 @@ test('a comment that is taken down leaves the count of its post, and comes back 
   expect((await read())[0]).toBe(2)
 })
 
+test('replies to a comment that is taken down move up and stay there; it comes back below what is there', async () => {
+  const edge = newEdge()
+  const moderator = await newModerator(edge)
+  const [author, fan] = [await addUser(), await addUser()]
+  const [asAuthor, asFan] = [await edge.signIn(author), await edge.signIn(fan)]
+  const say = async (path: string, headers: object, text: string, parentId?: string) =>
+    (await send<{ id: string }>(edge, 'POST', path, headers, { text, ...(parentId && { parentId }) })).body.id
+  const post = await say('/v1/posts', asAuthor, 'Hello')
+  const path = `/v1/posts/${post}/comments`
+  const top = await say(path, asFan, 'Top')
+  const middle = await say(path, asFan, `Middle @${author.username}`, top)
+  const leaf = await say(path, asAuthor, 'Leaf', middle)
+  const outer = await say('/v1/posts', asFan, `Hello @${author.username}`)
+  const counts = async () => {
+    const [row] = await db.select().from(t.posts).where(eq(t.posts.id, post))
+    const rows = await db.select().from(t.comments).where(eq(t.comments.postId, post)).orderBy(t.comments.id)
+    return [row?.commentsCount, rows.map(({ id, parentId, repliesCount }) => [id, parentId, repliesCount])]
+  }
+  const takedown = (method: string, id: string) =>
+    send(edge, method, `/v1/moderation/takedowns/${id}`, moderator.headers, note)
+  await settle(edge)
+
+  expect((await takedown('PUT', middle)).status).toBe(200)
+  await settle(edge)
+  expect(await counts()).toEqual([
+    2,
+    [
+      [top, null, 1],
+      [leaf, top, 0],
+    ],
+  ])
+  const deleted = await db.select().from(t.events).where(eq(t.events.type, 'comment_deleted'))
+  expect(deleted.map(({ data }) => data)).toContainEqual({
+    commentId: middle,
+    postId: post,
+    authorId: fan.id,
+    parentId: top,
+  })
+  expect((await takedown('DELETE', middle)).status).toBe(200)
+  await settle(edge)
+  expect(await counts()).toEqual([
+    3,
+    [
+      [top, null, 2],
+      [middle, top, 0],
+      [leaf, top, 0],
+    ],
+  ])
+
+  await takedown('PUT', middle)
+  await takedown('PUT', top)
+  await takedown('DELETE', middle)
+  expect(await counts()).toEqual([
+    2,
+    [
+      [middle, null, 0],
+      [leaf, null, 0],
+    ],
+  ])
+  await takedown('DELETE', top)
+
+  // What is taken down names nobody, and names them again once it is restored.
+  const named = async () => {
+    const { body } = await send<{ items: { type: string; postId: string }[] }>(
+      edge,
+      'GET',
+      '/v1/notifications',
+      asAuthor,
+    )
+    return body.items.filter(({ type, postId }) => type === 'mention' && postId === outer).length
+  }
+  expect(await named()).toBe(1)
+  await takedown('PUT', outer)
+  await settle(edge)
+  expect(await named()).toBe(0)
+  await takedown('DELETE', outer)
+  await settle(edge)
+  expect(await named()).toBe(1)
+
+  // A deleted comment that keeps its place is no content to moderate.
+  const kept = await say(path, asFan, 'Kept')
+  await say(path, asAuthor, 'Below', kept)
+  await send(edge, 'DELETE', `/v1/comments/${kept}`, asFan)
+  expect((await takedown('PUT', kept)).status).toBe(404)
+  const report = { subjectId: kept, reason: 'spam' }
+  expect((await send(edge, 'POST', '/v1/reports', asAuthor, report)).status).toBe(404)
+})
+
 test('a stream that resumes gets a post that was taken down without its text, and its removal', async () => {
   const edge = newEdge()
   const headers = await edge.signIn(await addUser())

@@ -4,6 +4,7 @@ import { beforeAll, expect, test, vi } from 'vitest'
 import { events } from '../../src/db/schema.ts'
 import { readConfig } from '../../src/config.ts'
 import type { StoredEvent } from '../../src/events/catalog.ts'
+import { createMentions } from '../../src/notifications/mentions.ts'
 import { createNotifications, type Inbox } from '../../src/notifications/notifications.ts'
 import { createCache } from '../../src/redis/cache.ts'
 import { createMemory } from '../../src/redis/memory.ts'
@@ -119,6 +120,7 @@ test.each([0, 1, 4, 5, 16, 17, 47, 48, 49, 50, 100])(
     const { listener } = createNotifications(
       {
         db,
+        mentions: createMentions(db),
         replica: () => db,
         inboxes: { get: inboxes.get.bind(inboxes), drop },
         writeThrough: createWriteThrough(() => {}, 1),

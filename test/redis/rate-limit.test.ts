@@ -317,7 +317,7 @@ test('a guard that refuses holds back the script and the count', async () => {
   const keyspace = newKeyspace()
   const limits = newLimits(keyspace)
   const taken = await limits.takeAndRun('reads', 'u_ada', [guard(true), guard(false)], COUNT)
-  expect(taken).toEqual({ heldBack: [0, 'any'] })
+  expect(taken).toEqual({ heldBack: [0, 'any'], by: 1 })
   expect(await keyspace.connect().get('ran')).toBeNull()
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(3)
 })

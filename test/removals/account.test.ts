@@ -2,6 +2,7 @@ import { env } from 'cloudflare:workers'
 import { eq, sql } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
+import { newId } from '../../src/ids.ts'
 import { hashPassword } from '../../src/sessions/password.ts'
 import { meteredDatabase } from '../database.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
@@ -104,9 +105,10 @@ async function wrongCounts() {
       OR followings_count <> (SELECT count(*) FROM follows WHERE follower_id = users.id)
       OR posts_count <> (SELECT count(*) FROM posts WHERE author_id = users.id)
     UNION ALL SELECT id FROM posts WHERE likes_count <> (SELECT count(*) FROM post_likes WHERE post_id = posts.id AND is_liked)
-      OR comments_count <> (SELECT count(*) FROM comments WHERE post_id = posts.id)
+      OR comments_count <> (SELECT count(*) FROM comments WHERE post_id = posts.id AND deleted_at IS NULL)
     UNION ALL SELECT id FROM comments
-      WHERE likes_count <> (SELECT count(*) FROM comment_likes WHERE comment_id = comments.id AND is_liked)`)
+      WHERE likes_count <> (SELECT count(*) FROM comment_likes WHERE comment_id = comments.id AND is_liked)
+        OR replies_count <> (SELECT count(*) FROM comments AS reply WHERE reply.parent_id = comments.id)`)
 }
 
 /** A user who has used everything there is, and another with whom the user has to do. */
@@ -116,7 +118,13 @@ async function newWorld(edge: Edge) {
   const me = await newUser({ username: name, email: `${name}@example.test`, displayName: word, bio: `Bio ${word}` })
   const other = await newUser()
   const [asMe, asOther] = [await edge.signIn(me), await edge.signIn(other)]
-  const mine = await send(edge, 'POST', '/v1/posts', { ...asMe, 'Idempotency-Key': name }, { text: `Post ${word}` })
+  const mine = await send(
+    edge,
+    'POST',
+    '/v1/posts',
+    { ...asMe, 'Idempotency-Key': name },
+    { text: `Post ${word} @${other.username}` },
+  )
   const theirs = await send(edge, 'POST', '/v1/posts', asOther, { text: 'Theirs' })
   const myComment = await send(edge, 'POST', `/v1/posts/${theirs.id}/comments`, asMe, { text: `Comment ${word}` })
   const theirComment = await send(edge, 'POST', `/v1/posts/${mine.id}/comments`, asOther, { text: 'Well said' })
@@ -137,6 +145,19 @@ async function newWorld(edge: Edge) {
       { kind, contentId: path.split('/')[1], userId, isLiked: true, changedAt: Date.now(), stateSince: null },
     ])
   }
+  const third = await newUser()
+  const asThird = await edge.signIn(third)
+  await send(edge, 'PUT', `/v1/users/${me.id}/block`, asThird)
+  await send(edge, 'PUT', `/v1/users/${me.id}/mute`, asThird)
+  await send(edge, 'PUT', `/v1/users/${third.id}/mute`, asMe)
+  await db.insert(schema.mentions).values({
+    contentId: theirs.id,
+    userId: me.id,
+    id: newId('m'),
+    postId: theirs.id,
+    createdAt: Date.now(),
+    isNamed: true,
+  })
   await send(edge, 'POST', `/v1/posts/${theirs.id}/views`, asMe)
   await send(edge, 'POST', `/v1/posts/${mine.id}/views`, asOther)
   await send(edge, 'POST', '/v1/presence/heartbeat', asMe)
@@ -229,6 +250,7 @@ test('a deletion leaves nothing in D1 or Redis but the event that says so, and e
   await finish(edge)
   expect(await rowsWith([...needles, word])).toEqual([])
   expect(await keysWith(edge, [...needles, word])).toEqual([])
+  expect(await db.$count(schema.mentions, eq(schema.mentions.postId, mine.id))).toBe(0)
   expect(await db.all(sql`SELECT rowid FROM post_words WHERE post_words MATCH ${word}`)).toEqual([])
   expect(await db.all(sql`SELECT rowid FROM user_words WHERE user_words MATCH ${word}`)).toEqual([])
   const events = await db.select().from(schema.events).where(eq(schema.events.subject, me.id))
