@@ -53,7 +53,7 @@ export default defineConfig({
     exclude: ['test/{bench,deploy,e2e,emulator,scripts}/**', ...(hasRedis ? WITHOUT_REDIS : [])],
     isolate: false, // files share four runtimes: each loads the modules once
     setupFiles: ['./test/storage.setup.ts'],
-    globalSetup: ['./test/emulator.setup.ts', './test/receiver.setup.ts'],
+    globalSetup: ['./test/assets.setup.ts', './test/emulator.setup.ts', './test/receiver.setup.ts'],
     testTimeout: 30_000, // scrypt, a thousand readers, busy machines
   },
 })

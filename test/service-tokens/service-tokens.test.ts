@@ -8,6 +8,7 @@ import { newLab } from '../drills/lab.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { db } from '../rows.ts'
 import { custom, open, publish } from '../streams/world.ts'
+import { newReceiver } from '../webhooks/receiver.ts'
 
 beforeAll(migrate)
 
@@ -281,11 +282,11 @@ test('a stream with a service token needs events:read, shows what is for service
 })
 
 test('only a token with the scope mail sends messages to users to a webhook, or moves such a webhook', async () => {
-  const edge = newEdge()
+  const edge = newEdge({ ALLOW_PRIVATE_WEBHOOKS: 'true' })
+  const { url } = newReceiver(env.RECEIVER_URL)
   const [manager, mailer] = [await create(edge, 'webhooks:manage'), await create(edge, 'webhooks:manage', 'mail')]
   const as = ({ token }: Issued) => ({ Authorization: `Bearer ${token}` })
-  const add = (who: Issued, channels: string[]) =>
-    send(edge, 'POST', '/v1/webhooks', as(who), { url: 'https://mail.example/', channels })
+  const add = (who: Issued, channels: string[]) => send(edge, 'POST', '/v1/webhooks', as(who), { url, channels })
   const refused = await add(manager, ['mail_events'])
   expect([refused.status, await refused.json()]).toEqual([403, expect.objectContaining({ scope: 'mail' })])
   const other = await (await add(manager, ['post_events'])).json<{ id: string }>()
@@ -293,7 +294,7 @@ test('only a token with the scope mail sends messages to users to a webhook, or 
   const change = async (who: Issued, id: string, changes: object) =>
     (await send(edge, 'PATCH', `/v1/webhooks/${id}`, as(who), changes)).status
   expect(await change(manager, other.id, { channels: ['post_events', 'mail_events'] })).toBe(403)
-  expect(await change(manager, mails.id, { url: 'https://attacker.example/' })).toBe(403)
+  expect(await change(manager, mails.id, { url: `${url}/elsewhere` })).toBe(403)
   expect(await change(manager, other.id, { channels: ['user_events'] })).toBe(200)
   expect(await change(mailer, mails.id, { channels: ['mail_events', 'user_events'] })).toBe(200)
 })
