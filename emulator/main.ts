@@ -63,7 +63,10 @@ try {
   const { length } = options.tokens
   const accepted = length === 0 ? 'any token' : length === 1 ? 'one token' : `${length} tokens`
   console.log(`Upstash emulator: ${emulator.url} over ${engine}, ${accepted}`)
-  const stop = (): void => void emulator.close().then(() => process.exit(0))
+  const stop = (): void => {
+    setTimeout(() => process.exit(0), 2_000).unref() // whatever a connection still waits for
+    void emulator.close().then(() => process.exit(0))
+  }
   process.once('SIGINT', stop)
   process.once('SIGTERM', stop)
 } catch (error) {
