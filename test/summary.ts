@@ -1,12 +1,14 @@
 import type { Reporter, TestModule } from 'vitest/node'
 
-/** Prints `N passed, N failed` on a line of its own, in the form that CI systems parse. */
+/** Prints the tests that passed only when repeated, then `N passed, N failed` on a line of its own, as CI systems parse it. */
 export default class Summary implements Reporter {
   onTestRunEnd(modules: readonly TestModule[]): void {
     const tests = modules.flatMap((module) => [...module.children.allTests()])
     const count = (state: string) => tests.filter((test) => test.result().state === state).length
     // A module that cannot be loaded has no tests, and counts as one failure.
     const broken = modules.filter((module) => module.errors().length > 0).length
+    for (const test of tests)
+      if (test.diagnostic()?.flaky) console.log(`passed at the second attempt: ${test.fullName}`)
     console.log(`${count('passed')} passed, ${count('failed') + broken} failed`)
   }
 }
