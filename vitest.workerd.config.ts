@@ -59,5 +59,6 @@ export default defineConfig({
     setupFiles: ['./test/storage.setup.ts'],
     globalSetup: ['./test/assets.setup.ts', './test/emulator.setup.ts', './test/receiver.setup.ts'],
     testTimeout: 30_000, // scrypt, a thousand readers, busy machines
+    hookTimeout: 60_000, // migrations
   },
 })

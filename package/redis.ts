@@ -574,13 +574,17 @@ export function createStream<T>(options: StreamOptions) {
       const over = new AbortController()
       const membership = await log.join(AbortSignal.any([signal, over.signal]))
       const beats = setInterval(membership.beat, BEAT_MS)
+      const end = () => {
+        clearInterval(beats)
+        over.abort()
+      }
+      signal.addEventListener('abort', end, { once: true }) // also if nobody takes the next entry
       try {
         const start = await log.read(since)
         if (!start.isComplete) yield { entries: [], isReplay: true, hasGap: true }
         yield* log.follow(start, membership, { everyMs: CHECK_MS, alongside: async () => !signal.aborted })
       } finally {
-        clearInterval(beats)
-        over.abort()
+        end()
       }
     },
   }
