@@ -12,14 +12,14 @@ const hasRedis = Boolean(process.env['REDIS_URL'])
  * Redis changes their results, so `npm run test:redis` skips them.
  */
 const WITHOUT_REDIS = [
-  'test/{client,credentials,db,export,moderation,recommendations,removals,search,service-tokens}/**',
+  'test/{client,comments,credentials,db,export,feed,idempotency,moderation}/**',
+  'test/{notifications,recommendations,removals,search,service-tokens,webhooks}/**',
   'test/drills/{fuzz,matrix}.test.ts',
   'test/docs/openapi.test.ts',
   'test/http/{authorization,input,record}.test.ts',
   'test/monitoring/folded.test.ts',
   'test/redis/{bounded-map,memory,write-through}.test.ts',
   'test/trace.test.ts',
-  'test/webhooks/{circuit,filter,guard,lanes,retry,vault}.test.ts',
 ]
 
 // The suites that run in workerd: real D1 and queues, real Redis commands over HTTP.
