@@ -40,7 +40,7 @@ export function findOption(command: Command, wanted: string, start: number, valu
 
 const readOptions = { GROUP: 2, COUNT: 1, NOACK: 0, CLAIM: 1 }
 
-const wrongArity = (name: string): string => `ERR wrong number of arguments for '${name}' command`
+export const wrongArity = (name: string): string => `ERR wrong number of arguments for '${name}' command`
 
 /** The error text with which the emulator refuses `command`, if it does. `name` is the command's name in upper case. */
 export function commandError(name: string, command: Command): string | undefined {

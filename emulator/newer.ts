@@ -2,7 +2,7 @@
  * Commands and options of Redis 8 that Upstash has and older engines lack. Like the shims, each is one script: atomic. They use
  * `pcall` where the engine may refuse: an error of `call` would contain the script's name.
  */
-import { keyword } from './commands.ts'
+import { keyword, wrongArity } from './commands.ts'
 import { type Argument, type Command, Failure, textOf } from './resp.ts'
 
 /** Whether the engine has a command or a newer option: `XDELEX`, `SET IFEQ`, `BITOP ONE`. */
@@ -19,7 +19,7 @@ export const flagsOfNewer: Record<string, string[]> = {
 }
 
 const syntaxError = new Failure('ERR syntax error')
-const wrongNumber = (name: string) => new Failure(`ERR wrong number of arguments for '${name.toLowerCase()}' command`)
+const wrongNumber = (name: string) => new Failure(wrongArity(name.toLowerCase()))
 const evaluate = (script: string, keys: Argument[], ...args: Argument[]): Command => [
   'EVAL',
   script,

@@ -85,6 +85,10 @@ function keep<T>(name: string, create: () => T): T {
   return value
 }
 
+/** The circuit of a database in this isolate. Its first user decides on its policy. */
+const breakerOf = (url: string, failures = 5, coolDownMs = 5_000): Breaker =>
+  keep(`breaker ${url}`, () => createBreaker(failures, coolDownMs))
+
 /** A database, and how to wait for it. Times are in ms. */
 export interface ConnectOptions {
   url: string
@@ -116,8 +120,8 @@ export interface Connection {
  * Create one per request. The circuit and the latency are shared in the isolate, by URL.
  */
 export function connect(options: ConnectOptions): Connection {
-  const { url, token, timeoutMs = 250, maxTimeoutMs = SECOND_MS, breakerFailures = 5, coolDownMs = 5_000 } = options
-  const breaker = keep(`breaker ${url}`, () => createBreaker(breakerFailures, coolDownMs))
+  const { url, token, timeoutMs = 250, maxTimeoutMs = SECOND_MS, breakerFailures, coolDownMs } = options
+  const breaker = breakerOf(url, breakerFailures, coolDownMs)
   const latency = keep(`latency ${url}`, () => createLatency({ minMs: timeoutMs, maxMs: maxTimeoutMs }))
   const meter = newMeter()
   const state = () => breaker.state(Date.now())
@@ -541,7 +545,7 @@ const BEAT_MS = 15 * SECOND_MS
 /** A log that followers read live and resume: every entry once, in order, and a gap is reported. */
 export function createStream<T>(options: StreamOptions) {
   const { redis, name = 'stream', server, maxEntries = 5_000, ttlMs = DAY_MS, defer = atOnce } = options
-  const breaker = keep(`breaker ${server.url}`, () => createBreaker(5, 5_000))
+  const breaker = breakerOf(server.url)
   const join = createSharedSubscription(
     keep(`subscription ${server.url} ${name}`, newSharedSubscription<Message<T>>),
     createSubscribe(server, breaker, newMeter(), 5_000),

@@ -2,6 +2,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { and, eq, gt, lt, ne, or, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isPresent } from '../db/present.ts'
+import { removeSome } from '../db/remove.ts'
 import { credentialTokens, revocations, sessions, users } from '../db/schema.ts'
 import { invalidField, Problem } from '../errors.ts'
 import type { Listener } from '../events/dispatch.ts'
@@ -51,8 +52,8 @@ export interface CredentialsDependencies {
  * **An address belongs to the user who has confirmed it.** Until then it is `pendingEmail`, which any number of users may
  * name. So sign-up and a change of address answer the same whether an address is taken or not; the mail says which.
  *
- * Nobody learns from a request for a reset whether an address has an account: the request enqueues a message, whoever
- * asks, and the consumer of the queue does the rest.
+ * A request for a reset does not reveal whether an address has an account: it enqueues the same message for every
+ * address, and the consumer of the queue does the rest.
  */
 export function createCredentials(dependencies: CredentialsDependencies) {
   const { db, outbox, mail, messages, requirePassword, hashPassword, sendEnded, isCommon, mayMail } = dependencies
@@ -299,18 +300,12 @@ export function createCredentials(dependencies: CredentialsDependencies) {
     },
 
     /** Deletes at most `most` expired tokens. Returns how many. */
-    async purge(most: number, now: number): Promise<number> {
-      const expired = sql`(SELECT rowid FROM ${credentialTokens} WHERE ${lt(credentialTokens.expiresAt, now)} LIMIT ${most})`
-      const { meta } = await db.run(sql`DELETE FROM ${credentialTokens} WHERE rowid IN ${expired}`)
-      return meta.changes
-    },
+    purge: (most: number, now: number): Promise<number> =>
+      removeSome(db, credentialTokens, lt(credentialTokens.expiresAt, now), most),
 
     /** Deletes at most `most` tokens of a deleted user. Returns how many. Safe to repeat. */
-    async removeOf(userId: string, most: number): Promise<number> {
-      const owned = sql`(SELECT rowid FROM ${credentialTokens} WHERE ${credentialTokens.userId} = ${userId} LIMIT ${most})`
-      const { meta } = await db.run(sql`DELETE FROM ${credentialTokens} WHERE rowid IN ${owned}`)
-      return meta.changes
-    },
+    removeOf: (userId: string, most: number): Promise<number> =>
+      removeSome(db, credentialTokens, eq(credentialTokens.userId, userId), most),
   }
 }
 

@@ -1,6 +1,7 @@
 import { and, eq, isNull, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { removeSome } from '../db/remove.ts'
 import { idempotencyKeys } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { service } from '../service.ts'
@@ -87,21 +88,10 @@ export function createIdempotency(db: DrizzleD1Database) {
     },
 
     /** Deletes at most `most` keys of a deleted user. Returns how many. Safe to repeat. */
-    async removeOf(user: string, most: number): Promise<number> {
-      const owned = sql`(SELECT rowid FROM ${idempotencyKeys} WHERE ${userId} = ${user} LIMIT ${most})`
-      const removed = await db.run(sql`DELETE FROM ${idempotencyKeys} WHERE rowid IN ${owned}`)
-      return removed.meta.changes
-    },
+    removeOf: (user: string, most: number): Promise<number> => removeSome(db, idempotencyKeys, eq(userId, user), most),
 
     /** Deletes at most `most` keys older than a day. Returns how many. One D1 query. */
-    async purge(most: number, now = Date.now()): Promise<number> {
-      const old = db
-        .select({ rowid: sql`rowid` })
-        .from(idempotencyKeys)
-        .where(lt(createdAt, now - KEEP_MS))
-        .limit(most)
-      const purged = await db.run(sql`DELETE FROM ${idempotencyKeys} WHERE rowid IN ${old}`)
-      return purged.meta.changes
-    },
+    purge: (most: number, now = Date.now()): Promise<number> =>
+      removeSome(db, idempotencyKeys, lt(createdAt, now - KEEP_MS), most),
   }
 }

@@ -1,6 +1,6 @@
 import { sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
-import { removeOwned } from '../db/remove.ts'
+import { removeOwned, removeSome } from '../db/remove.ts'
 import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
 
 /**
@@ -13,9 +13,7 @@ const KEPT_MS = 30 * 86_400_000
 export async function purgeRemovedLikes(db: DrizzleD1Database, most: number, now: number): Promise<number> {
   let purged = 0
   for (const likes of [postLikes, commentLikes]) {
-    const old = sql`(SELECT rowid FROM ${likes} WHERE NOT is_liked AND changed_at < ${now - KEPT_MS} LIMIT ${most - purged})`
-    const { meta } = await db.run(sql`DELETE FROM ${likes} WHERE rowid IN ${old}`)
-    purged += meta.changes
+    purged += await removeSome(db, likes, sql`NOT is_liked AND changed_at < ${now - KEPT_MS}`, most - purged)
     if (purged >= most) break
   }
   return purged

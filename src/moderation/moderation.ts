@@ -1,6 +1,7 @@
 import { and, desc, eq, getTableColumns, isNull, lt, type SQL, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { SQLiteColumn, SQLiteTable } from 'drizzle-orm/sqlite-core'
+import { isOneOf } from '../db/remove.ts'
 import { comments, moderationLog, posts, reports, revocations, suspensions, takedowns, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
@@ -135,8 +136,7 @@ export function createModeration(
      * that was taken down. Returns how many. The log stays. Safe to repeat. One D1 batch, by indexes.
      */
     async removeOf(userId: string, most: number): Promise<number> {
-      const some = (table: SQLiteTable, owner: SQLiteColumn) =>
-        sql`rowid IN (SELECT rowid FROM ${table} WHERE ${owner} = ${userId} LIMIT ${most})`
+      const some = (table: SQLiteTable, owner: SQLiteColumn) => isOneOf(table, eq(owner, userId), most)
       const removed = await db.batch([
         db.delete(reports).where(some(reports, reports.reporterId)).returning({ id: reports.id }),
         db.delete(reports).where(some(reports, reports.subjectId)).returning({ id: reports.id }),

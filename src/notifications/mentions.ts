@@ -1,9 +1,9 @@
 import type { BatchItem } from 'drizzle-orm/batch'
-import { type SQL, sql } from 'drizzle-orm'
+import { eq, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { listOf } from '../db/list.ts'
 import { isBlocked } from '../db/relations.ts'
-import { removeOwned } from '../db/remove.ts'
+import { removeOwned, removeSome } from '../db/remove.ts'
 import { comments, mentions, posts, takedowns, users } from '../db/schema.ts'
 import { newId } from '../ids.ts'
 import { service } from '../service.ts'
@@ -97,10 +97,7 @@ export function createMentions(db: DrizzleD1Database) {
       removeOwned(db, [mentions, mentions.contentId], comments, id, most),
 
     /** Deletes at most `most` mentions of a deleted user. Returns how many. */
-    async removeOf(userId: string, most: number): Promise<number> {
-      const named = sql`(SELECT rowid FROM ${mentions} WHERE user_id = ${userId} LIMIT ${most})`
-      const { meta } = await db.run(sql`DELETE FROM ${mentions} WHERE rowid IN ${named}`)
-      return meta.changes
-    },
+    removeOf: (userId: string, most: number): Promise<number> =>
+      removeSome(db, mentions, eq(mentions.userId, userId), most),
   }
 }

@@ -2,6 +2,7 @@ import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
 import { isBlockedOrMuted } from '../db/relations.ts'
+import { removeSome } from '../db/remove.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { encodeTime } from 'ulid'
@@ -445,12 +446,11 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
 
     /** Deletes at most `most` notifications of a deleted user; with the last, the read mark and the inbox. Returns how many. Safe to repeat. */
     async removeOf(userId: string, most: number): Promise<number> {
-      const owned = sql`(SELECT rowid FROM ${notifications} WHERE user_id = ${userId} LIMIT ${most})`
-      const { meta } = await db.run(sql`DELETE FROM ${notifications} WHERE rowid IN ${owned}`)
-      if (meta.changes === most) return most
+      const removed = await removeSome(db, notifications, eq(notifications.userId, userId), most)
+      if (removed === most) return most
       await inboxes.drop([userId])
       await db.delete(notificationReads).where(eq(notificationReads.userId, userId))
-      return meta.changes
+      return removed
     },
 
     /**

@@ -19,41 +19,30 @@ const HIDES =
   'other, or is notified of the other. Follows between us end. What is hidden answers 404, for both of us. Likes and ' +
   'comments that exist stay, and count.'
 
+/** My own list of the users of one kind. */
+const relationList = (list: 'blocks' | 'mutes', id: string, summary: string) =>
+  new Hono<AppEnv>().get(
+    `/me/${list}`,
+    doc({
+      id,
+      tag,
+      summary,
+      answer: pageSchema(User),
+      sends: ['ETag'],
+      problems: ['invalid-request', 'not-signed-in'],
+    }),
+    admit('reads', { session: 'required' }),
+    valid('query', pageQuery('r')),
+    async (c) => {
+      const { limit, cursor } = c.req.valid('query')
+      const kind = list === 'blocks' ? 'block' : 'mute'
+      return answerCacheable(c, await c.var.use(relationsService).page(kind, c.var.userId, limit, cursor), () => [])
+    },
+  )
+
 export const relations = new Hono<AppEnv>()
-  .get(
-    '/me/blocks',
-    doc({
-      id: 'listBlocks',
-      tag,
-      summary: 'List the users whom I block, latest first',
-      answer: pageSchema(User),
-      sends: ['ETag'],
-      problems: ['invalid-request', 'not-signed-in'],
-    }),
-    admit('reads', { session: 'required' }),
-    valid('query', pageQuery('r')),
-    async (c) => {
-      const { limit, cursor } = c.req.valid('query')
-      return answerCacheable(c, await c.var.use(relationsService).page('block', c.var.userId, limit, cursor), () => [])
-    },
-  )
-  .get(
-    '/me/mutes',
-    doc({
-      id: 'listMutes',
-      tag,
-      summary: 'List the users whom I mute, latest first',
-      answer: pageSchema(User),
-      sends: ['ETag'],
-      problems: ['invalid-request', 'not-signed-in'],
-    }),
-    admit('reads', { session: 'required' }),
-    valid('query', pageQuery('r')),
-    async (c) => {
-      const { limit, cursor } = c.req.valid('query')
-      return answerCacheable(c, await c.var.use(relationsService).page('mute', c.var.userId, limit, cursor), () => [])
-    },
-  )
+  .route('/', relationList('blocks', 'listBlocks', 'List the users whom I block, latest first'))
+  .route('/', relationList('mutes', 'listMutes', 'List the users whom I mute, latest first'))
   .put(
     '/:id/block',
     doc({

@@ -5,6 +5,7 @@ import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
 import { relationsJson } from '../db/relations.ts'
+import { removeSome } from '../db/remove.ts'
 import { removals, revocations, sessions, signInSources, suspensions, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -137,7 +138,7 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
 
     /**
      * Creates an account and returns its id. Throws `taken` if somebody has the username. The email address is pending until
-     * its owner confirms it, so nothing tells whether an account has it already. One D1 batch: a repeated request finds the
+     * its owner confirms it, so nothing shows whether an account has it already. One D1 batch: a repeated request finds the
      * username taken.
      */
     async signUp({ username, email, password, displayName }: NewAccount, now = Date.now()): Promise<string> {
@@ -338,9 +339,8 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
       await Promise.all(begun.map(({ id }) => store.end(id)))
       const ids = listOf(begun.map(({ id }) => id))
       await db.delete(sessions).where(sql`${sessions.id} IN ${ids}`)
-      const sources = sql`(SELECT rowid FROM ${signInSources} WHERE ${signInSources.userId} = ${userId} LIMIT ${most})`
-      const { meta } = await db.run(sql`DELETE FROM ${signInSources} WHERE rowid IN ${sources}`)
-      if (begun.length === most || meta.changes === most) return ROWS_LEFT
+      const sources = await removeSome(db, signInSources, eq(signInSources.userId, userId), most)
+      if (begun.length === most || sources === most) return ROWS_LEFT
       // D1 has no session of the user any more, so nothing has to be compared with the epoch.
       await db.delete(revocations).where(eq(revocations.subjectId, userId))
       await store.forget(userId)
@@ -401,11 +401,8 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
     },
 
     /** Deletes at most `most` networks without a sign-in for 90 days. Returns how many. */
-    async purgeSources(most: number, now = Date.now()): Promise<number> {
-      const due = sql`(SELECT rowid FROM ${signInSources} WHERE ${signInSources.seenAt} < ${now - SOURCE_MS} LIMIT ${most})`
-      const purged = await db.run(sql`DELETE FROM ${signInSources} WHERE rowid IN ${due}`)
-      return purged.meta.changes
-    },
+    purgeSources: (most: number, now = Date.now()): Promise<number> =>
+      removeSome(db, signInSources, lt(signInSources.seenAt, now - SOURCE_MS), most),
   }
 }
 
