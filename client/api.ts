@@ -1422,7 +1422,7 @@ export interface MemberApi {
   /**
    * Ask for a password reset: `POST /v1/password-resets`.
    *
-   * Mails a link to this address, if an account has it. The link works once, for 30 minutes. Neither the answer nor its time tells whether there is such an account. Repeating the request sends another link. Without Redis: 503.
+   * Mails a link to this address, if an account has it. The link works once, for 30 minutes. Neither the answer nor its time shows whether an account has the address. Repeating the request sends another link. Without Redis: 503.
    *
    * @throws {Problem} `invalid-request`, `cross-site`, `unsupported-media-type`
    */
@@ -1446,7 +1446,7 @@ export interface MemberApi {
   /**
    * Ask to confirm my email address: `POST /v1/email-verifications`.
    *
-   * Mails a link to my address that is not confirmed yet. With `email` and `password`, to another address, which replaces mine once it is confirmed. The answer does not tell whether another account has the address; the mail does. Repeating the request sends another link.
+   * Mails a link to my address, if it is not confirmed yet. With `email` and `password`: to this address, which replaces mine once I confirm it. Whether another account has the address is not in the answer, only in the mail. Repeating the request sends another link.
    *
    * @throws {Problem} `invalid-request`, `not-signed-in`, `wrong-password`, `cross-site`, `unsupported-media-type`
    */

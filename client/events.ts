@@ -27,7 +27,7 @@ export interface CloudEvent<Type extends string = string, Data = Record<string, 
 /** A channel of the API, or of a back end. */
 export type Channel = keyof ChannelEvents | `custom_${string}`
 
-/** The events of a channel. `type` tells those of one channel apart. */
+/** The events of a channel. A `switch` over `type` distinguishes those of one channel. */
 export type EventOf<C extends Channel> = C extends keyof ChannelEvents
   ? { [T in ChannelEvents[C]]: CloudEvent<T, EventData[T], C> }[ChannelEvents[C]]
   : CloudEvent<string, Record<string, unknown>, C>
@@ -38,7 +38,7 @@ export type ApiEvent = EventOf<keyof ChannelEvents>
 /** The stream cannot continue where it ended. Load your data again: events may be missing. */
 export interface Reset {
   type: 'reset'
-  /** Absent. On channels of back ends, whose events have any type, this tells a reset from an event. */
+  /** Always absent: an event of a back end may have any type, but it has a channel, and a reset has none. */
   data?: undefined
 }
 

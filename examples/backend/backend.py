@@ -1,5 +1,5 @@
 """
-A back end that tells threads-edge what changed, as a Django app does with `post_save` and `transaction.on_commit`.
+A back end that publishes to threads-edge what changed, as a Django app does with `post_save` and `transaction.on_commit`.
 
 It has orders of its own, of which it publishes events, and profiles, whose caches it invalidates. Both go through an outbox:
 the row that says what to send is in the transaction of the change. So nothing is sent for a change that did not happen, and

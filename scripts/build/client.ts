@@ -139,7 +139,7 @@ function inputOf(
   ]
   if (requestBody && !body?.properties) throw new Error(`The body of ${at} has no fields that the client can name`)
   if (requestBody && parameters.some((parameter) => parameter.in === 'query')) {
-    throw new Error(`${at} has both a body and a query: the client cannot tell their fields apart`)
+    throw new Error(`${at} has both a body and a query: the client cannot separate their fields`)
   }
   for (const { name, isRequired, schema } of fields) {
     if (name in properties) throw new Error(`${at} has two inputs named ${name}`)

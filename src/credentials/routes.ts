@@ -51,7 +51,7 @@ export const passwordResets = new Hono<AppEnv>()
       summary: 'Ask for a password reset',
       description:
         'Mails a link to this address, if an account has it. The link works once, for 30 minutes. Neither the answer nor ' +
-        'its time tells whether there is such an account. Repeating the request sends another link. Without Redis: 503.',
+        'its time shows whether an account has the address. Repeating the request sends another link. Without Redis: 503.',
       answer: Accepted,
       status: 202,
       problems: ['invalid-request', 'malformed-json', 'unsupported-media-type', 'unavailable'],
@@ -101,9 +101,9 @@ export const emailVerifications = new Hono<AppEnv>()
       tag,
       summary: 'Ask to confirm my email address',
       description:
-        'Mails a link to my address that is not confirmed yet. With `email` and `password`, to another address, which ' +
-        'replaces mine once it is confirmed. The answer does not tell whether another account has the address; the mail ' +
-        'does. Repeating the request sends another link.',
+        'Mails a link to my address, if it is not confirmed yet. With `email` and `password`: to this address, which ' +
+        'replaces mine once I confirm it. Whether another account has the address is not in the answer, only in the ' +
+        'mail. Repeating the request sends another link.',
       answer: Accepted,
       status: 202,
       problems: [

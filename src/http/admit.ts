@@ -209,7 +209,7 @@ export function admit<R extends SessionRule>(
 
 /**
  * Admits a request by the first script of its work, which then carries the checks of the session, of blocks and of the
- * limit. Where Redis cannot tell, D1 can. Without Redis the policy says what becomes of requests that nobody counts; the
+ * limit. What Redis does not know, D1 decides. Without Redis the policy says what becomes of requests that nobody counts; the
  * script runs alone.
  */
 function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, claims: Claims | undefined) {
@@ -233,7 +233,7 @@ function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, cla
     c.var.defer(() => service.remember(contentId, authorIds).catch(() => {})) // else D1 answers the next time too
   }
 
-  /** A check that a script carries: its guard, and what decides where the guard cannot tell. */
+  /** A check that a script carries: its guard, and what decides where the guard cannot. */
   interface Check {
     guard: Guard
     /** Throws, or returns the checks that are left. */

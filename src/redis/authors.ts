@@ -3,7 +3,7 @@ import type { Guard } from './script.ts'
 
 /**
  * Whether a script may write to a content: KEYS: the user's state, authors. The state is JSON with the list `hidden`, or
- * null for too many. Returns 1; or 0 and whether an author is hidden (1) or Redis cannot tell (0).
+ * null for too many. Returns 1; or 0 and whether an author is hidden (1) or Redis does not know (0).
  */
 const GUARD = `#!lua flags=allow-key-locking
 local hidden = string.match(HELD[1] or '', '"hidden":(%b[])')

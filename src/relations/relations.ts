@@ -248,7 +248,7 @@ export function createRelations(
     guard: (userId: string, contentId: string): Guard => authors.guard(userId, contentId),
 
     /**
-     * Throws `not-found` if a block hides a content from `userId`, or it does not exist. For what the guard could not tell.
+     * Throws `not-found` if a block hides a content from `userId`, or it does not exist. For what the guard could not decide.
      * One D1 query. Returns the authors; give them to `remember` after the answer, so that the guard knows them.
      */
     async requireVisible(userId: string, contentId: string): Promise<string[]> {
