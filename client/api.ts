@@ -500,9 +500,9 @@ export interface ModerationLogEntry {
   id: string
   /** What the moderator did. */
   action: "take-down" | "restore" | "suspend" | "reinstate" | "dismiss-reports" | "act-on-reports"
-  /** What it is about. */
+  /** What it is about. `u_deleted`: a user who has deleted the account. */
   subjectId: string
-  /** Why. The log keeps it. */
+  /** Why. Empty once the user has deleted the account. */
   note: string
   /** The service token that acted: `st_…`, or `root`. */
   tokenId: string

@@ -4,8 +4,9 @@
  */
 import { randomInt } from 'node:crypto'
 import { RedisServerState, Resp2Server, createRedisCommandExecutor } from 'js-redis-server/core'
-import { commandError, keyword, unavailable, withoutDatabase } from './commands.ts'
+import { commandError, keyword, unavailable, withoutDatabase, wrongArity } from './commands.ts'
 import type { Eviction } from './control.ts'
+import { createDigest, type Digest, digestCondition, writeIf } from './digest.ts'
 import {
   type Address,
   type Command,
@@ -37,6 +38,7 @@ interface Abilities {
   /** Whether `XADD` takes `MAXLEN` and `MINID`. */
   trims: boolean
   has: HasCommand
+  digestOf: Digest
 }
 
 type Dial = (database: number, events?: Parameters<typeof connect>[2]) => Promise<Connection>
@@ -116,6 +118,7 @@ export async function startEngine(redisUrl: string | undefined): Promise<Engine>
     ]),
     readScript: createScriptReader(!(shebang instanceof Failure)),
     trims: !(trimmed instanceof Failure),
+    digestOf: await createDigest(),
   }
   let opened = 0
 
@@ -203,7 +206,8 @@ export interface Listener<Event> {
   onEnd: (error: Error) => void
 }
 
-async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript, trims, has }: Abilities) {
+async function openKeyspace(dial: Dial, database: number, abilities: Abilities) {
+  const { flagsOf, readScript, trims, has, digestOf } = abilities
   /** How many subscribers each pattern has. The engine's `PUBSUB NUMPAT` counts the patterns of all keyspaces. */
   const patterns = new Map<string, number>()
   /** From the SHA the client knows to the SHA the engine knows. */
@@ -294,6 +298,9 @@ async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript,
     }
   }
 
+  /** The condition of a command that compares a digest, where the engine cannot. */
+  const conditionOf = (command: Command) => (has('DIGEST') ? undefined : digestCondition(command))
+
   function planTrim(command: Command): Plan {
     const shim = trims ? undefined : trimExactly(command)
     return shim instanceof Failure ? { answer: shim } : { send: shim ?? command }
@@ -329,6 +336,13 @@ async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript,
         return planTrim(command)
       case 'CLIENT': // SETINFO names a connection, and a request has none
         return { answer: new Status('OK') }
+      case 'DIGEST':
+        if (has(name)) return { send: command }
+        if (command.length !== 2) return { answer: new Failure(wrongArity('digest')) }
+        return {
+          send: ['GET', command[1] ?? ''],
+          reply: (value) => (Buffer.isBuffer(value) ? Buffer.from(digestOf(value)) : value),
+        }
       case 'COPY': // each keyspace is the only database of its token
         return { send: withoutDatabase(command) }
       default: {
@@ -385,9 +399,21 @@ async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript,
     async run(commands: readonly Command[]): Promise<Reply[]> {
       const engine = await connected()
       notifyMonitors(commands)
-      const plans = commands.map(plan)
-      const replies = await engine.send(sendable(plans))
-      return finish(commands, plans, replies)
+      const runAll = async (some: readonly Command[]) => {
+        const plans = some.map(plan)
+        return finish(some, plans, await engine.send(sendable(plans)))
+      }
+      const conditions = commands.map(conditionOf)
+      if (!conditions.some(Boolean)) return runAll(commands)
+      const replies: Reply[] = []
+      for (const [i, command] of commands.entries()) {
+        const condition = conditions[i]
+        const send = async (one: Command) => (await engine.send([one]))[0] ?? null
+        if (condition instanceof Failure) replies.push(condition)
+        else if (condition) replies.push(await writeIf(condition, digestOf, send))
+        else replies.push(...(await runAll([command])))
+      }
+      return replies
     },
 
     /** Runs commands as one transaction: one reply each, or one failure if none ran. */
@@ -395,6 +421,7 @@ async function openKeyspace(dial: Dial, database: number, { flagsOf, readScript,
       const engine = await connected()
       const error = commands.map((command) => commandError(keyword(command, 0), command)).find(Boolean)
       if (error !== undefined) return new Failure(error)
+      if (commands.some(conditionOf)) return new Failure('ERR emulator: IFDEQ and IFDNE do not work in a transaction')
       notifyMonitors(commands)
       const plans = commands.map(plan)
       const executed = (await engine.send([['MULTI'], ...sendable(plans), ['EXEC']])).at(-1)

@@ -11,6 +11,7 @@ export type HasCommand = (name: string) => boolean
 /** What the engine would say of these commands. */
 export const flagsOfNewer: Record<string, string[]> = {
   delex: ['write'],
+  digest: ['readonly'],
   hgetdel: ['write'],
   hgetex: ['write'],
   hsetex: ['write', 'denyoom'],

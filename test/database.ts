@@ -80,7 +80,7 @@ export function meteredDatabase(matches = /./) {
     const proxy = new Proxy(statement, {
       get(target, name) {
         if (name === 'bind') return (...values: unknown[]) => watch(target.bind(...values), sql)
-        // `raw` and `first` tell no figures.
+        // `raw` and `first` return no figures.
         const run = async () => {
           const result = await target.all()
           if (matches.test(sql)) count(result)

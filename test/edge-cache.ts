@@ -31,7 +31,7 @@ const variantOf = ({ headers }: Asked, answer: Response): string =>
 /**
  * A Worker behind a shared cache, which is what Miniflare lacks of Workers Cache: the rules of RFC 9111 (`Cache-Control`,
  * `Vary`, `stale-while-revalidate`) as `http-cache-semantics` has them, one entry per path and query, and purges by
- * `Cache-Tag`. It tells what it did as `Cf-Cache-Status`. It leaves out tiers, and collapses no requests.
+ * `Cache-Tag`. It reports what it did as `Cf-Cache-Status`. It leaves out tiers, and collapses no requests.
  */
 export function newCachedEdge(bindings: Record<string, unknown> = {}, token?: string) {
   /** By path, then by variant. */

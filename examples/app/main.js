@@ -1,6 +1,18 @@
 // @ts-check
 import { createClient, Problem } from './client.js'
-import { avatarOf, byId, element, marked, notice, notificationCard, postCard, showCounts, userCard } from './view.js'
+import {
+  avatarOf,
+  byId,
+  element,
+  listedUser,
+  marked,
+  notice,
+  notificationCard,
+  postCard,
+  showCounts,
+  userCard,
+  userMenu,
+} from './view.js'
 
 /** @import { OwnUser, Post, User } from './client.js' */
 
@@ -10,6 +22,8 @@ const ME = 'example-user'
 /** Each tab is a device: a user goes offline with the last one. */
 const deviceId = crypto.randomUUID()
 const HEARTBEAT_MS = 120_000
+/** A block has an event only for the user who makes it. The page of the other one finds out by asking. */
+const CHECK_MS = 20_000
 /** Events come in bursts. What they change is loaded once. */
 const SETTLE_MS = 500
 
@@ -19,6 +33,8 @@ let me
 const posts = new Map()
 /** @type {Map<string, User>} */
 const users = new Map()
+/** Whom I mute. @type {Set<string>} */
+const muted = new Set()
 /** The posts that appeared since. @type {Post[]} */
 let fresh = []
 /** Ends the loading of the view before. */
@@ -28,6 +44,7 @@ let more = async () => {}
 
 const content = byId('content')
 const dialog = /** @type {HTMLDialogElement} */ (byId('sign-in'))
+const deletion = /** @type {HTMLDialogElement} */ (byId('deletion'))
 
 // Who is signed in
 
@@ -47,11 +64,17 @@ function signedIn(user) {
   showAccount()
   void beat()
   void showUnread()
+  void act(loadMutes())
+}
+
+async function loadMutes() {
+  for await (const { id } of api.listMutes({ limit: 100 })) muted.add(id)
 }
 
 function signedOut() {
   if (!me) return
   me = undefined
+  muted.clear()
   localStorage.removeItem(ME)
   showAccount()
   follow() // as a stranger
@@ -60,12 +83,12 @@ function signedOut() {
 
 function showAccount() {
   const button = element('button', { type: 'button', class: me ? 'quiet' : 'primary' }, me ? 'Sign out' : 'Sign in')
-  button.addEventListener('click', () => (me ? void act(leave()) : dialog.showModal()))
+  button.addEventListener('click', () => (me ? void act(signOut()) : dialog.showModal()))
   byId('account').replaceChildren(...(me ? [element('span', { class: 'account-name' }, me.displayName)] : []), button)
   for (const link of document.querySelectorAll('[data-member]')) link.toggleAttribute('hidden', !me)
 }
 
-async function leave() {
+async function signOut() {
   await api.goOffline({ deviceId }).catch(() => {}) // after five minutes of silence it is so anyway
   await api.signOut()
 }
@@ -84,19 +107,24 @@ const views = {
     await showPosts(items, signal)
   },
   async following(signal) {
-    /** @param {string} [cursor] */
-    async function load(cursor) {
-      const page = await api.listFeed({ limit: 20, ...(cursor === undefined ? {} : { cursor }) }, { signal })
-      await showPosts(page.items, signal)
-      const { nextCursor } = page
-      more = async () => load(nextCursor ?? undefined)
-      byId('more').hidden = nextCursor === null
-    }
-    await load()
+    await showPages((page) => api.listFeed(page, { signal }), signal)
     if (posts.size === 0) content.append(notice('You follow nobody who has written a post.'))
   },
+  async user(signal) {
+    const id = inAddress('id')
+    const { items } = await api.getUsers({ ids: [id] }, { signal })
+    const [user] = items
+    if (!user) {
+      content.append(notice('There is no such user.'))
+      return
+    }
+    users.set(id, user)
+    byId('title').textContent = user.displayName
+    content.append(userCard(user, [user.displayName], [user.bio], menuOf(user)))
+    await showPages((page) => api.listUserPosts({ id, ...page }, { signal }), signal)
+  },
   async search(signal) {
-    const q = queryOfView()
+    const q = inAddress('q')
     const [found, people] = await Promise.all([
       api.search({ q, limit: 20 }, { signal }),
       api.search({ q, type: 'users', limit: 5 }, { signal }),
@@ -104,7 +132,7 @@ const views = {
     for (const result of people.items) {
       if (!('user' in result)) continue
       const { displayName, bio } = result.snippets
-      content.append(userCard(result.user, marked(displayName), marked(bio)))
+      content.append(userCard(result.user, marked(displayName), marked(bio), menuOf(result.user)))
     }
     const results = found.items.flatMap((result) => ('post' in result ? [result] : []))
     await loadUsers(results.map(({ post }) => post.authorId))
@@ -123,30 +151,78 @@ const views = {
     if (newest) await api.markNotificationsRead({ until: newest.id }, { signal })
     showCount(0)
   },
+  async account(signal) {
+    await Promise.all([
+      showList('blocks', api.listBlocks({ limit: 100 }, { signal }), 'Unblock', ({ id }) => api.unblockUser({ id })),
+      showList('mutes', api.listMutes({ limit: 100 }, { signal }), 'Unmute', async ({ id }) => {
+        await api.unmuteUser({ id })
+        muted.delete(id)
+      }),
+    ])
+  },
+}
+
+/**
+ * Shows a list of users, as its pages arrive.
+ *
+ * @param {'blocks' | 'mutes'} name
+ * @param {AsyncIterable<User>} list
+ * @param {string} deed
+ * @param {(user: User) => Promise<unknown>} remove
+ */
+async function showList(name, list, deed, remove) {
+  const place = byId(name)
+  place.replaceChildren()
+  for await (const user of list) {
+    const shown = listedUser(user, deed, () => void act(remove(user).then(() => shown.remove())))
+    place.append(shown)
+  }
+}
+
+/**
+ * Shows the first page of posts, and offers the next one.
+ *
+ * @param {(page: { limit: number, cursor?: string }) => Promise<{ items: Post[], nextCursor: string | null }>} list
+ * @param {AbortSignal} signal
+ */
+async function showPages(list, signal) {
+  /** @param {string} [cursor] */
+  async function load(cursor) {
+    const { items, nextCursor } = await list({ limit: 20, ...(cursor === undefined ? {} : { cursor }) })
+    await showPosts(items, signal)
+    if (signal.aborted) return
+    more = async () => load(nextCursor ?? undefined)
+    byId('more').hidden = nextCursor === null
+  }
+  await load()
 }
 
 const TITLES = /** @type {Record<string, string>} */ ({
   hot: 'Hot',
   following: 'Following',
   notifications: 'Notifications',
+  account: 'Account',
+  user: 'Profile',
 })
 
 const viewName = () => /^#\/(\w+)/.exec(location.hash)?.[1] ?? 'hot'
-const queryOfView = () => new URLSearchParams(location.hash.split('?')[1]).get('q') ?? ''
+/** @param {string} name */
+const inAddress = (name) => new URLSearchParams(location.hash.split('?')[1]).get(name) ?? ''
 
 /** Shows the view that the address names. */
 function show() {
   leaving.abort()
   leaving = new AbortController()
   const { signal } = leaving
-  const isForMembers = ['following', 'notifications'].includes(viewName())
+  const isForMembers = ['following', 'notifications', 'account'].includes(viewName())
   const name = isForMembers && !me ? 'hot' : viewName()
   for (const link of document.querySelectorAll('nav a')) {
     if (link.getAttribute('data-view') === name) link.setAttribute('aria-current', 'page')
     else link.removeAttribute('aria-current')
   }
-  byId('title').textContent = name === 'search' ? `Search: ${queryOfView()}` : (TITLES[name] ?? 'Hot')
-  byId('compose').hidden = !me || name === 'search' || name === 'notifications'
+  byId('title').textContent = name === 'search' ? `Search: ${inAddress('q')}` : (TITLES[name] ?? 'Hot')
+  byId('compose').hidden = !me || !['hot', 'following'].includes(name)
+  byId('settings').hidden = name !== 'account'
   byId('more').hidden = true
   posts.clear()
   showFresh([])
@@ -187,7 +263,50 @@ function append(post, text = [post.text], place = /** @type {'append' | 'prepend
   const author = users.get(post.authorId)
   if (!author || posts.has(post.id)) return
   posts.set(post.id, post)
-  content[place](postCard(post, author, text, () => void like(post.id)))
+  content[place](postCard(post, author, text, () => void like(post.id), menuOf(author)))
+}
+
+/** @param {User} user */
+function menuOf(user) {
+  if (!me || user.id === me.id) return []
+  const isMuted = muted.has(user.id)
+  return [
+    userMenu(user, {
+      [`${isMuted ? 'Unmute' : 'Mute'} @${user.username}`]: () => void act(mute(user, !isMuted)),
+      [`Block @${user.username}`]: () => void act(api.blockUser({ id: user.id }).then(() => hide(user.id))),
+    }),
+  ]
+}
+
+/** @param {User} user @param {boolean} shouldMute */
+async function mute({ id }, shouldMute) {
+  await (shouldMute ? api.muteUser({ id }) : api.unmuteUser({ id }))
+  if (shouldMute) muted.add(id)
+  else muted.delete(id)
+  show()
+}
+
+/** Takes a user off the page, with everything by this user. @param {string} id */
+function hide(id) {
+  users.delete(id)
+  for (const shown of document.querySelectorAll(`[data-user="${CSS.escape(id)}"]`)) shown.remove()
+  for (const post of posts.values()) if (post.authorId === id) posts.delete(post.id)
+  showFresh(fresh.filter(({ authorId }) => authorId !== id))
+  byId('online-count').textContent = String(byId('online').childElementCount)
+  if (viewName() === 'user' && inAddress('id') === id) show()
+}
+
+/** Takes the users off the page who are hidden or deleted by now. One request per hundred users. */
+async function checkUsers() {
+  if (!me || document.hidden) return
+  const shown = [...document.querySelectorAll('[data-user]')].map((at) => at.getAttribute('data-user') ?? '')
+  const ids = [...new Set(shown)]
+  for (let from = 0; from < ids.length; from += 100) {
+    const asked = ids.slice(from, from + 100)
+    const { items } = await api.getUsers({ ids: asked })
+    const found = new Set(items.map(({ id }) => id))
+    for (const id of asked) if (!found.has(id)) hide(id)
+  }
 }
 
 const cardOf = (/** @type {string} */ id) => content.querySelector(`[data-post="${CSS.escape(id)}"]`)
@@ -285,7 +404,13 @@ async function watch(signal) {
     if (signal.aborted) return
     byId('state').textContent = state === 'open' ? 'Live' : 'Connecting again …'
   }
-  const channels = /** @type {const} */ (['post_events', 'counter_events', 'user_events', 'comment_events'])
+  const channels = /** @type {const} */ ([
+    'post_events',
+    'counter_events',
+    'user_events',
+    'comment_events',
+    'relation_events',
+  ])
   for await (const event of api.events(channels, { signal, onState })) {
     switch (event.type) {
       case 'reset':
@@ -316,6 +441,21 @@ async function watch(signal) {
         break
       case 'user_updated':
         users.delete(event.data.userId) // loaded again when it is needed
+        break
+      case 'user_deleted':
+        hide(event.data.userId)
+        break
+      case 'user_blocked': // by me, perhaps on another device
+        hide(event.data.otherId)
+        break
+      case 'user_unblocked':
+        soon(showOnline)
+        break
+      case 'user_muted':
+        muted.add(event.data.otherId)
+        break
+      case 'user_unmuted':
+        muted.delete(event.data.otherId)
         break
       default:
         soon(showUnread)
@@ -398,7 +538,50 @@ onSubmit(/** @type {HTMLFormElement} */ (dialog.querySelector('form')), async (f
   follow() // with what this user may see
   show()
 })
-byId('cancel').addEventListener('click', () => dialog.close())
+for (const button of document.querySelectorAll('dialog .cancel')) {
+  button.addEventListener('click', () => button.closest('dialog')?.close())
+}
+
+const password = /** @type {HTMLFormElement} */ (byId('password'))
+onSubmit(password, async (field) => {
+  const done = password.querySelector('[role=status]')
+  done?.replaceChildren()
+  await api.changePassword({ password: field('password'), newPassword: field('newPassword') })
+  done?.replaceChildren('Changed. Your other devices are signed out.')
+})
+
+byId('export').addEventListener('click', () => void act(download()))
+
+/** Saves the export of the account as a file. */
+async function download() {
+  const parts = []
+  /** @type {string | null | undefined} */
+  let cursor
+  while (cursor !== null) {
+    const part = await api.exportAccount(cursor === undefined ? {} : { cursor })
+    parts.push(part)
+    cursor = endOf(new TextDecoder().decode(part))
+  }
+  const url = URL.createObjectURL(new Blob(parts, { type: 'application/x-ndjson' }))
+  element('a', { href: url, download: 'account.jsonl' }).click()
+  setTimeout(() => URL.revokeObjectURL(url), 60_000) // the browser has begun to save it by then
+}
+
+/** Where an export continues; null: it is complete. Throws if it broke off. @param {string} lines */
+function endOf(lines) {
+  const last = /** @type {{ kind: string, next: string | null }} */ (
+    JSON.parse(lines.trimEnd().split('\n').at(-1) ?? '')
+  )
+  if (last.kind !== 'end') throw new Error('The export broke off')
+  return last.next
+}
+
+byId('leave').addEventListener('click', () => deletion.showModal())
+onSubmit(/** @type {HTMLFormElement} */ (deletion.querySelector('form')), async (field) => {
+  await api.deleteAccount({ password: field('password') })
+  deletion.close()
+  location.hash = '#/'
+})
 
 addEventListener('hashchange', show)
 addEventListener('pagehide', () => {
@@ -407,6 +590,7 @@ addEventListener('pagehide', () => {
 addEventListener('pageshow', ({ persisted }) => persisted && void beat()) // back from the cache of pages
 
 setInterval(() => void beat(), HEARTBEAT_MS)
+setInterval(() => void act(checkUsers()), CHECK_MS)
 showAccount()
 await act(restore())
 follow()

@@ -44,15 +44,42 @@ function timeOf(at) {
   return element('time', { datetime: at, class: 'faint', title: new Date(at).toLocaleString() }, text)
 }
 
-/** @param {User} user @param {string} at */
-const byLine = (user, at) =>
+/** @param {User} user @param {Node[]} rest @param {(Node | string)[]} name */
+const byLine = (user, rest, name = [user.displayName]) =>
   element(
     'div',
     { class: 'by' },
-    element('strong', {}, user.displayName),
+    element('a', { href: `#/user?${new URLSearchParams({ id: user.id })}` }, element('strong', {}, ...name)),
     element('span', { class: 'faint' }, `@${user.username}`),
-    timeOf(at),
+    ...rest,
   )
+
+/**
+ * What the user can do about another one.
+ *
+ * @param {User} user
+ * @param {Record<string, () => void>} deeds
+ */
+export function userMenu(user, deeds) {
+  const buttons = Object.entries(deeds).map(([label, run]) => {
+    const button = element('button', { type: 'button' }, label)
+    button.addEventListener('click', () => {
+      menu.open = false
+      run()
+    })
+    return button
+  })
+  const menu = element(
+    'details',
+    { class: 'menu' },
+    element('summary', { 'aria-label': `More about ${user.displayName}` }, '⋯'),
+    element('div', {}, ...buttons),
+  )
+  menu.addEventListener('focusout', ({ relatedTarget }) => {
+    if (relatedTarget instanceof Node && !menu.contains(relatedTarget)) menu.open = false
+  })
+  return menu
+}
 
 /** @typedef {{ text: string, isMatch: boolean }[]} Snippet */
 
@@ -66,23 +93,25 @@ export const marked = (snippet) =>
  * @param {Post} post
  * @param {User} author
  * @param {(Node | string)[]} text
- * @param {(button: HTMLButtonElement) => void} onLike
+ * @param {() => void} onLike
+ * @param {Node[]} menu
  */
-export function postCard(post, author, text, onLike) {
+export function postCard(post, author, text, onLike, menu) {
   const like = element('button', { type: 'button', class: 'like' })
-  like.addEventListener('click', () => onLike(like))
+  like.addEventListener('click', onLike)
   const comments = element('span', { class: 'faint comments' })
   const card = element(
     'article',
-    { 'data-post': post.id, 'aria-label': `Post by ${author.displayName}` },
+    { 'data-post': post.id, 'data-user': author.id, 'aria-label': `Post by ${author.displayName}` },
     avatarOf(author),
     element(
       'div',
       {},
-      byLine(author, post.createdAt),
+      byLine(author, [timeOf(post.createdAt)]),
       element('p', { class: 'text' }, ...text),
       element('div', { class: 'actions' }, like, comments),
     ),
+    ...menu,
   )
   showCounts(card, post)
   return card
@@ -98,24 +127,29 @@ export function showCounts(card, { likesCount, commentsCount, likedByMe = false 
   comments?.replaceChildren(`${commentsCount} ${commentsCount === 1 ? 'comment' : 'comments'}`)
 }
 
-/** @param {User} user @param {(Node | string)[]} name @param {(Node | string)[]} about */
-export const userCard = (user, name, about) =>
+/** @param {User} user @param {(Node | string)[]} name @param {(Node | string)[]} about @param {Node[]} menu */
+export const userCard = (user, name, about, menu) =>
   element(
     'article',
-    { 'aria-label': user.displayName },
+    { 'data-user': user.id, 'aria-label': user.displayName },
     avatarOf(user),
-    element(
-      'div',
-      {},
-      element(
-        'div',
-        { class: 'by' },
-        element('strong', {}, ...name),
-        element('span', { class: 'faint' }, `@${user.username}`),
-      ),
-      element('p', { class: 'text' }, ...about),
-    ),
+    element('div', {}, byLine(user, [], name), element('p', { class: 'text' }, ...about)),
+    ...menu,
   )
+
+/**
+ * A user in a list, with a way to take the user off it.
+ *
+ * @param {User} user
+ * @param {string} deed
+ * @param {() => void} onClick
+ */
+export function listedUser(user, deed, onClick) {
+  const button = element('button', { type: 'button', class: 'quiet' }, deed)
+  button.setAttribute('aria-label', `${deed} ${user.displayName}`)
+  button.addEventListener('click', onClick)
+  return element('li', {}, avatarOf(user), element('span', {}, user.displayName), button)
+}
 
 const DEEDS = {
   post: 'wrote a post',
@@ -132,9 +166,9 @@ export function notificationCard({ type, actorsCount, commentId, createdAt, isRe
   const deed = type === 'like' ? `${DEEDS.like} ${commentId ? 'comment' : 'post'}` : DEEDS[type]
   return element(
     'article',
-    { class: isRead ? '' : 'unread' },
+    { class: isRead ? '' : 'unread', 'data-user': actor.id },
     avatarOf(actor),
-    element('div', {}, byLine(actor, createdAt), element('p', { class: 'text' }, `${others}${deed}`)),
+    element('div', {}, byLine(actor, [timeOf(createdAt)]), element('p', { class: 'text' }, `${others}${deed}`)),
   )
 }
 

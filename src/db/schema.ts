@@ -458,19 +458,24 @@ export const suspensions = sqliteTable('suspensions', {
 })
 
 /** What moderators did, and with which service token. Nothing removes a row. */
-export const moderationLog = sqliteTable('moderation_log', {
-  /** `ml_` + ULID. */
-  id: text().primaryKey(),
-  action: text({
-    enum: ['take-down', 'restore', 'suspend', 'reinstate', 'dismiss-reports', 'act-on-reports'],
-  }).notNull(),
-  subjectId: text('subject_id').notNull(),
-  note: text().notNull(),
-  tokenId: text('token_id').notNull(),
-  /** Its name at that time. */
-  tokenName: text('token_name').notNull(),
-  createdAt: integer('created_at').notNull(),
-})
+export const moderationLog = sqliteTable(
+  'moderation_log',
+  {
+    /** `ml_` + ULID. */
+    id: text().primaryKey(),
+    action: text({
+      enum: ['take-down', 'restore', 'suspend', 'reinstate', 'dismiss-reports', 'act-on-reports'],
+    }).notNull(),
+    /** `u_deleted`: a user who has deleted the account. */
+    subjectId: text('subject_id').notNull(),
+    note: text().notNull(),
+    tokenId: text('token_id').notNull(),
+    /** Its name at that time. */
+    tokenName: text('token_name').notNull(),
+    createdAt: integer('created_at').notNull(),
+  },
+  (t) => [index('moderation_log_subject').on(t.subjectId)],
+)
 
 /** Unused: counts travel as hints. It stays until no deployed Worker reads it. */
 export const counterChanges = sqliteTable(
@@ -596,9 +601,6 @@ export const postScores = sqliteTable(
   (t) => [index('post_scores_best').on(t.score)],
 )
 
-/** Whether an endpoint is on a channel with hints. The condition of an index: a query must repeat it word for word. */
-export const IS_HINTED = sql`(instr(channels, '"counter_events"') OR instr(channels, '"user_events"'))`
-
 /** The endpoints of back ends. */
 export const webhooks = sqliteTable(
   'webhooks',
@@ -641,7 +643,6 @@ export const webhooks = sqliteTable(
   },
   (t) => [
     index('webhooks_status').on(t.status),
-    index('webhooks_hinted').on(t.id).where(IS_HINTED),
     index('webhooks_wake')
       .on(t.wakeAt)
       .where(sql`wake_at IS NOT NULL`),

@@ -3,7 +3,7 @@ import { createDispatch, dispatchService } from './dispatch.ts'
 import { createHints, hintsService } from './hints.ts'
 import { events as publishRoutes, listeners as listenerRoutes } from './routes.ts'
 import { EventMessage } from './schema.ts'
-import { hintTakersService } from '../webhooks/hint-takers.ts'
+import { hintTakersService } from '../webhooks/fan-out.ts'
 
 /** Publishes events and dispatches them to the listeners of all features. */
 export const events: Feature = {

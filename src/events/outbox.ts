@@ -22,7 +22,7 @@ export type NewEvent = {
 }[Exclude<EventType, HintType>]
 
 /** The channels whose events name persons, for SQL. */
-const ABOUT_PERSONS = `'user_events', 'post_events', 'comment_events', 'relation_events', 'mail_events'`
+const ABOUT_PERSONS = `'user_events', 'post_events', 'comment_events', 'relation_events', 'moderation_events', 'mail_events'`
 
 /** The longest wait between two attempts of the cron. */
 const MAX_WAIT_MS = 3_600_000
@@ -180,7 +180,7 @@ export function createOutbox(
       await db.batch([
         db.delete(eventSequences).where(
           sql`(channel, subject) IN (SELECT channel, subject FROM events WHERE ${about}) 
-            AND (subject = ${userId} AND channel = 'relation_events' OR substr(subject, 1, 2) = 'p_'
+            AND (subject = ${userId} AND channel IN ('relation_events', 'moderation_events') OR substr(subject, 1, 2) = 'p_'
               AND NOT EXISTS (SELECT 1 FROM posts WHERE posts.id = event_sequences.subject))`,
         ),
         db.delete(events).where(about),

@@ -1,6 +1,7 @@
-import { and, desc, eq, getTableColumns, isNull, lt, type SQL, sql } from 'drizzle-orm'
+import { and, desc, eq, getTableColumns, inArray, isNull, lt, type SQL, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { SQLiteColumn, SQLiteTable } from 'drizzle-orm/sqlite-core'
+import { listOf } from '../db/list.ts'
 import { isOneOf } from '../db/remove.ts'
 import { comments, moderationLog, posts, reports, revocations, suspensions, takedowns, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
@@ -13,6 +14,9 @@ import type { Content, LogEntry, NewReport, Report, Resolution } from './schema.
 
 /** How many reports one request resolves. */
 const RESOLVED_AT_ONCE = 500
+
+/** In the log, in place of a user who is deleted: what was done stays, and with which token. */
+const DELETED_USER = 'u_deleted'
 
 /** The comment that a comment replies to, if any. */
 interface Parent {
@@ -133,15 +137,30 @@ export function createModeration(
 
     /**
      * Deletes at most `most` rows of each kind that belong to a deleted user: reports by and about them, and their content
-     * that was taken down. Returns how many. The log stays. Safe to repeat. One D1 batch, by indexes.
+     * that was taken down, about which `onRemoved` is called first. Entries of the log lose the user and the note. Returns
+     * how many. Safe to repeat. A D1 query and a batch, by indexes.
      */
-    async removeOf(userId: string, most: number): Promise<number> {
+    async removeOf(userId: string, most: number, onRemoved: (ids: string[]) => Promise<unknown>): Promise<number> {
+      const down = await db
+        .select({ id: takedowns.contentId })
+        .from(takedowns)
+        .where(eq(takedowns.authorId, userId))
+        .limit(most)
+      await onRemoved(down.map(({ id }) => id))
       const some = (table: SQLiteTable, owner: SQLiteColumn) => isOneOf(table, eq(owner, userId), most)
       const removed = await db.batch([
         db.delete(reports).where(some(reports, reports.reporterId)).returning({ id: reports.id }),
         db.delete(reports).where(some(reports, reports.subjectId)).returning({ id: reports.id }),
-        db.delete(takedowns).where(some(takedowns, takedowns.authorId)).returning({ id: takedowns.contentId }),
+        db
+          .delete(takedowns)
+          .where(inArray(takedowns.contentId, listOf(down.map(({ id }) => id))))
+          .returning({ id: takedowns.contentId }),
         db.delete(suspensions).where(eq(suspensions.userId, userId)).returning({ id: suspensions.userId }),
+        db
+          .update(moderationLog)
+          .set({ subjectId: DELETED_USER, note: '' })
+          .where(isOneOf(moderationLog, eq(moderationLog.subjectId, userId), most))
+          .returning({ id: moderationLog.id }),
       ])
       return removed.flat().length
     },
@@ -159,7 +178,9 @@ export function createModeration(
 
     /** Resolves open reports about a subject, at most 500. Repeat it while there are more. */
     async resolve({ subjectId, outcome, note }: Resolution, by: Decision['by'], now = Date.now()) {
-      const open = sql`SELECT ${reports.id} FROM ${reports} WHERE ${reports.subjectId} = ${subjectId} AND ${reports.status} = 'open'`
+      // `+`: by the index of the subject. That of the status has every open report.
+      const isOpen = sql`${reports.subjectId} = ${subjectId} AND +${reports.status} = 'open'`
+      const open = sql`SELECT ${reports.id} FROM ${reports} WHERE ${isOpen}`
       const some = sql`${reports.id} IN (${open} LIMIT ${RESOLVED_AT_ONCE})`
       const hasSome = sql`EXISTS (${open})`
       const transaction = outbox.transaction()
@@ -172,11 +193,7 @@ export function createModeration(
           now,
         ),
         db.update(reports).set({ status: outcome, resolvedAt: now }).where(some).returning({ id: reports.id }),
-        db
-          .select({ id: reports.id })
-          .from(reports)
-          .where(and(eq(reports.subjectId, subjectId), eq(reports.status, 'open')))
-          .limit(1),
+        db.select({ id: reports.id }).from(reports).where(isOpen).limit(1),
       ])
       transaction.enqueue()
       return { resolved: resolved.length, hasMore: left.length > 0 }

@@ -326,9 +326,13 @@ export function createPosts(
     /**
      * Deletes at most `most` posts of a deleted author; returns how many, and the ids of those that have likes or comments.
      * Their entries and counts leave Redis first: while posts are in D1, a failed step is repeated, and no reader loads
-     * them. One D1 query, one round trip, one D1 query. Safe to repeat.
+     * them. `onRemoved` is called before the rows go. One D1 query, one round trip, one D1 query. Safe to repeat.
      */
-    async removeOf(authorId: string, most: number): Promise<{ removed: number; owners: string[] }> {
+    async removeOf(
+      authorId: string,
+      most: number,
+      onRemoved: (ids: string[]) => Promise<unknown>,
+    ): Promise<{ removed: number; owners: string[] }> {
       const rows = await platform.db
         .select({ id: posts.id })
         .from(posts)
@@ -337,7 +341,7 @@ export function createPosts(
         .limit(most)
       const ids = rows.map((row) => row.id)
       if (ids.length === 0) return { removed: 0, owners: [] }
-      await Promise.all([byId.invalidate(ids), platform.counters.writes.evict(COUNTERS, ids)])
+      await Promise.all([byId.invalidate(ids), platform.counters.writes.evict(COUNTERS, ids), onRemoved(ids)])
       const [removed] = await platform.db.batch([
         platform.db
           .delete(posts)

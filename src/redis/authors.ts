@@ -39,5 +39,10 @@ export function createAuthors(
     /** Remembers the authors of a content. One command. Safe to repeat. */
     remember: (contentId: string, authorIds: string[]) =>
       redis().set(keys.authors(contentId), authorIds.join(' '), { px: TTL_MS }),
+
+    /** Forgets the authors of deleted contents. One command, none for no content. Safe to repeat. */
+    async forget(contentIds: string[]): Promise<void> {
+      if (contentIds.length > 0) await redis().del(...contentIds.map(keys.authors))
+    },
   }
 }

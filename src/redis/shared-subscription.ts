@@ -20,7 +20,7 @@ export interface SharedSubscription<M> {
   aliveAt: number
   /** While nobody reads and a request is subscribing. Resolves with its error, or undefined. */
   opening: Promise<unknown> | undefined
-  /** While two requests are subscribed: the messages that one of them has delivered. */
+  /** While two requests are subscribed, and a little longer: the messages that one of them has delivered. */
   delivered: Set<string> | undefined
   /** When a member last looked for lost messages (Unix ms). */
   checkedAt: number
@@ -62,14 +62,17 @@ const MAX_WAITING = 1_000_000
 /** After so many deliveries the reader hands over: Workers limits the CPU time of a request, to 30 s by default. */
 const MAX_DELIVERIES = 1_000_000
 
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
 /**
  * One subscription of an isolate to `channel`, shared by all who follow it there.
  *
  * Workers binds a connection to the request that opened it: another request that reads from it gets an error. But requests
  * may settle each other's promises. So the request of one member, the reader, reads for all, and each member waits in its
  * own request. A reader that leaves calls the newest member, which subscribes in its own request before the reader stops.
- * A reader that dies silently is replaced after `SILENT_BEATS`. Then, and when a member falls far behind, messages are
- * lost, and the member is informed.
+ * Nothing is lost or repeated then, unless a message reaches this isolate `OVERLAP_MS` later by one connection than by the
+ * other. A reader that dies silently is replaced after `SILENT_BEATS`. Then, and when a member falls far behind, messages
+ * are lost, and the member is informed.
  *
  * One command and one round trip for the first member and for each handover; none for any other member. Throws what
  * `subscribe` throws. All members end when the connection ends, or when nobody can take over. `subscribe` and `defer`
@@ -146,18 +149,21 @@ export function createSharedSubscription<M>(
       const { id, stop } = reading
       isHandingOver = true
       const asked = new Set([member])
+      const delivered = new Set(state.delivered)
       while (state.reader === id && asked.size <= MAX_ASKED) {
         const heir = [...state.members].findLast((other) => !asked.has(other))
         if (!heir) break
         asked.add(heir)
-        state.delivered ??= new Set()
-        if (await within(heir.call(), HANDOVER_MS)) await new Promise((resolve) => setTimeout(resolve, OVERLAP_MS))
+        state.delivered = delivered
+        if (await within(heir.call(), HANDOVER_MS)) await pause(OVERLAP_MS)
       }
       isHandingOver = false
-      state.delivered = undefined
-      if (state.reader === id && !signal.aborted) return // nobody could: go on
-      if (state.reader === id) endAll()
-      stop.abort()
+      if (state.reader !== id || signal.aborted) {
+        if (state.reader === id) endAll() // nobody could
+        stop.abort()
+      }
+      await pause(OVERLAP_MS) // what this request has delivered is still on its way to the other
+      if (state.delivered === delivered) state.delivered = undefined // else another handover has begun
     }
 
     /** Takes over when it is called, until it leaves. */

@@ -275,6 +275,9 @@ export function createRelations(
 
     /** Remembers who wrote a content. One command. */
     remember: (contentId: string, authorIds: string[]) => authors.remember(contentId, authorIds),
+
+    /** Forgets who wrote deleted contents: the ids of authors go with them. One command. Safe to repeat. */
+    forget: (contentIds: string[]) => authors.forget(contentIds),
   }
 }
 

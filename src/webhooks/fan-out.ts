@@ -24,38 +24,49 @@ export interface Subscribers {
 }
 export const subscribersService = service<Subscribers>('webhook subscribers')
 
+/**
+ * The endpoints that are enabled or paused. `subscribers` belongs to the isolate. One D1 query, of the row that has their
+ * version; another of all endpoints after a change. So an endpoint that was changed before gets what it subscribes to now.
+ */
+async function readSubscribers(db: DrizzleD1Database, subscribers: Subscribers, now: number): Promise<Subscriber[]> {
+  const versions = db.select({ version: webhookVersion.version }).from(webhookVersion).where(eq(webhookVersion.id, 1))
+  const [row] = await versions
+  const { read } = subscribers
+  const ageMs = read ? now - read.at : Infinity
+  if (read && read.version === (row?.version ?? '') && ageMs >= 0 && ageMs < MAX_AGE_MS) return read.endpoints
+  const [[latest], endpoints] = await db.batch([
+    versions,
+    db
+      .select({ id: webhooks.id, channels: webhooks.channels, types: webhooks.types, filter: webhooks.filter })
+      .from(webhooks)
+      .where(inArray(webhooks.status, ['enabled', 'paused'])),
+  ])
+  subscribers.read = { version: latest?.version ?? '', at: now, endpoints }
+  return endpoints
+}
+
+export const hintTakersService = service<ReturnType<typeof createHintTakers>>('hint takers')
+
+/** Selects the hints that an endpoint takes: only those are stored. `readSubscribers` for a batch of them. */
+export const createHintTakers =
+  (db: DrizzleD1Database, subscribers: Subscribers) =>
+  async (hints: StoredEvent[]): Promise<StoredEvent[]> => {
+    const endpoints = await readSubscribers(db, subscribers, Date.now())
+    return hints.filter((hint) => endpoints.some((endpoint) => takes(endpoint, hint)))
+  }
+
 export type FanOut = ReturnType<typeof createFanOut>
 
 /**
  * Stores a delivery for each event and endpoint that takes it. Recorded first: what is not enqueued then, the cron
- * enqueues. Two D1 round trips for a batch of events, and another after a change of an endpoint. No Redis.
- *
- * `subscribers` belongs to the isolate. Each batch reads their version, one row. So an endpoint that was changed before the
- * batch gets what it subscribes to now. `store` checks the status again.
+ * enqueues. Two D1 round trips for a batch of events, and another after a change of an endpoint: see `readSubscribers`.
+ * `store` checks the status again. No Redis.
  */
 export function createFanOut(
   db: DrizzleD1Database,
   subscribers: Subscribers,
   enqueue: (messages: Outgoing[]) => Promise<unknown>,
 ) {
-  /** The endpoints that are enabled or paused. One D1 query of one row; another of all endpoints after a change. */
-  async function readSubscribers(now: number): Promise<Subscriber[]> {
-    const versions = db.select({ version: webhookVersion.version }).from(webhookVersion).where(eq(webhookVersion.id, 1))
-    const [row] = await versions
-    const { read } = subscribers
-    const ageMs = read ? now - read.at : Infinity
-    if (read && read.version === (row?.version ?? '') && ageMs >= 0 && ageMs < MAX_AGE_MS) return read.endpoints
-    const [[latest], endpoints] = await db.batch([
-      versions,
-      db
-        .select({ id: webhooks.id, channels: webhooks.channels, types: webhooks.types, filter: webhooks.filter })
-        .from(webhooks)
-        .where(inArray(webhooks.status, ['enabled', 'paused'])),
-    ])
-    subscribers.read = { version: latest?.version ?? '', at: now, endpoints }
-    return endpoints
-  }
-
   /**
    * Stores deliveries and enqueues them. Safe to repeat: those that exist stay as they are. A replay restarts those that
    * are dead, or `all` that have ended.
@@ -84,7 +95,7 @@ export function createFanOut(
     wants: () => true,
     async handle(happened) {
       const now = Date.now()
-      const endpoints = await readSubscribers(now)
+      const endpoints = await readSubscribers(db, subscribers, now)
       const pairs = happened.flatMap((event) =>
         endpoints.filter((webhook) => takes(webhook, event)).map(({ id }): [string, string] => [event.id, id]),
       )

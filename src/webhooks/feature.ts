@@ -2,8 +2,7 @@ import { consumer, type Feature, provide, provideForIsolate } from '../feature.t
 import { mailPort } from '../mail/mail.ts'
 import { createAttempts } from './attempts.ts'
 import { createDeliveries, deliveriesService } from './deliveries.ts'
-import { subscribersService } from './fan-out.ts'
-import { createHintTakers, hintTakersService } from './hint-takers.ts'
+import { createHintTakers, hintTakersService, subscribersService } from './fan-out.ts'
 import { DeliveryMessage, type Outgoing, wakeMessage } from './messages.ts'
 import { deliveries as deliveryRoutes, webhooks as routes } from './routes.ts'
 import { createSender, endpointsInFlight } from './sender.ts'
@@ -17,7 +16,7 @@ export const webhooks: Feature = {
     provideForIsolate(endpointsInFlight, () => new Map()),
     provideForIsolate(subscribersService, () => ({ read: undefined })),
     provideForIsolate(vaultService, (config) => createVault(config.webhooks.keys)),
-    provide(hintTakersService, ({ db }) => createHintTakers(db)),
+    provide(hintTakersService, ({ db, use }) => createHintTakers(db, use(subscribersService))),
     provide(webhooksService, ({ db, outbox, config, enqueue, use, defer }) =>
       createWebhooks({
         db,

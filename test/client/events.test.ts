@@ -60,7 +60,7 @@ test('a stream yields events as they happen, continues when it ends, and misses 
   await edge.settle()
 })
 
-test('without Redis the stream waits, and continues when Redis is back; what cannot be told is a reset', async () => {
+test('without Redis the stream waits, and continues when Redis is back; what it missed is a reset', async () => {
   const edge = newEdge(BRIEF)
   await publish(edge, custom('first'))
   const stop = new AbortController()
@@ -170,8 +170,8 @@ test('the types of events are those of the catalog', () => {
   expectTypeOf<EventOf<'custom_test'>['channel']>().toEqualTypeOf<'custom_test'>()
   expectTypeOf<ApiEvent['type']>().toEqualTypeOf<catalog.EventType>()
   expectTypeOf<CloudEvent>().toEqualTypeOf<catalog.CloudEvent>()
-  const told = (event: EventOf<'post_events'>) =>
+  const textOf = (event: EventOf<'post_events'>) =>
     event.type === 'post_deleted' ? event.data.postId : (event.data.text ?? '')
-  expectTypeOf(told).returns.toEqualTypeOf<string>()
+  expectTypeOf(textOf).returns.toEqualTypeOf<string>()
   expect(env.SERVICE_TOKEN).not.toBe('')
 })

@@ -123,7 +123,7 @@ test('the cron settles a count of comments that Redis missed', async () => {
   const post = await addPost({ authorId: ada.id })
   const key = `count:comments:${post.id}`
   await edge.sdk.set(key, 0)
-  await addComment({ postId: post.id, authorId: ada.id }) // straight to D1: nobody told Redis
+  await addComment({ postId: post.id, authorId: ada.id }) // straight to D1: Redis does not know
   expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ commentsCount: 0 })
   await edge.cron()
   expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ commentsCount: 1 })

@@ -203,7 +203,7 @@ test('messages with links are limited per address, whether it has an account or 
   expect((await keysOf(edge.sdk)).filter((key) => key.includes('@'))).toEqual([])
 })
 
-test('sign-up does not tell whether an address is taken; the mail does', async () => {
+test('sign-up does not show whether an address is taken; the mail does', async () => {
   const edge = newMailingEdge()
   const owner = await newUser()
   const signUp = async (username: string, email: string) => {
@@ -231,7 +231,7 @@ test('sign-up does not tell whether an address is taken; the mail does', async (
   expect(notice).toMatchObject({ to: owner.email, subject: 'You have an account already' })
   expect(notice?.text).toContain(owner.username)
 
-  // An address signs in once it is confirmed: until then nothing tells them apart either.
+  // An address signs in once it is confirmed: until then nothing distinguishes them either.
   expect(await signIn(edge, 'free@example.test', PASSWORD)).toBe(401)
   expect([await signIn(edge, 'newcomer1', PASSWORD), await signIn(edge, 'newcomer2', PASSWORD)]).toEqual([201, 201])
   const token = tokenIn(verify)
@@ -257,7 +257,7 @@ test('of two users who name an address, the first to confirm it has it', async (
   expect((await edge.mails())[0]?.text).toContain('contender2')
 })
 
-test('another address needs the password, replaces the old one once confirmed, and the old one is told', async () => {
+test('another address needs the password, replaces the old one once confirmed, and the old one is informed', async () => {
   const edge = newMailingEdge()
   const me = await newUser()
   const headers = await edge.signIn(me)

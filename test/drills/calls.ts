@@ -12,7 +12,7 @@ export interface Call {
   path: string
   headers?: Record<string, string>
   body?: object
-  /** A refusal that tells a client which repeats the request that its first attempt succeeded. */
+  /** A refusal by which a client that repeats the request learns that its first attempt succeeded. */
   doneStatus?: number
   /** Its effect is only in Redis, which may lose it. */
   isVolatile?: true

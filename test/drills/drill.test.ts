@@ -36,6 +36,7 @@ const IMPATIENT = { REDIS_READ_TIMEOUT_MS: '60', REDIS_SOFT_TIMEOUT_MS: '30', RE
 const LATE_MS = 400
 
 const breakages: Record<string, Breakage> = {
+  nothing: {}, // every operation succeeds, so each fault meets all of its work
   ...Object.fromEntries(
     Object.entries(effects).map(([kind, { waits }]) => [
       kind,

@@ -9,7 +9,7 @@ import { addUser, db } from '../rows.ts'
 /** How a dependency fails: it does nothing and reports an error, or it does the work and the answer is lost. */
 export type Failure = 'none' | 'refuses' | 'loses answers' | 'refuses writes'
 
-/** A real D1 database that can be told to fail. */
+/** A real D1 database that fails on demand. */
 function newDatabase(d1: D1Database) {
   const state = { failure: 'none' as Failure }
   const originals = new WeakMap<object, D1PreparedStatement>()
@@ -46,7 +46,7 @@ function newDatabase(d1: D1Database) {
   return { state, binding }
 }
 
-/** A queue that can be told to fail. */
+/** A queue that fails on demand. */
 function newFailingQueue() {
   const queue = newQueue()
   const state = { failure: 'none' as Failure }

@@ -1,7 +1,8 @@
 import type axe from 'axe-core'
 import { createRequire } from 'node:module'
+import { readFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core'
+import { type Browser, type BrowserContextOptions, chromium, type Locator, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { createClient } from '../../client/index.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
@@ -57,20 +58,38 @@ async function open(options: BrowserContextOptions = {}, path = '/app/'): Promis
   return page
 }
 
-async function signIn(page: Page, login: string): Promise<void> {
+async function signIn(page: Page, login: string, password = DEMO_PASSWORD): Promise<void> {
   await page.getByRole('button', { name: 'Sign in' }).first().click()
   const dialog = page.getByRole('dialog')
   await dialog.getByLabel('Username or email').fill(login)
-  await dialog.getByLabel('Password').fill(DEMO_PASSWORD)
+  await dialog.getByLabel('Password').fill(password)
   await dialog.getByRole('button', { name: 'Sign in' }).click()
   await page.getByRole('button', { name: 'Sign out' }).waitFor()
   await page.getByText('Live', { exact: true }).waitFor()
 }
 
-async function openAs(login: string, options: BrowserContextOptions = {}): Promise<Page> {
+async function openAs(login: string, options: BrowserContextOptions = {}, password?: string): Promise<Page> {
   const page = await open(options)
-  await signIn(page, login)
+  await signIn(page, login, password)
   return page
+}
+
+/** Signs a new user up. */
+async function newUser(): Promise<{
+  username: string
+  displayName: string
+  write: (text: string) => Promise<unknown>
+}> {
+  const username = `n${crypto.randomUUID().replaceAll('-', '').slice(0, 12)}`
+  const api = createClient({ url: product.url })
+  const { displayName } = await api.signUp({
+    username,
+    email: `${username}@example.com`,
+    password: DEMO_PASSWORD,
+    displayName: `New ${username}`,
+  })
+  await api.signIn({ login: username, password: DEMO_PASSWORD })
+  return { username, displayName, write: (text) => api.createPost({ text }) }
 }
 
 /** Keeps a picture, and expects axe to find nothing and nothing to be wider than the window. */
@@ -89,7 +108,7 @@ const posts = (page: Page) => page.getByRole('article')
 
 test('two users see who is online, new posts and the likes of each other, live', async () => {
   const [ada, bob] = [await openAs('ada'), await openAs('bob')]
-  // Presence is a hint: the queue tells it within some seconds.
+  // Presence is a hint: the queue delivers it within some seconds.
   for (const page of [ada, bob]) {
     for (const name of [/^\W*A?Ada/, /^\W*B?Bob/]) await page.locator('#online').getByText(name).waitFor()
   }
@@ -111,7 +130,7 @@ test('two users see who is online, new posts and the likes of each other, live',
   await bobs.getByRole('button', { name: 'Like, 2 likes' }).click()
   for (const card of [adas, bobs]) await card.getByRole('button', { name: 'Like, 1 like', exact: true }).waitFor()
 
-  // Ada is told of the like. Bob has taken it back by now, so the notification of another one.
+  // Ada is notified of the like. Bob has taken it back by now, so the notification of another one.
   await bobs.getByRole('button', { name: 'Like, 1 like' }).click()
   await expect
     .poll(
@@ -180,6 +199,104 @@ test('search finds posts and people, and marks the words', async () => {
   await page.getByText('Nothing has the words').waitFor()
 })
 
+/** Shows the posts of a user. */
+async function visit(page: Page, username: string): Promise<void> {
+  const { id } = await createClient({ url: product.url }).getUserByUsername({ username })
+  await page.goto(`${product.url}/app/#/user?id=${id}`)
+  await page.locator('#content:not([aria-busy])').waitFor()
+}
+
+async function choose(page: Page, card: Locator, deed: string): Promise<void> {
+  await card.getByLabel(/^More about/).click()
+  await page.getByRole('button', { name: deed }).click()
+}
+
+test('a block takes both users off the page of the other one, live, until it is taken back', async () => {
+  const [blocker, blocked] = [await newUser(), await newUser()]
+  const [one, other] = [await openAs(blocker.username), await openAs(blocked.username)]
+  for (const user of [blocker, blocked]) await user.write(`Hello from ${user.username}`)
+  await visit(one, blocked.username)
+  await visit(other, blocker.username)
+  for (const [page, user] of [
+    [one, blocked],
+    [other, blocker],
+  ] as const) {
+    await posts(page)
+      .filter({ hasText: `Hello from ${user.username}` })
+      .waitFor()
+    await page.locator('#online').getByText(user.displayName).waitFor({ timeout: 60_000 })
+  }
+
+  await choose(one, posts(one).filter({ hasText: `Hello from ${blocked.username}` }), `Block @${blocked.username}`)
+  for (const [page, user] of [
+    [one, blocked],
+    [other, blocker],
+  ] as const) {
+    await page.getByText('There is no such user.').waitFor({ timeout: 60_000 })
+    expect(await page.locator('body').innerText()).not.toContain(user.displayName)
+  }
+
+  await one.getByRole('link', { name: 'Account' }).click()
+  await one.getByRole('button', { name: `Unblock ${blocked.displayName}` }).click()
+  await one.locator('#blocks').getByText(blocked.displayName).waitFor({ state: 'detached' })
+  await visit(one, blocked.username)
+  await posts(one)
+    .filter({ hasText: `Hello from ${blocked.username}` })
+    .waitFor()
+  await one.locator('#online').getByText(blocked.displayName).waitFor({ timeout: 60_000 })
+})
+
+test('a mute takes the posts of a user out of the hot feed, not off the profile, until it is taken back', async () => {
+  const me = await newUser()
+  const page = await openAs(me.username)
+  await posts(page).first().waitFor()
+  const author = (await posts(page).first().locator('.by .faint').first().innerText()).slice(1)
+  const theirs = posts(page).filter({ hasText: `@${author}` })
+  await choose(page, theirs.first(), `Mute @${author}`)
+  await expect.poll(() => theirs.count()).toBe(0)
+  await posts(page).first().waitFor()
+
+  await visit(page, author)
+  await choose(page, theirs.first(), `Unmute @${author}`)
+  await page.getByRole('link', { name: 'Hot' }).click()
+  await theirs.first().waitFor()
+})
+
+test('a user changes the password, downloads everything, and leaves with two clicks and the password', async () => {
+  expected = /status of 40[13]/
+  const me = await newUser()
+  await me.write(`Before I go, ${me.username}`)
+  const [page, stranger] = [await openAs(me.username), await open()]
+  await visit(stranger, me.username)
+  await posts(stranger).filter({ hasText: 'Before I go' }).waitFor()
+  await page.getByRole('link', { name: 'Account' }).click()
+
+  const form = page.getByRole('region', { name: 'Password' })
+  const password = 'a-better-horse-battery'
+  await form.getByLabel('Current password').fill('wrong')
+  await form.getByLabel('New password').fill(password)
+  await form.getByRole('button').click()
+  await expect.poll(() => form.getByRole('alert').innerText(), { timeout: 30_000 }).toMatch(/wrong/)
+  await form.getByLabel('Current password').fill(DEMO_PASSWORD)
+  await form.getByRole('button').click()
+  await form.getByText('Your other devices are signed out').waitFor()
+
+  const downloading = page.waitForEvent('download')
+  await page.getByRole('button', { name: 'Download everything about me' }).click()
+  const download = await downloading
+  expect(download.suggestedFilename()).toBe('account.jsonl')
+  const lines = (await readFile(await download.path(), 'utf8')).trimEnd().split('\n')
+  expect(lines.some((line) => line.includes('Before I go'))).toBe(true)
+  expect(JSON.parse(lines.at(-1) ?? '')).toEqual({ kind: 'end', next: null })
+
+  await page.getByRole('button', { name: 'Delete my account' }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByLabel('Password').fill(password)
+  await dialog.getByRole('button', { name: 'Delete for good' }).click()
+  await page.getByRole('button', { name: 'Sign in' }).first().waitFor()
+  await stranger.getByText('There is no such user.').waitFor({ timeout: 60_000 })
+})
+
 test.each([
   ['phone', 390, 'light'],
   ['phone', 390, 'dark'],
@@ -192,6 +309,18 @@ test.each([
   await page.getByRole('link', { name: /^Notifications/ }).click()
   await page.locator('#content:not([aria-busy])').waitFor()
   await expectAccessible(page, `app-${device}-${colorScheme}-notifications`)
+  await page.getByRole('link', { name: 'Hot' }).click()
+  await posts(page)
+    .first()
+    .getByLabel(/^More about/)
+    .click()
+  await expectAccessible(page, `app-${device}-${colorScheme}-menu`)
+  await page.getByRole('link', { name: 'Account' }).click()
+  await page.locator('#content:not([aria-busy])').waitFor({ state: 'attached' }) // it is empty
+  await expectAccessible(page, `app-${device}-${colorScheme}-account`)
+  await page.getByRole('button', { name: 'Delete my account' }).click()
+  await expectAccessible(page, `app-${device}-${colorScheme}-deletion`)
+  await page.getByRole('button', { name: 'Cancel' }).click()
   await page.getByRole('button', { name: 'Sign out' }).click()
   await page.getByRole('button', { name: 'Sign in' }).first().click()
   await expectAccessible(page, `app-${device}-${colorScheme}-sign-in`)

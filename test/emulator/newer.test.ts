@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Emulator } from '../../emulator/server.ts'
-import { newClient, start } from './start.ts'
+import { newClient, send, start } from './start.ts'
 
 // Commands of Redis 8 on every engine. Expectations: https://redis.io/docs/latest/commands/
 
@@ -34,6 +34,38 @@ test('SET and DELEX compare the value that a key has', async () => {
   ])
   await run('SADD s 1')
   expect(await run('DELEX s IFEQ 1')).toContain('WRONGTYPE')
+})
+
+test('DIGEST is the XXH3 of a value, and SET and DELEX compare it', async () => {
+  const { redis } = newClient(emulator)
+  await redis.set('a', 'Hello world')
+  expect(await redis.exec(['DIGEST', 'a'])).toBe('b6acb9d84a38ff74') // https://redis.io/docs/latest/commands/digest/
+  const run = newRun()
+  const [test, hello] = ['9ec9f7918d7dfc40', '9555e8555c62dcfd']
+  await run('SET a hello')
+  expect([await run('DIGEST a'), await run('DIGEST absent')]).toEqual([hello, null])
+  expect(await run(`SET a test IFDEQ ${test}`)).toBeNull() // it is hello
+  expect(await run(`SET a test IFDEQ ${hello.toUpperCase()} EX 100`)).toBe('OK')
+  expect([await run('GET a'), await run('TTL a')]).toEqual(['test', 100])
+  expect(await run(`SET a x IFDNE ${test} GET`)).toBe('test')
+  expect(await run(`SET a hello IFDNE ${hello} GET`)).toBe('test')
+  expect([await run(`SET b x IFDEQ ${test}`), await run(`SET b x IFDNE ${test}`)]).toEqual([null, 'OK'])
+  expect([await run(`DELEX a IFDEQ ${test}`), await run(`DELEX a IFDNE ${hello}`)]).toEqual([0, 0])
+  expect([await run(`DELEX a IFDEQ ${hello}`), await run(`DELEX a IFDNE ${hello}`)]).toEqual([1, 0])
+  expect(await run('SET a x IFDEQ 12')).toContain('16 hexadecimal')
+  expect(await run('DIGEST')).toContain('wrong number of arguments')
+  await run('SADD s 1')
+  for (const line of ['DIGEST s', `DELEX s IFDEQ ${test}`]) expect(await run(line)).toContain('WRONGTYPE')
+})
+
+test('of many writers that compare the digest of a value, one succeeds; in a transaction they are refused', async () => {
+  const { redis, token } = newClient(emulator)
+  await redis.set('a', 'test')
+  const writers = Array.from({ length: 20 }, (_, i) => redis.exec(['SET', 'a', `w${i}`, 'IFDEQ', '9ec9f7918d7dfc40']))
+  expect((await Promise.all(writers)).filter((reply) => reply === 'OK')).toHaveLength(1)
+  const transaction = JSON.stringify([['SET', 'a', 'x', 'IFDEQ', '9ec9f7918d7dfc40']])
+  const { status, json } = await send(emulator, token, '/multi-exec', transaction)
+  expect([status, json]).toEqual([400, { error: expect.stringContaining('transaction') }])
 })
 
 test('HGETDEL, HSETEX and HGETEX take and set fields', async () => {

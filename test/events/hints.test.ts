@@ -156,7 +156,7 @@ test('an endpoint that subscribes gets hints at once, one that is deleted or not
   expect(await isStored()).toBe(false)
 })
 
-test('a status is stored for an endpoint too, but not what only strangers are told', async () => {
+test('a status is stored for an endpoint too, but not what only strangers see', async () => {
   const edge = newDevEdge()
   const ada = await addUser({ presenceVisibility: 'followers' })
   const headers = { ...(await edge.signIn(ada)), 'Content-Type': 'application/json' }

@@ -335,7 +335,7 @@ test('a suspended account cannot sign in and its sessions end, until it is reins
   expect((await send(newEdge({}, edge.token), 'GET', '/v1/sessions', headers)).status).toBe(401)
   expect(await signIn()).toMatchObject({ status: 403, body: { type: '/problems/suspended' } })
   const wrong = { login: user.username, password: 'another-password' }
-  expect((await send(edge, 'POST', '/v1/sessions', {}, wrong)).status).toBe(401) // it does not tell strangers
+  expect((await send(edge, 'POST', '/v1/sessions', {}, wrong)).status).toBe(401) // strangers do not learn of it
 
   await send(edge, 'DELETE', `/v1/moderation/suspensions/${user.id}`, moderator.headers, note)
   expect((await send(edge, 'GET', '/v1/sessions', headers)).status).toBe(401)

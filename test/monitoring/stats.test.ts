@@ -394,12 +394,12 @@ test('an isolate remembers a bounded number of keys: the most requested', () => 
     onSent({ commands: [['GET', `user:u_${i}`]], ms: 1, isAnswered: true })
     onSent({ commands: [['MGET', 'user:u_hot', 'post:p_hot']], ms: 1, isAnswered: true })
   }
-  const { keys: told } = recorder.take()
-  expect(Object.entries(told).slice(0, 2)).toEqual([
+  const { keys: reported } = recorder.take()
+  expect(Object.entries(reported).slice(0, 2)).toEqual([
     ['user:u_hot', [5_000]],
     ['post:p_hot', [5_000]],
   ])
-  expect(Object.keys(told).length).toBe(20)
+  expect(Object.keys(reported).length).toBe(20)
 })
 
 test.each([
@@ -453,7 +453,7 @@ test('percentiles come from a histogram, within its buckets', () => {
   expect(quantile(histogram(60_000), 0.5)).toBe(10_000) // all that is known: it took longer
 })
 
-test('each cron job tells how long it took and what it leaves, and a failed one that it failed', async () => {
+test('each cron job reports how long it took and what it leaves, and a failed one reports that it failed', async () => {
   const edge = newEdge({ STATS_FLUSH_SECONDS: '0.05', LOG_REQUESTS: 'all' })
   await db.insert(removals).values({ contentId: 'p_left', dueAt: Date.now() + 3_600_000 })
   using log = vi.spyOn(console, 'log').mockImplementation(() => {})

@@ -84,7 +84,7 @@ test('a post reaches 100 000 followers in two hops of the queue, whatever dies, 
     expect(await looker.list()).toMatchObject({ items: [{ type: 'post', postId, isRead: false }], unreadCount: 1 })
   }
 
-  // And when it is gone, nobody is told of it any more.
+  // And when it is gone, nobody is notified of it any more.
   await author.remove(postId)
   await edge.settle()
   for (let body = EVENTS.take(); body.length > 0; body = EVENTS.take()) await edge.deliver(body, 'events')

@@ -72,7 +72,7 @@ async function play(steps: Step[]): Promise<void> {
   }
 
   for (const [at, step] of steps.entries()) {
-    await new Promise((resolve) => setTimeout(resolve, 2)) // times tell steps apart
+    await new Promise((resolve) => setTimeout(resolve, 2)) // times distinguish steps
     const { by } = step
     const content = written[step.on % written.length]
     const post = content?.on ?? content
@@ -105,25 +105,25 @@ async function play(steps: Step[]): Promise<void> {
   await deliverAgain()
   await edge.settle()
 
-  /** What `me` is told of, the newest first, by the rules alone. */
+  /** What `me` is notified of, the newest first, by the rules alone. */
   function expected(me: number): Expected[] {
     const one = (type: Notification['type'], by: number) => ({ type, actorIds: [idOf(by)], actorsCount: 1 })
     const placesOf = ({ id, on }: Written) => (on ? { postId: on.id, commentId: id } : { postId: id })
-    const told: [at: number, Expected][] = []
+    const notified: [at: number, Expected][] = []
     for (const { by, whom, at } of follows.values()) {
-      if (whom === me) told.push([at, one('follow', by)])
+      if (whom === me) notified.push([at, one('follow', by)])
       const posts = written.filter((post) => by === me && post.by === whom && !post.on && post.at > at)
-      for (const post of posts) told.push([post.at, { ...one('post', whom), postId: post.id }])
+      for (const post of posts) notified.push([post.at, { ...one('post', whom), postId: post.id }])
     }
     for (const content of written) {
       const { by, on, at } = content
-      if (on?.by === me && by !== me) told.push([at, { ...one('comment', by), ...placesOf(content) }])
+      if (on?.by === me && by !== me) notified.push([at, { ...one('comment', by), ...placesOf(content) }])
       const [last, ...others] = content.likes.filter((like) => like.by !== me)
       if (by !== me || !last) continue
       const actorIds = [last, ...others].slice(0, 3).map((like) => idOf(like.by))
-      told.push([last.at, { type: 'like', actorIds, actorsCount: 1 + others.length, ...placesOf(content) }])
+      notified.push([last.at, { type: 'like', actorIds, actorsCount: 1 + others.length, ...placesOf(content) }])
     }
-    return told.sort(([a], [b]) => b - a).map(([, notification]) => notification)
+    return notified.sort(([a], [b]) => b - a).map(([, notification]) => notification)
   }
 
   /** All pages of each member, as an isolate reads them that has seen nothing before. */
@@ -145,8 +145,8 @@ async function play(steps: Step[]): Promise<void> {
 
   const live = await readAll()
   for (const [me, items] of live.entries()) {
-    const told = items.map(({ id: _id, createdAt: _at, isRead: _isRead, ...rest }) => rest)
-    expect(told).toEqual(expected(me))
+    const notified = items.map(({ id: _id, createdAt: _at, isRead: _isRead, ...rest }) => rest)
+    expect(notified).toEqual(expected(me))
     // What Redis held is no other, but for likes of comments on a post that is gone: those it may hold for a while.
     const held = (await member(me).list('?limit=100')).items
     expect(held.filter(({ postId }) => !postId || written.some(({ id }) => id === postId))).toEqual(items)

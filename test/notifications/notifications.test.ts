@@ -37,14 +37,14 @@ test('authors are notified of likes, comments and follows, followers of posts; n
   for (const by of [ada, bob]) await by.like(commentId)
   await deliver()
 
-  const told = await ada.list()
-  expect(brief(told)).toEqual([
+  const listed = await ada.list()
+  expect(brief(listed)).toEqual([
     { type: 'like', actorIds: [eve.id, bob.id], postId },
     { type: 'comment', actorIds: [bob.id], postId, commentId },
     { type: 'follow', actorIds: [bob.id] },
   ])
-  expect(told).toMatchObject({ nextCursor: null, unreadCount: 3 })
-  expect(told.items[0]).toEqual({
+  expect(listed).toMatchObject({ nextCursor: null, unreadCount: 3 })
+  expect(listed.items[0]).toEqual({
     id: expect.stringMatching(/^n_[0-9a-z]{38}$/),
     type: 'like',
     actorIds: [eve.id, bob.id],
@@ -53,7 +53,7 @@ test('authors are notified of likes, comments and follows, followers of posts; n
     createdAt: expect.stringMatching(/^\d{4}-.*Z$/),
     isRead: false,
   })
-  const times = told.items.map(({ createdAt }) => createdAt)
+  const times = listed.items.map(({ createdAt }) => createdAt)
   expect(times).toEqual(times.toSorted().toReversed())
   expect(brief(await bob.list())).toEqual([
     { type: 'like', actorIds: [ada.id], postId, commentId },
@@ -324,8 +324,8 @@ test('a repeated like makes no new notification, however it arrives and whatever
   await bob.comment(postId)
   await deliver()
   await ada.read()
-  const told = await ada.list()
-  expect(told.items.map(({ type, actorsCount }) => [type, actorsCount])).toEqual([
+  const listed = await ada.list()
+  expect(listed.items.map(({ type, actorsCount }) => [type, actorsCount])).toEqual([
     ['comment', 1],
     ['like', 2],
     ['like', 2],
@@ -334,7 +334,7 @@ test('a repeated like makes no new notification, however it arrives and whatever
     for (const by of members) for (const id of [postId, commentId]) await by.like(id)
     likes.reverse()
     await deliver()
-    expect(await ada.list()).toEqual(told)
+    expect(await ada.list()).toEqual(listed)
   }
   await again(eve) // the latest of them
   await again(bob, bob, eve)
@@ -345,7 +345,7 @@ test('a repeated like makes no new notification, however it arrives and whatever
   await edge.settle()
   await again(bob, eve)
   await rebuild(edge)
-  expect(await ada.list()).toEqual(told)
+  expect(await ada.list()).toEqual(listed)
 
   for (const method of ['DELETE', 'PUT', 'PUT'] as const) await bob.like(postId, method)
   likes.reverse()

@@ -210,7 +210,7 @@ test('withLock aborts its work when the lock is taken away, and leaves the new h
   const redis = keyspace.connect()
   const other = newLocks(keyspace)
   let usurper: HeldLock | undefined
-  // Told by an extension, not by the end of the hold: that is a minute away.
+  // An extension finds it out, not the end of the hold: that is a minute away.
   const working = newEagerLocks(keyspace).withLock('a', { ttlMs: 60_000 }, async (signal) => {
     const aborted = new Promise((resolve) => signal.addEventListener('abort', resolve))
     await redis.del(keys.lock('a'))

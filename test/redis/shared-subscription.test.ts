@@ -99,6 +99,23 @@ test('when the reader leaves, another takes over; nothing is lost or repeated me
   expect([channel.connections.length, channel.open().length]).toEqual([2, 0])
 })
 
+test('a message that the former reader has delivered, and that reaches the new one after the handover, is not repeated', async () => {
+  const channel = newChannel()
+  const [first, second] = [await channel.join(), await channel.join()]
+  first.leave()
+  await expect.poll(() => channel.open().length).toBe(2)
+  const [former, latter] = channel.connections
+  former?.write('{"n":1}')
+  expect(await second.next()).toBe(1)
+  await expect.poll(() => channel.open().length).toBe(1)
+  latter?.write('{"n":1}')
+  latter?.write('{"n":2}')
+  expect(await second.next()).toBe(2)
+  await expect.poll(() => channel.state.delivered).toBeUndefined()
+  second.leave()
+  await channel.settle()
+})
+
 test('a member that cannot take over is passed by; when nobody can, all end', async () => {
   const channel = newChannel()
   const refused: Subscribe = () => Promise.reject(new Error('refused'))

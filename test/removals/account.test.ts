@@ -131,6 +131,8 @@ async function newWorld(edge: Edge) {
   const ownComment = await send(edge, 'POST', `/v1/posts/${theirs.id}/comments`, asOther, { text: 'Own' })
   await send(edge, 'PUT', `/v1/users/${other.id}/follow`, asMe)
   await send(edge, 'PUT', `/v1/users/${me.id}/follow`, asOther)
+  // Redis remembers who wrote what a user with blocks likes.
+  await send(edge, 'PUT', `/v1/users/${(await newUser()).id}/block`, asOther)
   for (const [headers, path] of [
     [asMe, `posts/${theirs.id}`],
     [asMe, `comments/${ownComment.id}`],
@@ -158,6 +160,10 @@ async function newWorld(edge: Edge) {
     createdAt: Date.now(),
     isNamed: true,
   })
+  const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+  await send(edge, 'POST', '/v1/reports', asOther, { subjectId: me.id, reason: 'spam' })
+  const resolution = { subjectId: me.id, outcome: 'dismissed', note: `About ${word}` }
+  await send(edge, 'POST', '/v1/moderation/reports/resolve', service, resolution)
   await send(edge, 'POST', `/v1/posts/${theirs.id}/views`, asMe)
   await send(edge, 'POST', `/v1/posts/${mine.id}/views`, asOther)
   await send(edge, 'POST', '/v1/presence/heartbeat', asMe)
@@ -245,6 +251,7 @@ test('a deletion leaves nothing in D1 or Redis but the event that says so, and e
   const before = [await rowsWith(needles), await keysWith(edge, needles)]
   expect(before[0]?.length).toBeGreaterThan(15)
   expect(before[1]?.length).toBeGreaterThan(10)
+  expect(before[1]?.filter((key) => key.startsWith('authors:')).length).toBe(3)
 
   expect((await deleteAccount(edge, asMe)).status).toBe(204)
   await finish(edge)
@@ -256,6 +263,8 @@ test('a deletion leaves nothing in D1 or Redis but the event that says so, and e
   const events = await db.select().from(schema.events).where(eq(schema.events.subject, me.id))
   expect(events.map(({ type, data }) => ({ type, data }))).toEqual([{ type: 'user_deleted', data: { userId: me.id } }])
 
+  const [entry] = await db.select().from(schema.moderationLog)
+  expect(entry).toMatchObject({ action: 'dismiss-reports', subjectId: 'u_deleted', note: '', tokenId: 'root' })
   expect(await wrongCounts()).toEqual([])
   const profile = await send(edge, 'GET', `/v1/users/${other.id}`, {})
   expect(profile).toMatchObject({ followersCount: 0, followingsCount: 0 })

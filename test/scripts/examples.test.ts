@@ -12,7 +12,7 @@ import { type Emulator, startEmulator } from '../../emulator/server.ts'
 import committed from '../../src/docs/examples.json'
 import { SERVICE_TOKEN, startWorker } from './worker.ts'
 
-// `npm run examples` writes src/docs/examples.json: the answers of the running Worker to this story. Each test run tells the
+// `npm run examples` writes src/docs/examples.json: the answers of the running Worker to this story. Each test run replays the
 // story again, and compares the shape of its answers with that file.
 
 interface Document {
@@ -57,8 +57,8 @@ async function readDocument(): Promise<Document> {
   return JSON.parse(stdout) as Document
 }
 
-/** Tells the story. Returns the bodies of the answers by operation and status. */
-async function tell({ paths }: Document): Promise<Record<string, Record<string, unknown>>> {
+/** Replays the story. Returns the bodies of the answers by operation and status. */
+async function replay({ paths }: Document): Promise<Record<string, Record<string, unknown>>> {
   const operations = Object.entries(paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, { operationId }]) => ({ path, method: method.toUpperCase(), operationId })),
   )
@@ -220,7 +220,7 @@ function differences(a: unknown, b: unknown, path = ''): string[] {
 
 test('the examples of the document are answers of the running Worker', { timeout: 120_000 }, async () => {
   const document = await readDocument()
-  const answers = await tell(document)
+  const answers = await replay(document)
   if (process.env['WRITE_EXAMPLES'] === 'true') {
     await writeFile(join(root, 'src/docs/examples.json'), `${JSON.stringify(answers, null, 2)}\n`)
     return
@@ -233,6 +233,6 @@ test('the examples of the document are answers of the running Worker', { timeout
         .map(([status]) => `${operationId} ${status}`),
     ),
   )
-  const told = Object.entries(answers).flatMap(([id, some]) => Object.keys(some).map((status) => `${id} ${status}`))
-  expect(told.sort()).toEqual([...answered, 'Problem 400'].sort())
+  const replayed = Object.entries(answers).flatMap(([id, some]) => Object.keys(some).map((status) => `${id} ${status}`))
+  expect(replayed.sort()).toEqual([...answered, 'Problem 400'].sort())
 })

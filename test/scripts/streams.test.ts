@@ -25,10 +25,12 @@ afterAll(async () => {
   await emulator.close()
 })
 
-const path = '/v1/events/stream?channels=custom_test'
+/** How many hints are published, over some seconds. */
+const HINTS = 1_000
 
-async function open(headers: Record<string, string> = {}) {
+async function open(channel = 'custom_test', headers: Record<string, string> = {}) {
   const leaving = new AbortController()
+  const path = `/v1/events/stream?channels=${channel}`
   const response = await fetch(origin + path, { headers, signal: leaving.signal })
   return { response, ...newReader(response.body), leave: () => leaving.abort() }
 }
@@ -40,6 +42,18 @@ async function publish(type: string): Promise<void> {
     body: JSON.stringify({ channel: 'custom_test', type, data: {}, audience: 'everyone' }),
   })
   expect(response.status).toBe(202)
+}
+
+/** Publishes a hint as the consumer of the queue does. */
+async function publishHint(value: number): Promise<void> {
+  const event = { type: 'counter_update', channel: 'counter_events', subject: 'p_1', data: { contentId: 'p_1', value } }
+  const message = JSON.stringify({ passing: [{ event, audience: 'everyone', publicSequence: 0 }] })
+  const response = await fetch(emulator.url, {
+    method: 'POST',
+    headers: { Authorization: `Bearer ${TOKEN}` },
+    body: JSON.stringify(['PUBLISH', 'events:live', message]),
+  })
+  expect(await response.json()).toEqual({ result: expect.toSatisfy((receivers) => receivers >= 1) })
 }
 
 async function subscriptions(): Promise<number> {
@@ -69,12 +83,39 @@ test(
     leaves.leave()
     await publish('two')
     expect((await stays.event()).type).toBe('two')
-    const resumed = await open({ 'Last-Event-ID': leaves.lastEventId() })
+    const resumed = await open('custom_test', { 'Last-Event-ID': leaves.lastEventId() })
     await publish('three')
     for (const type of ['two', 'three']) expect((await resumed.event()).type).toBe(type)
     expect((await stays.event()).type).toBe('three')
     resumed.leave()
     stays.leave()
+    await until(async () => (await subscriptions()) === 0)
+  },
+)
+
+test(
+  'readers that stay receive every hint, while those whose requests read the subscription leave one after the other',
+  { timeout: 90_000 },
+  async () => {
+    const streams = [await open('counter_events'), await open('counter_events'), await open('counter_events')]
+    streams.push(await open('counter_events'))
+    const [first, one, two, last] = streams
+    if (!first || !one || !two || !last) throw new Error('too few streams')
+    expect(await subscriptions()).toBe(1)
+    const received = [one, two].map(async (stream) => {
+      const values: unknown[] = []
+      while (values.at(-1) !== HINTS) values.push((await stream.event()).data['value'])
+      return values
+    })
+    for (let value = 1; value <= HINTS; value += 1) {
+      await publishHint(value)
+      if (value === HINTS / 4) first.leave() // the newest takes over from it
+      if (value === HINTS / 2) last.leave()
+    }
+    const all = Array.from({ length: HINTS }, (_, i) => i + 1)
+    for (const values of await Promise.all(received)) expect(values).toEqual(all)
+    one.leave()
+    two.leave()
     await until(async () => (await subscriptions()) === 0)
   },
 )

@@ -390,7 +390,7 @@ test('a rebuild from D1 gives the same answers as before', async () => {
   const ids = await addPosts(edge, `${word} one`, `${word} 東京タワー`, `${word} three`, 'gone')
   await addUser({ bio: word })
   await rebuild(edge)
-  await db.delete(schema.posts).where(eq(schema.posts.id, String(ids[3]))) // nobody was told
+  await db.delete(schema.posts).where(eq(schema.posts.id, String(ids[3]))) // without an event
   const answers = async () => [await find(edge, word), await find(edge, word, '&type=users'), await find(edge, '東京')]
   const before = await answers()
   expect(before.map(({ items }) => items.length > 0)).toEqual([true, true, true])

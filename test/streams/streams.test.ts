@@ -201,13 +201,13 @@ test('following and unfollowing change what a stream delivers from then on, for 
     await until(() => edge.events.sent.length > 0)
     await edge.dispatch()
   }
-  const tell = (type: string) => publish(edge, custom(type, { audience: 'followers', subject: ada.id }))
-  await tell('before')
+  const send = (type: string) => publish(edge, custom(type, { audience: 'followers', subject: ada.id }))
+  await send('before')
   await follow('PUT')
-  await tell('while_following')
+  await send('while_following')
   expect((await stream.event()).type).toBe('while_following')
   await follow('DELETE')
-  await tell('after')
+  await send('after')
   await publish(edge, custom('mark'))
   expect((await stream.event()).type).toBe('mark')
   await stream.close()
@@ -311,7 +311,7 @@ test('hiding completes what each audience knows, and a client that resumes learn
   await edge.settle()
 }, 60_000)
 
-test('a hint about presence that is late tells an open stream nothing that is hidden by then', async () => {
+test('a hint about presence that is late shows an open stream nothing that is hidden by then', async () => {
   const edge = newEdge()
   const [ada, fan] = [await addUser(), await addUser()]
   await addFollow(fan.id, ada.id)
@@ -358,7 +358,7 @@ test('a hint about presence that is late tells an open stream nothing that is hi
   await setVisibility('nobody')
   await send('online', 'everyone')
   expect(await statuses()).toEqual([[], [], []])
-  // Who believes her online is told that she is not, and not since when.
+  // Who believes her online learns that she is not, and not since when.
   const { id, data } = await send('offline', 'everyone')
   for (const reader of [stream, follower, service]) {
     const [said, ...more] = await heard(reader)

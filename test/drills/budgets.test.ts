@@ -1,0 +1,114 @@
+import { env } from 'cloudflare:workers'
+import { sql } from 'drizzle-orm'
+import { beforeAll, expect, test } from 'vitest'
+import { meteredDatabase } from '../database.ts'
+import { migrate, roundTrips } from '../edge.ts'
+import { addUser, db } from '../rows.ts'
+import { type Call, calls } from './calls.ts'
+import { newLab } from './lab.ts'
+
+beforeAll(migrate)
+
+/**
+ * What a request may cost at most. Redis: round trips before the answer, and all commands (a script is one), also those after
+ * it. D1: rows as it bills them, with the entries of indexes and what triggers do.
+ */
+type Budget = [trips: number, commands: number, rowsRead: number, rowsWritten: number]
+
+/** The routes of accounts, moderation and service tokens. */
+const BUDGETS: Record<string, Budget> = {
+  'POST /v1/reports': [1, 2, 9, 13],
+  'GET /v1/moderation/reports': [0, 0, 21, 0],
+  'POST /v1/moderation/reports/resolve': [0, 0, 18, 11],
+  'GET /v1/moderation/log': [0, 0, 21, 0],
+  'GET /v1/moderation/contents/{id}': [0, 0, 1, 0],
+  'PUT /v1/moderation/takedowns/{id}': [3, 7, 31, 24],
+  'DELETE /v1/moderation/takedowns/{id}': [4, 9, 40, 22],
+  'PUT /v1/moderation/suspensions/{id}': [1, 2, 24, 22],
+  'DELETE /v1/moderation/suspensions/{id}': [0, 0, 11, 10],
+  'GET /v1/service-tokens': [0, 0, 21, 0],
+  'POST /v1/service-tokens': [0, 0, 1, 3],
+  'POST /v1/service-tokens/{id}/rotate': [0, 0, 2, 1],
+  'DELETE /v1/service-tokens/{id}': [0, 0, 2, 1],
+  'POST /v1/users/me/password': [2, 4, 23, 14],
+  'POST /v1/password-resets': [2, 2, 0, 0],
+  'PUT /v1/password-resets': [2, 3, 26, 15],
+  'POST /v1/email-verifications': [2, 3, 9, 12],
+  'PUT /v1/email-verifications': [1, 1, 15, 11],
+  'GET /v1/users/me/export': [1, 2, 4, 0],
+  'DELETE /v1/users/me': [3, 9, 19, 18],
+}
+
+/** Rows of each kind that the routes touch: a cost that grows with them breaks its budget. */
+async function fill(): Promise<void> {
+  const { id } = await addUser()
+  const numbers = sql`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)`
+  await db.run(sql`${numbers} INSERT INTO users (id, username, email, password_hash, display_name, created_at, updated_at)
+    SELECT 'u_many' || i, 'many' || i, 'many' || i || '@example.test', 'x', 'Many', 0, 0 FROM n`)
+  await db.run(sql`${numbers} INSERT INTO reports (id, subject_id, reporter_id, reason, text, status, created_at)
+    SELECT 'rp_0' || i, 'p_many' || i, ${id}, 'spam', '', 'open', 0 FROM n`)
+  await db.run(sql`${numbers} INSERT INTO moderation_log (id, action, subject_id, note, token_id, token_name, created_at)
+    SELECT 'ml_0' || i, 'suspend', 'u_many' || i, '', 'root', 'root', 0 FROM n`)
+  await db.run(sql`${numbers} INSERT INTO takedowns (content_id, author_id, post_id, content, note, created_at)
+    SELECT 'p_many' || i, ${id}, 'p_many' || i, '{}', '', 0 FROM n`)
+  await db.run(sql`${numbers} INSERT INTO suspensions (user_id, note, created_at) SELECT 'u_many' || i, '', 0 FROM n`)
+  await db.run(sql`${numbers} INSERT INTO service_tokens (id, name, scopes, hash, previous, created_at)
+    SELECT 'st_0' || i, 'many' || i, '[]', '', '[]', 0 FROM n`)
+  await db.run(sql`${numbers} INSERT INTO credential_tokens (hash, user_id, purpose, email, expires_at)
+    SELECT 'hash' || i, 'u_many' || i, 'reset', '', 0 FROM n`)
+}
+
+/** An isolate whose costs are measured, and a way to prepare requests with `lab`. */
+function newWorld() {
+  const lab = newLab()
+  const { DB, rows } = meteredDatabase()
+  const isolate = lab.newIsolate({ DB })
+
+  /** What a request costs. */
+  async function costOf(method: string, { path, headers, body }: Call): Promise<Budget> {
+    await lab.redis.reset()
+    Object.assign(rows, { read: 0, written: 0 })
+    const response = await isolate.fetch(path, {
+      method,
+      headers: { ...headers, ...(body && { 'Content-Type': 'application/json' }) },
+      ...(body && { body: JSON.stringify(body) }),
+    })
+    await response.text()
+    await isolate.settle()
+    expect([method, path, response.ok]).toEqual([method, path, true])
+    const { commands } = await lab.redis.counts()
+    return [roundTrips(response), commands, rows.read, rows.written]
+  }
+  return { lab, costOf }
+}
+
+test('accounts, moderation and service tokens keep to their budgets, however full the tables are', async () => {
+  await fill()
+  const { lab, costOf } = newWorld()
+  const exceeded: Record<string, Budget> = {}
+  for (const [name, budget] of Object.entries(BUDGETS)) {
+    const [method = ''] = name.split(' ')
+    const call = await calls[name]?.(lab)
+    if (!call) throw new Error(`${name} is not in calls.ts`)
+    await lab.deliver()
+    // The isolate has confirmed the session, as it does once a minute.
+    if (call.headers) await costOf('GET', { path: '/v1/rate-limit', headers: call.headers })
+    const cost = await costOf(method, call)
+    if (cost.some((spent, i) => spent > (budget[i] ?? 0))) exceeded[name] = cost
+  }
+  expect(exceeded).toEqual({})
+}, 120_000)
+
+test('a service token that is not the root token costs two rows of D1 at first, and then none', async () => {
+  const { lab, costOf } = newWorld()
+  const response = await lab.edge.fetch('/v1/service-tokens', {
+    method: 'POST',
+    headers: { Authorization: `Bearer ${env.SERVICE_TOKEN}`, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ name: 'budget', scopes: ['moderation'] }),
+  })
+  const { token } = await response.json<{ token: string }>()
+  const headers = { Authorization: `Bearer ${token}` }
+  const call = { path: '/v1/moderation/reports?status=acted', headers }
+  expect(await costOf('GET', call)).toEqual([0, 0, 3, 1]) // its row, its use, and the list
+  expect(await costOf('GET', call)).toEqual([0, 0, 1, 0])
+})
