@@ -287,6 +287,12 @@ export const serviceTokens = sqliteTable(
   (t) => [uniqueIndex('service_tokens_name').on(t.name)],
 )
 
+/** Sessions of the dashboard that were signed out before they expired. */
+export const dashboardSignOuts = sqliteTable('dashboard_sign_outs', {
+  /** `s_` + ULID of the sign-in. */
+  sessionId: text('session_id').primaryKey(),
+})
+
 /** Tokens that were mailed to a user, each for one use. */
 export const credentialTokens = sqliteTable(
   'credential_tokens',

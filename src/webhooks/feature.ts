@@ -51,6 +51,10 @@ export const webhooks: Feature = {
     ['/v1/webhooks', routes],
     ['/v1/deliveries', deliveryRoutes],
   ],
+  dashboard: [
+    ['/v1/webhooks', routes],
+    ['/v1/deliveries', deliveryRoutes],
+  ],
   consumers: [
     consumer({ message: DeliveryMessage, consume: ({ use }, messages) => use(deliveriesService).consume(messages) }),
   ],

@@ -177,7 +177,9 @@ async function costlyLines(queries: Query[]): Promise<string[]> {
 }
 
 test('this test calls every route that reads', async () => {
-  const reads = newRoutes().filter(({ method, path }) => method === 'GET' && !path.endsWith('*'))
+  const reads = newRoutes().filter(
+    ({ method, path }) => method === 'GET' && !path.endsWith('*') && !path.startsWith('/dashboard'),
+  )
   expect(Object.keys(await newRequests()).sort()).toEqual([...new Set(reads.map(({ path }) => path))].sort())
 })
 
