@@ -7,12 +7,11 @@ import type { BoundedMap } from '../redis/bounded-map.ts'
 import { within } from '../redis/within.ts'
 import { service } from '../service.ts'
 import type { ServiceCaller, ServiceTokens } from '../service-tokens/service-tokens.ts'
+import { MAX_LINK_SECONDS } from './schema.ts'
 import { type Claims, createDashboardTokens } from './tokens.ts'
 
 /** How long a session lasts. */
 const SESSION_MS = 14_400_000
-/** The longest life of a link, and of its session. */
-const MAX_LINK_SECONDS = 86_400
 /** How long a request waits for D1 to say whether its session was ended. */
 const PATIENCE_MS = 1_000
 
@@ -76,6 +75,22 @@ export function createDashboard(dependencies: {
     signIn(caller: ServiceCaller, now = Date.now()) {
       const { id: tokenId, stamp } = caller
       return begin({ id: newId('s', now), tokenId, stamp, expiresAt: now + SESSION_MS }, caller)
+    },
+
+    /**
+     * The token of a link to the endpoints of `tenant`, for its people, on behalf of `caller`. Whoever has the link may use it
+     * until `expiresAt`, or until the service token is revoked or rotated. Writes nothing.
+     */
+    link({ id: tokenId, stamp }: ServiceCaller, tenant: string, expiresAt: number): string {
+      return tokens.issue('link', { id: newId('s'), tokenId, stamp, expiresAt, tenant })
+    },
+
+    /** Begins a session from the token of a link. It lasts as long as the link. Undefined: the link has expired or ended. */
+    async enter(link: string, now = Date.now()) {
+      const claims = tokens.read('link', link, now)
+      const own = claims && { ...claims, id: newId('s', now) } // each of its users signs out alone
+      const session = own && (await resume(own, now))
+      return session && begin(own, session.caller)
     },
 
     /** The session of a cookie. Undefined: there is none, or it has ended. */

@@ -2,7 +2,7 @@ import { type Feature, provide, provideForIsolate } from '../feature.ts'
 import { createBoundedMap } from '../redis/bounded-map.ts'
 import { serviceTokensService } from '../service-tokens/service-tokens.ts'
 import { checkedSessions, createDashboard, dashboardService } from './dashboard.ts'
-import { guard, session } from './routes.ts'
+import { guard, portalLinks, session } from './routes.ts'
 
 /** How many sessions an isolate remembers. */
 const REMEMBERED = 1_000
@@ -25,6 +25,8 @@ export const dashboard: Feature = {
   routes: [
     ['/dashboard/session', session],
     ['/dashboard/v1', guard],
+    ['/v1/webhooks/portal-links', portalLinks],
   ],
+  dashboard: [['/v1/webhooks/portal-links', portalLinks]],
   purges: { dashboardSignOuts: ({ use }, most, now) => use(dashboardService).purge(most, now) },
 }

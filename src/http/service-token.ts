@@ -52,16 +52,22 @@ export async function admitService(c: RequestContext, rule: ServiceRule): Promis
 export const isAdmitted = (c: RequestContext, rule: ServiceRule): Promise<boolean> =>
   admitService(c, rule).then((caller) => caller !== undefined)
 
-interface ServiceEnv {
+export interface ServiceEnv {
   Bindings: Env
   Variables: AppEnv['Variables'] & { service: ServiceCaller }
 }
 
-/** Admits only requests with a service token that has the scope, or with the root token: `c.var.service`. */
-export function requireService(rule: ServiceRule): MiddlewareHandler<ServiceEnv> {
+/**
+ * Admits only requests with a service token that has the scope, or with the root token: `c.var.service`. A route with
+ * `isForTenants` also admits the people of a tenant, and must hide from them what is not theirs.
+ */
+export function requireService(rule: ServiceRule, { isForTenants = false } = {}): MiddlewareHandler<ServiceEnv> {
   const middleware: MiddlewareHandler<ServiceEnv> = async (c, next) => {
     const caller = await admitService(c, rule)
     if (!caller) throw new Problem('service-token-required')
+    if (caller.tenant !== undefined && !isForTenants) {
+      throw new Problem('scope-required', 'A portal may not do this', { scope: rule })
+    }
     c.set('service', caller)
     await next()
   }

@@ -44,7 +44,14 @@ export const webhooks: Feature = {
         defer,
         onFailure,
       })
-      return createDeliveries({ db, subscribers: use(subscribersService), attempts, enqueue: enqueueAll, onFailure })
+      return createDeliveries({
+        db,
+        subscribers: use(subscribersService),
+        attempts,
+        enqueue: enqueueAll,
+        source: config.events.source,
+        onFailure,
+      })
     }),
   ],
   routes: [
