@@ -391,6 +391,59 @@ export interface Attempt {
   error: string | null
   /** The first KB of the answer */
   answer: string | null
+  /** `content-type`, `location`, `retry-after`, `server` and `x-request-id` of the answer. Null: no answer, or not recorded. */
+  answerHeaders: Record<string, string> | null
+}
+
+/** An endpoint with its health. */
+export interface ListedWebhook {
+  /** Sorts by time. */
+  id: string
+  /** Where deliveries go. */
+  url: string
+  /** The channels it subscribes to. */
+  channels: string[]
+  /** The types it accepts. Null: every type of the channels. */
+  types: string[] | null
+  /** What its events must match. Null: nothing. */
+  filter: Record<string, unknown> | null
+  /** A note of its owner. */
+  description: string
+  /** The names of its headers. Values are never shown. */
+  headerNames: string[]
+  /** Only an enabled endpoint receives events. */
+  status: "unverified" | "enabled" | "paused" | "disabled"
+  /** It answered 410, or failed for days. */
+  disabledReason: "gone" | "failing" | null
+  /** Null: its last attempt succeeded. */
+  failingSince: string | null
+  /** Until then, deliveries are signed with the previous secret too. */
+  previousSecretUntil: string | null
+  /** Whose people may manage it. Null: nobody. */
+  tenant: string | null
+  /** When it was added. */
+  createdAt: string
+  /** When it last changed. */
+  updatedAt: string
+  /** How well it answers. */
+  health: {
+    /** Open: it failed, and gets nothing until `openUntil`. Half-open: the next delivery tests it. */
+    circuit: "closed" | "open" | "half-open"
+    /** Null: the circuit is not open. */
+    openUntil: string | null
+    /** Attempts of the last 24 hours that succeeded. */
+    succeeded: number
+    /** Attempts of the last 24 hours that failed. */
+    failed: number
+    /** From 0 to 1. Null: no attempts. */
+    successRate: number | null
+    /** Deliveries that wait, counted up to 1,000. */
+    pending: number
+    /** Null: none in two days. */
+    lastSuccessAt: string | null
+    /** Null: none in two days. */
+    lastFailureAt: string | null
+  }
 }
 
 /** An endpoint, without its secret. */
@@ -417,6 +470,8 @@ export interface Webhook {
   failingSince: string | null
   /** Until then, deliveries are signed with the previous secret too. */
   previousSecretUntil: string | null
+  /** Whose people may manage it. Null: nobody. */
+  tenant: string | null
   /** When it was added. */
   createdAt: string
   /** When it last changed. */
@@ -1649,6 +1704,8 @@ export interface ServiceApi {
     description?: string
     /** Sent with every delivery, for example `Authorization`. The API never shows their values again. */
     headers?: Record<string, string>
+    /** Whose people may see and manage the endpoint in a portal. Null: nobody. */
+    tenant?: string | null
     /** Choose it yourself to verify the challenge too. Otherwise the API creates one. */
     secret?: string
   }, options?: CallOptions): Promise<{
@@ -1674,6 +1731,8 @@ export interface ServiceApi {
     failingSince: string | null
     /** Until then, deliveries are signed with the previous secret too. */
     previousSecretUntil: string | null
+    /** Whose people may manage it. Null: nobody. */
+    tenant: string | null
     /** When it was added. */
     createdAt: string
     /** When it last changed. */
@@ -1686,7 +1745,7 @@ export interface ServiceApi {
   /**
    * List webhooks: `GET /v1/webhooks`.
    *
-   * Newest first. Works without Redis.
+   * Newest first, each with its health. Works without Redis.
    *
    * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`
    */
@@ -1695,7 +1754,9 @@ export interface ServiceApi {
     limit?: number
     /** The `nextCursor` of the page before. */
     cursor?: string
-  }, options?: CallOptions): Pages<Webhook>
+    /** Only endpoints of this tenant. */
+    tenant?: string
+  }, options?: CallOptions): Pages<ListedWebhook>
 
   /**
    * Read a webhook: `GET /v1/webhooks/{id}`.
@@ -1737,6 +1798,8 @@ export interface ServiceApi {
     description?: string
     /** Sent with every delivery, for example `Authorization`. The API never shows their values again. */
     headers?: Record<string, string>
+    /** Whose people may see and manage the endpoint in a portal. Null: nobody. */
+    tenant?: string | null
   }, options?: CallOptions): Promise<{
     /** Sorts by time. */
     id: string
@@ -1760,6 +1823,8 @@ export interface ServiceApi {
     failingSince: string | null
     /** Until then, deliveries are signed with the previous secret too. */
     previousSecretUntil: string | null
+    /** Whose people may manage it. Null: nobody. */
+    tenant: string | null
     /** When it was added. */
     createdAt: string
     /** When it last changed. */
@@ -1812,6 +1877,8 @@ export interface ServiceApi {
     failingSince: string | null
     /** Until then, deliveries are signed with the previous secret too. */
     previousSecretUntil: string | null
+    /** Whose people may manage it. Null: nobody. */
+    tenant: string | null
     /** When it was added. */
     createdAt: string
     /** When it last changed. */
@@ -1865,6 +1932,8 @@ export interface ServiceApi {
     error: string | null
     /** The first KB of the answer */
     answer: string | null
+    /** `content-type`, `location`, `retry-after`, `server` and `x-request-id` of the answer. Null: no answer, or not recorded. */
+    answerHeaders: Record<string, string> | null
     isDelivered: boolean
     sample: Record<string, unknown>
   }>
@@ -1905,6 +1974,40 @@ export interface ServiceApi {
   }>
 
   /**
+   * Read a delivery: `GET /v1/deliveries/{id}`.
+   *
+   * With every attempt and the request. Values of secret headers are null. Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `not-found`
+   */
+  getDelivery(input: {
+    /** The id of a delivery. */
+    id: string
+  }, options?: CallOptions): Promise<{
+    /** Sorts by time. */
+    id: string
+    /** The endpoint. */
+    webhookId: string
+    /** Also the `webhook-id` */
+    eventId: string
+    /** Null: the event has expired */
+    type: string | null
+    /** Dead: its last retry failed. */
+    status: "pending" | "delivered" | "dead"
+    /** The oldest first. */
+    attempts: Attempt[]
+    /** What the endpoint receives. */
+    request: {
+      /** The URL of the endpoint now. */
+      url: string
+      /** Of the last attempt. Null: the value is secret. */
+      headers: Record<string, string | null>
+      /** Null: the event has expired, or nobody may see it, such as a message to a user. */
+      body: string | null
+    }
+  }>
+
+  /**
    * Replay a delivery: `POST /v1/deliveries/{id}/replay`.
    *
    * Delivers the event again under the same `webhook-id`, with a new retry schedule. Works without Redis.
@@ -1916,6 +2019,25 @@ export interface ServiceApi {
     id: string
   }, options?: CallOptions): Promise<{
     id: string
+  }>
+
+  /**
+   * Create a link to the webhooks of a tenant: `POST /v1/webhooks/portal-links`.
+   *
+   * Opens the dashboard with the endpoints of that tenant only: its people can add, verify, test, pause, enable, rotate and delete them, see their deliveries and replay them. The link ends at `expiresAt`, and when the service token that made it is revoked or rotated. Nothing is stored, so repeating the request is safe. Works without Redis.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`, `unsupported-media-type`
+   */
+  createPortalLink(input: {
+    /** Whose endpoints the link shows. */
+    tenant: string
+    /** How long the link works, and the sessions that it begins. */
+    expiresInSeconds?: number
+  }, options?: CallOptions): Promise<{
+    /** The page. Its fragment has the token, which no server logs. */
+    url: string
+    /** When the link and its sessions end. */
+    expiresAt: string
   }>
 
   /**
@@ -2233,7 +2355,9 @@ export const SERVICE_OPERATIONS = {
   testWebhook: 'POST /v1/webhooks/{id}/test',
   listDeliveries: 'GET /v1/webhooks/{id}/deliveries pages',
   replayMissedEvents: 'POST /v1/webhooks/{id}/replay body',
+  getDelivery: 'GET /v1/deliveries/{id}',
   replayDelivery: 'POST /v1/deliveries/{id}/replay',
+  createPortalLink: 'POST /v1/webhooks/portal-links body',
   acquireLock: 'POST /v1/locks/{name} body fill:owner',
   extendLock: 'PATCH /v1/locks/{name} body',
   releaseLock: 'DELETE /v1/locks/{name}',

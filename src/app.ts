@@ -67,5 +67,6 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
     return method === 'OPTIONS' ? preflight(c, next) : checkBody(c, next)
   })
   for (const { routes } of features) mount(routes)
+  for (const { dashboard = [] } of features) mount(dashboard.map(([path, routes]) => [`/dashboard${path}`, routes]))
   return app
 }

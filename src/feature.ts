@@ -100,6 +100,8 @@ export interface Feature {
   name: string
   provides?: Provider[]
   routes?: Mount[]
+  /** Routes that the dashboard reaches too, below `/dashboard`, by its cookie. */
+  dashboard?: Mount[]
   /** Routes that answer even when the Worker is not configured. */
   unconfiguredRoutes?: Mount[]
   consumers?: Consumer[]

@@ -1,6 +1,7 @@
 import { backup } from './backup/feature.ts'
 import { comments } from './comments/feature.ts'
 import { credentials } from './credentials/feature.ts'
+import { dashboard } from './dashboard/feature.ts'
 import { events } from './events/feature.ts'
 import { accountExport } from './export/feature.ts'
 import type { Feature } from './feature.ts'
@@ -54,4 +55,5 @@ export const features: readonly Feature[] = [
   invalidation,
   idempotency,
   backup,
+  dashboard,
 ]

@@ -33,6 +33,7 @@ const tables = new Map<string, SQLiteTable>(
     schema.unsettledCounts,
     schema.removals,
     schema.serviceTokens,
+    schema.dashboardSignOuts,
     schema.reports,
     schema.suspensions,
     schema.moderationLog,

@@ -287,6 +287,12 @@ export const serviceTokens = sqliteTable(
   (t) => [uniqueIndex('service_tokens_name').on(t.name)],
 )
 
+/** Sessions of the dashboard that were signed out before they expired. */
+export const dashboardSignOuts = sqliteTable('dashboard_sign_outs', {
+  /** `s_` + ULID of the sign-in. */
+  sessionId: text('session_id').primaryKey(),
+})
+
 /** Tokens that were mailed to a user, each for one use. */
 export const credentialTokens = sqliteTable(
   'credential_tokens',
@@ -640,9 +646,14 @@ export const webhooks = sqliteTable(
     wakeAt: integer('wake_at'),
     createdAt: integer('created_at').notNull(),
     updatedAt: integer('updated_at').notNull(),
+    /** Whose people may see and manage it. Null: only back ends. */
+    tenant: text(),
   },
   (t) => [
     index('webhooks_status').on(t.status),
+    index('webhooks_tenant')
+      .on(t.tenant, t.id)
+      .where(sql`tenant IS NOT NULL`),
     index('webhooks_wake')
       .on(t.wakeAt)
       .where(sql`wake_at IS NOT NULL`),
@@ -651,7 +662,8 @@ export const webhooks = sqliteTable(
 
 /**
  * One row with a random value that changes whenever an endpoint may take other events: one is added, deleted or changes its
- * status, channels, types or filter. Triggers write it (migrations/0018_webhook_version.sql).
+ * status, channels, types, filter or tenant. Triggers write it (migrations/0018_webhook_version.sql and
+ * 0026_tenants.sql).
  */
 export const webhookVersion = sqliteTable('webhook_version', {
   id: integer().primaryKey(),
@@ -705,6 +717,8 @@ export const deliveryAttempts = sqliteTable(
     error: text(),
     /** The first KB of the answer. */
     answer: text(),
+    /** Headers of the answer, by name. Null: no answer, or an attempt from before they were recorded. */
+    answerHeaders: text('answer_headers', { mode: 'json' }).$type<Record<string, string>>(),
   },
   (t) => [primaryKey({ columns: [t.deliveryId, t.at] })],
 )
@@ -718,6 +732,9 @@ export const webhookHours = sqliteTable(
     webhookId: text('webhook_id').notNull(),
     succeeded: integer().notNull(),
     failed: integer().notNull(),
+    /** When the latest of them began (Unix ms). 0: none. */
+    lastSuccessAt: integer('last_success_at').notNull().default(0),
+    lastFailureAt: integer('last_failure_at').notNull().default(0),
   },
   (t) => [primaryKey({ columns: [t.hour, t.webhookId] })],
 )

@@ -188,6 +188,7 @@ export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): P
   const described = await generateSpecs(app, {
     defaultValidationErrorResponse: false,
     excludeStaticFile: false,
+    exclude: /^\/dashboard\//, // the page alone uses these
     documentation: {
       openapi: '3.1.0',
       info: {

@@ -110,11 +110,15 @@ const SERVICE_CHANNELS = ['webhook_events', 'moderation_events', MAIL_CHANNEL] a
 const OWN_CHANNELS = [RELATIONS_CHANNEL, ...SERVICE_CHANNELS] as const
 export const CUSTOM_CHANNEL = /^custom_[a-z0-9_]{1,50}$/
 
+/** Whether anybody may subscribe to a channel. What may be seen of its events, their audience says. */
+export const isPublicChannel = (name: string): boolean =>
+  CHANNELS.some((known) => known === name) || CUSTOM_CHANNEL.test(name)
+
 /** The name of a channel: ours, or of a back end. */
 export const Channel = v.pipe(
   v.string(),
   v.check(
-    (name) => [...CHANNELS, ...OWN_CHANNELS].some((known) => known === name) || CUSTOM_CHANNEL.test(name),
+    (name) => OWN_CHANNELS.some((known) => known === name) || isPublicChannel(name),
     `must be ${[...CHANNELS, ...OWN_CHANNELS].join(', ')}, or custom_ and letters, digits or _`,
   ),
 )

@@ -22,6 +22,8 @@ export interface AppEnv {
     claims?: Claims | null
     /** The back end whose token the route accepted. */
     service?: ServiceCaller
+    /** Who uses the dashboard: set below `/dashboard/v1` only, by its cookie. */
+    dashboard?: ServiceCaller
     trace: Trace
     /** What is known of the answer before its route has made it. */
     answer: {

@@ -1,6 +1,6 @@
 import { type Feature, provide } from '../feature.ts'
 import { createMaintenance, maintenanceService, type PurgeBudget } from './maintenance.ts'
-import { health, monitoring as routes } from './routes.ts'
+import { health, monitoring as routes, stats } from './routes.ts'
 import { createScan, scanService } from './scan.ts'
 import { createStats, type FigureSources, isReportDue, statsService } from './stats.ts'
 
@@ -39,7 +39,11 @@ export const monitoring: Feature = {
     ),
   ],
   unconfiguredRoutes: [['/', health]],
-  routes: [['/', routes]],
+  routes: [
+    ['/v1/stats', stats],
+    ['/', routes],
+  ],
+  dashboard: [['/v1/stats', stats]],
   jobs: [
     {
       name: 'purge expired data',

@@ -42,6 +42,27 @@ const READINESS_LIMIT = 120
 /** What all purges together do on request. */
 const PURGES_ON_REQUEST: PurgeBudget = { stepRows: 1_000, steps: 250, ms: 10_000 }
 
+export const stats = new Hono<AppEnv>().get(
+  '/',
+  doc({
+    id: 'getStats',
+    tag,
+    summary: 'Read all figures',
+    description:
+      'For services, and for the dashboard. The series has steps of ten seconds, for the last `minutes`. Isolates report ' +
+      'about every ten seconds, so the last step still grows. An unavailable part is null, and `unavailable` names it. ' +
+      'Without Redis: the figures of this isolate.',
+    answer: Stats,
+    problems: ['invalid-request', 'service-token-required'],
+  }),
+  requireService('stats:read'),
+  valid('query', v.object({ minutes: limitOf(60, 60) })),
+  async (c) => {
+    c.header('Cache-Control', 'no-store')
+    return c.json(await c.var.use(statsService).read(c.req.valid('query').minutes))
+  },
+)
+
 export const monitoring = new Hono<AppEnv>()
   .get(
     '/readyz',
@@ -62,26 +83,6 @@ export const monitoring = new Hono<AppEnv>()
       const isReady = redis.isUp && d1.isUp
       c.header('Cache-Control', 'no-store')
       return c.json({ isReady, redis, d1 }, isReady ? 200 : 503)
-    },
-  )
-  .get(
-    '/v1/stats',
-    doc({
-      id: 'getStats',
-      tag,
-      summary: 'Read all figures',
-      description:
-        'For services, and for the dashboard. The series has steps of ten seconds, for the last `minutes`. Isolates report ' +
-        'about every ten seconds, so the last step still grows. An unavailable part is null, and `unavailable` names it. ' +
-        'Without Redis: the figures of this isolate.',
-      answer: Stats,
-      problems: ['invalid-request', 'service-token-required'],
-    }),
-    requireService('stats:read'),
-    valid('query', v.object({ minutes: limitOf(60, 60) })),
-    async (c) => {
-      c.header('Cache-Control', 'no-store')
-      return c.json(await c.var.use(statsService).read(c.req.valid('query').minutes))
     },
   )
   .get(

@@ -16,7 +16,14 @@ export interface ServiceCaller {
   name: string
   /** The root token may do everything. */
   scopes: readonly string[] | 'all'
+  /** Differs after a rotation of the token. */
+  stamp: string
+  /** The people of this tenant use a portal: only its endpoints exist for them. Absent: a back end. */
+  tenant?: string
 }
+
+/** `SERVICE_TOKEN`. */
+export const ROOT: ServiceCaller = { id: 'root', name: 'root', scopes: 'all', stamp: '' }
 
 type Row = typeof serviceTokens.$inferSelect
 
@@ -77,9 +84,26 @@ export function createServiceTokens(
     )
   }
 
-  async function find(id: string, digest: Buffer, beforeGuess: () => void, now: number): Promise<Row | undefined> {
+  async function find(
+    id: string,
+    accepts: (row: Row) => boolean,
+    beforeGuess: () => void,
+    now: number,
+  ): Promise<ServiceCaller | undefined> {
+    const row = await findRow(id, accepts, beforeGuess, now)
+    if (!row) return undefined
+    noteUse(row, now)
+    return { id, name: row.name, scopes: row.scopes, stamp: stampOf(row) }
+  }
+
+  async function findRow(
+    id: string,
+    accepts: (row: Row) => boolean,
+    beforeGuess: () => void,
+    now: number,
+  ): Promise<Row | undefined> {
     const held = memory.get(id)
-    const isRight = held !== undefined && matches(held.row, digest, now)
+    const isRight = held !== undefined && accepts(held.row)
     const age = held ? Math.abs(now - held.readAt) : Infinity // the clock may have been set back
     if (isRight && age < trustMs) {
       if (age > trustMs / 2 && !held.isRefreshing) {
@@ -93,7 +117,7 @@ export function createServiceTokens(
       if (isRight && age < OUTAGE_MS) return held.row
       throw error
     })
-    return row && matches(row, digest, now) ? row : undefined
+    return row && accepts(row) ? row : undefined
   }
 
   return {
@@ -104,10 +128,23 @@ export function createServiceTokens(
     async identify(token: string, beforeGuess: () => void, now = Date.now()): Promise<ServiceCaller | undefined> {
       const id = TOKEN.exec(token)?.[1]
       if (id === undefined) return undefined
-      const row = await find(id, digestOf(token), beforeGuess, now)
-      if (!row) return undefined
-      noteUse(row, now)
-      return { id, name: row.name, scopes: row.scopes }
+      const digest = digestOf(token)
+      return find(id, (row) => matches(row, digest, now), beforeGuess, now)
+    },
+
+    /**
+     * The back end with this id that had this stamp before. Undefined: its token was revoked or rotated since. D1 is asked as
+     * by `identify`, and its errors are thrown.
+     */
+    async recall(id: string, stamp: string, now = Date.now()): Promise<ServiceCaller | undefined> {
+      return id === ROOT.id
+        ? ROOT
+        : find(
+            id,
+            (row) => stampOf(row) === stamp,
+            () => {},
+            now,
+          )
     },
 
     /**
@@ -180,6 +217,9 @@ const matches = ({ hash, previous }: Row, digest: Buffer, now: number): boolean 
   [{ hash, until: Infinity }, ...previous].some(
     (secret) => now < secret.until && timingSafeEqual(Buffer.from(secret.hash, 'base64url'), digest),
   )
+
+/** Part of the hash: nobody finds the token by it. */
+const stampOf = ({ hash }: Row): string => hash.slice(0, 16)
 
 const newToken = (id: string) => `${id}.${randomBytes(32).toString('base64url')}`
 const digestOf = (token: string) => createHash('sha256').update(token).digest()

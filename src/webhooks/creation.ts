@@ -1,7 +1,8 @@
 import { eq, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { webhooks } from '../db/schema.ts'
-import { Problem } from '../errors.ts'
+import { invalidField, Problem } from '../errors.ts'
+import { isPublicChannel } from '../events/catalog.ts'
 import { newId } from '../ids.ts'
 import type { Challenges } from './challenge.ts'
 import { type GuardPolicy, requireAllowed } from './guard.ts'
@@ -22,6 +23,18 @@ export interface Subscription {
   filter: Filter | null
   description: string
   headers: Record<string, string>
+  /** Null: none. */
+  tenant: string | null
+}
+
+/** How many endpoints a tenant may add: its people must not use up those of others. */
+const MAX_PER_TENANT = 20
+
+/** Refuses a subscription of a tenant to channels that are not public: see `eventFor`. */
+export function requirePublic({ tenant, channels }: Pick<Subscription, 'tenant' | 'channels'>): void {
+  const refused = tenant === null ? undefined : channels.find((channel) => !isPublicChannel(channel))
+  if (refused !== undefined)
+    throw invalidField('body', 'channels', `must not have ${refused}: the webhook has a tenant`)
 }
 
 /** Adds endpoints. D1 and HTTP only. */
@@ -39,6 +52,7 @@ export function createCreation(
    */
   async function create(subscription: Subscription & { secret?: string | undefined }, host: string) {
     requireAllowed(subscription.url, policy, host)
+    requirePublic(subscription)
     const secret = subscription.secret ?? newSecret()
     const row = await insert(db, vault, { ...subscription, secret }, policy.maxEndpoints)
     try {
@@ -64,13 +78,14 @@ export function createCreation(
 async function insert(
   db: DrizzleD1Database,
   vault: Vault,
-  { url, channels, types, filter, description, headers, secret }: Subscription & { secret: string },
+  { url, channels, types, filter, description, headers, secret, tenant }: Subscription & { secret: string },
   most: number,
 ): Promise<WebhookRow> {
   const now = Date.now()
   const id = newId('wh', now)
   const json = (value: object | null) => value && JSON.stringify(value)
   const isAllowed = sql`NOT EXISTS (SELECT 1 FROM ${webhooks} WHERE id > 'wh_' LIMIT 1 OFFSET ${most - 1})
+      AND NOT EXISTS (SELECT 1 FROM ${webhooks} WHERE tenant = ${tenant} LIMIT 1 OFFSET ${MAX_PER_TENANT - 1})
     OR EXISTS (SELECT 1 FROM ${webhooks} WHERE id = ${id})`
   const sealed = { secret: vault.seal(secret, id), headers: json(sealHeaders(vault, headers, id)) }
   const [row] = await repeatOnce(() =>
@@ -80,14 +95,15 @@ async function insert(
         // In the order of the table.
         sql`
           SELECT ${id}, ${url}, ${json(channels)}, ${json(types)}, ${json(filter)}, ${description}, ${sealed.headers},
-            ${sealed.secret}, NULL, NULL, 'unverified', NULL, NULL, 0, NULL, NULL, ${now + PATIENCE_MS}, ${now}, ${now}
+            ${sealed.secret}, NULL, NULL, 'unverified', NULL, NULL, 0, NULL, NULL, ${now + PATIENCE_MS}, ${now}, ${now}, ${tenant}
           WHERE ${isAllowed}`,
       )
       .onConflictDoUpdate({ target: webhooks.id, set: { url } })
       .returning(),
   )
   if (row) return row
-  throw new Problem('too-many-webhooks', `There are at most ${most} webhooks (WEBHOOK_MAX_ENDPOINTS): delete one first`)
+  const limits = `${most} webhooks (WEBHOOK_MAX_ENDPOINTS)${tenant === null ? '' : `, and ${MAX_PER_TENANT} of a tenant`}`
+  throw new Problem('too-many-webhooks', `There are at most ${limits}: delete one first`)
 }
 
 /** Ends the creation of an endpoint that did not answer the challenge: it stays unverified. Safe to repeat. */

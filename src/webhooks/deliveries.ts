@@ -1,16 +1,19 @@
 import { and, desc, eq, inArray, isNull, lt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import type { SQLiteColumn } from 'drizzle-orm/sqlite-core'
 import { listOf } from '../db/list.ts'
 import { deliveries, deliveryAttempts, events, webhooks } from '../db/schema.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import { service } from '../service.ts'
 import type { Attempts } from './attempts.ts'
-import { shownAttempt, unknownWebhook } from './view.ts'
-import { createFanOut, type Subscribers } from './fan-out.ts'
+import { MAIL_CHANNEL, toCloudEvent } from '../events/catalog.ts'
+import { shownHeaders } from './sender.ts'
+import { isOf, shownAttempt, unknownDelivery, unknownWebhook } from './view.ts'
+import { createFanOut, eventFor, type Subscribers } from './fan-out.ts'
 import type { DeliveryMessage, Outgoing } from './messages.ts'
 import { createReplays } from './replay.ts'
-import type { ShownDelivery } from './schema.ts'
+import type { ShownDelivery, ShownRequest } from './schema.ts'
 import { createWaking } from './wake.ts'
 
 export type Deliveries = ReturnType<typeof createDeliveries>
@@ -30,10 +33,12 @@ export function createDeliveries(dependencies: {
   subscribers: Subscribers
   attempts: Attempts
   enqueue: (messages: Outgoing[]) => Promise<unknown>
+  /** The CloudEvents `source`. */
+  source: string
   /** Receives failures that are repaired later: their origin, and the error. */
   onFailure: (origin: string, error: unknown) => void
 }) {
-  const { db, subscribers, attempts, enqueue, onFailure } = dependencies
+  const { db, subscribers, attempts, enqueue, source, onFailure } = dependencies
   const { store, listener } = createFanOut(db, subscribers, enqueue)
   const { wake, resend } = createWaking(db, enqueue, attempts.probe)
   const { replay, replaySince, step } = createReplays(db, enqueue, store)
@@ -45,6 +50,7 @@ export function createDeliveries(dependencies: {
     replaySince,
     list: (webhookId: string, status: Status | undefined, limit: number, cursor?: string) =>
       list(db, webhookId, status, limit, cursor),
+    read: (id: string, tenant: string | undefined) => read(db, source, id, tenant),
     purge: (most: number, before: number) => purge(db, most, before),
 
     /** Handles messages of the queue. Answers which failed. */
@@ -106,6 +112,43 @@ async function list(
     ({ delivery }) => delivery.id,
     ({ delivery, type }) => shownDelivery(delivery, type, byId.get(delivery.id) ?? []),
   )
+}
+
+/**
+ * A delivery with its attempts and its request, made from the event as it is stored. The body is null where the event is not
+ * kept, may not be received, or is a message to a user. `not-found` where `tenant` does not have the endpoint. One D1 round
+ * trip.
+ */
+async function read(
+  db: DrizzleD1Database,
+  source: string,
+  id: string,
+  tenant: string | undefined,
+): Promise<ShownDelivery & { request: ShownRequest }> {
+  const idOf = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${deliveries} WHERE ${deliveries.id} = ${id})`
+  const [[delivery], [webhook], [stored], attempts] = await db.batch([
+    db.select().from(deliveries).where(eq(deliveries.id, id)),
+    db
+      .select()
+      .from(webhooks)
+      .where(and(eq(webhooks.id, idOf(deliveries.webhookId)), isOf(tenant))),
+    db
+      .select()
+      .from(events)
+      .where(eq(events.id, idOf(deliveries.eventId))),
+    db.select().from(deliveryAttempts).where(eq(deliveryAttempts.deliveryId, id)).orderBy(deliveryAttempts.at),
+  ])
+  if (!delivery || !webhook) unknownDelivery(id)
+  const event = stored && stored.channel !== MAIL_CHANNEL ? eventFor(webhook, stored) : undefined
+  const sent = { id: delivery.eventId, traceparent: event?.traceparent ?? null }
+  return {
+    ...shownDelivery(delivery, stored?.type ?? null, attempts),
+    request: {
+      url: webhook.url,
+      headers: shownHeaders(webhook, sent, attempts.at(-1)?.at),
+      body: event ? JSON.stringify(toCloudEvent(event, source)) : null,
+    },
+  }
 }
 
 const shownDelivery = (

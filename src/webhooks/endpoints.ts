@@ -3,12 +3,14 @@ import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { webhooks } from '../db/schema.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Challenges } from './challenge.ts'
-import type { Subscription } from './creation.ts'
+import { requirePublic, type Subscription } from './creation.ts'
+import { readHealth } from './figures.ts'
 import { type GuardPolicy, requireAllowed } from './guard.ts'
 import { updateWebhook } from './repeat.ts'
 import { sealHeaders } from './rotation.ts'
+import type { ShownListed } from './schema.ts'
 import type { Vault } from './vault.ts'
-import { findWebhook, notEnabled, shown, shownAttempt, unknownWebhook } from './view.ts'
+import { findWebhook, isOf, notEnabled, shown, shownAttempt, unknownWebhook } from './view.ts'
 
 /** Reads and changes endpoints. D1, and HTTP for the challenge. */
 export function createEndpoints(
@@ -20,21 +22,33 @@ export function createEndpoints(
   return {
     read: async (id: string) => shown(await findWebhook(db, id)),
 
-    /** A page of endpoints, the newest first. */
-    async list(limit: number, cursor = 'wh_~'): Promise<Page<ReturnType<typeof shown>>> {
+    /** Refuses an endpoint of another tenant, or of none, as `not-found`. One D1 query. */
+    async requireTenant(id: string, tenant: string): Promise<void> {
+      if ((await findWebhook(db, id)).tenant !== tenant) unknownWebhook(id)
+    },
+
+    /** A page of endpoints, of a tenant or of all, the newest first, each with its health. Two D1 round trips. */
+    async list(limit: number, cursor = 'wh_~', tenant?: string, now = Date.now()): Promise<Page<ShownListed>> {
       const rows = await db
         .select()
         .from(webhooks)
-        .where(lt(webhooks.id, cursor))
+        .where(and(isOf(tenant), lt(webhooks.id, cursor)))
         .orderBy(desc(webhooks.id))
         .limit(limit + 1)
-      return pageOf(rows, limit, (row) => row.id, shown)
+      const healthOf = await readHealth(db, rows.slice(0, limit), now)
+      return pageOf(
+        rows,
+        limit,
+        (row) => row.id,
+        (row) => ({ ...shown(row), health: healthOf(row) }),
+      )
     },
 
     /** Changes an endpoint. Another URL, or that of an unverified endpoint, is sent the challenge. Safe to repeat. */
     async change(id: string, { url, ...changes }: Partial<Subscription>, host: string) {
       const before = await findWebhook(db, id)
       if (url !== undefined) requireAllowed(url, policy, host)
+      requirePublic({ ...before, ...changes })
       const headers = changes.headers === undefined ? {} : { headers: sealHeaders(vault, changes.headers, id) }
       const sealed = { ...changes, ...headers }
       if (url !== undefined && (url !== before.url || before.status === 'unverified')) {

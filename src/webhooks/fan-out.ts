@@ -2,7 +2,7 @@ import { eq, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { monotonicFactory } from 'ulid'
 import { deliveries, webhooks, webhookVersion } from '../db/schema.ts'
-import type { StoredEvent } from '../events/catalog.ts'
+import { isPublicChannel, type StoredEvent } from '../events/catalog.ts'
 import type { Listener } from '../events/dispatch.ts'
 import { service } from '../service.ts'
 import { meets } from './filter.ts'
@@ -16,7 +16,7 @@ const STORE_AT_ONCE = 1_000
 const MAX_AGE_MS = 60_000
 
 /** What decides whether an endpoint takes an event. */
-export type Subscriber = Pick<WebhookRow, 'id' | 'channels' | 'types' | 'filter'>
+export type Subscriber = Pick<WebhookRow, 'id' | 'channels' | 'types' | 'filter' | 'tenant'>
 
 /** The endpoints that events are stored for, as an isolate has read them. */
 export interface Subscribers {
@@ -37,7 +37,13 @@ async function readSubscribers(db: DrizzleD1Database, subscribers: Subscribers, 
   const [[latest], endpoints] = await db.batch([
     versions,
     db
-      .select({ id: webhooks.id, channels: webhooks.channels, types: webhooks.types, filter: webhooks.filter })
+      .select({
+        id: webhooks.id,
+        channels: webhooks.channels,
+        types: webhooks.types,
+        filter: webhooks.filter,
+        tenant: webhooks.tenant,
+      })
       .from(webhooks)
       .where(inArray(webhooks.status, ['enabled', 'paused'])),
   ])
@@ -116,10 +122,22 @@ export const dueAt = (now: number) => sql`CASE
   THEN ${now + PATIENCE_MS} END`
 
 /** Whether an endpoint subscribes to an event. */
-export function takes({ channels, types, filter }: Subscriber, event: StoredEvent): boolean {
+export function takes(webhook: Subscriber, event: StoredEvent): boolean {
+  const { channels, types, filter } = webhook
   if (event.audience === 'others') return false // strangers' view of a presence that is not the real one
+  if (!eventFor(webhook, event)) return false
   if (!channels.includes(event.channel) || types?.includes(event.type) === false) return false
   return filter === null || meets(event, filter as Filter) // validated before it was stored
+}
+
+/**
+ * An event as an endpoint may receive it. Undefined: not at all. The people of a tenant see what strangers see: they choose
+ * the URL and read deliveries, so their endpoint gets only what everyone may see, whatever it subscribed to before.
+ */
+export function eventFor({ tenant }: Pick<WebhookRow, 'tenant'>, event: StoredEvent): StoredEvent | undefined {
+  if (tenant === null) return event
+  if (event.audience !== 'everyone' || !isPublicChannel(event.channel)) return undefined
+  return event.publicSequence ? { ...event, sequence: event.publicSequence } : event
 }
 
 export const oldestFirst = <T extends { id: string }>(rows: T[]) => rows.toSorted((a, b) => (a.id < b.id ? -1 : 1))

@@ -44,10 +44,21 @@ export const webhooks: Feature = {
         defer,
         onFailure,
       })
-      return createDeliveries({ db, subscribers: use(subscribersService), attempts, enqueue: enqueueAll, onFailure })
+      return createDeliveries({
+        db,
+        subscribers: use(subscribersService),
+        attempts,
+        enqueue: enqueueAll,
+        source: config.events.source,
+        onFailure,
+      })
     }),
   ],
   routes: [
+    ['/v1/webhooks', routes],
+    ['/v1/deliveries', deliveryRoutes],
+  ],
+  dashboard: [
     ['/v1/webhooks', routes],
     ['/v1/deliveries', deliveryRoutes],
   ],

@@ -131,31 +131,47 @@ function attemptStatements(
   db: DrizzleD1Database,
   now: number,
 ): BatchItem<'sqlite'>[] {
-  const rows = attempts.map(({ id, at, durationMs, status, error, answer }) => [
+  const rows = attempts.map(({ id, at, durationMs, status, error, answer, answerHeaders }) => [
     id,
     at,
     durationMs,
     status,
     error,
     answer,
+    answerHeaders,
   ])
-  const succeeded = attempts.filter(isSuccess).length
+  const succeeded = attempts.filter(isSuccess)
+  const failed = attempts.filter((attempt) => !isSuccess(attempt))
+  const latest = (some: Attempt[]) => Math.max(0, ...some.map(({ at }) => at))
   return [
     db
       .insert(deliveryAttempts)
       .select(
         sql`
-          SELECT deliveries.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+          SELECT deliveries.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
+            value ->> 6
           FROM json_each(${JSON.stringify(rows)}) CROSS JOIN ${deliveries} ON deliveries.id = value ->> 0
           WHERE true`,
       )
       .onConflictDoNothing(),
     db
       .insert(webhookHours)
-      .values({ hour: hourOf(now), webhookId, succeeded, failed: attempts.length - succeeded })
+      .values({
+        hour: hourOf(now),
+        webhookId,
+        succeeded: succeeded.length,
+        failed: failed.length,
+        lastSuccessAt: latest(succeeded),
+        lastFailureAt: latest(failed),
+      })
       .onConflictDoUpdate({
         target: [webhookHours.hour, webhookHours.webhookId],
-        set: { succeeded: sql`succeeded + excluded.succeeded`, failed: sql`failed + excluded.failed` },
+        set: {
+          succeeded: sql`succeeded + excluded.succeeded`,
+          failed: sql`failed + excluded.failed`,
+          lastSuccessAt: sql`max(last_success_at, excluded.last_success_at)`,
+          lastFailureAt: sql`max(last_failure_at, excluded.last_failure_at)`,
+        },
       }),
   ]
 }

@@ -2,8 +2,8 @@ import { and, eq, lte, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { deliveries, events, webhooks } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
-import { requireStoring, unknownWebhook } from './view.ts'
-import { dueAt, type FanOut, takes } from './fan-out.ts'
+import { isOf, requireStoring, unknownDelivery, unknownWebhook } from './view.ts'
+import { dueAt, eventFor, type FanOut, takes } from './fan-out.ts'
 import { type DeliveryMessage, deliveryMessage, type Outgoing } from './messages.ts'
 
 type ReplayMessage = DeliveryMessage & { kind: 'replay' }
@@ -22,11 +22,11 @@ export function createReplays(
 ) {
   /**
    * Attempts a delivery again, from the start of its schedule, under the same `webhook-id`. Recorded first: the cron
-   * enqueues it if its message is lost. Refused as `webhook-not-enabled`, or as `event-gone` when the event was purged.
-   * Two D1 round trips.
+   * enqueues it if its message is lost. Refused as `webhook-not-enabled`, as `event-gone` when the event was purged, and as
+   * `not-found` where `tenant` does not have the endpoint. Two D1 round trips.
    */
-  async function replay(id: string, now = Date.now()): Promise<void> {
-    await requireReplayable(db, id)
+  async function replay(id: string, tenant?: string, now = Date.now()): Promise<void> {
+    await requireReplayable(db, id, tenant)
     const due = sql`(SELECT ${dueAt(now)} FROM webhooks WHERE webhooks.id = webhook_id)`
     const restarted = await db
       .update(deliveries)
@@ -61,16 +61,17 @@ export function createReplays(
   return { replay, replaySince, step }
 }
 
-async function requireReplayable(db: DrizzleD1Database, id: string): Promise<void> {
+async function requireReplayable(db: DrizzleD1Database, id: string, tenant: string | undefined): Promise<void> {
   const [found] = await db
-    .select({ webhook: webhooks, eventId: events.id })
+    .select({ webhook: webhooks, event: events })
     .from(deliveries)
     .innerJoin(webhooks, eq(webhooks.id, deliveries.webhookId))
     .leftJoin(events, eq(events.id, deliveries.eventId))
-    .where(eq(deliveries.id, id))
-  if (!found) throw new Problem('not-found', `There is no delivery ${id}`)
+    .where(and(eq(deliveries.id, id), isOf(tenant)))
+  if (!found) unknownDelivery(id)
   requireStoring(found.webhook)
-  if (found.eventId === null) throw new Problem('event-gone', `The event of ${id} is not kept any more`)
+  if (!found.event || !eventFor(found.webhook, found.event))
+    throw new Problem('event-gone', `The event of ${id} is not kept any more`)
 }
 
 /** Stores what the endpoint takes of the next events. Answers where the next step begins. Safe to repeat. */

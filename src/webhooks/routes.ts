@@ -1,18 +1,22 @@
-import { Hono } from 'hono'
+import { Hono, type MiddlewareHandler } from 'hono'
 import * as v from 'valibot'
 import { nextLink } from '../http/caching.ts'
+import { invalidField } from '../errors.ts'
 import type { AppEnv } from '../http/context.ts'
-import { pageQuery, pageSchema, Time } from '../http/input.ts'
+import { pageSchema, Time } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import { MAIL_CHANNEL } from '../events/catalog.ts'
-import { mayDo, requireScope, requireService } from '../http/service-token.ts'
+import { mayDo, requireScope, requireService, type ServiceEnv } from '../http/service-token.ts'
+import type { ServiceCaller } from '../service-tokens/service-tokens.ts'
 import { deliveriesService } from './deliveries.ts'
 import {
   ChangedWebhook,
   CreatedWebhook,
   DeliveriesQuery,
   Delivery,
+  DeliveryDetails,
   DeliveryId,
+  ListedWebhook,
   NewWebhook,
   ReplayRequest,
   RotatedWebhook,
@@ -20,6 +24,7 @@ import {
   Webhook,
   WebhookChanges,
   WebhookId,
+  WebhooksQuery,
 } from './schema.ts'
 import { webhooksService } from './webhooks.ts'
 
@@ -28,6 +33,22 @@ const tag = 'Webhooks'
 const NO_REDIS = 'Works without Redis.'
 const PROBLEMS = ['invalid-request', 'service-token-required', 'not-found'] as const
 const BODY_PROBLEMS = ['malformed-json', 'unsupported-media-type'] as const
+
+/** Admits back ends that manage webhooks, and the people of a tenant. */
+const manage = requireService('webhooks:manage', { isForTenants: true })
+
+/** Hides the endpoints of others from the people of a tenant. */
+const ownWebhook: MiddlewareHandler<ServiceEnv> = async (c, next) => {
+  const { tenant } = c.var.service
+  if (tenant !== undefined) await c.var.use(webhooksService).requireTenant(c.req.param('id') ?? '', tenant)
+  await next()
+}
+
+/** Refuses to the people of a tenant to name another one. */
+function requireOwnTenant({ tenant: own }: ServiceCaller, named: string | null | undefined): void {
+  if (own === undefined || named === undefined || named === own) return
+  throw invalidField('body', 'tenant', 'must not be set in a portal')
+}
 
 /** The host of the request. No endpoint may have it. */
 const hostOf = (url: string) => new URL(url).host
@@ -50,13 +71,16 @@ export const webhooks = new Hono<AppEnv>()
       sends: ['Location'],
       problems: ['invalid-request', 'service-token-required', 'too-many-webhooks', ...BODY_PROBLEMS],
     }),
-    requireService('webhooks:manage'),
+    manage,
     requireJson,
     valid('json', NewWebhook),
     async (c) => {
+      const { service } = c.var
       const webhook = c.req.valid('json')
-      if (webhook.channels.includes(MAIL_CHANNEL)) requireScope(c.var.service, 'mail')
-      const created = await c.var.use(webhooksService).create(webhook, hostOf(c.req.url))
+      requireOwnTenant(service, webhook.tenant ?? undefined)
+      if (service.tenant === undefined && webhook.channels.includes(MAIL_CHANNEL)) requireScope(service, 'mail')
+      const tenant = service.tenant ?? webhook.tenant
+      const created = await c.var.use(webhooksService).create({ ...webhook, tenant }, hostOf(c.req.url))
       c.header('Location', `/v1/webhooks/${created.id}`)
       c.header('Cache-Control', 'no-store')
       return c.json(created, 201)
@@ -68,15 +92,15 @@ export const webhooks = new Hono<AppEnv>()
       id: 'listWebhooks',
       tag,
       summary: 'List webhooks',
-      description: `Newest first. ${NO_REDIS}`,
-      answer: pageSchema(Webhook),
+      description: `Newest first, each with its health. ${NO_REDIS}`,
+      answer: pageSchema(ListedWebhook),
       problems: ['invalid-request', 'service-token-required'],
     }),
-    requireService('webhooks:manage'),
-    valid('query', pageQuery('wh')),
+    manage,
+    valid('query', WebhooksQuery),
     async (c) => {
-      const { limit, cursor } = c.req.valid('query')
-      const page = await c.var.use(webhooksService).list(limit, cursor)
+      const { limit, cursor, tenant } = c.req.valid('query')
+      const page = await c.var.use(webhooksService).list(limit, cursor, c.var.service.tenant ?? tenant)
       c.header('Link', nextLink(c, page))
       return c.json(page)
     },
@@ -91,8 +115,9 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     async (c) => c.json(await c.var.use(webhooksService).read(c.req.valid('param').id)),
   )
   .patch(
@@ -105,17 +130,20 @@ export const webhooks = new Hono<AppEnv>()
       answer: ChangedWebhook,
       problems: [...PROBLEMS, ...BODY_PROBLEMS],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     requireJson,
     valid('json', WebhookChanges),
     async (c) => {
       const { id } = c.req.valid('param')
       const changes = c.req.valid('json')
+      const { service } = c.var
+      requireOwnTenant(service, changes.tenant)
       const webhooks = c.var.use(webhooksService)
-      if (!mayDo(c.var.service, 'mail')) {
+      if (service.tenant === undefined && !mayDo(service, 'mail')) {
         const { channels } = await webhooks.read(id)
-        if ([...channels, ...(changes.channels ?? [])].includes(MAIL_CHANNEL)) requireScope(c.var.service, 'mail')
+        if ([...channels, ...(changes.channels ?? [])].includes(MAIL_CHANNEL)) requireScope(service, 'mail')
       }
       return c.json(await webhooks.change(id, changes, hostOf(c.req.url)))
     },
@@ -130,8 +158,9 @@ export const webhooks = new Hono<AppEnv>()
       status: 204,
       problems: [...PROBLEMS],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     async (c) => {
       await c.var.use(webhooksService).remove(c.req.valid('param').id)
       return c.body(null, 204)
@@ -147,8 +176,9 @@ export const webhooks = new Hono<AppEnv>()
       answer: RotatedWebhook,
       problems: [...PROBLEMS],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     async (c) => {
       c.header('Cache-Control', 'no-store')
       return c.json(await c.var.use(webhooksService).rotate(c.req.valid('param').id))
@@ -164,8 +194,9 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     async (c) => c.json(await c.var.use(webhooksService).pause(c.req.valid('param').id)),
   )
   .post(
@@ -180,8 +211,9 @@ export const webhooks = new Hono<AppEnv>()
       answer: Webhook,
       problems: [...PROBLEMS, 'challenge-failed'],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     async (c) => c.json(await c.var.use(webhooksService).enable(c.req.valid('param').id)),
   )
   .post(
@@ -194,8 +226,9 @@ export const webhooks = new Hono<AppEnv>()
       answer: TestResult,
       problems: [...PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     async (c) => c.json(await c.var.use(webhooksService).test(c.req.valid('param').id)),
   )
   .get(
@@ -208,8 +241,9 @@ export const webhooks = new Hono<AppEnv>()
       answer: pageSchema(Delivery),
       problems: [...PROBLEMS],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     valid('query', DeliveriesQuery),
     async (c) => {
       const { limit, cursor, status } = c.req.valid('query')
@@ -235,8 +269,9 @@ export const webhooks = new Hono<AppEnv>()
       status: 202,
       problems: [...PROBLEMS, ...BODY_PROBLEMS, 'webhook-not-enabled'],
     }),
-    requireService('webhooks:manage'),
+    manage,
     valid('param', WebhookId),
+    ownWebhook,
     requireJson,
     valid('json', ReplayRequest),
     async (c) => {
@@ -247,22 +282,37 @@ export const webhooks = new Hono<AppEnv>()
     },
   )
 
-export const deliveries = new Hono<AppEnv>().post(
-  '/:id/replay',
-  doc({
-    id: 'replayDelivery',
-    tag,
-    summary: 'Replay a delivery',
-    description: `Delivers the event again under the same \`webhook-id\`, with a new retry schedule. ${NO_REDIS}`,
-    answer: v.pipe(v.object({ id: v.string() }), v.description('The delivery begins after the answer.')),
-    status: 202,
-    problems: [...PROBLEMS, 'webhook-not-enabled', 'event-gone'],
-  }),
-  requireService('webhooks:manage'),
-  valid('param', DeliveryId),
-  async (c) => {
-    const { id } = c.req.valid('param')
-    await c.var.use(deliveriesService).replay(id)
-    return c.json({ id }, 202)
-  },
-)
+export const deliveries = new Hono<AppEnv>()
+  .get(
+    '/:id',
+    doc({
+      id: 'getDelivery',
+      tag,
+      summary: 'Read a delivery',
+      description: `With every attempt and the request. Values of secret headers are null. ${NO_REDIS}`,
+      answer: DeliveryDetails,
+      problems: [...PROBLEMS],
+    }),
+    manage,
+    valid('param', DeliveryId),
+    async (c) => c.json(await c.var.use(deliveriesService).read(c.req.valid('param').id, c.var.service.tenant)),
+  )
+  .post(
+    '/:id/replay',
+    doc({
+      id: 'replayDelivery',
+      tag,
+      summary: 'Replay a delivery',
+      description: `Delivers the event again under the same \`webhook-id\`, with a new retry schedule. ${NO_REDIS}`,
+      answer: v.pipe(v.object({ id: v.string() }), v.description('The delivery begins after the answer.')),
+      status: 202,
+      problems: [...PROBLEMS, 'webhook-not-enabled', 'event-gone'],
+    }),
+    manage,
+    valid('param', DeliveryId),
+    async (c) => {
+      const { id } = c.req.valid('param')
+      await c.var.use(deliveriesService).replay(id, c.var.service.tenant)
+      return c.json({ id }, 202)
+    },
+  )

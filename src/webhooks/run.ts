@@ -1,5 +1,6 @@
 import { type StoredEvent, toCloudEvent } from '../events/catalog.ts'
 import type { Claimed, DeliveryClaims } from './claims.ts'
+import { eventFor } from './fan-out.ts'
 import { type CircuitPolicy, isSuspect, next, reasonToDisable, SLOW_MS, stateOf } from './circuit.ts'
 import type { Task } from './lanes.ts'
 import type { DeliveryOutcome, RecordResult, RunResult } from './outcomes.ts'
@@ -41,6 +42,7 @@ const RELEASE_SLOW_MS = 5_000
 /** An invocation is over by then: a request that it left in `inFlight` is not. */
 const GONE_MS = 60_000
 const EVENT_GONE = 'not sent: its event is not kept any more'
+const NOT_PUBLIC = 'not sent: its event is not public'
 
 interface Run {
   batch: Batch
@@ -107,9 +109,15 @@ async function attemptNext(run: Run, row: WebhookRow): Promise<Attempt | undefin
   const { batch, result } = run
   const delivery = run.left.shift()
   if (!delivery) return undefined
-  const event = batch.events.get(delivery.eventId)
+  const stored = batch.events.get(delivery.eventId)
+  const event = stored && eventFor(row, stored)
   if (!event) {
-    result.outcomes.push({ ...delivery, status: 'dead', nextAt: null, attempt: notSent(EVENT_GONE) })
+    result.outcomes.push({
+      ...delivery,
+      status: 'dead',
+      nextAt: null,
+      attempt: notSent(stored ? NOT_PUBLIC : EVENT_GONE),
+    })
     return undefined
   }
   const attempt = await tracked(batch.inFlight, row.id, () => {
@@ -174,5 +182,6 @@ const notSent = (error: string): Attempt => ({
   status: null,
   error,
   answer: null,
+  answerHeaders: null,
   retryAfterMs: null,
 })

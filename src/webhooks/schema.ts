@@ -1,6 +1,6 @@
 import * as v from 'valibot'
 import { catalog, Channel, isKnown, TypeName } from '../events/catalog.ts'
-import { Count, id, JsonObject, limitOf, record, Time, written } from '../http/input.ts'
+import { Count, id, JsonObject, limitOf, pageQuery, record, Time, written } from '../http/input.ts'
 
 const MAX_CONDITIONS = 10
 const MAX_VALUES = 50
@@ -78,6 +78,12 @@ const Headers = v.pipe(
   v.description('Sent with every delivery, for example `Authorization`. The API never shows their values again.'),
 )
 
+/** Whom an endpoint belongs to: a name of the back end for a customer of its own. */
+export const Tenant = v.pipe(
+  v.string(),
+  v.regex(/^[\w.:-]{1,64}$/, 'must be 1 to 64 letters, digits, or any of _ . : -'),
+)
+
 const distinct = (items: string[]) => new Set(items).size === items.length
 
 const fields = {
@@ -109,6 +115,10 @@ const fields = {
   ),
   description: written({ max: 200, isOptional: true }),
   headers: Headers,
+  tenant: v.pipe(
+    v.nullable(Tenant),
+    v.description('Whose people may see and manage the endpoint in a portal. Null: nobody.'),
+  ),
 }
 
 /** Whether every type belongs to a channel of the subscription. Another type would never arrive. */
@@ -133,6 +143,7 @@ export const NewWebhook = v.pipe(
     filter: v.optional(fields.filter, null),
     description: v.optional(fields.description, ''),
     headers: v.optional(fields.headers, {}),
+    tenant: v.optional(fields.tenant, null),
     secret: v.optional(
       v.pipe(
         v.string(),
@@ -157,6 +168,7 @@ export const WebhookChanges = v.pipe(
     filter: v.exactOptional(fields.filter),
     description: v.exactOptional(fields.description),
     headers: v.exactOptional(fields.headers),
+    tenant: v.exactOptional(fields.tenant),
   }),
   v.check((changes) => Object.keys(changes).length > 0, 'must have at least one field'),
   v.forward(
@@ -173,6 +185,12 @@ const Attempt = v.pipe(
     status: v.pipe(v.nullable(Count), v.description('The HTTP status. Null: no answer')),
     error: v.pipe(v.nullable(v.string()), v.description('Why there was no answer.')),
     answer: v.pipe(v.nullable(v.string()), v.description('The first KB of the answer')),
+    answerHeaders: v.pipe(
+      v.nullable(record(v.string(), v.string())),
+      v.description(
+        '`content-type`, `location`, `retry-after`, `server` and `x-request-id` of the answer. Null: no answer, or not recorded.',
+      ),
+    ),
   }),
   v.metadata({ ref: 'Attempt', description: 'One attempt to reach an endpoint.' }),
 )
@@ -201,6 +219,7 @@ const fieldsOfWebhook = {
     v.nullable(Time),
     v.description('Until then, deliveries are signed with the previous secret too.'),
   ),
+  tenant: v.pipe(v.nullable(v.string()), v.description('Whose people may manage it. Null: nobody.')),
   createdAt: v.pipe(Time, v.description('When it was added.')),
   updatedAt: v.pipe(Time, v.description('When it last changed.')),
 }
@@ -210,6 +229,29 @@ export const Webhook = v.pipe(
   v.metadata({ ref: 'Webhook', description: 'An endpoint, without its secret.' }),
 )
 export type ShownWebhook = v.InferOutput<typeof Webhook>
+const EndpointHealth = v.pipe(
+  v.object({
+    circuit: v.pipe(
+      v.picklist(['closed', 'open', 'half-open']),
+      v.description('Open: it failed, and gets nothing until `openUntil`. Half-open: the next delivery tests it.'),
+    ),
+    openUntil: v.pipe(v.nullable(Time), v.description('Null: the circuit is not open.')),
+    succeeded: v.pipe(Count, v.description('Attempts of the last 24 hours that succeeded.')),
+    failed: v.pipe(Count, v.description('Attempts of the last 24 hours that failed.')),
+    successRate: v.pipe(v.nullable(v.number()), v.description('From 0 to 1. Null: no attempts.')),
+    pending: v.pipe(Count, v.description('Deliveries that wait, counted up to 1,000.')),
+    lastSuccessAt: v.pipe(v.nullable(Time), v.description('Null: none in two days.')),
+    lastFailureAt: v.pipe(v.nullable(Time), v.description('Null: none in two days.')),
+  }),
+  v.description('How well it answers.'),
+)
+export type EndpointHealth = v.InferOutput<typeof EndpointHealth>
+/** An endpoint in a list. */
+export const ListedWebhook = v.pipe(
+  v.object({ ...fieldsOfWebhook, health: EndpointHealth }),
+  v.metadata({ ref: 'ListedWebhook', description: 'An endpoint with its health.' }),
+)
+export type ShownListed = v.InferOutput<typeof ListedWebhook>
 const secret = v.pipe(v.string(), v.description('The API shows it only this once'))
 /** The delivery of one event to one endpoint. */
 export const Delivery = v.pipe(
@@ -224,6 +266,25 @@ export const Delivery = v.pipe(
   v.metadata({ ref: 'Delivery', description: 'The delivery of one event to one endpoint.' }),
 )
 export type ShownDelivery = v.InferOutput<typeof Delivery>
+const SentRequest = v.pipe(
+  v.object({
+    url: v.pipe(v.string(), v.description('The URL of the endpoint now.')),
+    headers: v.pipe(
+      record(v.string(), v.nullable(v.string())),
+      v.description('Of the last attempt. Null: the value is secret.'),
+    ),
+    body: v.pipe(
+      v.nullable(v.string()),
+      v.description('Null: the event has expired, or nobody may see it, such as a message to a user.'),
+    ),
+  }),
+  v.description('What the endpoint receives.'),
+)
+export type ShownRequest = v.InferOutput<typeof SentRequest>
+export const DeliveryDetails = v.pipe(
+  v.object({ ...Delivery.entries, request: SentRequest }),
+  v.description('The delivery with its request.'),
+)
 
 export const CreatedWebhook = v.pipe(
   v.object({ ...fieldsOfWebhook, secret, challenge: Attempt }),
@@ -247,6 +308,11 @@ const SinceTime = v.pipe(
   v.check((time) => !Number.isNaN(Date.parse(time)), 'must be a time in RFC 3339'),
 )
 export const ReplayRequest = v.strictObject({ since: SinceTime, includeDelivered: v.optional(v.boolean(), false) })
+
+export const WebhooksQuery = v.object({
+  ...pageQuery('wh').entries,
+  tenant: v.optional(v.pipe(Tenant, v.description('Only endpoints of this tenant.'))),
+})
 
 export const DeliveriesQuery = v.object({
   limit: limitOf(20, 100),

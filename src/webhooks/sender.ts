@@ -1,5 +1,6 @@
 import { Webhook } from 'standardwebhooks'
 import type { webhooks } from '../db/schema.ts'
+import type { StoredEvent } from '../events/catalog.ts'
 import { service } from '../service.ts'
 import { joinTrace, traceparentOf } from '../trace.ts'
 import { type GuardPolicy, objectionTo } from './guard.ts'
@@ -29,6 +30,8 @@ export interface Attempt {
   error: string | null
   /** The first KB of the answer. */
   answer: string | null
+  /** Headers of the answer, by name. */
+  answerHeaders: Record<string, string> | null
   /** How long the endpoint asks to wait. */
   retryAfterMs: number | null
 }
@@ -59,6 +62,7 @@ export function createSender(policy: GuardPolicy & { timeoutMs: number }, vault:
       status: null,
       error: null,
       answer: null,
+      answerHeaders: null,
       retryAfterMs: null,
       ...rest,
     })
@@ -75,7 +79,7 @@ export function createSender(policy: GuardPolicy & { timeoutMs: number }, vault:
       const retryAfterMs = readRetryAfter(response.headers.get('Retry-After'), now)
       const leftMs = Math.max(0, policy.timeoutMs - (performance.now() - startedAt))
       const answer = await readStart(response, sendable.isAnswerNeeded ? leftMs : Math.min(leftMs, BODY_MS))
-      return outcome({ status: response.status, answer, retryAfterMs })
+      return outcome({ status: response.status, answer, answerHeaders: keptHeaders(response.headers), retryAfterMs })
     } catch (error) {
       return outcome({ error: describe(error, policy.timeoutMs) })
     }
@@ -88,15 +92,48 @@ function describe(error: unknown, timeoutMs: number): string {
   return isTimeout ? `no answer within ${timeoutMs / 1_000} s` : 'could not be reached'
 }
 
+/** The headers of an answer that explain it. */
+const KEPT_HEADERS = ['content-type', 'location', 'retry-after', 'server', 'x-request-id']
+const MAX_HEADER_LENGTH = 200
+
+const keptHeaders = (headers: Headers): Record<string, string> =>
+  Object.fromEntries(
+    KEPT_HEADERS.flatMap((name) => {
+      const value = headers.get(name)
+      return value === null ? [] : [[name, value.slice(0, MAX_HEADER_LENGTH)]]
+    }),
+  )
+
+/** What requests call themselves. */
+const USER_AGENT = 'threads-edge-webhooks'
+const CLOUD_EVENT = 'application/cloudevents+json'
+
+/** The headers that the last request for an event had, as far as they are stored. Null: secret. */
+export const shownHeaders = (
+  { headers }: WebhookRow,
+  { id, traceparent }: Pick<StoredEvent, 'id' | 'traceparent'>,
+  at: number | undefined,
+): Record<string, string | null> => ({
+  'user-agent': USER_AGENT,
+  ...Object.fromEntries(Object.keys(headers).map((name) => [name.toLowerCase(), null])),
+  'content-type': CLOUD_EVENT,
+  'webhook-id': id,
+  ...(at !== undefined && { 'webhook-timestamp': timestampOf(at) }),
+  'webhook-signature': null,
+  ...(traceparent !== null && { traceparent }),
+})
+
+const timestampOf = (ms: number) => String(Math.floor(ms / 1_000))
+
 /** The headers of the endpoint, then ours, which take precedence. */
 function headersOf(webhook: WebhookRow, sendable: Sendable, vault: Vault, now: number): Headers {
   const { id, contentType, body, traceparent } = sendable
-  const headers = new Headers({ 'User-Agent': 'threads-edge-webhooks' })
+  const headers = new Headers({ 'User-Agent': USER_AGENT })
   for (const [name, value] of Object.entries(webhook.headers)) headers.set(name, vault.open(value, webhook.id))
   const secrets = signingSecrets(webhook, now).map((secret) => vault.open(secret, webhook.id))
   headers.set('Content-Type', contentType)
   headers.set('webhook-id', id)
-  headers.set('webhook-timestamp', String(Math.floor(now / 1_000)))
+  headers.set('webhook-timestamp', timestampOf(now))
   headers.set('webhook-signature', secrets.map((secret) => new Webhook(secret).sign(id, new Date(now), body)).join(' '))
   if (traceparent) headers.set('traceparent', traceparentOf(joinTrace(traceparent)))
   return headers

@@ -1,9 +1,13 @@
-import { eq } from 'drizzle-orm'
+import { eq, type SQL } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { webhooks } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { ShownAttempt, ShownWebhook } from './schema.ts'
 import type { Attempt, WebhookRow } from './sender.ts'
+
+/** Hides the endpoints of others from a tenant. Undefined: a back end, which sees all. */
+export const isOf = (tenant: string | undefined): SQL | undefined =>
+  tenant === undefined ? undefined : eq(webhooks.tenant, tenant)
 
 /** Reads an endpoint, or refuses as `not-found`. One D1 round trip. */
 export async function findWebhook(db: DrizzleD1Database, id: string): Promise<WebhookRow> {
@@ -13,6 +17,10 @@ export async function findWebhook(db: DrizzleD1Database, id: string): Promise<We
 
 export function unknownWebhook(id: string): never {
   throw new Problem('not-found', `There is no webhook ${id}`)
+}
+
+export function unknownDelivery(id: string): never {
+  throw new Problem('not-found', `There is no delivery ${id}`)
 }
 
 export function notEnabled({ id, status }: WebhookRow): never {
@@ -30,7 +38,7 @@ export const aboutWebhook = ({ id, url }: WebhookRow, reason: string) => ({
   audience: 'services' as const,
 })
 
-const timeOf = (ms: number) => new Date(ms).toISOString()
+export const timeOf = (ms: number) => new Date(ms).toISOString()
 
 /** An endpoint as services see it: without secrets and header values. */
 export const shown = (row: WebhookRow): ShownWebhook => ({
@@ -45,6 +53,7 @@ export const shown = (row: WebhookRow): ShownWebhook => ({
   disabledReason: row.disabledReason,
   failingSince: row.failingSince === null ? null : timeOf(row.failingSince),
   previousSecretUntil: row.previousSecretUntil === null ? null : timeOf(row.previousSecretUntil),
+  tenant: row.tenant,
   createdAt: timeOf(row.createdAt),
   updatedAt: timeOf(row.updatedAt),
 })
@@ -56,10 +65,12 @@ export const shownAttempt = ({
   status,
   error,
   answer,
+  answerHeaders,
 }: Omit<Attempt, 'retryAfterMs'>): ShownAttempt => ({
   at: timeOf(at),
   durationMs,
   status,
   error,
   answer,
+  answerHeaders,
 })

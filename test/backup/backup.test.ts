@@ -63,6 +63,7 @@ async function fill(edge: ReturnType<typeof newSource>) {
   await ask(edge, 'POST', '/v1/service-tokens', { name: 'importer', scopes: ['locks'] })
   await db.insert(schema.fences).values({ name: 'cron', fence: 1_764_000_000_000_001 })
   await db.insert(schema.revocations).values({ subjectId: 's_1', createdAt: 1 })
+  await db.insert(schema.dashboardSignOuts).values({ sessionId: 's_2' })
   await db
     .insert(schema.credentialTokens)
     .values({ hash: 'a hash', userId: ada.id, purpose: 'verify', email: ada.email, expiresAt: 1 })

@@ -180,6 +180,14 @@ async function newWebhook(lab: Lab) {
   return ask(lab, 'POST', '/v1/webhooks', service, body) as Promise<{ id: string }>
 }
 
+async function newDelivery() {
+  const webhookId = await addWebhookRows()
+  await db.update(t.webhooks).set({ url: receiver().url }).where(eq(t.webhooks.id, webhookId))
+  const [row] = await db.select().from(t.deliveries).where(eq(t.deliveries.webhookId, webhookId))
+  if (!row) throw new Error('there is no delivery')
+  return row
+}
+
 /** A write to a webhook of its own. */
 const webhook =
   (
@@ -524,11 +532,17 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
   'POST /v1/webhooks/{id}/test': webhook('/test'),
   'GET /v1/webhooks/{id}/deliveries': webhook('/deliveries'),
   'POST /v1/webhooks/{id}/replay': webhook('/replay', { body: { since: '2026-01-01T00:00:00Z' } }),
+  'POST /v1/webhooks/portal-links': async () => ({
+    path: '/v1/webhooks/portal-links',
+    headers: service,
+    body: { tenant: 'acme' },
+  }),
+  async 'GET /v1/deliveries/{id}'() {
+    const { id } = await newDelivery()
+    return { path: `/v1/deliveries/${id}`, headers: service }
+  },
   async 'POST /v1/deliveries/{id}/replay'() {
-    const webhookId = await addWebhookRows()
-    await db.update(t.webhooks).set({ url: receiver().url }).where(eq(t.webhooks.id, webhookId))
-    const [row] = await db.select().from(t.deliveries).where(eq(t.deliveries.webhookId, webhookId))
-    if (!row) throw new Error('there is no delivery')
+    const row = await newDelivery()
     const { deliveries } = t
     const happened = async () => {
       const [now] = await db.select().from(deliveries).where(eq(deliveries.id, row.id))

@@ -153,7 +153,9 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
   'POST /v1/webhooks/{id}/test': ['service'],
   'POST /v1/webhooks/{id}/replay': ['service'],
   'GET /v1/webhooks/{id}/deliveries': ['service'],
+  'GET /v1/deliveries/{id}': ['service'],
   'POST /v1/deliveries/{id}/replay': ['service'],
+  'POST /v1/webhooks/portal-links': ['service'],
 }
 
 /** Requests of a user, in an isolate. */

@@ -164,6 +164,8 @@ async function replay({ paths }: Document): Promise<Record<string, Record<string
   const isDone = ({ status }: Body) => status === 'delivered'
   let deliveries: Body[] = []
   while (!deliveries.some(isDone)) deliveries = await awaitItems(() => asService('listDeliveries', [webhookId]))
+  await asService('getDelivery', [String(deliveries[0]?.['id'])])
+  await asService('createPortalLink', [], { tenant: 'acme' })
   await asService('replayDelivery', [String(deliveries[0]?.['id'])])
   await asService('replayMissedEvents', [webhookId], { since: new Date(Date.now() - 60_000).toISOString() })
   for (const operation of ['testWebhook', 'rotateWebhookSecret', 'pauseWebhook', 'enableWebhook', 'getWebhook']) {

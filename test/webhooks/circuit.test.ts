@@ -10,6 +10,7 @@ const attemptWith = (given: Partial<Attempt>): Attempt => ({
   status: 200,
   error: null,
   answer: null,
+  answerHeaders: null,
   retryAfterMs: null,
   ...given,
 })
@@ -20,6 +21,7 @@ const attempts = fc.record({
   status: fc.option(fc.constantFrom(200, 204, 302, 404, 410, 429, 500, 503)),
   error: fc.constant(null),
   answer: fc.constant(null),
+  answerHeaders: fc.constant(null),
   retryAfterMs: fc.option(fc.nat(86_400_000)),
 })
 const successes = attempts.map((attempt) => ({ ...attempt, status: 200 }))

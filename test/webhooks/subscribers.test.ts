@@ -12,7 +12,7 @@ beforeAll(migrate)
 function newReadingEdge() {
   let reads = 0
   const DB = guardedD1((sql, work) => {
-    if (/select "id", "channels", "types", "filter" from "webhooks"/i.test(sql)) reads += 1
+    if (/select "id", "channels", "types", "filter", "tenant" from "webhooks"/i.test(sql)) reads += 1
     return work()
   })
   return { edge: newDevEdge({ DB }), other: newDevEdge(), reads: () => reads }
@@ -37,6 +37,7 @@ test.each([
   ['added', 1, async () => {}],
   ['moved to another channel', 0, (id: string) => ['PATCH', `/v1/webhooks/${id}`, { channels: ['custom_elsewhere'] }]],
   ['given other types', 0, (id: string) => ['PATCH', `/v1/webhooks/${id}`, { types: ['other.type'] }]],
+  ['given to a tenant', 0, (id: string) => ['PATCH', `/v1/webhooks/${id}`, { tenant: 'acme' }]],
   ['given a filter', 0, (id: string) => ['PATCH', `/v1/webhooks/${id}`, { filter: { 'data.n': 7 } }]],
   ['paused', 1, (id: string) => ['POST', `/v1/webhooks/${id}/pause`]], // stored, and sent when it is enabled
 ] as const)(

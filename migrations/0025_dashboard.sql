@@ -1,0 +1,3 @@
+CREATE TABLE `dashboard_sign_outs` (
+	`session_id` text PRIMARY KEY NOT NULL
+);
