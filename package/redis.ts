@@ -33,6 +33,7 @@ import { createSharedSubscription, newSharedSubscription } from '../src/redis/sh
 import { createStream as createLog, type Batch, type Message } from '../src/redis/stream.ts'
 import { createSubscribe } from '../src/redis/subscription.ts'
 import { createWriteThrough as createWriteThroughOf, type WriteThrough } from '../src/redis/write-through.ts'
+import { createTags, newKnownTags } from './tags.ts'
 
 export { RedisUnavailable } from '../src/redis/client.ts'
 export { type HeldLock, isHeld, LockLost, type Refused } from '../src/redis/lock.ts'
@@ -139,6 +140,9 @@ export function connect(options: ConnectOptions): Connection {
   }
 }
 
+/** How long a cache keeps values, by default. */
+const KEPT = { freshMs: 5 * MINUTE_MS, staleMs: 60 * MINUTE_MS, staleIfErrorMs: DAY_MS }
+
 /** A kind of cached value. Every time has a default. */
 export interface CacheOptions<T> extends Common, Partial<CachePolicy> {
   name: string
@@ -156,16 +160,16 @@ export interface CacheOptions<T> extends Common, Partial<CachePolicy> {
  * Cache-aside with leases in three layers: isolate memory, Redis, your loader. Defaults: fresh for 5 minutes (± 10 %), then
  * stale for an hour, a day if the loader fails; `null` for 30 s; 5 s in memory.
  */
-export function createCache<T>(options: CacheOptions<T>): Cache<T> {
+export const createCache = <T>(options: CacheOptions<T>): Cache<T> => cacheOf(options)
+
+function cacheOf<T>(options: CacheOptions<T> & { isCurrent?: (value: T) => boolean }): Cache<T> {
   const { redis, name, versionOf = () => 0, expiresTogether = false, memoryBytes = 16_000_000 } = options
   const { defer = atOnce, onEvent = () => {}, ...policy } = options
   const memory = keep('memory', () => createMemory(memoryBytes))
   return createCacheOfKind(
     { redis: () => redis, memory, defer, onEvent },
     {
-      freshMs: 5 * MINUTE_MS,
-      staleMs: 60 * MINUTE_MS,
-      staleIfErrorMs: DAY_MS,
+      ...KEPT,
       negativeMs: 30 * SECOND_MS,
       memoryMs: 5 * SECOND_MS,
       softTimeoutMs: 60,
@@ -178,6 +182,84 @@ export function createCache<T>(options: CacheOptions<T>): Cache<T> {
       ...(expiresTogether ? { generationKey: `generation:${name}` } : {}),
     },
   )
+}
+
+export interface TaggedCacheOptions<T> extends CacheOptions<T> {
+  /** The tags of a value. A tag is any text. */
+  tagsOf: (value: T) => string[]
+  /** How many invalidated tags Redis and each isolate remember. One more expires the values from before. Default: 5,000. */
+  maxTags?: number
+}
+
+/** A value with its tags, as Redis keeps it. `p`: the position in the log of tags at which its load began. */
+interface Tagged<T> {
+  value: T
+  tags: string[]
+  p: number
+}
+
+/**
+ * A cache whose values have tags: `invalidateTags` makes all values with one of the tags out of date. A read that asks Redis
+ * also reads which tags were invalidated since, with one command more in the same turn; a read from memory costs nothing. So
+ * other isolates serve an old value for at most `memoryMs`, as after any other invalidation.
+ */
+export function createTaggedCache<T>(options: TaggedCacheOptions<T>) {
+  const { redis, name, tagsOf, maxTags = 5_000, versionOf = () => 0, ...rest } = options
+  const { freshMs, staleMs, staleIfErrorMs } = { ...KEPT, ...rest }
+  // Fresh times vary by a tenth.
+  const keepMs = 1.1 * freshMs + Math.max(staleMs, staleIfErrorMs)
+  const known = keep(`tags ${name}`, newKnownTags)
+  const tags = createTags(redis, `${name}:tags`, known, keepMs, maxTags)
+  const isCurrent = (tagged: Tagged<T>) => tags.isCurrent(tagged.tags, tagged.p)
+  const cache = cacheOf<Tagged<T>>({
+    ...rest,
+    redis,
+    name,
+    versionOf: ({ value }) => versionOf(value),
+    isCurrent,
+  })
+  const tagged = (value: T, p: number): Tagged<T> => ({ value, tags: tagsOf(value), p })
+
+  async function getMany(ids: string[], load: Load<T>): Promise<(T | null)[]> {
+    const loadTagged = async (missing: string[]) => {
+      const p = tags.position() // what is invalidated from now on may not be in what the load returns
+      return (await load(missing)).map((value) => (value === null ? null : tagged(value, p)))
+    }
+    const reading = cache.getMany(ids, loadTagged)
+    if (!(reading instanceof Promise)) return reading.map((held) => held?.value ?? null) // from memory
+    // Without Redis, the cache decides what to serve.
+    const [held] = await Promise.all([reading, tags.read().catch(() => {})])
+    const isOld = (one: Tagged<T> | null) => one !== null && !isCurrent(one)
+    const old = ids.filter((_, i) => isOld(held[i] ?? null))
+    if (old.length === 0) return held.map((one) => one?.value ?? null)
+    const again = await cache.getMany(old, loadTagged)
+    const fresh = new Map(old.map((id, i) => [id, again[i] ?? null]))
+    return ids.map((id, i) => (fresh.has(id) ? fresh.get(id) : held[i])?.value ?? null)
+  }
+
+  return {
+    /** The values of `ids` in their order, `null` for what does not exist. `load` gets the ids that no layer has. */
+    getMany,
+
+    /** The value of `id`, or `null`. */
+    async get(id: string, load: () => Promise<T | null>): Promise<T | null> {
+      const [value] = await getMany([id], async () => [await load()])
+      return value ?? null
+    },
+
+    /** As `put` of a cache without tags. */
+    put: (id: string, value: T): Promise<void> => cache.put(id, tagged(value, tags.position())),
+
+    /** Removes `ids`. One round trip. */
+    invalidate: (ids: string[]): Promise<void> => cache.invalidate(ids),
+
+    /**
+     * Makes every value with one of these tags out of date, also those that are being loaded. Call it once the source of truth
+     * has the change. One command and one round trip, however many values. Throws when Redis fails. Safe to repeat. The first
+     * one, and the first after Redis has lost what was invalidated, expires all values.
+     */
+    invalidateTags: (names: string[]): Promise<void> => tags.invalidate(names),
+  }
 }
 
 /** A member's state of a subject that your database does not have yet. */

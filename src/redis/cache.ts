@@ -66,6 +66,8 @@ export interface CacheKind<T> extends CachePolicy {
   key: (id: string) => string
   /** A positive number that rises with every change of the value. A kind without versions returns 0. */
   versionOf: (value: T) => number
+  /** Whether a value is current. One that is not counts as missing. Absent: always. */
+  isCurrent?: (value: T) => boolean
   /** Key of a number: raising it expires every entry of the kind at once. */
   generationKey?: string
 }
@@ -246,12 +248,18 @@ export class Cache<T> {
     return entry.d !== null && (!this.#isFresh(entry, time) || entry.f - time < (this.#kind.eagerMs ?? 0))
   }
 
+  #isCurrent(value: T): boolean {
+    return this.#kind.isCurrent?.(value) ?? true
+  }
+
   #isServable(entry: CacheEntry<T>, time = this.#now()): boolean {
-    return entry.d === null ? this.#isFresh(entry, time) : time < entry.f + this.#kind.staleMs
+    return entry.d === null
+      ? this.#isFresh(entry, time)
+      : time < entry.f + this.#kind.staleMs && this.#isCurrent(entry.d)
   }
 
   #isServableOnError(entry: CacheEntry<T>): boolean {
-    return entry.d !== null && this.#now() < entry.f + this.#kind.staleIfErrorMs
+    return entry.d !== null && this.#now() < entry.f + this.#kind.staleIfErrorMs && this.#isCurrent(entry.d)
   }
 
   /** `memoryUntil`: until when memory may answer with this entry, without Redis. */
