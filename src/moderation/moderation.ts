@@ -199,7 +199,10 @@ export function createModeration(
       return { resolved: resolved.length, hasMore: left.length > 0 }
     },
 
-    /** Takes a post or comment down. Two D1 round trips, then one for the caches. */
+    /**
+     * Takes a post or comment down. Safe to repeat. Recorded in D1 first, in two round trips and one to read the result; then two
+     * D1 queries for the counts and at most three round trips to Redis. What Redis misses expires, or the cron settles.
+     */
     async takeDown(id: string, decision: Decision, now = Date.now()): Promise<Content> {
       const { authorId, postId, takenDown, parentId, ...content } = await find(id)
       if (takenDown) return { ...content, authorId, postId, takenDown }
@@ -234,7 +237,7 @@ export function createModeration(
       return read(id)
     },
 
-    /** Restores what was taken down, with all its likes and comments. Two D1 round trips, then one for the caches. */
+    /** Restores what was taken down, with all its likes and comments. As `takeDown`, with at most four round trips to Redis. */
     async restore(id: string, decision: Decision, now = Date.now()): Promise<Content> {
       const { authorId, postId, text, takenDown, parentId } = await find(id)
       if (!takenDown) return { id, authorId, postId, text, takenDown }

@@ -1,3 +1,4 @@
+import { Redis } from '@upstash/redis/cloudflare'
 import { expect, test } from 'vitest'
 import { createTaggedCache } from '../../package/redis.ts'
 import { createTags, newKnownTags } from '../../package/tags.ts'
@@ -9,14 +10,14 @@ interface Page {
 }
 
 /** A cache, the source of its values, and another isolate that invalidates tags. */
-function newWorld(options: { memoryMs?: number; maxTags?: number } = {}) {
-  const { connect, control } = newKeyspace()
+function newWorld(options: { memoryMs?: number; maxTags?: number } = {}, isPipelining = true) {
+  const { connect, control, server } = newKeyspace()
   const { defer, settle } = newDeferral()
   const source = new Map<string, Page>()
   const loads: string[] = []
   const name = crypto.randomUUID()
   const cache = createTaggedCache<Page>({
-    redis: connect(),
+    redis: isPipelining ? connect() : new Redis({ ...server, enableTelemetry: false, enableAutoPipelining: false }),
     name,
     tagsOf: ({ topics }) => topics,
     defer,
@@ -85,6 +86,17 @@ test('a read costs one round trip and one command more than without tags, and no
   remembering.write('a', 'A2', 'red')
   await remembering.cache.invalidateTags(['red'])
   expect(await remembering.read('a')).toEqual(['A2']) // at once in the isolate that invalidates
+})
+
+test('a read waits for what was invalidated, where that arrives after the values', async () => {
+  const { read, write, control, elsewhere } = newWorld({}, false)
+  await elsewhere.invalidate(['begin'])
+  write('a', 'A', 'red')
+  await read('a')
+  write('a', 'A2', 'red')
+  await elsewhere.invalidate(['red'])
+  await control.fault({ kind: 'delay-after', match: 'ZRANGE', delayMs: 300 })
+  expect(await read('a')).toEqual(['A2'])
 })
 
 test('an invalidation while a value is being loaded wins', async () => {

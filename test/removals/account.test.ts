@@ -373,8 +373,15 @@ test('deleting an account with 20,000 followers and likes takes bounded steps', 
     left = now
   }
   console.log('steps of a removal with 20,000 followers and likes (ms):', durations.join(' '))
-  console.log('rows of D1:', JSON.stringify(rows), 'Redis:', JSON.stringify(await edge.redis.counts()))
   await edge.settle()
+  const { commands, requests } = await edge.redis.counts()
+  console.log('rows of D1:', JSON.stringify(rows), 'Redis:', commands, 'commands in', requests, 'requests')
+  // Per row that goes: a like or follow with its index entries and triggers, and for a follow the profiles in the cache.
+  const gone = 20_000 + 20_200 + 5_000
+  expect(rows.written / gone).toBeLessThan(5)
+  expect(rows.read / gone).toBeLessThan(16)
+  expect(commands / gone).toBeLessThan(1)
+  expect(requests).toBeLessThan(350)
   expect(left).toBe(0)
   expect(await rowsWith([me.id])).toEqual([])
   expect(await wrongCounts()).toEqual([])
