@@ -287,7 +287,7 @@ export const serviceTokens = sqliteTable(
   (t) => [uniqueIndex('service_tokens_name').on(t.name)],
 )
 
-/** Tokens that were mailed to a user, each for one use. */
+/** Tokens that were mailed to a user, each for one use. The purge removes those that have expired. */
 export const credentialTokens = sqliteTable(
   'credential_tokens',
   {
@@ -296,7 +296,8 @@ export const credentialTokens = sqliteTable(
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    purpose: text({ enum: ['reset', 'verify'] }).notNull(),
+    /** `…-used`: it has done its work, and answers a repeated request. */
+    purpose: text({ enum: ['reset', 'verify', 'reset-used', 'verify-used'] }).notNull(),
     /** The address that the token was sent to. */
     email: text().notNull(),
     expiresAt: integer('expires_at').notNull(),
