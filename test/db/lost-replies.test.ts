@@ -247,3 +247,39 @@ test('a service token is created, rotated and revoked although D1 loses a reply'
   expect((await send(revoking, 'DELETE', `/v1/service-tokens/${id}`, undefined, root)).status).toBe(204)
   expect(revoking.hasLost()).toBe(true)
 })
+
+test.each([
+  ['an edit of a post', 'PATCH', '/v1/posts/:post', { text: 'Second' }, /update "posts"/i],
+  ['a deletion of a post', 'DELETE', '/v1/posts/:post', undefined, /delete from "posts"/i],
+  ['an edit of a profile', 'PATCH', '/v1/users/me', { bio: 'Second' }, /update "users"/i],
+  ['a follow', 'PUT', '/v1/users/:other/follow', undefined, /insert into "follows"/i],
+  ['a takedown', 'PUT', '/v1/moderation/takedowns/:post', { note: 'Bad' }, /delete from "posts"/i],
+])('%s that died after D1 had it, and that nobody repeats, is in the caches after the cron', async (...given) => {
+  const [, method, path, body, match] = given
+  const edge = newEdge({ MEMORY_SECONDS: '0' })
+  const [user, other] = [await addUser(), await addUser()]
+  const post = await addPost({ authorId: user.id, text: 'First' })
+  const headers = path.includes('moderation') ? root : await edge.signIn(user)
+  const read = async () => {
+    const answers = []
+    for (const place of [`/v1/posts/${post.id}`, `/v1/users/${user.id}`, `/v1/users/${other.id}`]) {
+      const shown = await edge.fetch(place)
+      await edge.settle()
+      answers.push(shown.ok ? await shown.json() : shown.status)
+    }
+    return answers
+  }
+  const before = await read()
+  const faulty = losingEdge(edge, match, 2)
+  const to = path.replace(':post', post.id).replace(':other', other.id)
+  expect((await send(faulty, method, to, body, headers)).status).toBe(503)
+  await faulty.settle()
+  expect(await read()).toEqual(before)
+  await edge.cron(Date.now() + 61_000)
+  await edge.dispatch()
+  await edge.settle()
+  const after = await read()
+  expect(after).not.toEqual(before)
+  await edge.redis.flush()
+  expect(after).toEqual(await read()) // as D1 has it
+})
