@@ -3,7 +3,8 @@ import { defineConfig } from 'vitest/config'
 import { run } from './vitest.shared.ts'
 
 /** The faults of the short drill: none, and one of each sort. */
-const DRILL_FAULTS = 'nothing,refuse,cut,delay-after,oom,flush,D1 loses answers,D1 refuses writes,queues refuse'
+const DRILL_FAULTS =
+  'nothing,refuse,cut,delay-after,oom,flush,D1 loses answers of writes,D1 refuses writes,queues refuse'
 
 const hasRedis = Boolean(process.env['REDIS_URL'])
 

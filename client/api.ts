@@ -765,7 +765,7 @@ export interface MemberApi {
   /**
    * Sign up: `POST /v1/users`.
    *
-   * The password must not be a common one. The address receives a link to confirm it. Until then sign in with the username. The answer is the same if an account has the address already; the mail says so.
+   * The password must not be a common one. The address receives a link to confirm it. Until then sign in with the username. The answer is the same if an account has the address already; the mail says so. A request that is repeated within ten minutes gets the same account.
    *
    * @throws {Problem} `invalid-request`, `cross-site`, `taken`, `unsupported-media-type`
    */
@@ -820,7 +820,7 @@ export interface MemberApi {
   /**
    * Change my profile: `PATCH /v1/users/me`.
    *
-   * Works without Redis. Then readers on other isolates may see the old profile for some minutes.
+   * Works without Redis. Then readers on other isolates may see the old profile for some minutes. With `If-Match`, a repeated change succeeds too.
    *
    * @throws {Problem} `invalid-request`, `not-signed-in`, `cross-site`, `not-found`, `version-changed`, `unsupported-media-type`
    */
@@ -983,7 +983,7 @@ export interface MemberApi {
   /**
    * Edit my post: `PATCH /v1/posts/{id}`.
    *
-   * Works without Redis. Then readers may see the old text for some minutes.
+   * Works without Redis. Then readers may see the old text for some minutes. With `If-Match`, a repeated change succeeds too.
    *
    * @throws {Problem} `invalid-request`, `not-signed-in`, `not-yours`, `cross-site`, `not-found`, `version-changed`, `unsupported-media-type`
    */
@@ -1071,7 +1071,7 @@ export interface MemberApi {
   /**
    * Edit my comment: `PATCH /v1/comments/{id}`.
    *
-   * Works without Redis.
+   * Works without Redis. With `If-Match`, a repeated change succeeds too.
    *
    * @throws {Problem} `invalid-request`, `not-signed-in`, `not-yours`, `cross-site`, `not-found`, `version-changed`, `unsupported-media-type`
    */
@@ -1087,12 +1087,12 @@ export interface MemberApi {
    *
    * Deletes my comment, or a comment on my post. With replies it keeps its place, without text and author. Works without Redis. Then the count of comments follows later.
    *
-   * @throws {Problem} `invalid-request`, `not-signed-in`, `not-yours`, `cross-site`, `not-found`, `unsupported-media-type`
+   * @throws {Problem} `invalid-request`, `not-signed-in`, `not-yours`, `cross-site`, `not-found`, `version-changed`, `unsupported-media-type`
    */
   deleteComment(input: {
     /** The id of a comment. */
     id: string
-  }, options?: CallOptions): Promise<void>
+  }, options?: CallOptions & Conditional): Promise<void>
 
   /**
    * Like a post: `PUT /v1/posts/{id}/like`.
@@ -1489,7 +1489,7 @@ export interface MemberApi {
   /**
    * Reset a password: `PUT /v1/password-resets`.
    *
-   * Sets a new password with the token from the mail, and ends every session of the account. A token works once. Without Redis: 503, because attempts cannot be counted.
+   * Sets a new password with the token from the mail, and ends every session of the account. A token works once; a repeated request succeeds and changes nothing. Without Redis: 503, because attempts cannot be counted.
    *
    * @throws {Problem} `invalid-request`, `cross-site`, `token-expired`, `unsupported-media-type`
    */
@@ -1514,7 +1514,7 @@ export interface MemberApi {
   /**
    * Confirm an email address: `PUT /v1/email-verifications`.
    *
-   * With the token from the mail, which is valid for a day and works once. No session is needed.
+   * With the token from the mail, which is valid for a day and works once; a repeated request succeeds and changes nothing. No session is needed.
    *
    * @throws {Problem} `invalid-request`, `cross-site`, `taken`, `token-expired`, `unsupported-media-type`
    */

@@ -3,6 +3,7 @@ import type { BatchItem } from 'drizzle-orm/batch'
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { forViewer, isBlocked } from '../db/relations.ts'
+import { repeatOnce } from '../db/repeat.ts'
 import { isPresent } from '../db/present.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
@@ -161,7 +162,8 @@ export function createComments(
   return {
     /**
      * Writes a comment, or a reply to `parentId`; `alongside` joins the D1 batch. One D1 round trip, then one for the count.
-     * Recorded in D1, then completed: the cron settles a count that Redis missed.
+     * Recorded in D1, then completed: the cron settles a count that Redis missed. A lost reply of D1 is resolved by repeating
+     * the batch. Repeating the request writes another comment, unless `alongside` records an idempotency key.
      */
     async create(
       postId: string,
@@ -181,32 +183,30 @@ export function createComments(
           : sql`EXISTS (SELECT 1 FROM ${comments} AS parent WHERE parent.id = ${parentId} AND parent.post_id = posts.id
               AND parent.deleted_at IS NULL AND ${isPresent(sql`parent.author_id`)} AND NOT ${isBlocked(authorId, sql`parent.author_id`)})`
       const transaction = outbox.transaction()
-      const [, counted] = await db
-        .batch([
+      const data = { commentId: comment.id, postId, authorId, text, ...(parentId === undefined ? {} : { parentId }) }
+      const recording = transaction.record({ type: 'comment_created', data }, sql`true`, now)
+      const [, counted] = await repeatOnce(() =>
+        db.batch([
           // Null, which the column refuses, unless the post and the parent exist and no block hides them.
-          db.insert(comments).values({
-            ...comment,
-            postId: sql`(SELECT id FROM posts WHERE id = ${postId} AND ${isPresent(sql`author_id`)}
-              AND NOT ${isBlocked(authorId, sql`posts.author_id`)} AND ${hasParent})`,
-          }),
+          db
+            .insert(comments)
+            .values({
+              ...comment,
+              postId: sql`(SELECT id FROM posts WHERE id = ${postId} AND ${isPresent(sql`author_id`)}
+                AND NOT ${isBlocked(authorId, sql`posts.author_id`)} AND ${hasParent})`,
+            })
+            .onConflictDoNothing(), // a second run finds it
           countOf([postId]),
-          transaction.record(
-            {
-              type: 'comment_created',
-              data: { commentId: comment.id, postId, authorId, text, ...(parentId === undefined ? {} : { parentId }) },
-            },
-            sql`true`,
-            now,
-          ),
+          recording,
           ...mentions.record({ contentId: comment.id, postId, authorId, text, isEdit: false }, sql`true`, now),
           ...alongside(created),
-        ])
-        .catch((error: unknown) => {
-          // D1 undoes the whole batch, with the record of an idempotency key.
-          if (!isPostMissing(error)) throw error
-          const missing = parentId === undefined ? `post ${postId}` : `comment ${parentId} on post ${postId}`
-          throw new Problem('not-found', `There is no ${missing}`)
-        })
+        ]),
+      ).catch((error: unknown) => {
+        // D1 undoes the whole batch, with the record of an idempotency key.
+        if (!isPostMissing(error)) throw error
+        const missing = parentId === undefined ? `post ${postId}` : `comment ${parentId} on post ${postId}`
+        throw new Problem('not-found', `There is no ${missing}`)
+      })
       transaction.enqueue()
       sendCountsLater(hintsOf(counted))
       const refresh = () => [settle(counted)]
@@ -216,7 +216,7 @@ export function createComments(
 
     /**
      * Changes the text of a comment, if it is `authorId`'s and at one of `versions`. Two D1 round trips, then one for its
-     * likes. Safe to repeat without `versions`; with them a repetition is refused as `version-changed`.
+     * likes. Safe to repeat: with `versions`, a change that is there already succeeds (RFC 9110 §13.1.1).
      */
     async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Comment> {
       const isThere = and(eq(comments.id, id), isNull(comments.deletedAt), exists(shownPost(authorId)))
@@ -231,7 +231,7 @@ export function createComments(
       const isWritten = sql`EXISTS (SELECT 1 FROM ${comments} WHERE id = ${id} AND text = ${text} AND updated_at = ${now})`
       const version = sql`(SELECT ${comments.version} + 1 FROM ${comments} WHERE ${comments.id} = ${id})`
       const transaction = outbox.transaction()
-      const [, [row], [latest]] = await db.batch([
+      const [, [changed], [latest]] = await db.batch([
         transaction.record(
           {
             type: 'comment_updated',
@@ -245,11 +245,13 @@ export function createComments(
           .set({ text, updatedAt: now, version: sql`${comments.version} + 1` })
           .where(isEditable)
           .returning(content),
-        db.select({ version: comments.version }).from(comments).where(isThere),
+        db.select(content).from(comments).where(isThere),
         ...mentions.record({ contentId: id, postId, authorId, text, isEdit: true }, isWritten, now),
       ])
       transaction.enqueue()
       if (!latest) throw notFound(id)
+      const isRepeated = latest.text === text && versions?.includes(latest.version - 1)
+      const row = changed ?? (isRepeated ? latest : undefined)
       if (!row) throw new Problem('version-changed', `The comment is at version ${latest.version}`)
       purge([postId])
       const [[likes] = []] = await counters.read(['likes'], [id], loadLikes, new Map([[id, { likes: row.likesCount }]]))
@@ -258,10 +260,10 @@ export function createComments(
 
     /**
      * Removes a comment, if it or its post is `userId`'s. A comment with replies stays in its place without its text. Two D1
-     * round trips, then one for the counts. A repetition is refused as `not-found`. Recorded in D1, then completed: the
-     * cron settles what Redis missed.
+     * round trips, then one for the counts. With `versions`, only at one of them. A repetition is refused as `not-found`.
+     * Recorded in D1, then completed: the cron settles what Redis missed.
      */
-    async remove(id: string, userId: string, now = Date.now()): Promise<void> {
+    async remove(id: string, userId: string, versions?: number[], now = Date.now()): Promise<void> {
       const [found] = await db
         .select({
           postId: comments.postId,
@@ -279,9 +281,13 @@ export function createComments(
         if (found.isHidden) throw notFound(id)
         throw new Problem('not-yours', 'Only its author, or that of the post, may do this')
       }
-      const isThere = and(eq(comments.id, id), isNull(comments.deletedAt))
+      const isThere = and(
+        eq(comments.id, id),
+        isNull(comments.deletedAt),
+        versions && sql`${comments.version} IN ${listOf(versions)}`,
+      )
       const transaction = outbox.transaction()
-      const [, , , counted] = await db.batch([
+      const [, , , counted, [left]] = await db.batch([
         transaction.record(
           {
             type: 'comment_deleted',
@@ -297,7 +303,7 @@ export function createComments(
         // Without replies: with the deleted comments above it that have no other.
         db.delete(comments).where(sql`${comments.id} IN (
           WITH RECURSIVE gone (id, parent_id) AS (
-            SELECT id, parent_id FROM comments WHERE id = ${id} AND deleted_at IS NULL AND replies_count = 0
+            SELECT id, parent_id FROM comments WHERE ${isThere} AND replies_count = 0
             UNION ALL
             SELECT above.id, above.parent_id FROM gone CROSS JOIN comments AS above ON above.id = gone.parent_id
             WHERE above.deleted_at IS NOT NULL AND above.replies_count = 1
@@ -306,8 +312,13 @@ export function createComments(
           SELECT id FROM gone
         )`),
         countOf([postId]),
+        db
+          .select({ version: comments.version })
+          .from(comments)
+          .where(and(eq(comments.id, id), isNull(comments.deletedAt))),
       ])
       transaction.enqueue()
+      if (left) throw new Problem('version-changed', `The comment is at version ${left.version}`)
       sendCountsLater(hintsOf(counted))
       const refresh = () => [counters.evict(['likes'], [id]), settle(counted)]
       await writeThrough(refresh, refresh)

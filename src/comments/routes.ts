@@ -120,7 +120,7 @@ export const comments = new Hono<AppEnv>()
       id: 'updateComment',
       tag,
       summary: 'Edit my comment',
-      description: 'Works without Redis.',
+      description: 'Works without Redis. With `If-Match`, a repeated change succeeds too.',
       answer: Comment,
       headers: ['If-Match'],
       sends: ['ETag'],
@@ -155,12 +155,13 @@ export const comments = new Hono<AppEnv>()
       description:
         'Deletes my comment, or a comment on my post. With replies it keeps its place, without text and author. Works without Redis. Then the count of comments follows later.',
       status: 204,
-      problems: ['invalid-request', 'not-signed-in', 'not-yours', 'not-found'],
+      headers: ['If-Match'],
+      problems: ['invalid-request', 'not-signed-in', 'not-yours', 'not-found', 'version-changed'],
     }),
     admit('comments', { session: 'required' }),
     valid('param', CommentId),
     async (c) => {
-      await c.var.use(commentsService).remove(c.req.valid('param').id, c.var.userId)
+      await c.var.use(commentsService).remove(c.req.valid('param').id, c.var.userId, allowedVersions(c))
       return c.body(null, 204)
     },
   )

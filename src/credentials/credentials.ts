@@ -9,6 +9,7 @@ import type { Listener } from '../events/dispatch.ts'
 import type { Outbox, Transaction } from '../events/outbox.ts'
 import { newId } from '../ids.ts'
 import type { MailPort } from '../mail/mail.ts'
+import type { Allowance } from '../redis/rate-limit.ts'
 import type { Claims } from '../redis/session.ts'
 import { service } from '../service.ts'
 import type { createMessages } from './messages.ts'
@@ -37,17 +38,19 @@ export interface CredentialsDependencies {
   /** The account of a user, if `password` is right. Throws `wrong-password`. */
   requirePassword: (userId: string, password: string) => Promise<Account>
   hashPassword: (password: string) => Promise<string>
+  isPassword: (password: string, hash: string) => Promise<boolean>
   /** Brings to Redis what D1 has recorded as ended: sessions, or all of a user. Never throws. */
   sendEnded: (userId: string, ended: { sessionIds: string[]; epoch?: number }) => Promise<void>
   isCommon: (password: string) => Promise<boolean>
-  /** Whether one more message may be sent to this address. */
-  mayMail: (email: string) => Promise<boolean>
+  /** Counts a message to this address. Undefined: nobody counts, without Redis. */
+  spendMail: (email: string) => Promise<Allowance | undefined>
 }
 
 /**
  * Passwords and email addresses: change, reset, confirm. D1 only; Redis is informed of ended sessions, as after a sign-out.
  *
  * A token has 256 random bits, is mailed, and works once. D1 has its hash: it is found by that, so no secret is compared.
+ * D1 keeps a used token until it expires. So a request that is repeated, because its answer was lost, gets that answer.
  *
  * **An address belongs to the user who has confirmed it.** Until then it is `pendingEmail`, which any number of users may
  * name. So sign-up and a change of address answer the same whether an address is taken or not; the mail says which.
@@ -56,7 +59,8 @@ export interface CredentialsDependencies {
  * address, and the consumer of the queue does the rest.
  */
 export function createCredentials(dependencies: CredentialsDependencies) {
-  const { db, outbox, mail, messages, requirePassword, hashPassword, sendEnded, isCommon, mayMail } = dependencies
+  const { db, outbox, mail, messages, requirePassword, hashPassword, isPassword, sendEnded, isCommon, spendMail } =
+    dependencies
 
   async function refuseCommon(field: string, password: string): Promise<void> {
     if (await isCommon(password)) throw invalidField('body', field, 'is too common: choose another one')
@@ -87,20 +91,32 @@ export function createCredentials(dependencies: CredentialsDependencies) {
     transaction.enqueue()
   }
 
-  /**
-   * Mails the user a token for the address that is not confirmed yet; or the owner, if somebody else has confirmed it.
-   * Returns false if the address must not receive another message now.
-   */
-  async function mailVerification(userId: string, mailId: string, now: number): Promise<boolean> {
-    const owner = sql<string | null>`(SELECT username FROM users AS owner WHERE owner.email = users.pending_email)`
+  /** The address of a user that is not confirmed yet, and who has confirmed it, if anybody. Undefined: there is none. */
+  async function findPending(userId: string) {
+    const ownerName = sql<string | null>`(SELECT username FROM users AS owner WHERE owner.email = users.pending_email)`
     const [user] = await db
-      .select({ id: users.id, username: users.username, email: users.pendingEmail, ownerName: owner })
+      .select({ id: users.id, username: users.username, email: users.pendingEmail, ownerName })
       .from(users)
       .where(and(eq(users.id, userId), isPresent(users.id)))
-    if (!user?.email) return true
-    if (!(await mayMail(user.email))) return false
-    await mailToken('verify', { ...user, email: user.email }, mailId, now, user.ownerName ?? undefined)
-    return true
+    return user?.email ? { ...user, email: user.email } : undefined
+  }
+
+  /** Mails the user a token for the address that is not confirmed yet; or the owner, if somebody else has confirmed it. */
+  const mailVerification = (
+    { ownerName, ...user }: NonNullable<Awaited<ReturnType<typeof findPending>>>,
+    mailId: string,
+    now: number,
+  ) => mailToken('verify', user, mailId, now, ownerName ?? undefined)
+
+  /** Throws the 429 of an address that must not receive another message now. */
+  async function requireMail(email: string): Promise<void> {
+    const allowance = await spendMail(email)
+    if (allowance?.isAllowed !== false) return
+    const retryAfter = Math.max(1, Math.ceil((allowance.resetsAt - Date.now()) / 1_000))
+    throw new Problem('rate-limited', `This address has received many messages. Try again in ${retryAfter} s`, {
+      retryAfter,
+      'violated-policies': ['mail'],
+    })
   }
 
   /** Records the message that informs the confirmed address of a user, if `when` holds. */
@@ -116,7 +132,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
   }
 
   /** Whether a token with this hash is valid. */
-  const validToken = (hash: string, purpose: Purpose, now: number) =>
+  const validToken = (hash: string, purpose: Purpose | `${Purpose}-used`, now: number) =>
     and(
       eq(credentialTokens.hash, hash),
       eq(credentialTokens.purpose, purpose),
@@ -124,12 +140,37 @@ export function createCredentials(dependencies: CredentialsDependencies) {
       isPresent(credentialTokens.userId),
     )
 
+  /** Answers a repeated reset as its first attempt, or throws `token-expired`. */
+  async function repeatReset(token: string, password: string, now: number): Promise<void> {
+    const [owner] = await db
+      .select({ id: users.id, passwordHash: users.passwordHash, epoch: users.sessionEpoch })
+      .from(credentialTokens)
+      .innerJoin(users, eq(users.id, credentialTokens.userId))
+      .where(validToken(hashOf(token), 'reset-used', now))
+    if (!owner || !(await isPassword(password, owner.passwordHash))) throw new Problem('token-expired')
+    await sendEnded(owner.id, { sessionIds: [], epoch: owner.epoch })
+  }
+
+  /** Answers a repeated confirmation as its first attempt, or throws `token-expired`. */
+  async function repeatVerification(token: string, now: number): Promise<void> {
+    const [owner] = await db
+      .select({ id: users.id })
+      .from(credentialTokens)
+      .innerJoin(users, and(eq(users.id, credentialTokens.userId), eq(users.email, credentialTokens.email)))
+      .where(validToken(hashOf(token), 'verify-used', now))
+    if (!owner) throw new Problem('token-expired')
+  }
+
   const listener: Listener = {
     name: 'credentials',
     wants: ({ channel, type }) => channel === 'user_events' && type === 'user_created',
     /** Asks new users to confirm their address. Safe to repeat: one event sends one message. */
     async handle(happened) {
-      for (const event of happened) await mailVerification(event.subject, mailIdOf(event.id), Date.now())
+      for (const event of happened) {
+        const user = await findPending(event.subject)
+        if (!user || (await spendMail(user.email))?.isAllowed === false) continue
+        await mailVerification(user, mailIdOf(event.id), Date.now())
+      }
     },
   }
 
@@ -197,8 +238,9 @@ export function createCredentials(dependencies: CredentialsDependencies) {
     },
 
     /**
-     * Sets a new password with a mailed token, and ends every session. The hash is computed whether the token is valid or not. One D1 batch, then
-     * one round trip. Recorded, then completed, like `changePassword`. A repetition finds the token used: `token-expired`.
+     * Sets a new password with a mailed token, and ends every session. The hash is computed whether the token is valid or
+     * not. One D1 query and one batch, then one round trip. Recorded, then completed, like `changePassword`. Safe to repeat:
+     * with the token used and this password set, it succeeds and ends in Redis what the first attempt may have missed.
      */
     async resetPassword(token: string, password: string, now = Date.now()): Promise<void> {
       await refuseCommon('password', password)
@@ -209,7 +251,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
         .from(credentialTokens)
         .innerJoin(users, eq(users.id, credentialTokens.userId))
         .where(isValid)
-      if (!owner) throw new Problem('token-expired')
+      if (!owner) return repeatReset(token, password, now)
       const isStillValid = sql`EXISTS (SELECT 1 FROM ${credentialTokens} WHERE ${isValid})`
       const isOwner = and(eq(users.id, owner.id), isStillValid)
       const transaction = outbox.transaction()
@@ -228,12 +270,13 @@ export function createCredentials(dependencies: CredentialsDependencies) {
           .set({ passwordHash, sessionEpoch: sql`${users.sessionEpoch} + 1`, updatedAt: now })
           .where(isOwner)
           .returning({ epoch: users.sessionEpoch }),
-        // Last: it makes the token invalid, with all others of the user.
+        // Last: they make the token invalid, with all others of the user.
+        db.update(credentialTokens).set({ purpose: 'reset-used' }).where(isValid),
         db
           .delete(credentialTokens)
           .where(and(eq(credentialTokens.userId, owner.id), eq(credentialTokens.purpose, 'reset'))),
       ])
-      if (!changed) throw new Problem('token-expired') // another request was first
+      if (!changed) return repeatReset(token, password, now) // another request was first
       transaction.enqueue()
       await sendEnded(owner.id, { sessionIds: ended.map(({ id }) => id), epoch: changed.epoch })
     },
@@ -249,20 +292,22 @@ export function createCredentials(dependencies: CredentialsDependencies) {
     ): Promise<void> {
       if (email !== undefined) {
         const { passwordHash } = await requirePassword(userId, password ?? '')
+        await requireMail(email) // a refused request changes nothing
         await db
           .update(users)
           .set({ pendingEmail: sql`nullif(${email}, ${users.email})` }) // the address that is confirmed already
           .where(and(eq(users.id, userId), eq(users.passwordHash, passwordHash), isPresent(users.id)))
       }
-      if (await mailVerification(userId, newId('ev', now), now)) return
-      throw new Problem('rate-limited', 'This address has received many messages. Try again later', {
-        'violated-policies': ['mail'],
-      })
+      const user = await findPending(userId)
+      if (!user) return
+      if (email === undefined) await requireMail(user.email)
+      await mailVerification(user, newId('ev', now), now)
     },
 
     /**
      * Confirms the address that a token was mailed to. If it replaces another one, that receives a message. One D1 batch.
-     * Throws `taken` if somebody else has confirmed the address. A repetition finds the token used: `token-expired`.
+     * Throws `taken` if somebody else has confirmed the address. Safe to repeat: while the user has the address, a used token
+     * succeeds and changes nothing.
      */
     async verify(token: string, now = Date.now()): Promise<void> {
       const isValid = validToken(hashOf(token), 'verify', now)
@@ -280,7 +325,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
           .from(users)
           .where(isTheirs),
       ])
-      if (!found) throw new Problem('token-expired')
+      if (!found) return repeatVerification(token, now)
       if (!former?.pending) {
         const [user] = await db.select({ pending: users.pendingEmail }).from(users).where(eq(users.id, found.id))
         throw new Problem(user?.pending === found.email ? 'taken' : 'token-expired')
@@ -293,10 +338,10 @@ export function createCredentials(dependencies: CredentialsDependencies) {
           .set({ email: sql`${users.pendingEmail}`, pendingEmail: null, updatedAt: now })
           .where(isTheirs)
           .returning({ id: users.id }),
-        db.delete(credentialTokens).where(eq(credentialTokens.hash, hashOf(token))),
+        db.update(credentialTokens).set({ purpose: 'verify-used' }).where(isValid),
       ])
       transaction.enqueue()
-      if (confirmed.length === 0) throw new Problem('token-expired') // another request was first
+      if (confirmed.length === 0) await repeatVerification(token, now) // another request was first
     },
 
     /** Deletes at most `most` expired tokens. Returns how many. */

@@ -22,6 +22,7 @@ export const credentials: Feature = {
         messages: createMessages(config.mail.appUrl),
         requirePassword: (userId, password) => use(accountsService).requirePassword(userId, password),
         hashPassword: (password) => use(accountsService).hashPassword(password),
+        isPassword: (password, hash) => use(accountsService).isPassword(password, hash),
         sendEnded: (userId, ended) => use(accountsService).sendEnded(userId, ended),
         isCommon: async (password) =>
           assets !== undefined &&
@@ -31,13 +32,10 @@ export const credentials: Feature = {
             (error) => onFailure('common passwords', error),
           ),
         // Without Redis nobody counts: the message is sent.
-        mayMail: (email) =>
+        spendMail: (email) =>
           use(limitsService)
             .take('mail', addressOf(email))
-            .then(
-              ({ isAllowed }) => isAllowed,
-              () => true,
-            ),
+            .catch(() => undefined),
       }),
     ),
   ],

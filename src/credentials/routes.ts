@@ -76,7 +76,8 @@ export const passwordResets = new Hono<AppEnv>()
       tag,
       summary: 'Reset a password',
       description:
-        'Sets a new password with the token from the mail, and ends every session of the account. A token works once. ' +
+        'Sets a new password with the token from the mail, and ends every session of the account. A token works once; a ' +
+        'repeated request succeeds and changes nothing. ' +
         'Without Redis: 503, because attempts cannot be counted.',
       status: 204,
       sends: ['Set-Cookie'],
@@ -129,7 +130,9 @@ export const emailVerifications = new Hono<AppEnv>()
       id: 'verifyEmail',
       tag,
       summary: 'Confirm an email address',
-      description: 'With the token from the mail, which is valid for a day and works once. No session is needed.',
+      description:
+        'With the token from the mail, which is valid for a day and works once; a repeated request succeeds and changes ' +
+        'nothing. No session is needed.',
       status: 204,
       problems: [
         'invalid-request',

@@ -293,7 +293,7 @@ export const dashboardSignOuts = sqliteTable('dashboard_sign_outs', {
   sessionId: text('session_id').primaryKey(),
 })
 
-/** Tokens that were mailed to a user, each for one use. */
+/** Tokens that were mailed to a user, each for one use. The purge removes those that have expired. */
 export const credentialTokens = sqliteTable(
   'credential_tokens',
   {
@@ -302,7 +302,8 @@ export const credentialTokens = sqliteTable(
     userId: text('user_id')
       .notNull()
       .references(() => users.id, { onDelete: 'cascade' }),
-    purpose: text({ enum: ['reset', 'verify'] }).notNull(),
+    /** `…-used`: it has done its work, and answers a repeated request. */
+    purpose: text({ enum: ['reset', 'verify', 'reset-used', 'verify-used'] }).notNull(),
     /** The address that the token was sent to. */
     email: text().notNull(),
     expiresAt: integer('expires_at').notNull(),

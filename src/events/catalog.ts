@@ -181,6 +181,8 @@ export interface StoredEvent {
   createdAt: number
   /** Of the request it comes from, if any. */
   traceparent: string | null
+  /** The cron has enqueued it: the request that recorded it may have died before it did anything else. */
+  isResent?: boolean
 }
 
 /** An event as the world receives it: CloudEvents 1.0 in JSON, with extension attributes. */

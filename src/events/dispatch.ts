@@ -93,16 +93,18 @@ export function createDispatch({ db, listeners, enqueue, onFailure }: DispatchDe
   }
 
   /**
-   * Dispatches the events `ids`. Returns which failed. It ignores events that are dispatched already, and ids whose batch
-   * failed.
+   * Dispatches the events `ids`, of which the cron has enqueued `resent`. Returns which failed. It ignores events that are
+   * dispatched already, and ids whose batch failed.
    */
-  async function dispatch(ids: string[]): Promise<{ failed: Set<string> }> {
+  async function dispatch(ids: string[], resent: Set<string>): Promise<{ failed: Set<string> }> {
     if (ids.length === 0) return { failed: new Set() }
     const rows = await db
       .select({ event: events, place: sql<number>`rowid` })
       .from(events)
       .where(and(inArray(events.id, listOf(ids)), isNotNull(events.dueAt)))
-    const inOrder = rows.sort((a, b) => a.place - b.place).map((row) => row.event)
+    const inOrder = rows
+      .sort((a, b) => a.place - b.place)
+      .map(({ event }): StoredEvent => Object.assign(event, { isResent: resent.has(event.id) }))
     const latest = new Set(latestHints(inOrder.filter(isHint)))
     const current = inOrder.filter((event) => !isHint(event) || latest.has(event))
     const failed = new Set((await Promise.all(listeners.map((listener) => notify(listener, current)))).flat())
@@ -134,8 +136,9 @@ export function createDispatch({ db, listeners, enqueue, onFailure }: DispatchDe
   return {
     /** Handles messages of the queue. Returns those that failed. */
     async consume(messages: EventMessage[]): Promise<Set<EventMessage>> {
-      const ids = messages.flatMap((message) => (message.kind === 'event' ? [message.id] : []))
-      const { failed: failedIds } = await dispatch([...new Set(ids)])
+      const ofEvents = messages.filter((message) => message.kind === 'event')
+      const resent = new Set(ofEvents.flatMap(({ id, isResent }) => (isResent ? [id] : [])))
+      const { failed: failedIds } = await dispatch([...new Set(ofEvents.map(({ id }) => id))], resent)
       const failed = new Set(messages.filter((message) => message.kind === 'event' && failedIds.has(message.id)))
       const withHints = messages.filter((message) => message.kind === 'hints')
       await publishHints(withHints.flatMap(({ hints }) => hints)).catch((error: unknown) => {

@@ -72,6 +72,7 @@ export function createOutbox(
   }
 
   const enqueue = (ids: string[]) => send(ids.map((id) => ({ kind: 'event', id })))
+  const enqueueAgain = (ids: string[]) => send(ids.map((id) => ({ kind: 'event', id, isResent: true })))
 
   return {
     /**
@@ -136,7 +137,7 @@ export function createOutbox(
         .limit(most)
       if (overdue.length === 0) return 0
       const ids = overdue.map((row) => row.id)
-      await enqueue(ids)
+      await enqueueAgain(ids)
       await db
         .update(events)
         .set({

@@ -19,8 +19,8 @@ export type Hint = v.InferOutput<typeof Hint>
 
 /** A message of the queue `events`. */
 export const EventMessage = v.variant('kind', [
-  /** Dispatch this stored event to the listeners. */
-  v.object({ kind: v.literal('event'), id: v.string() }),
+  /** Dispatch this stored event to the listeners. `isResent`: the cron enqueued it. */
+  v.object({ kind: v.literal('event'), id: v.string(), isResent: v.exactOptional(v.boolean()) }),
   /** Publish these hints. */
   v.object({ kind: v.literal('hints'), hints: v.array(Hint) }),
   /** The next step of a listener that rebuilds its data. */

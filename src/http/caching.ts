@@ -3,7 +3,7 @@ import { invalidField } from '../errors.ts'
 import type { Platform } from '../platform.ts'
 import { answerHeaders } from './answer.ts'
 import type { RequestContext } from './context.ts'
-import { parseVersions } from './headers.ts'
+import { MAX_CONDITION, parseVersions } from './headers.ts'
 
 /** The entity tag `"version-…"` of these parts. */
 export const etagOf = (...parts: (number | string)[]) => `"${parts.join('-')}"`
@@ -77,8 +77,8 @@ function sharedControl({ config, cacheEvents }: Platform): string {
   return `public, max-age=${seconds - staleSeconds}, stale-while-revalidate=${staleSeconds}, stale-if-error=0`
 }
 
-/** Whether the condition of a read (RFC 9110 §13.1.2) names `tag`. The comparison is weak. */
+/** Whether the condition of a read (RFC 9110 §13.1.2) names `tag`. The comparison is weak. A longer list names none. */
 function matches(condition: string | undefined, tag: string): boolean {
-  if (condition === undefined) return false
+  if (condition === undefined || condition.length > MAX_CONDITION) return false
   return condition.trim() === '*' || condition.split(',').some((listed) => listed.trim().replace(/^W\//, '') === tag)
 }

@@ -2,8 +2,8 @@ import { invalidField } from '../errors.ts'
 
 // Parsers of request headers. Each runs in linear time: a header may have 128 KB.
 
-/** The longest `If-Match` that the API reads. */
-const MAX_CONDITION = 8_192
+/** The longest `If-Match` or `If-None-Match` that the API reads. */
+export const MAX_CONDITION = 8_192
 
 /** The bearer token of an `Authorization` header (RFC 6750 §2.1). */
 export const parseBearer = (header: string): string | undefined => /^Bearer +(\S+)$/i.exec(header)?.[1]

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
-import { invalidField } from '../errors.ts'
+import { invalidField, Problem } from '../errors.ts'
 import type { RequestContext } from '../http/context.ts'
-import { idempotencyService, type StoredAnswer } from './idempotency.ts'
+import { idempotencyService, isTakenOver, type StoredAnswer } from './idempotency.ts'
 
 /** The draft wants a string of RFC 9651, in quotes. Most clients send visible ASCII. Both are accepted. */
 const TOKEN = /^[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]+$/
@@ -43,6 +43,7 @@ export async function createOnce<T extends object>(
     return reply(answerOf(await create((created) => [attempt.record(answerOf(created))])))
   } catch (error) {
     await attempt.release().catch(() => {}) // otherwise the next attempt waits a minute
+    if (isTakenOver(error)) throw new Problem('idempotency-key-in-use', undefined, { retryAfter: 1 }, { cause: error })
     throw error
   }
 }

@@ -17,7 +17,7 @@ export interface StoredAnswer {
 export interface KeyClaim {
   /**
    * A statement for the batch that does the work. It records the answer: the batch does both, or neither. The batch fails
-   * if another attempt has taken over.
+   * if another attempt has taken over (`isTakenOver`). Safe to repeat.
    */
   record(answer: StoredAnswer): BatchItem<'sqlite'>
   /** Releases the key after a failure, so that the client can try again. One D1 query. */
@@ -45,27 +45,35 @@ export function createIdempotency(db: DrizzleD1Database) {
 
   return {
     /**
-     * Claims the key `name` for a request, or returns the stored answer of its first attempt. One D1 round trip. Throws
-     * if the first attempt is still running, or if it was another request (another fingerprint `print`).
+     * Claims the key `name` for a request, or returns the stored answer of its first attempt. One D1 round trip; another one
+     * where its reply is lost. Throws if the first attempt is still running, or if it was another request (another
+     * fingerprint `print`).
      */
     async begin(user: string, name: string, print: string, now = Date.now()): Promise<KeyClaim | StoredAnswer> {
       const isThis = and(eq(userId, user), eq(key, name))
       const isOver = sql`${createdAt} < ${now - KEEP_MS}`
       const isAbandoned = and(isNull(answer), lt(createdAt, now - ATTEMPT_MS), eq(fingerprint, print))
-      const [claimed, [held]] = await db.batch([
-        db
-          .insert(idempotencyKeys)
-          .values({ userId: user, key: name, fingerprint: print, createdAt: now })
-          .onConflictDoUpdate({
-            target: [userId, key],
-            set: { fingerprint: print, answer: null, createdAt: now },
-            setWhere: sql`${isOver} OR (${isAbandoned})`,
-          })
-          .returning({ createdAt }),
-        db.select({ fingerprint, answer }).from(idempotencyKeys).where(isThis),
-      ])
-
-      if (claimed.length === 0 && held) {
+      const take = () =>
+        db.batch([
+          db
+            .insert(idempotencyKeys)
+            .values({ userId: user, key: name, fingerprint: print, createdAt: now })
+            .onConflictDoUpdate({
+              target: [userId, key],
+              set: { fingerprint: print, answer: null, createdAt: now },
+              setWhere: sql`${isOver} OR (${isAbandoned})`,
+            })
+            .returning({ createdAt }),
+          db.select({ fingerprint, answer, createdAt }).from(idempotencyKeys).where(isThis),
+        ])
+      let isRepeated = false
+      const [claimed, [held]] = await take().catch(() => {
+        isRepeated = true
+        return take()
+      })
+      // The first run may have been executed. If it was another request in this ms, only one of the two can record.
+      const isOurs = isRepeated && held?.answer === null && held.fingerprint === print && held.createdAt === now
+      if (claimed.length === 0 && held && !isOurs) {
         if (held.fingerprint !== print) throw new Problem('idempotency-key-reused')
         if (held.answer === null) throw new Problem('idempotency-key-in-use', undefined, { retryAfter: 1 })
         return held.answer
@@ -80,7 +88,8 @@ export function createIdempotency(db: DrizzleD1Database) {
               set: {
                 answer: answered,
                 // The column refuses NULL, which fails the batch: another attempt has taken over.
-                fingerprint: sql`CASE WHEN ${answer} IS NULL AND ${createdAt} = ${now} THEN ${print} END`,
+                fingerprint: sql`CASE WHEN coalesce(${answer} = excluded.answer, true) AND ${createdAt} = ${now}
+                  THEN ${print} END`,
               },
             }),
         release: () => db.delete(idempotencyKeys).where(and(isThis, isNull(answer), eq(createdAt, now))),
@@ -95,3 +104,8 @@ export function createIdempotency(db: DrizzleD1Database) {
       removeSome(db, idempotencyKeys, lt(createdAt, now - KEEP_MS), most),
   }
 }
+
+/** Whether a batch failed because another attempt has taken over its key. Drizzle wraps the errors of D1. */
+export const isTakenOver = (error: unknown): boolean =>
+  error instanceof Error &&
+  (error.message.includes('NOT NULL constraint failed: idempotency_keys.fingerprint') || isTakenOver(error.cause))

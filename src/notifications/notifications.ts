@@ -1,7 +1,7 @@
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
-import { isBlockedOrMuted } from '../db/relations.ts'
+import { isBlocked, isBlockedOrMuted } from '../db/relations.ts'
 import { removeSome } from '../db/remove.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
@@ -147,6 +147,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
         WHERE stored.user_id = ${userId} AND stored.id < ${cursor} AND stored.id > ${`n_${since}`}
           AND (stored.content_id = stored.post_id OR comments.id IS NOT NULL)
           AND EXISTS (SELECT 1 FROM json_each(actor_ids) WHERE NOT ${isHidden(sql`value`)})
+          AND NOT ${isBlocked(userId, sql`posts.author_id`)} AND ${isPresent(sql`posts.author_id`)}
         ORDER BY stored.id DESC LIMIT ${limit}`),
       from.all<SourceRow>(sql`
         WITH RECURSIVE queue (id, author_id, since) AS (

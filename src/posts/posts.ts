@@ -3,6 +3,7 @@ import type { BatchItem } from 'drizzle-orm/batch'
 import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
 import { isBlocked } from '../db/relations.ts'
+import { repeatOnce } from '../db/repeat.ts'
 import { comments, posts } from '../db/schema.ts'
 import { DOUBLING_MS, scoreOf } from '../db/score.ts'
 import { Problem } from '../errors.ts'
@@ -185,7 +186,7 @@ export function createPosts(
   /** Nothing where a block hides the post from `userId`. */
   const ownership = (id: string, userId: string) =>
     platform.db
-      .select({ authorId: posts.authorId, version: posts.version })
+      .select(columns)
       .from(posts)
       .where(and(eq(posts.id, id), sql`NOT ${isBlocked(userId, posts.authorId)}`))
 
@@ -242,7 +243,8 @@ export function createPosts(
 
     /**
      * Writes a post; `alongside` joins the D1 batch. One D1 round trip, then one for the caches of the post and of its
-     * author. Repeating it writes another post, unless `alongside` records an idempotency key.
+     * author. A lost reply of D1 is resolved by repeating the batch. Repeating the request writes another post, unless
+     * `alongside` records an idempotency key.
      */
     async create(
       authorId: string,
@@ -254,13 +256,17 @@ export function createPosts(
       const post: CachedPost = { id, authorId, text, createdAt: now, updatedAt: now, version: 1 }
       const created = toPost(post, { likes: 0, comments: 0, views: 0 }, false)
       const transaction = platform.outbox.transaction()
-      const [, rows] = await platform.db.batch([
-        platform.db.insert(posts).values(post),
-        authors().select(authorId),
-        transaction.record({ type: 'post_created', data: { postId: id, authorId, text, version: 1 } }, sql`true`, now),
-        ...mentions().record({ contentId: id, postId: id, authorId, text, isEdit: false }, sql`true`, now),
-        ...alongside(created),
-      ])
+      const event = { type: 'post_created' as const, data: { postId: id, authorId, text, version: 1 } }
+      const recording = transaction.record(event, sql`true`, now)
+      const [, rows] = await repeatOnce(() =>
+        platform.db.batch([
+          platform.db.insert(posts).values(post).onConflictDoNothing(), // a second run finds it
+          authors().select(authorId),
+          recording,
+          ...mentions().record({ contentId: id, postId: id, authorId, text, isEdit: false }, sql`true`, now),
+          ...alongside(created),
+        ]),
+      )
       transaction.enqueue()
       await platform.writeThrough(
         () => [byId.put(id, post), ...authors().refreshCache(rows)],
@@ -271,7 +277,7 @@ export function createPosts(
 
     /**
      * Changes the text of a post, if it is `authorId`'s and at one of `versions`. One D1 round trip, then one for its
-     * cache and its counts. Safe to repeat without `versions`; with them a repetition is refused as `version-changed`.
+     * cache and its counts. Safe to repeat: with `versions`, a change that is there already succeeds (RFC 9110 §13.1.1).
      */
     async update(id: string, authorId: string, text: string, versions?: number[], now = Date.now()): Promise<Post> {
       const isEditable = editable(id, authorId, versions)
@@ -280,7 +286,7 @@ export function createPosts(
         WHERE id = ${id} AND author_id = ${authorId} AND text = ${text} AND updated_at = ${now})`
       const updating = { type: 'post_updated' as const, data: { postId: id, authorId, text, version } }
       const transaction = platform.outbox.transaction()
-      const [, [row], [found]] = await platform.db.batch([
+      const [, [changed], [found]] = await platform.db.batch([
         transaction.record(updating, sql`EXISTS (SELECT 1 FROM ${posts} WHERE ${isEditable})`, now),
         platform.db
           .update(posts)
@@ -291,6 +297,8 @@ export function createPosts(
         ...mentions().record({ contentId: id, postId: id, authorId, text, isEdit: true }, isWritten, now),
       ])
       transaction.enqueue()
+      const isRepeated = found?.authorId === authorId && found.text === text && versions?.includes(found.version - 1)
+      const row = changed ?? (isRepeated ? found : undefined)
       if (!row) throw refusal(id, authorId, found)
       const { likes: _likes, comments: _comments, views: _views, ...post } = row
       const [[updated]] = await Promise.all([

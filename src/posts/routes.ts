@@ -123,7 +123,9 @@ export const posts = new Hono<AppEnv>()
       id: 'updatePost',
       tag,
       summary: 'Edit my post',
-      description: 'Works without Redis. Then readers may see the old text for some minutes.',
+      description:
+        'Works without Redis. Then readers may see the old text for some minutes. With `If-Match`, a repeated change ' +
+        'succeeds too.',
       answer: Post,
       headers: ['If-Match'],
       sends: ['ETag'],

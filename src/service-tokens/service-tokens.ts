@@ -1,6 +1,7 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { desc, eq, lt, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { repeatOnce } from '../db/repeat.ts'
 import { serviceTokens } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
@@ -29,7 +30,9 @@ type Row = typeof serviceTokens.$inferSelect
 
 /** A token as this isolate read it from D1. */
 interface Held {
-  row: Row
+  /** Undefined: this isolate changed the token at `readAt`, so what was read before is out of date. */
+  row: Row | undefined
+  /** When the read began (Unix ms). */
   readAt: number
   isRefreshing: boolean
 }
@@ -67,10 +70,16 @@ export function createServiceTokens(
 ) {
   async function load(id: string, now: number): Promise<Row | undefined> {
     const [row] = await db.select().from(serviceTokens).where(eq(serviceTokens.id, id))
-    if (row) memory.set(id, { row, readAt: now, isRefreshing: false })
-    else memory.delete(id)
+    const held = memory.get(id)
+    const isLater = held && (held.row ? held.readAt > now : held.readAt >= now)
+    const isOutdated = isLater && held.readAt - now < trustMs // more: the clock was set back
+    if (!row) memory.delete(id)
+    else if (!isOutdated) memory.set(id, { row, readAt: now, isRefreshing: false })
     return row
   }
+
+  /** Makes this isolate forget a token that it has changed, and what a read in flight will return. */
+  const forget = (id: string, now: number) => memory.set(id, { row: undefined, readAt: now, isRefreshing: false })
 
   /** Records a use: one write in ten minutes, whatever the number of isolates. Safe to repeat. */
   function noteUse(row: Row, now: number): void {
@@ -103,18 +112,18 @@ export function createServiceTokens(
     now: number,
   ): Promise<Row | undefined> {
     const held = memory.get(id)
-    const isRight = held !== undefined && accepts(held.row)
+    const known = held?.row && accepts(held.row) ? held.row : undefined
     const age = held ? Math.abs(now - held.readAt) : Infinity // the clock may have been set back
-    if (isRight && age < trustMs) {
+    if (held && known && age < trustMs) {
       if (age > trustMs / 2 && !held.isRefreshing) {
         held.isRefreshing = true
         defer(() => load(id, now))
       }
-      return held.row
+      return known
     }
-    if (!isRight) beforeGuess()
+    if (!known) beforeGuess()
     const row = await load(id, now).catch((error: unknown) => {
-      if (isRight && age < OUTAGE_MS) return held.row
+      if (known && age < OUTAGE_MS) return known
       throw error
     })
     return row && accepts(row) ? row : undefined
@@ -149,17 +158,22 @@ export function createServiceTokens(
 
     /**
      * Adds a token, and returns it with its secret, this once. Throws `taken` if another token has the name: so a repeated
-     * request adds nothing. If the first answer was lost, rotate the token or revoke it. One D1 query.
+     * request adds nothing. A lost reply of D1 is resolved by repeating the batch. If the answer was lost, rotate the token or
+     * revoke it. One D1 round trip.
      */
     async create({ name, scopes }: NewServiceToken, now = Date.now()) {
       const id = newId('st', now)
       const token = newToken(id)
-      const [row] = await db
-        .insert(serviceTokens)
-        .values({ id, name, scopes, hash: hashOf(token), previous: [], createdAt: now })
-        .onConflictDoNothing()
-        .returning()
-      if (!row) {
+      const [, [row]] = await repeatOnce(() =>
+        db.batch([
+          db
+            .insert(serviceTokens)
+            .values({ id, name, scopes, hash: hashOf(token), previous: [], createdAt: now })
+            .onConflictDoNothing(),
+          db.select().from(serviceTokens).where(eq(serviceTokens.name, name)),
+        ]),
+      )
+      if (row?.id !== id) {
         const errors = [{ in: 'body', field: 'name', message: 'is taken' }]
         throw new Problem('taken', 'Another service token has this name', { errors })
       }
@@ -185,28 +199,31 @@ export function createServiceTokens(
     /**
      * Replaces the secret, and returns the new one, this once. The previous ones work for `overlapMs`, or for what is left
      * of an earlier overlap. Repeating a request is safe: the secrets of lost answers count as previous ones, and at most
-     * `MAX_PREVIOUS` work. One D1 query.
+     * `MAX_PREVIOUS` work. A lost reply of D1 is resolved by repeating the query, which then changes nothing. One D1 query.
      */
     async rotate(id: string, overlapMs: number, now = Date.now()) {
       const token = newToken(id)
+      const hash = hashOf(token)
       const until = now + overlapMs
-      const previous = sql`(SELECT json_group_array(json_object('hash', hash, 'until', until)) FROM (
+      const previous = sql`iif(${serviceTokens.hash} = ${hash}, ${serviceTokens.previous}, (SELECT json_group_array(json_object('hash', hash, 'until', until)) FROM (
         SELECT ${serviceTokens.hash} AS hash, ${until} AS until
         UNION ALL SELECT value ->> 'hash', min(value ->> 'until', ${until}) FROM json_each(${serviceTokens.previous})
-        LIMIT ${MAX_PREVIOUS}) WHERE until > ${now})`
-      const [row] = await db
-        .update(serviceTokens)
-        .set({ hash: hashOf(token), previous, rotatedAt: now })
-        .where(eq(serviceTokens.id, id))
-        .returning()
-      memory.delete(id)
+        LIMIT ${MAX_PREVIOUS}) WHERE until > ${now}))`
+      const [row] = await repeatOnce(() =>
+        db.update(serviceTokens).set({ hash, previous, rotatedAt: now }).where(eq(serviceTokens.id, id)).returning(),
+      )
+      forget(id, Date.now())
       return { ...shown(row ?? unknownToken(id), now), token }
     },
 
     /** Revokes a token: at once in this isolate, within `trustMs` in the others. Safe to repeat: then `not-found`. */
     async revoke(id: string): Promise<void> {
-      const removed = await db.delete(serviceTokens).where(eq(serviceTokens.id, id)).returning({ id: serviceTokens.id })
-      memory.delete(id)
+      const remove = () => db.delete(serviceTokens).where(eq(serviceTokens.id, id)).returning({ id: serviceTokens.id })
+      const removed = await remove().catch(async () => {
+        await remove() // the first may have been executed: what counts is that there is none now
+        return [{ id }]
+      })
+      forget(id, Date.now())
       if (removed.length === 0) unknownToken(id)
     },
   }

@@ -6,6 +6,7 @@ import { listOf } from '../db/list.ts'
 import { isPresent } from '../db/present.ts'
 import { relationsJson } from '../db/relations.ts'
 import { removeSome } from '../db/remove.ts'
+import { repeatOnce } from '../db/repeat.ts'
 import { removals, revocations, sessions, signInSources, suspensions, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -23,6 +24,9 @@ const REVOCATIONS_PER_RUN = 1_000
 
 /** The queue has this long to begin the removal of a user. After that the cron does. */
 const REMOVAL_MS = 60_000
+
+/** How long a repeated sign-up returns the account of its first attempt, whose answer was lost. */
+const SIGN_UP_MS = 10 * 60_000
 
 /** How long a network stays known after the last sign-in from it. */
 const SOURCE_MS = 90 * 86_400_000
@@ -114,6 +118,15 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
     return user
   }
 
+  /** Whether the account of `userId` is there, and not being deleted. */
+  async function isThere(userId: string): Promise<boolean> {
+    const rows = await db
+      .select({ id: users.id })
+      .from(users)
+      .where(and(eq(users.id, userId), isPresent(users.id)))
+    return rows.length > 0
+  }
+
   /** The same for a request: waits for Redis only, and leaves to the cron what Redis missed. */
   async function revoke(subjectId: string, epoch: number | null): Promise<void> {
     await sendToRedis([{ subjectId, epoch }]).then(defer, () => {})
@@ -121,6 +134,7 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
 
   return {
     hashPassword,
+    isPassword,
     requirePassword,
 
     /**
@@ -138,40 +152,55 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
 
     /**
      * Creates an account and returns its id. Throws `taken` if somebody has the username. The email address is pending until
-     * its owner confirms it, so nothing shows whether an account has it already. One D1 batch: a repeated request finds the
-     * username taken.
+     * its owner confirms it, so nothing shows whether an account has it already. One D1 batch. Safe to repeat: for
+     * `SIGN_UP_MS` the same request returns the account that its first attempt created.
      */
     async signUp({ username, email, password, displayName }: NewAccount, now = Date.now()): Promise<string> {
       const name = username.toLowerCase()
       const id = newId('u', now)
       const passwordHash = await hashPassword(password)
       const transaction = outbox.transaction()
-      const [added] = await db.batch([
-        db
-          .insert(users)
-          .values({
-            id,
-            username: name,
-            email: `-${id}`, // unique, and no address
-            pendingEmail: email.toLowerCase(),
-            passwordHash,
-            displayName,
-            createdAt: now,
-            updatedAt: now,
-          })
-          .onConflictDoNothing()
-          .returning({ id: users.id }),
-        transaction.record(
-          { type: 'user_created', data: { userId: id, username: name, displayName, bio: '', version: 1 } },
-          sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${id})`,
-          now,
-        ),
-      ])
+      const recording = transaction.record(
+        { type: 'user_created', data: { userId: id, username: name, displayName, bio: '', version: 1 } },
+        sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${id})`,
+        now,
+      )
+      const create = () =>
+        db.batch([
+          db
+            .insert(users)
+            .values({
+              id,
+              username: name,
+              email: `-${id}`, // unique, and no address
+              pendingEmail: email.toLowerCase(),
+              passwordHash,
+              displayName,
+              createdAt: now,
+              updatedAt: now,
+            })
+            .onConflictDoNothing()
+            .returning({ id: users.id }),
+          recording,
+        ])
+      const [added] = await repeatOnce(create) // a second run finds the account below
       transaction.enqueue()
       if (added.length > 0) {
         await onSignUp(name)
         return id
       }
+      const [mine] = await db
+        .select({ id: users.id, passwordHash: users.passwordHash })
+        .from(users)
+        .where(
+          and(
+            eq(users.username, name),
+            eq(users.pendingEmail, email.toLowerCase()),
+            eq(users.displayName, displayName),
+            gt(users.createdAt, now - SIGN_UP_MS),
+          ),
+        )
+      if (mine && (await isPassword(password, mine.passwordHash))) return mine.id
       const errors = [{ in: 'body', field: 'username', message: 'is taken' }]
       throw new Problem('taken', 'This username is taken', { errors })
     },
@@ -190,7 +219,8 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
 
     /**
      * Begins a session if `password` is right. The answer and its time do not reveal whether the login exists. Ends the
-     * session `replaced` (session rotation). A repeated request begins another session.
+     * session `replaced` (session rotation). A lost reply of D1 is resolved by repeating the batch. A repeated request begins
+     * another session.
      */
     async signIn(
       { user }: Login,
@@ -207,19 +237,21 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
       // The epoch is read by the statement that inserts: a sign-out everywhere comes before it or after it.
       const isSuspended = sql`EXISTS (SELECT 1 FROM ${suspensions} WHERE ${suspensions.userId} = ${user.id})`
       const isSame = and(eq(users.id, user.id), eq(users.passwordHash, user.passwordHash), not(isSuspended))
-      const [begun] = await db.batch([
-        db
-          .insert(sessions)
-          .select(
-            sql`SELECT ${claims.sessionId}, ${users.id}, ${claims.hash}, ${users.sessionEpoch}, ${userAgent}, ${now}, ${now}, ${expiresAt} FROM ${users} WHERE ${isSame}`,
-          )
-          .returning({ epoch: sessions.epoch }),
-        db
-          .insert(signInSources)
-          .select(sql`SELECT ${users.id}, ${sourceOf(device.network)}, ${now} FROM ${users} WHERE ${isSame}`)
-          .onConflictDoUpdate({ target: [signInSources.userId, signInSources.source], set: { seenAt: now } }),
-      ])
-      const [session] = begun
+      const [, , [session]] = await repeatOnce(() =>
+        db.batch([
+          db
+            .insert(sessions)
+            .select(
+              sql`SELECT ${claims.sessionId}, ${users.id}, ${claims.hash}, ${users.sessionEpoch}, ${userAgent}, ${now}, ${now}, ${expiresAt} FROM ${users} WHERE ${isSame}`,
+            )
+            .onConflictDoNothing(), // a second run finds it
+          db
+            .insert(signInSources)
+            .select(sql`SELECT ${users.id}, ${sourceOf(device.network)}, ${now} FROM ${users} WHERE ${isSame}`)
+            .onConflictDoUpdate({ target: [signInSources.userId, signInSources.source], set: { seenAt: now } }),
+          db.select({ epoch: sessions.epoch }).from(sessions).where(eq(sessions.id, claims.sessionId)),
+        ]),
+      )
       if (!session) {
         const [suspended] = await db.select().from(suspensions).where(eq(suspensions.userId, user.id))
         throw new Problem(suspended ? 'suspended' : 'wrong-credentials') // or the password or the account changed meanwhile
@@ -275,10 +307,13 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
      * (`removals/removals.ts`).
      *
      * Recorded first, then completed: the queue or the cron begins the steps, and they invalidate again what Redis missed.
-     * A repetition finds its session ended.
+     * Safe to repeat: while a session that has ended still passes, a repetition succeeds and changes nothing.
      */
     async remove(userId: string, password: string, now = Date.now()): Promise<void> {
-      const user = await requirePassword(userId, password)
+      const user = await requirePassword(userId, password).catch(async (error: unknown) => {
+        if (await isThere(userId)) throw error
+      })
+      if (!user) return
       const isSame = and(eq(users.id, userId), eq(users.passwordHash, user.passwordHash))
       const progress = JSON.stringify({ sessions: user.username })
       const nobody = `-${userId}` // neither a username nor an email address
@@ -320,7 +355,8 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
           .where(isSame)
           .returning({ epoch: users.sessionEpoch }),
       ])
-      if (!removed) throw new Problem('wrong-password') // it changed meanwhile
+      if (!removed && (await isThere(userId))) throw new Problem('wrong-password') // it changed meanwhile
+      if (!removed) return // another request was first
       transaction.enqueue()
       await Promise.allSettled([revoke(userId, removed.epoch), onDeleted(userId, user.username)])
     },

@@ -53,7 +53,8 @@ export const users = new Hono<AppEnv>()
       summary: 'Sign up',
       description:
         'The password must not be a common one. The address receives a link to confirm it. Until then sign in with the ' +
-        'username. The answer is the same if an account has the address already; the mail says so.',
+        'username. The answer is the same if an account has the address already; the mail says so. A request that is ' +
+        'repeated within ten minutes gets the same account.',
       answer: OwnUser,
       status: 201,
       sends: ['Location'],
@@ -145,7 +146,9 @@ export const users = new Hono<AppEnv>()
       id: 'updateProfile',
       tag,
       summary: 'Change my profile',
-      description: 'Works without Redis. Then readers on other isolates may see the old profile for some minutes.',
+      description:
+        'Works without Redis. Then readers on other isolates may see the old profile for some minutes. With `If-Match`, a ' +
+        'repeated change succeeds too.',
       answer: OwnUser,
       headers: ['If-Match'],
       sends: ['ETag'],

@@ -111,15 +111,15 @@ export function createUsers(
     },
 
     /**
-     * Changes a profile if it has one of `versions`. D1, then one round trip for the cache. Without `versions` a repeated
-     * change is applied again, with the same fields and a higher version.
+     * Changes a profile if it has one of `versions`. D1, then one round trip for the cache. Safe to repeat: without `versions`
+     * the change is applied again, with a higher version; with them, one that is there already succeeds (RFC 9110 §13.1.1).
      */
     async update(id: string, changes: ProfileChanges, versions?: number[], now = Date.now()): Promise<OwnUser> {
       const isMine = and(eq(users.id, id), isPresent(users.id))
       const isExpected = and(isMine, versions && inArray(users.version, listOf(versions)))
       const current = (column: SQLiteColumn) => sql`(SELECT ${column} FROM ${users} WHERE ${users.id} = ${id})`
       const transaction = platform.outbox.transaction()
-      const [, [row], [latest]] = await platform.db.batch([
+      const [, [changed], [latest]] = await platform.db.batch([
         transaction.record(
           {
             type: 'user_updated',
@@ -144,10 +144,17 @@ export function createUsers(
           })
           .where(isExpected)
           .returning({ ...profile, ...addresses }),
-        platform.db.select({ version: users.version }).from(users).where(isMine),
+        platform.db
+          .select({ ...profile, ...addresses })
+          .from(users)
+          .where(isMine),
       ])
       transaction.enqueue()
       if (!latest) throw new Problem('not-found', `There is no user ${id}`)
+      const { displayName = latest.displayName, bio = latest.bio } = changes
+      const isRepeated =
+        latest.displayName === displayName && latest.bio === bio && versions?.includes(latest.version - 1)
+      const row = changed ?? (isRepeated ? latest : undefined)
       if (!row) throw new Problem('version-changed', `The profile is at version ${latest.version}`)
       const { email, pendingEmail, ...user } = row
       await platform.writeThrough(

@@ -128,3 +128,16 @@ test('the cron settles a count of comments that Redis missed', async () => {
   await edge.cron()
   expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ commentsCount: 1 })
 })
+
+test('a comment is deleted only at the version that the request names', async () => {
+  const edge = newEdge()
+  const ada = await addUser()
+  const post = await addPost({ authorId: ada.id })
+  const comment = await addComment({ postId: post.id, authorId: ada.id, version: 2 })
+  const signedIn = await edge.signIn(ada)
+  const remove = async (match: string) =>
+    (await edge.fetch(`/v1/comments/${comment.id}`, { method: 'DELETE', headers: { ...signedIn, 'If-Match': match } }))
+      .status
+  expect([await remove('"1-0-0"'), await countOf(edge, post.id)]).toEqual([412, 1])
+  expect([await remove('"2-0-0"'), await remove('"2-0-0"')]).toEqual([204, 404])
+})

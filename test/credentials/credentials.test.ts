@@ -123,17 +123,22 @@ test('a reset link works once, ends every session, and is not in D1 or Redis', a
     expect(JSON.stringify(await edge.sdk.xrange(key, '-', '+').catch(() => ''))).not.toContain('mail_requested')
   }
 
-  const reset = () => send(edge, 'PUT', '/v1/password-resets', { token, password: OTHER })
-  expect((await reset()).status).toBe(204)
+  const reset = (password: string) => send(edge, 'PUT', '/v1/password-resets', { token, password })
+  expect((await reset(OTHER)).status).toBe(204)
   expect(await isSignedIn(edge, headers)).toBe(false)
   expect([await signIn(edge, me.email, PASSWORD), await signIn(edge, me.email, OTHER)]).toEqual([401, 201])
-  const repeated = await reset()
-  expect([repeated.status, await repeated.json()]).toEqual([
+  expect((await reset(OTHER)).status).toBe(204) // repeated: the answer of the first attempt
+  const refused = await reset('another-of-the-battery')
+  expect([refused.status, await refused.json()]).toEqual([
     410,
     expect.objectContaining({ type: '/problems/token-expired' }),
   ])
-  expect(await tokensOf(me.id)).toEqual([])
-  expect(await edge.mails()).toMatchObject([{ to: me.email, subject: 'Your password was changed' }])
+  expect(await tokensOf(me.id)).toMatchObject([{ purpose: 'reset-used' }]) // until it expires
+  await changePassword(edge, await edge.signIn({ ...me, sessionEpoch: 1 }), OTHER, 'another-of-the-battery')
+  expect((await reset(OTHER)).status).toBe(410)
+  expect(await edge.mails()).toMatchObject(
+    ['reset', 'change'].map(() => ({ to: me.email, subject: 'Your password was changed' })),
+  )
 })
 
 test('a reset link expires after 30 minutes, and another link does not end it before', async () => {
@@ -236,7 +241,7 @@ test('sign-up does not show whether an address is taken; the mail does', async (
   expect([await signIn(edge, 'newcomer1', PASSWORD), await signIn(edge, 'newcomer2', PASSWORD)]).toEqual([201, 201])
   const token = tokenIn(verify)
   expect((await send(edge, 'PUT', '/v1/email-verifications', { token })).status).toBe(204)
-  expect((await send(edge, 'PUT', '/v1/email-verifications', { token })).status).toBe(410)
+  expect((await send(edge, 'PUT', '/v1/email-verifications', { token })).status).toBe(204) // repeated
   expect(await signIn(edge, 'free@example.test', PASSWORD)).toBe(201)
   const [row] = await db.select().from(schema.users).where(eq(schema.users.id, free.id))
   expect(row).toMatchObject({ email: 'free@example.test', pendingEmail: null })
@@ -331,6 +336,21 @@ test('a user may ask again for the link to confirm an address, within the limit 
   for (let i = 0; i < 3; i += 1) seen.push((await send(edge, 'POST', '/v1/email-verifications', {}, headers)).status)
   expect(seen).toEqual([202, 202, 429])
   expect((await edge.mails()).map(({ to }) => to)).toEqual([me.pendingEmail, me.pendingEmail])
+})
+
+test('a change of address that the limit of the address refuses changes nothing, and says when to try again', async () => {
+  const edge = newMailingEdge({ LIMIT_MAIL: '1', LIMIT_CREDENTIALS_SECONDS: '900' })
+  const [me, other] = [await newUser(), await newUser()]
+  const email = `busy-${me.email}`
+  const ask = async (user: typeof me) =>
+    send(edge, 'POST', '/v1/email-verifications', { email, password: PASSWORD }, await edge.signIn(user))
+  expect((await ask(other)).status).toBe(202)
+  const refused = await ask(me)
+  const retryAfter = Number(refused.headers.get('Retry-After'))
+  expect([refused.status, retryAfter > 0 && retryAfter <= 1_800]).toEqual([429, true])
+  expect(await refused.json()).toMatchObject({ retryAfter, 'violated-policies': ['mail'] })
+  const [row] = await db.select().from(schema.users).where(eq(schema.users.id, me.id))
+  expect(row).toMatchObject({ email: me.email, pendingEmail: null })
 })
 
 test('a message that cannot be sent is sent later, and given up after an hour', async () => {

@@ -254,7 +254,6 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     return {
       path: '/v1/users',
       body,
-      doneStatus: 409,
       happened: async () => isOne(await db.select().from(users).where(eq(users.username, username))),
     }
   },
@@ -323,7 +322,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
       if ((await statusOf(lab, '/v1/sessions', headers)) !== (isChanged ? 401 : 200)) throw new Error('half a reset')
       return isChanged
     }
-    return { path: '/v1/password-resets', body: { token, password: PASSWORD }, doneStatus: 410, happened }
+    return { path: '/v1/password-resets', body: { token, password: PASSWORD }, happened }
   },
   async 'POST /v1/email-verifications'(lab) {
     const { id, headers } = await lab.member({ pendingEmail: `${unique()}@example.test` })
@@ -336,7 +335,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     const { id } = await addUser({ pendingEmail: email })
     const token = await newToken(id, email, 'verify')
     const happened = async () => isOne(await db.select().from(t.users).where(eq(t.users.email, email)))
-    return { path: '/v1/email-verifications', body: { token }, doneStatus: 410, happened }
+    return { path: '/v1/email-verifications', body: { token }, happened }
   },
   async 'GET /v1/users/me/export'(lab) {
     return { path: '/v1/users/me/export', headers: (await mine(lab)).headers }

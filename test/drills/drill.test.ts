@@ -49,6 +49,7 @@ const breakages: Record<string, Breakage> = {
   'D1 refuses': { database: 'refuses' },
   'D1 refuses writes': { database: 'refuses writes' },
   'D1 loses answers': { database: 'loses answers' },
+  'D1 loses answers of writes': { database: 'loses answers of writes' },
   'queues refuse': { queues: 'refuses' },
   'queues lose answers': { queues: 'loses answers' },
 }

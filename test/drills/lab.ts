@@ -7,7 +7,7 @@ import { newEdge, newQueue } from '../edge.ts'
 import { addUser, db } from '../rows.ts'
 
 /** How a dependency fails: it does nothing and reports an error, or it does the work and the answer is lost. */
-export type Failure = 'none' | 'refuses' | 'loses answers' | 'refuses writes'
+export type Failure = 'none' | 'refuses' | 'loses answers' | 'refuses writes' | 'loses answers of writes'
 
 /** A real D1 database that fails on demand. */
 function newDatabase(d1: D1Database) {
@@ -18,7 +18,7 @@ function newDatabase(d1: D1Database) {
     const { failure } = state
     if (failure === 'refuses' || (failure === 'refuses writes' && isWrite)) throw lost()
     const result = await work()
-    if (failure === 'loses answers') throw lost()
+    if (failure === 'loses answers' || (failure === 'loses answers of writes' && isWrite)) throw lost()
     return result
   }
   const lost = () => new Error('D1_ERROR: Network connection lost.')

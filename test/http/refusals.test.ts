@@ -292,3 +292,14 @@ test('a limit in memory ends with its minute, and when the clock is set back', a
     vi.useRealTimers()
   }
 })
+
+test('a condition of a read is honored up to 8 KB, so that a long one costs nothing', async () => {
+  const edge = newEdge()
+  const user = await addUser()
+  const read = async (condition: string) =>
+    (await edge.fetch(`/v1/users/${user.id}`, { headers: { 'If-None-Match': condition } })).status
+  const tag = (await edge.fetch(`/v1/users/${user.id}`)).headers.get('ETag') ?? ''
+  expect([await read(`"a", W/${tag}`), await read('"a"')]).toEqual([304, 200])
+  expect(await read(`${','.repeat(8_000)}${tag}`)).toBe(304)
+  expect(await read(`${','.repeat(100_000)}${tag}`)).toBe(200)
+})

@@ -398,6 +398,26 @@ test('a member reports a subject once; moderators list reports and resolve those
   expect(log).toMatchObject([{ action: 'dismiss-reports', note: 'It is fine', tokenName: moderator.name }])
 })
 
+test('a comment whose post was deleted meanwhile cannot be restored', async () => {
+  const edge = newEdge()
+  const { post, comments, asAuthor } = await newContent(edge)
+  const id = comments[0]?.id ?? ''
+  await send(edge, 'PUT', `/v1/moderation/takedowns/${id}`, root, note)
+  await settle(edge)
+  // With its post taken down it can: both may come back.
+  await send(edge, 'PUT', `/v1/moderation/takedowns/${post.id}`, root, note)
+  expect((await send(edge, 'DELETE', `/v1/moderation/takedowns/${id}`, root, note)).status).toBe(200)
+  expect((await send(edge, 'PUT', `/v1/moderation/takedowns/${id}`, root, note)).status).toBe(200)
+  await send(edge, 'DELETE', `/v1/moderation/takedowns/${post.id}`, root, note)
+
+  expect((await send(edge, 'DELETE', `/v1/posts/${post.id}`, asAuthor)).status).toBe(204)
+  await settle(edge)
+  const events = await typesAbout(post.id, id)
+  expect((await send(edge, 'DELETE', `/v1/moderation/takedowns/${id}`, root, note)).status).toBe(404)
+  expect(await db.select().from(t.comments).where(eq(t.comments.id, id))).toEqual([])
+  expect(await typesAbout(post.id, id)).toEqual(events)
+})
+
 test('reports are limited', async () => {
   const edge = newEdge({ LIMIT_WRITES: '1' })
   const [ada, bob] = [await addUser(), await addUser()]

@@ -540,3 +540,20 @@ test('notifications require a session and show no more of others than an id', as
   await ada.send('DELETE', '/v1/sessions/current')
   expect((await edge.fetch('/v1/notifications', { headers })).status).toBe(401)
 })
+
+test('a reply below a post whose author blocks me does not notify me', async () => {
+  const { newMember, deliver } = newWorld()
+  const [ada, bob, carol] = [await newMember(), await newMember(), await newMember()]
+  const postId = await ada.post()
+  const parentId = await bob.comment(postId)
+  await carol.send('POST', `/v1/posts/${postId}/comments`, { text: 'I agree', parentId })
+  await deliver()
+  const types = async () => (await bob.list()).items.map(({ type }) => type)
+  expect(await types()).toEqual(['reply'])
+  await ada.send('PUT', `/v1/users/${bob.id}/block`)
+  await deliver()
+  expect(await types()).toEqual([])
+  await ada.send('DELETE', `/v1/users/${bob.id}/block`)
+  await deliver()
+  expect(await types()).toEqual(['reply'])
+})

@@ -78,6 +78,7 @@ async function keysWith({ sdk }: Edge, needles: string[]): Promise<string[]> {
                 (entry) => !JSON.stringify(entry).includes('user_deleted'),
               )
             : await sdk.get(key)
+    if (value === null) continue // it has expired meanwhile
     if (value === TOMBSTONE && (await sdk.pttl(key)) <= 10_000) continue
     const text = `${key} ${JSON.stringify(value)}`
     if (needles.some((needle) => text.includes(needle))) found.push(text)

@@ -4,6 +4,7 @@ import { beforeAll, expect, test } from 'vitest'
 import { serviceTokens } from '../../src/db/schema.ts'
 import { createBoundedMap } from '../../src/redis/bounded-map.ts'
 import { createServiceTokens } from '../../src/service-tokens/service-tokens.ts'
+import { interruptedDatabase } from '../database.ts'
 import { newLab } from '../drills/lab.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { db } from '../rows.ts'
@@ -192,6 +193,18 @@ test('a revoked token stops at once in its isolate, within 30 s in others, even 
   expect(await third.isAccepted(next.token, 0)).toBe(true)
   await isolate.revoke(next.id)
   expect(await third.isAccepted(next.token, 30_000)).toBe(false) // it asks D1 before the answer
+})
+
+test('a read that began before a revocation does not bring the token back', async () => {
+  const issuer = newEdge()
+  const { id, token } = await create(issuer, 'locks')
+  const edge: Edge = newEdge({
+    DB: interruptedDatabase(/^select .* from "service_tokens"/i, 1, async () => {
+      expect((await send(edge, 'DELETE', `/v1/service-tokens/${id}`, root)).status).toBe(204)
+    }),
+  })
+  expect((await useLock(edge, token)).status).toBe(200) // it was valid when the request began
+  expect((await useLock(edge, token)).status).toBe(401)
 })
 
 test('a token that is in use waits for D1 once per isolate, and D1 learns of its use once in ten minutes', async () => {

@@ -1,7 +1,7 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { migrate, newQueue } from '../edge.ts'
-import { guardedD1 } from './guarded-d1.ts'
+import { guardedD1 } from '../guarded-d1.ts'
 import { addWebhook, ask, deliverAll, newDevEdge, publish, readDeliveries, receiver } from './endpoints.ts'
 
 beforeAll(migrate)

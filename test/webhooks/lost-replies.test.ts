@@ -15,25 +15,12 @@ import {
   receiver,
   type Webhook,
 } from './endpoints.ts'
-import { guardedD1 } from './guarded-d1.ts'
+import { losing } from '../guarded-d1.ts'
 
 beforeAll(migrate)
 beforeEach(() => {
   vi.spyOn(console, 'error').mockImplementation(() => {}) // every fault is logged
 })
-
-/** D1 that fails the next `times` calls that match: `after` it has executed them, or `before`. */
-function losing(match: RegExp, times: number, when: 'after' | 'before' = 'after') {
-  let left = times
-  const DB = guardedD1(async (sql, work) => {
-    const isFailing = match.test(sql) && left > 0
-    if (!isFailing) return work()
-    left -= 1
-    if (when === 'after') await work()
-    throw new Error('D1_ERROR: Network connection lost.')
-  })
-  return { DB, hasLost: () => left < times }
-}
 
 const rowOf = async (id: string) => (await db.select().from(webhooks).where(eq(webhooks.id, id)))[0]
 const rowsAt = (url: string) => db.select().from(webhooks).where(eq(webhooks.url, url))

@@ -4,7 +4,7 @@ import { webhooks } from '../../src/db/schema.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { db } from '../rows.ts'
 import { addWebhook, ask, newDevEdge, publish, readDeliveries, receiver } from './endpoints.ts'
-import { guardedD1 } from './guarded-d1.ts'
+import { guardedD1 } from '../guarded-d1.ts'
 
 beforeAll(migrate)
 

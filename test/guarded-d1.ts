@@ -32,3 +32,25 @@ export function guardedD1(guard: <T>(sql: string, work: () => Promise<T>) => Pro
     },
   })
 }
+
+/**
+ * D1 that fails the next `times` calls that match: `after` it has executed them, or `before`. `onCall` runs before each
+ * call.
+ */
+export function losing(
+  match: RegExp,
+  times: number,
+  when: 'after' | 'before' = 'after',
+  onCall: (sql: string) => Promise<void> = async () => {},
+) {
+  let left = times
+  const DB = guardedD1(async (sql, work) => {
+    await onCall(sql)
+    const isFailing = match.test(sql) && left > 0
+    if (!isFailing) return work()
+    left -= 1
+    if (when === 'after') await work()
+    throw new Error('D1_ERROR: Network connection lost.')
+  })
+  return { DB, hasLost: () => left < times }
+}
