@@ -7,7 +7,7 @@ export default defineConfig({
   test: {
     ...run,
     include: ['test/e2e/**/*.test.ts'],
-    maxWorkers: 1,
+    maxWorkers: 2, // the tests of the dashboard wait for its updates most of the time
     testTimeout: 120_000, // the dashboard refreshes every ten seconds, and machines are busy
     hookTimeout: 120_000,
   },

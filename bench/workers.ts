@@ -300,10 +300,9 @@ export async function startWorkers(
 export async function migrate(database: Database): Promise<void> {
   const folder = join(root, 'migrations')
   const files = (await readdir(folder)).filter((file) => file.endsWith('.sql')).sort()
-  for (const file of files) {
-    const sql = await readFile(join(folder, file), 'utf8')
-    await database.batch(sql.split('--> statement-breakpoint').map((statement) => database.prepare(statement)))
-  }
+  const texts = await Promise.all(files.map((file) => readFile(join(folder, file), 'utf8')))
+  const statements = texts.flatMap((sql) => sql.split('--> statement-breakpoint'))
+  await database.batch(statements.map((statement) => database.prepare(statement)))
 }
 
 /** The workerd processes started by this process. */

@@ -33,7 +33,7 @@ export interface Fault {
   status?: number
   /** Replaces the error text; for `html` and `garbage`, the body. */
   message?: string
-  /** For `delay` and `delay-after`. */
+  /** For `delay` and `delay-after`. Absent: until the faults are cleared. */
   delayMs?: number
   /** How many HTTP requests the fault hits (a pipeline is one). Absent: until cleared. */
   times?: number

@@ -41,6 +41,8 @@ interface Account {
   readOnly: boolean
   counts: Counts
   faults: Fault[]
+  /** Resolves when the faults are cleared. */
+  cleared: PromiseWithResolvers<void>
   latencyMs: number
   /** Sent as `upstash-sync-token`. Grows with every request, as if each one wrote. */
   syncToken: number
@@ -123,6 +125,7 @@ function createAccounts(engine: Engine, tokens: string[], readOnlyTokens: Record
       readOnly: owner !== undefined,
       counts: { commands: 0, requests: 0, byCommand: {} },
       faults: [],
+      cleared: Promise.withResolvers(),
       latencyMs: 0,
       syncToken: 0,
     }
@@ -182,6 +185,8 @@ async function handle(
   }
   const fault = account.faults.length > 0 ? takeFault(account.faults, target) : undefined
   const effect = fault ? effects[fault.kind] : {}
+  const { promise: cleared } = account.cleared
+  const wait = () => (fault?.delayMs === undefined ? cleared : sleep(fault.delayMs))
   if (effect.instead === 'reset') return void request.socket.resetAndDestroy()
   if (effect.instead === 'close') return void request.socket.destroy()
   if (effect.instead === 'hang') return
@@ -189,7 +194,7 @@ async function handle(
     const { status, type, body: bodyOf } = effect.answer
     return sendBody(response, fault?.status ?? status, type, bodyOf(fault?.message))
   }
-  if (effect.waits === 'before') await sleep(fault?.delayMs)
+  if (effect.waits === 'before') await wait()
   const errors = commandErrors(fault, target)
 
   if (isStream) {
@@ -197,7 +202,7 @@ async function handle(
     return stream(account, call, response)
   }
   const answer = await execute(account, call, format, errors, effect.discardsTransaction ?? false)
-  if (effect.waits === 'after') await sleep(fault?.delayMs)
+  if (effect.waits === 'after') await wait()
   if (effect.sends === 'nothing') return void request.socket.destroy()
   response.setHeader('upstash-sync-token', (++account.syncToken).toString(32))
   const type = format === 'resp2' ? 'application/octet-stream' : 'application/json'
@@ -208,6 +213,13 @@ async function handle(
     return
   }
   sendBody(response, answer.status, type, answer.body)
+}
+
+/** Also ends the delays that last until then. */
+function clearFaults(account: Account): void {
+  account.faults = []
+  account.cleared.resolve()
+  account.cleared = Promise.withResolvers()
 }
 
 /** Reads the token from `?_token=`, otherwise from `Authorization`, with or without `Bearer`. */
@@ -458,14 +470,14 @@ async function control(account: Account, method: string, path: string, body: Buf
       break
     case 'POST /control/reset':
       account.counts = { commands: 0, requests: 0, byCommand: {} }
-      account.faults = []
+      clearFaults(account)
       account.latencyMs = 0
       break
     case 'POST /control/faults':
       account.faults.push(parse(parseFault))
       break
     case 'DELETE /control/faults':
-      account.faults = []
+      clearFaults(account)
       break
     case 'POST /control/latency':
       account.latencyMs = parse(v.parser(LatencySchema)).ms

@@ -1,6 +1,6 @@
 /**
  * `npm start` runs this before `wrangler dev`: `node scripts/database.ts STATE_DIR` brings the local D1 up to date and
- * loads demo data into an empty one. With DEMO=false it loads none.
+ * loads demo data into an empty one. With DEMO=false it loads none, with DEMO=0.1 a tenth.
  * It sends `{ isNew }`, whether it loaded demo data, to the process that spawned it.
  */
 import { readdir, readFile } from 'node:fs/promises'
@@ -19,7 +19,8 @@ const { env, dispose } = await getPlatformProxy<{ DB: Database }>({
 })
 await migrate(env.DB)
 const isNew = await isEmpty(env.DB)
-const isDemo = isNew && process.env['DEMO'] !== 'false'
+const demoShare = process.env['DEMO'] === 'false' ? 0 : Number(process.env['DEMO'] || 1)
+const isDemo = isNew && demoShare > 0
 if (isDemo) await loadDemoData(env.DB)
 else if (!isNew) console.log('The database has data. Demo data is loaded only into an empty database')
 await dispose()
@@ -53,7 +54,7 @@ async function migrate(db: Database): Promise<void> {
 
 async function loadDemoData(db: Database): Promise<void> {
   const startedAt = Date.now()
-  const demo = generateDemo(startedAt)
+  const demo = generateDemo(startedAt, demoShare)
   process.stdout.write(`Loading demo data: ${demo.users.length} users, ${demo.posts.length} posts … `)
   // Generating blocks the event loop. Meanwhile workerd can close the idle connection: notice that before using it.
   await setImmediate()

@@ -1,7 +1,7 @@
 /**
  * `npm start`: the whole product on this machine, offline: the emulator, D1 with demo data, and `wrangler dev`.
  * PORT and EMULATOR_PORT choose the ports, and REDIS_URL puts a Redis behind the emulator. STATE_DIR is the folder of the
- * data (default `.wrangler/state`). One copy at a time can use a folder. DEMO=false leaves an empty database empty.
+ * data (default `.wrangler/state`). One copy at a time can use a folder. DEMO=false leaves an empty database empty, DEMO=0.1 loads a tenth of the demo data.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { constants, copyFile, mkdir, readFile } from 'node:fs/promises'

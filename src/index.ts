@@ -8,14 +8,15 @@ import { errorCode, logFailure } from './http/problem.ts'
 import { beginInvocation, createIsolate, type Isolate } from './platform.ts'
 import { settleMessages } from './queue.ts'
 
-/** Creates the Worker with the memory of one isolate. */
+/** Creates the Worker. Each `env` has the memory of one isolate: deployed there is one, and a test has several. */
 export function createWorker() {
   // Created by the first event, which brings the configuration.
-  let created: { env: Env; outcome: Isolate | ConfigError } | undefined
+  const created = new WeakMap<Env, Isolate | ConfigError>()
   function isolateOf(env: Env): Isolate {
-    if (created?.env !== env) created = { env, outcome: tryCreateIsolate(env) }
-    if (created.outcome instanceof ConfigError) throw created.outcome
-    return created.outcome
+    let outcome = created.get(env)
+    if (!outcome) created.set(env, (outcome = tryCreateIsolate(env)))
+    if (outcome instanceof ConfigError) throw outcome
+    return outcome
   }
 
   /** Begins an invocation that is not a request. `end` records and logs it, with the fields of `line`. */

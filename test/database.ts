@@ -1,5 +1,5 @@
-import { applyD1Migrations } from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
+import { createTables } from './edge.ts'
 
 /**
  * The D1 of these tests, which runs `interrupt` between a query that matches `pattern` and its result: the `nth` of
@@ -158,7 +158,7 @@ export async function laggingDatabase() {
     states.replica = states.primary
   }
 
-  await applyD1Migrations(replica, env.MIGRATIONS)
+  await createTables(replica)
   const triggers = await replica
     .prepare("SELECT name FROM sqlite_master WHERE type = 'trigger'")
     .all<{ name: string }>()

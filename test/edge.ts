@@ -30,8 +30,50 @@ declare global {
   }
 }
 
-/** Brings the tables of this file's D1. Storage belongs to the file, not to the test: tests use ids of their own. */
-export const migrate = () => applyD1Migrations(env.DB, env.MIGRATIONS)
+/** What the migrations make of an empty D1, as statements with their values. */
+let tables: [sql: string, values: unknown[]][] | undefined
+
+/** Creates the tables of this file's D1. Storage belongs to the file, not to the test: tests use ids of their own. */
+export const migrate = () => createTables(env.DB)
+
+/**
+ * Creates the tables, unless they exist. The first file of a runtime applies the migrations. The others apply their
+ * result, in one batch.
+ */
+export async function createTables(database: D1Database): Promise<void> {
+  if (tables) {
+    if (await database.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'd1_migrations'").first()) return
+    await database.batch(tables.map(([sql, values]) => database.prepare(sql).bind(...values)))
+  } else {
+    await applyD1Migrations(database, env.MIGRATIONS)
+    tables = await readTables(database)
+  }
+}
+
+/** The statements that create the tables of a database with their rows, then its indexes and triggers. */
+async function readTables(database: D1Database): Promise<[string, unknown[]][]> {
+  const { results } = await database
+    .prepare(
+      `SELECT stored.name, stored.sql, list.type AS kind
+      FROM sqlite_schema AS stored LEFT JOIN pragma_table_list AS list ON list.name = stored.name
+      WHERE stored.sql IS NOT NULL AND stored.name NOT GLOB 'sqlite_*' AND stored.name NOT GLOB '_cf_*'
+      ORDER BY list.type IS NULL, stored.rowid`,
+    )
+    .all<{ name: string; sql: string; kind: 'table' | 'virtual' | 'shadow' | null }>()
+  const statements: [string, unknown[]][] = []
+  for (const { name, sql, kind } of results) {
+    if (kind === 'shadow') continue // its virtual table creates it
+    statements.push([sql, []])
+    if (kind !== 'table') continue
+    const rows = await database.prepare(`SELECT * FROM ${name}`).all()
+    for (const row of rows.results) {
+      const columns = Object.keys(row)
+      const marks = columns.map(() => '?').join()
+      statements.push([`INSERT INTO ${name} (${columns.join()}) VALUES (${marks})`, Object.values(row)])
+    }
+  }
+  return statements
+}
 
 /** The app of the Worker, for its routes: none of them is asked. */
 export const newApp = () =>
@@ -59,6 +101,9 @@ export function newQueue() {
     metrics: async () => ({ backlogCount: sent.length, backlogBytes: 0 }),
   }
 }
+
+/** The routes of all edges. Each edge has its own isolate, by its bindings. */
+const worker = createWorker()
 
 /** A limit of no route. */
 const WARMING = { any: { limit: 1, windowSeconds: 1 } }
@@ -89,7 +134,6 @@ export function newEdge(
   token = `test-${crypto.randomUUID()}`,
   cache?: EdgeCache,
 ) {
-  const worker = createWorker()
   const events = newQueue()
   const deliveries = newQueue()
   const queues = { EVENTS: events, DELIVERIES: deliveries }

@@ -34,11 +34,11 @@ const DAY_MS = 86_400_000
 
 /**
  * Generates users, posts, comments, likes and follows. Every call returns the same data, with times relative to `now`
- * (Unix ms). Popularity follows Zipf's law.
+ * (Unix ms). Popularity follows Zipf's law. `share`: of the posts, comments and likes; all users are there.
  *
  * Rows are in the order of their ids, without counts: the triggers of the database maintain those.
  */
-export function generateDemo(now: number) {
+export function generateDemo(now: number, share = 1) {
   faker.seed(SEED)
   const random = () => faker.number.float()
   const newId = (kind: string, time: number) => `${kind}_${ulid(time, random).toLowerCase()}`
@@ -71,20 +71,22 @@ export function generateDemo(now: number) {
   const someone = () => at(ids, zipfRank(ids.length, 20))
 
   // Half of the posts are from the last seven days, the window of the hot feed.
-  const posts = oldestFirst(SIZES.posts, () => MINUTE_MS + Math.floor(30 * DAY_MS * random() ** 2.2)).map((ageMs) => {
-    const createdAt = now - ageMs
-    return {
-      id: newId('p', createdAt),
-      authorId: someone(),
-      text: postText(),
-      createdAt,
-      updatedAt: createdAt,
-    } satisfies typeof schema.posts.$inferInsert
-  })
+  const posts = oldestFirst(SIZES.posts * share, () => MINUTE_MS + Math.floor(30 * DAY_MS * random() ** 2.2)).map(
+    (ageMs) => {
+      const createdAt = now - ageMs
+      return {
+        id: newId('p', createdAt),
+        authorId: someone(),
+        text: postText(),
+        createdAt,
+        updatedAt: createdAt,
+      } satisfies typeof schema.posts.$inferInsert
+    },
+  )
   const postsByPopularity = faker.helpers.shuffle(posts)
 
   const postLikes = postsByPopularity.flatMap((post, rank) =>
-    others(ids, post.authorId, zipf(rank, 188, 26)).map(
+    others(ids, post.authorId, zipf(rank, 188 * share, 26)).map(
       (userId) =>
         ({
           postId: post.id,
@@ -95,7 +97,7 @@ export function generateDemo(now: number) {
     ),
   )
 
-  const comments = Array.from({ length: SIZES.comments }, () => {
+  const comments = Array.from({ length: SIZES.comments * share }, () => {
     const post = at(postsByPopularity, zipfRank(posts.length, 26))
     return { post, createdAt: soonAfter(post.createdAt, now) }
   })
@@ -112,7 +114,7 @@ export function generateDemo(now: number) {
     )
 
   const commentLikes = faker.helpers.shuffle(comments).flatMap((comment, rank) =>
-    others(ids, comment.authorId, zipf(rank, 80, 10)).map(
+    others(ids, comment.authorId, zipf(rank, 80 * share, 10)).map(
       (userId) =>
         ({
           commentId: comment.id,

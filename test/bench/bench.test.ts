@@ -1,39 +1,19 @@
-import { execFile } from 'node:child_process'
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { Growth } from '../../bench/growth.ts'
+import { beforeAll, expect, test } from 'vitest'
 import type { Results } from '../../bench/main.ts'
+import { bench } from './run.ts'
 
 // One minimal run of the whole benchmark. It checks that the benchmark works and what it counts, not the times. The run
 // itself checks that the peers answer exactly as we do, and fails otherwise.
-const root = fileURLToPath(new URL('../../', import.meta.url))
-let folder = ''
 let results: Results
 let output = ''
 
-/** Runs the benchmark. Returns what it printed, and what it wrote to `file`. */
-async function bench(file: string, ...flags: string[]): Promise<{ stdout: string; written: unknown }> {
-  const path = join(folder, file)
-  const { stdout } = await promisify(execFile)(process.execPath, ['bench/main.ts', ...flags, '--out', path], {
-    cwd: root,
-  })
-  return { stdout, written: JSON.parse(await readFile(path, 'utf8')) }
-}
-
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'threads-edge-bench-'))
   const sizes = ['--latencies', '0', '--round-ms', '50', '--warm-up-ms', '1', '--connections', '4']
   const others = ['--readers', '100', '--isolates', '2', '--billed', '40']
-  const run = await bench('results.json', '--quick', ...sizes, ...others)
+  const run = await bench('--quick', ...sizes, ...others)
   output = run.stdout
   results = run.written as Results // which the run has just written
 }, 400_000)
-
-afterAll(() => rm(folder, { recursive: true, force: true }))
 
 const contenders = ['ours', 'straightforward', 'cachified', 'durable objects', 'bare']
 const scenarios = ['hot profile', 'batch of 20', 'hot feed', 'like', 'heartbeat', 'session check', 'mixed, Zipf']
@@ -145,23 +125,6 @@ test('the bill counts the commands in scripts, D1 rows and calls of objects', ()
   const objects = bill('like', 'durable objects')
   expect(objects.usage).toMatchObject({ commands: 0, objectCalls: 4 }) // with the alarm that writes it to D1
   expect(objects.dollarsPerMillion.redis).toBe(0)
-})
-
-test('growth measures each request, queue step and cron step in a filled database', { timeout: 400_000 }, async () => {
-  const { written: json, stdout } = await bench('growth.json', '--growth', '--max', '1000')
-  const written = json as Growth // which the run has just written
-  const steps = new Map(written.steps.map(({ step, figures }) => [step, figures[0]]))
-  expect(written.sizes).toEqual([expect.objectContaining({ wanted: 1_000 })])
-  expect(written.sizes[0]?.rows).toBeGreaterThan(1_000)
-  expect(written.grown).toEqual([]) // there is one size
-  expect(steps.get('profile')).toMatchObject({ rowsRead: expect.any(Number), rowsWritten: 0 })
-  expect(steps.get('20 profiles')?.rowsRead).toBeGreaterThanOrEqual(20)
-  expect(steps.get('queue likes, after 100 likes')?.rowsWritten).toBeGreaterThan(100)
-  expect(steps.get('write a post')?.rowsWritten).toBeGreaterThan(0)
-  // Each purge finds more than it deletes at once.
-  expect(steps.get('cron: purge events')?.rowsWritten).toBeGreaterThanOrEqual(1_000)
-  expect([...steps.keys()]).toContain('cron: reconcile counts')
-  for (const name of steps.keys()) expect(stdout).toContain(name)
 })
 
 test('in a stampede one reader loads for all of ours, and each peer loads for itself', () => {

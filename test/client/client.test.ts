@@ -38,7 +38,10 @@ const problem =
 test('a member signs up, signs in, writes, and signs out', async () => {
   const edge = newEdge()
   const sessions: (Session | undefined)[] = []
-  const { client, user, token } = await newMember(edge, { onSession: (session) => sessions.push(session) })
+  const client = clientOf(edge, { onSession: (session) => sessions.push(session) })
+  const account = { username: 'signed_up', password: 'correct-horse-battery' }
+  const user = await client.signUp({ ...account, email: 'signed_up@example.test', displayName: 'Member' })
+  const { token } = await client.signIn({ login: account.username, password: account.password })
   expect(client.session).toEqual({ token, expiresAt: expect.any(String) })
 
   const post = await client.createPost({ text: 'Hello' })

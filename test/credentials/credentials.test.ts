@@ -2,19 +2,15 @@ import { and, eq, like } from 'drizzle-orm'
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
-import { hashPassword } from '../../src/sessions/password.ts'
 import { readOnlyDatabase } from '../database.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { keysOf } from '../redis/setup.ts'
-import { addUser, db } from '../rows.ts'
+import { addUser, db, quickHash } from '../rows.ts'
 
 const PASSWORD = 'correct-horse-battery'
 const OTHER = 'staple-of-the-battery'
-let passwordHash = ''
-beforeAll(async () => {
-  await migrate()
-  passwordHash = await hashPassword(PASSWORD)
-})
+const passwordHash = quickHash(PASSWORD)
+beforeAll(migrate)
 
 /** A message as an Email binding receives it. */
 interface Sent {

@@ -1,10 +1,9 @@
 import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import { webhooks } from '../../src/db/schema.ts'
-import { hashPassword } from '../../src/sessions/password.ts'
 import type { LikeMessage } from '../../src/likes/schema.ts'
 import { migrate, newEdge } from '../edge.ts'
-import { addComment, addFollow, addLike, addPost, addUser, db } from '../rows.ts'
+import { addComment, addFollow, addLike, addPost, addUser, db, quickHash } from '../rows.ts'
 import { newReader } from '../streams/reader.ts'
 import { receiver } from '../webhooks/endpoints.ts'
 
@@ -157,7 +156,7 @@ test('every statement of the writes, the feed, the queue and the cron finds its 
   await edge.cron(Date.now() + 3_600_000)
   await edge.dispatch()
   await send('GET', '/v1/stats', undefined, service)
-  const leaving = await addUser({ passwordHash: await hashPassword('correct horse') })
+  const leaving = await addUser({ passwordHash: quickHash('correct horse') })
   const asLeaving = await edge.signIn(leaving)
   await addPost({ authorId: leaving.id })
   await addFollow(leaving.id, bob.id)

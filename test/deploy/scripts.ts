@@ -19,7 +19,7 @@ export type Clone = Awaited<ReturnType<typeof makeClone>>
 export async function makeClone(from?: string) {
   const folder = await cloneProject(from)
   const file = join(folder, 'wrangler.toml')
-  await writeFile(file, beforeSetup(await readFile(file, 'utf8')))
+  await writeFile(file, buildOnce(beforeSetup(await readFile(file, 'utf8'))))
   return {
     folder,
     /** Its `wrangler.toml`. */
@@ -36,6 +36,10 @@ const beforeSetup = (config: string) =>
     .replaceAll(/^(\s*database_id\s*=\s*)("[^"]*"|'[^']*')/gm, '$1"00000000-0000-0000-0000-000000000000"')
     .replace(/^(\[vars\]\n\s*UPSTASH_REDIS_REST_URL\s*=\s*)("[^"]*"|'[^']*')/m, '$1"http://127.0.0.1:8079"')
     .replaceAll(/^(\[env\.[\w-]+\.vars\](?:.*\n(?!\[))+?\s*UPSTASH_REDIS_REST_URL\s*=\s*)("[^"]*"|'[^']*')/gm, '$1""')
+
+/** Lets the first deployment build the Worker, and the others deploy the same: a build takes longer than the rest. */
+const buildOnce = (config: string) =>
+  config.replace(/^(\[build\]\ncommand = )"(node .+)"$/m, '$1"test -f dist/worker.js || $2"')
 
 export interface Outcome {
   code: number | null

@@ -2,8 +2,7 @@ import { env } from 'cloudflare:workers'
 import { createHash, randomBytes } from 'node:crypto'
 import { and, eq } from 'drizzle-orm'
 import * as t from '../../src/db/schema.ts'
-import { hashPassword } from '../../src/sessions/password.ts'
-import { addComment, addFollow, addPost, addUser, addWebhookRows, db } from '../rows.ts'
+import { addComment, addFollow, addPost, addUser, addWebhookRows, db, quickHash } from '../rows.ts'
 import { receiver } from '../webhooks/endpoints.ts'
 import type { Lab } from './lab.ts'
 
@@ -23,8 +22,7 @@ export interface Call {
 const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
 const unique = () => crypto.randomUUID().replaceAll('-', '').slice(0, 20)
 const PASSWORD = 'correct-horse-battery'
-/** scrypt is slow: all users of a drill share one password. */
-let passwordHash: Promise<string> | undefined
+const passwordHash = quickHash(PASSWORD)
 
 const isOne = (rows: unknown[]) => rows.length === 1
 const isNone = (rows: unknown[]) => rows.length === 0
@@ -276,8 +274,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     return { path: '/v1/users/me', headers, body: { bio }, happened }
   },
   async 'DELETE /v1/users/me'(lab) {
-    passwordHash ??= hashPassword(PASSWORD)
-    const { id, headers } = await lab.member({ passwordHash: await passwordHash })
+    const { id, headers } = await lab.member({ passwordHash })
     await addPost({ authorId: id })
     const happened = async () => {
       const isGone = isNone(await db.select().from(t.users).where(eq(t.users.id, id)))
@@ -288,13 +285,12 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     return { path: '/v1/users/me', headers, body: { password: PASSWORD }, doneStatus: 401, happened }
   },
   async 'POST /v1/users/me/password'(lab) {
-    passwordHash ??= hashPassword(PASSWORD)
-    const { id, headers, sessionEpoch } = await lab.member({ passwordHash: await passwordHash })
+    const { id, headers, sessionEpoch } = await lab.member({ passwordHash })
     const other = await lab.edge.signIn({ id, sessionEpoch })
     await ask(lab, 'GET', '/v1/sessions', other) // Redis holds the session
     const happened = async () => {
       const [row] = await db.select().from(t.users).where(eq(t.users.id, id))
-      const isChanged = row?.passwordHash !== (await passwordHash)
+      const isChanged = row?.passwordHash !== passwordHash
       if ((await statusOf(lab, '/v1/sessions', other)) !== (isChanged ? 401 : 200)) throw new Error('half a change')
       if ((await statusOf(lab, '/v1/sessions', headers)) !== 200) throw new Error('this session ended')
       return isChanged
@@ -350,8 +346,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
   'GET /v1/users/me/mutes': read(() => '/v1/users/me/mutes', 'user'),
 
   async 'POST /v1/sessions'(lab) {
-    passwordHash ??= hashPassword(PASSWORD)
-    const { username } = await addUser({ passwordHash: await passwordHash })
+    const { username } = await addUser({ passwordHash })
     return {
       path: '/v1/sessions',
       body: { login: username, password: PASSWORD },

@@ -93,6 +93,20 @@ test('a delay waits before executing, or after', async () => {
   expect(await early).toBeGreaterThan(995)
 })
 
+test.each(['delay', 'delay-after'] as const)('a %s without a time lasts until the faults are cleared', async (kind) => {
+  const { redis, control } = newClient(emulator)
+  await control.fault({ kind, times: 1 })
+  let isAnswered = false
+  const withheld = redis.set('a', 'late').then(() => (isAnswered = true))
+  while ((await control.counts()).faults.length > 0) await sleep(5)
+  const isExecuted = async () => (await redis.get('a')) === 'late'
+  if (kind === 'delay-after') while (!(await isExecuted())) await sleep(5)
+  expect([isAnswered, await isExecuted()]).toEqual([false, kind === 'delay-after'])
+  await control.clearFaults()
+  await withheld
+  expect(await isExecuted()).toBe(true)
+})
+
 test('cut executes and loses the reply, so a retry doubles what is not idempotent', async () => {
   const { redis, token, control } = newClient(emulator)
   await control.fault({ kind: 'cut', times: 1 })

@@ -79,9 +79,13 @@ test('a caller that names its owner can repeat a request whose reply was lost', 
 
 test('acquire waits for a lock up to the given time', async () => {
   const edge = newEdge()
-  const held = await acquire(edge, 'a', { ttlMs: 1_500 })
+  const held = await acquire(edge, 'a', { ttlMs: 600_000 })
   expect((await send(edge, 'POST', 'a', { waitMs: 50 })).status).toBe(409)
-  expect((await acquire(edge, 'a', { waitMs: 5_000 })).fence).toBeGreaterThan(held.fence)
+  await edge.redis.reset()
+  const waiting = acquire(edge, 'a', { waitMs: 10_000 })
+  await expect.poll(async () => (await edge.redis.counts()).requests, { timeout: 15_000 }).toBeGreaterThan(0)
+  await send(edge, 'DELETE', `a?owner=${held.owner}`)
+  expect((await waiting).fence).toBeGreaterThan(held.fence)
 })
 
 test('each route is one round trip', async () => {

@@ -2,10 +2,9 @@ import { env } from 'cloudflare:workers'
 import { eq, inArray } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import * as t from '../../src/db/schema.ts'
-import { hashPassword } from '../../src/sessions/password.ts'
 import { newLab } from '../drills/lab.ts'
 import { type Edge, expectRefused, migrate, newEdge } from '../edge.ts'
-import { addComment, addFollow, addLikes, addUser, addUsers, db } from '../rows.ts'
+import { addComment, addFollow, addLikes, addUser, addUsers, db, quickHash } from '../rows.ts'
 import { open, until } from '../streams/world.ts'
 
 beforeAll(migrate)
@@ -319,7 +318,7 @@ test('a suspended account cannot sign in and its sessions end, until it is reins
   const edge = newEdge({ MEMORY_SECONDS: '0' })
   const moderator = await newModerator(edge)
   const password = 'correct-horse-battery'
-  const user = await addUser({ passwordHash: await hashPassword(password) })
+  const user = await addUser({ passwordHash: quickHash(password) })
   const signIn = () =>
     send<{ token: string; type: string }>(edge, 'POST', '/v1/sessions', {}, { login: user.username, password })
   const { body: session } = await signIn()

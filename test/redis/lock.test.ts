@@ -68,17 +68,20 @@ test('one owner holds a lock until it is released', async () => {
 })
 
 test('only its owner extends a lock, and not after its end', async () => {
-  const locks = newLocks()
-  const held = await mustAcquire(locks, 'a', 1_500)
-  expect(await locks.extend('a', 'somebody else', 60_000)).toBeUndefined()
-  const extended = await locks.extend('a', held.owner, 60_000)
+  const keyspace = newKeyspace()
+  const redis = keyspace.connect()
+  const locks = newLocks(keyspace)
+  const held = await mustAcquire(locks, 'a', 60_000)
+  expect(await locks.extend('a', 'somebody else', 600_000)).toBeUndefined()
+  expect(await redis.pttl(keys.lock('a'))).toBeLessThanOrEqual(60_000)
+  const extended = await locks.extend('a', held.owner, 600_000)
   expect(extended).toMatchObject({ owner: held.owner, fence: held.fence })
   expect(extended?.expiresAt).toBeGreaterThan(held.expiresAt)
-  await sleep(1_600)
+  expect(await redis.pttl(keys.lock('a'))).toBeGreaterThan(60_000)
   expect(isHeld(await locks.acquire('a', { ttlMs: 1_000 }))).toBe(false)
 
   await locks.extend('a', held.owner, 1)
-  await sleep(20)
+  await expect.poll(() => redis.exists(keys.lock('a')), { timeout: 15_000 }).toBe(0)
   expect(await locks.extend('a', held.owner, 60_000)).toBeUndefined()
 })
 

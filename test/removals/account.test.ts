@@ -3,18 +3,14 @@ import { eq, sql } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
 import { newId } from '../../src/ids.ts'
-import { hashPassword } from '../../src/sessions/password.ts'
 import { meteredDatabase } from '../database.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { keysOf } from '../redis/setup.ts'
-import { addFollow, addLikes, addPost, addUser, addUsers, db } from '../rows.ts'
+import { addFollow, addLikes, addPost, addUser, addUsers, db, quickHash } from '../rows.ts'
 
 const PASSWORD = 'correct-horse-battery'
-let passwordHash = ''
-beforeAll(async () => {
-  await migrate()
-  passwordHash = await hashPassword(PASSWORD)
-})
+const passwordHash = quickHash(PASSWORD)
+beforeAll(migrate)
 
 /** What a cache writes in place of a forgotten value. */
 const TOMBSTONE = 'x'

@@ -36,7 +36,7 @@ const RUN_ELSEWHERE: { command: RegExp; file: string; needs: string }[] = [
   },
   { command: /^npm run deploy( -- --env \w+)?$/, file: 'test/deploy/deploy.test.ts', needs: "'deploy'" },
   { command: /^REDIS_PASSWORD=.* docker compose up/, file: 'test/deploy/compose.test.ts', needs: 'compose.yaml' },
-  { command: /^npm run bench\b/, file: 'test/bench/bench.test.ts', needs: 'bench/main.ts' },
+  { command: /^npm run bench\b/, file: 'test/bench/run.ts', needs: 'bench/main.ts' },
   { command: /^npm run backup -- --to \S+$/, file: 'test/scripts/backup.test.ts', needs: "run('backup'" },
   { command: /^npm run restore -- --from \S+ --url \S+$/, file: 'test/scripts/backup.test.ts', needs: "run('restore'" },
   { command: /^DEMO=false .* npm start$/, file: 'test/scripts/backup.test.ts', needs: "DEMO: 'false'" },

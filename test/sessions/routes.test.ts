@@ -2,9 +2,8 @@ import { env } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { revocations, sessions, signInSources, users } from '../../src/db/schema.ts'
-import { hashPassword } from '../../src/sessions/password.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
-import { addUser, db } from '../rows.ts'
+import { addUser, db, quickHash } from '../rows.ts'
 import { keysOf } from '../redis/setup.ts'
 
 beforeAll(migrate)
@@ -15,9 +14,12 @@ const json = (body: unknown, headers: Record<string, string> = {}) => ({
   body: JSON.stringify(body),
 })
 
+const PASSWORD = 'correct horse'
+const newName = () => `m${crypto.randomUUID().slice(0, 8)}`
+
 /** Signs a new member up, over HTTP. */
-async function newMember(edge: Edge, username = `m${crypto.randomUUID().slice(0, 8)}`) {
-  const account = { username, email: `${username}@example.test`, password: 'correct horse', displayName: 'Member' }
+async function signUp(edge: Edge, username = newName()) {
+  const account = { username, email: `${username}@example.test`, password: PASSWORD, displayName: 'Member' }
   const signedUp = await edge.fetch('/v1/users', json(account))
   expect(signedUp.status).toBe(201)
   const { id } = await signedUp.json<{ id: string }>()
@@ -25,8 +27,19 @@ async function newMember(edge: Edge, username = `m${crypto.randomUUID().slice(0,
   return { id, ...account, signIn: () => signIn(edge, username) }
 }
 
+/** A member whose password is checked in no time. */
+async function newMember(edge: Edge) {
+  const username = newName()
+  const { id, email } = await addUser({
+    username,
+    email: `${username}@example.test`,
+    passwordHash: quickHash(PASSWORD),
+  })
+  return { id, username, email, signIn: () => signIn(edge, username) }
+}
+
 async function signIn(edge: Edge, login: string, headers: Record<string, string> = {}) {
-  const response = await edge.fetch('/v1/sessions', json({ login, password: 'correct horse' }, headers))
+  const response = await edge.fetch('/v1/sessions', json({ login, password: PASSWORD }, headers))
   expect(response.status).toBe(201)
   const { token } = await response.json<{ token: string }>()
   return { token, response, headers: { Authorization: `Bearer ${token}` } }
@@ -37,7 +50,7 @@ const isSignedIn = async (edge: Edge, headers: Record<string, string>) =>
 
 test('a member can sign in by username or email, and sees their own email', async () => {
   const edge = newEdge()
-  const member = await newMember(edge)
+  const member = await signUp(edge)
   for (const login of [member.username, member.email, member.username.toUpperCase()]) {
     const { response, headers } = await signIn(edge, login)
     expect(response.headers.get('Set-Cookie')).toMatch(
@@ -55,7 +68,7 @@ test('a new username is found at once, even if its absence was cached', async ()
   const edge = newEdge()
   expect((await edge.fetch('/v1/users/by-username/newcomer')).status).toBe(404)
   await edge.settle()
-  await newMember(edge, 'newcomer')
+  await signUp(edge, 'newcomer')
   expect((await edge.fetch('/v1/users/by-username/newcomer')).status).toBe(200)
   expect((await newEdge({}, edge.token).fetch('/v1/users/by-username/newcomer')).status).toBe(200)
 })
@@ -69,7 +82,7 @@ test('a cookie authenticates like a bearer token', async () => {
 
 test('neither D1 nor Redis holds a token or a password', async () => {
   const edge = newEdge()
-  const member = await newMember(edge)
+  const member = await signUp(edge)
   const { token } = await member.signIn()
   await isSignedIn(edge, { Authorization: `Bearer ${token}` })
   await edge.settle()
@@ -210,7 +223,7 @@ test('the device list names each device and marks the current one', async () => 
 
 test('a taken username is a problem that names the field, and nothing is stored', async () => {
   const edge = newEdge()
-  const member = await newMember(edge)
+  const member = await signUp(edge)
   const account = { username: 'fresh', email: 'fresh@example.test', password: 'correct horse', displayName: 'F' }
   const response = await edge.fetch('/v1/users', json({ ...account, username: member.username.toUpperCase() }))
   expect(response.status).toBe(409)
@@ -308,7 +321,7 @@ test('the cron keeps a revocation while Redis refuses it, and fails alone', asyn
 
 test('a sign-in during a sign-out everywhere answers a token that works', async () => {
   const edge = newEdge()
-  const member = await newMember(edge)
+  const member = await signUp(edge)
   const { headers } = await member.signIn()
   // The password check takes so long that the sign-out happens meanwhile.
   const [begun, ended] = await Promise.all([member.signIn(), signOut(edge, headers, '/v1/sessions')])
@@ -319,7 +332,7 @@ test('a sign-in during a sign-out everywhere answers a token that works', async 
 })
 
 test('the epoch of a new session is that of the moment it is stored', async () => {
-  const { id } = await addUser({ passwordHash: await hashPassword('correct horse') })
+  const { id } = await addUser({ passwordHash: quickHash(PASSWORD) })
   const edge = newEdge()
   const account = await db.select().from(users).where(eq(users.id, id))
   const raised = Promise.withResolvers<void>()
