@@ -47,12 +47,16 @@ export const explanations: Record<ProblemType, Explanation> = {
   },
   'scope-required': {
     meaning: 'This service token is valid, and may not use this route.',
-    cause: 'The token lacks the scope of the route. `scope` names it. `root` stands for `SERVICE_TOKEN` itself.',
+    cause:
+      'The token lacks the scope of the route. `scope` names it. `root` stands for `SERVICE_TOKEN` itself. A portal of a tenant may ' +
+      'only manage webhooks.',
     remedy: 'Use a token with this scope. `SERVICE_TOKEN` creates one with `POST /v1/service-tokens`.',
   },
   'cross-site': {
     meaning: 'The API refused a write that another site sent with the cookie of the user.',
-    cause: 'The page that sent the request belongs to an origin that is neither ours nor in `CORS_ORIGINS`.',
+    cause:
+      'The page that sent the request belongs to an origin that is neither ours nor in `CORS_ORIGINS`. Only our own origin may use the ' +
+      'session of the dashboard.',
     remedy: 'Add the origin of your page to `CORS_ORIGINS`, or send the token as `Authorization: Bearer`.',
   },
   'not-yours': {
@@ -97,7 +101,7 @@ export const explanations: Record<ProblemType, Explanation> = {
   },
   'too-many-webhooks': {
     meaning: 'The deployment has as many webhooks as it allows.',
-    cause: 'The maximum is `WEBHOOK_MAX_ENDPOINTS`.',
+    cause: 'The maximum is `WEBHOOK_MAX_ENDPOINTS`, and 20 for a tenant.',
     remedy: 'Delete webhooks that you do not need, or raise the maximum.',
   },
   'webhook-not-enabled': {
@@ -107,7 +111,7 @@ export const explanations: Record<ProblemType, Explanation> = {
   },
   'event-gone': {
     meaning: 'The event of this delivery no longer exists.',
-    cause: 'Events expire after `EVENT_DAYS`.',
+    cause: 'Events expire after `EVENT_DAYS`. A webhook with a tenant gets only events that everyone may see.',
     remedy: 'Load the current data instead. A replay is not possible any more.',
   },
   'token-expired': {

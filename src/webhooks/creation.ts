@@ -96,7 +96,8 @@ async function insert(
         // In the order of the table.
         sql`
           SELECT ${id}, ${url}, ${json(channels)}, ${json(types)}, ${json(filter)}, ${description}, ${sealed.headers},
-            ${sealed.secret}, NULL, NULL, 'unverified', NULL, NULL, 0, NULL, NULL, ${now + PATIENCE_MS}, ${now}, ${now}, ${tenant}
+            ${sealed.secret}, NULL, NULL, 'unverified', NULL, NULL, 0, NULL, NULL, ${now + PATIENCE_MS}, ${now}, ${now},
+            ${tenant}
           WHERE ${isAllowed}`,
       )
       .onConflictDoUpdate({ target: webhooks.id, set: { url } })

@@ -124,7 +124,6 @@ export const dueAt = (now: number) => sql`CASE
 /** Whether an endpoint subscribes to an event. */
 export function takes(webhook: Subscriber, event: StoredEvent): boolean {
   const { channels, types, filter } = webhook
-  if (event.audience === 'others') return false // strangers' view of a presence that is not the real one
   if (!eventFor(webhook, event)) return false
   if (!channels.includes(event.channel) || types?.includes(event.type) === false) return false
   return filter === null || meets(event, filter as Filter) // validated before it was stored
@@ -132,11 +131,13 @@ export function takes(webhook: Subscriber, event: StoredEvent): boolean {
 
 /**
  * An event as an endpoint may receive it. Undefined: not at all. The people of a tenant see what strangers see: they choose
- * the URL and read deliveries, so their endpoint gets only what everyone may see, whatever it subscribed to before.
+ * the URL and read deliveries, so their endpoint gets only that, whatever it subscribed to before. Other endpoints see all but
+ * `others`: what strangers see of a presence that is hidden from them.
  */
 export function eventFor({ tenant }: Pick<WebhookRow, 'tenant'>, event: StoredEvent): StoredEvent | undefined {
-  if (tenant === null) return event
-  if (event.audience !== 'everyone' || !isPublicChannel(event.channel)) return undefined
+  const { audience, channel } = event
+  if (tenant === null) return audience === 'others' ? undefined : event
+  if ((audience !== 'everyone' && audience !== 'others') || !isPublicChannel(channel)) return undefined
   return event.publicSequence ? { ...event, sequence: event.publicSequence } : event
 }
 

@@ -71,7 +71,7 @@ async function requireReplayable(db: DrizzleD1Database, id: string, tenant: stri
   if (!found) unknownDelivery(id)
   requireStoring(found.webhook)
   if (!found.event || !eventFor(found.webhook, found.event))
-    throw new Problem('event-gone', `The event of ${id} is not kept any more`)
+    throw new Problem('event-gone', `The event of ${id} is not kept any more, or not public`)
 }
 
 /** Stores what the endpoint takes of the next events. Answers where the next step begins. Safe to repeat. */

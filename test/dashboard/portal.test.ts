@@ -5,7 +5,7 @@ import { createDashboardTokens } from '../../src/dashboard/tokens.ts'
 import { events, webhooks } from '../../src/db/schema.ts'
 import { type Operation, readOperations } from '../docs/document.ts'
 import { type Edge, expectRefused, migrate } from '../edge.ts'
-import { db } from '../rows.ts'
+import { addUser, db } from '../rows.ts'
 import {
   addWebhook,
   deliverAll,
@@ -215,6 +215,28 @@ test('an endpoint of a tenant receives only what everyone may see', async () => 
   expect(received).toHaveLength(2) // one event, and its replay
   // Strangers count only what they may see.
   for (const { body } of received) expect(JSON.parse(body)).toMatchObject({ sequence: '0000000000000001' })
+})
+
+test('an endpoint of a tenant gets the presence that strangers see, and no other endpoint does', async () => {
+  const edge = newDevEdge({ LIKES: env.LIKES })
+  const [stranger, service] = [receiver(), receiver()]
+  const more = { channels: ['user_events'], types: ['user_status_change'] }
+  await addWebhook(edge, stranger, { ...more, tenant: newTenant() })
+  await addWebhook(edge, service, more)
+  const ada = await addUser()
+  const headers = await edge.signIn(ada)
+  const step = async (method: string, path: string, body?: object) => {
+    expect((await send(edge, method, path, headers, body)).status).toBeLessThan(300)
+    await edge.settle()
+    await edge.dispatch()
+    await deliverAll(edge)
+  }
+  await step('POST', '/v1/presence/heartbeat')
+  await step('PATCH', '/v1/presence', { visibility: 'followers' })
+  const seen = async (to: typeof stranger) =>
+    (await to.events()).map(({ body }) => (JSON.parse(body) as { data: { status: string } }).data.status)
+  expect(await seen(stranger)).toEqual(['online', 'offline'])
+  expect(await seen(service)).not.toContain('offline')
 })
 
 test('a tenant that gets an endpoint learns nothing of private events that it took before', async () => {
