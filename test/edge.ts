@@ -37,7 +37,7 @@ export const migrate = () => applyD1Migrations(env.DB, env.MIGRATIONS)
 export const newApp = () =>
   createApp(() => {
     throw new Error('only its routes are wanted')
-  })
+  }).whole()
 
 export const newRoutes = () => newApp().routes
 
