@@ -36,7 +36,7 @@ export function newDeferral() {
   return {
     defer: (work: () => Promise<unknown>) => void works.push(work()),
     /** Waits for all of it, and for what that defers in turn. */
-    async settle(): Promise<void> {
+    settle: async (): Promise<void> => {
       while (works.length > 0) await Promise.all(works.splice(0))
     },
   }
