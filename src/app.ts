@@ -15,12 +15,26 @@ import { rememberMatches } from './http/router.ts'
 import { beginInvocation, type Isolate } from './platform.ts'
 import { traceparentOf } from './trace.ts'
 
-/** The HTTP side of one isolate: middleware in order, the routes of all features, errors rendered. */
+/** The section that a path belongs to: `/v1/users`, `/dashboard`. The routes of a mount are all in the section of its path. */
+const sectionOf = (path: string) => /^\/(v1\/)?[^/]*/.exec(path)?.[0] ?? '/'
+
+/**
+ * The HTTP side of one isolate: middleware in order, the routes of all features, errors rendered. The first request to a
+ * section mounts its routes, because an isolate starts sooner without those of all sections.
+ */
 export function createApp(isolateOf: (env: Env) => Isolate) {
-  const app = new Hono<AppEnv>({ router: rememberMatches(new TrieRouter()) })
-  const mount = (mounts: Mount[] = []) => {
-    for (const [path, routes] of mounts) app.route(path, routes)
+  const unmounted = new Set<Mount>([
+    ...features.flatMap(({ routes = [] }) => routes),
+    ...features.flatMap(({ dashboard = [] }) =>
+      dashboard.map(([path, routes]): Mount => [`/dashboard${path}`, routes]),
+    ),
+  ])
+  const sections = Map.groupBy(unmounted, ([path]) => sectionOf(path))
+  const mount = (mounts: Iterable<Mount>) => {
+    for (const mounted of mounts) if (unmounted.delete(mounted)) app.route(mounted[0], mounted[1]())
   }
+  const mountSection = (path: string) => mount(sections.get(sectionOf(path)) ?? sections.get('/') ?? [])
+  const app = new Hono<AppEnv>({ router: rememberMatches(new TrieRouter(), mountSection) })
   const refuseMethod = methodNotAllowed({
     app,
     onMethodNotAllowed: (c, methods) => {
@@ -38,7 +52,7 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
   })
 
   app.use(follow)
-  for (const { unconfiguredRoutes } of features) mount(unconfiguredRoutes)
+  for (const { unconfiguredRoutes } of features) if (unconfiguredRoutes) app.route('/', unconfiguredRoutes())
 
   const preflight = cors({
     origin: (origin, c) => (c.get('config').corsOrigins.includes(origin) ? origin : null),
@@ -66,7 +80,12 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
     if (isRead) return next()
     return method === 'OPTIONS' ? preflight(c, next) : checkBody(c, next)
   })
-  for (const { routes } of features) mount(routes)
-  for (const { dashboard = [] } of features) mount(dashboard.map(([path, routes]) => [`/dashboard${path}`, routes]))
-  return app
+  return {
+    fetch: app.fetch,
+    /** The app with the routes of all sections. */
+    whole() {
+      mount(unmounted)
+      return app
+    },
+  }
 }

@@ -92,8 +92,8 @@ export type Export = (
   after: string | null,
 ) => Promise<{ rows: object[]; next: string | null }>
 
-/** Routes below a path. */
-export type Mount = [path: string, routes: Hono<AppEnv>]
+/** Routes below a path. The first request below it needs them. */
+export type Mount = [path: string, routes: () => Hono<AppEnv>]
 
 /** Everything a feature contributes to the Worker. `features.ts` lists them all. */
 export interface Feature {
@@ -103,8 +103,8 @@ export interface Feature {
   /** Routes that the dashboard reaches too, below `/dashboard`, by its cookie. */
   dashboard?: Mount[]
   /** Routes that answer even when the Worker is not configured. */
-  unconfiguredRoutes?: Mount[]
-  consumers?: Consumer[]
+  unconfiguredRoutes?: () => Hono<AppEnv>
+  consumers?: () => Consumer[]
   jobs?: Job[]
   /** Receives every stored event at least once. */
   listener?: (platform: Platform) => Listener
@@ -113,7 +113,7 @@ export interface Feature {
   /** What it keeps about a content or user: `removals` deletes it in steps once that is deleted. */
   removals?: Partial<Record<RemovedKind, Removal>>
   /** What it stores about a user, by the `kind` of the lines in `GET /v1/users/me/export`. */
-  exports?: Record<string, Export>
+  exports?: () => Record<string, Export>
   /** Figures for `/v1/stats` and `/metrics`. */
   figures?: (platform: Platform) => Partial<FigureSources>
   /** Runs at the end of every invocation, after its answer. Must be cheap. */

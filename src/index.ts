@@ -129,7 +129,7 @@ export function createWorker() {
 /** The lock of the exclusive jobs. One lock for all of them: a lock costs nine commands. */
 const CRON_LOCK = 'cron'
 
-const consumers = features.flatMap((feature) => feature.consumers ?? [])
+const consumers = features.flatMap((feature) => feature.consumers?.() ?? [])
 const jobs = features.flatMap((feature) => feature.jobs ?? [])
 const exclusiveJobs = jobs.filter((job) => job.isExclusive)
 const sharedJobs = jobs.filter((job) => !job.isExclusive)

@@ -79,7 +79,7 @@ async function readTables(database: D1Database): Promise<[string, unknown[]][]> 
 export const newApp = () =>
   createApp(() => {
     throw new Error('only its routes are wanted')
-  })
+  }).whole()
 
 export const newRoutes = () => newApp().routes
 

@@ -8,5 +8,5 @@ import examples from '../../src/docs/examples.json' with { type: 'json' }
 
 const app = createApp(() => {
   throw new Error('only its routes are read')
-})
+}).whole()
 process.stdout.write(JSON.stringify(await describeApp(app, examples)))

@@ -40,8 +40,8 @@ export const backup: Feature = {
     ),
   ],
   routes: [
-    ['/v1/backup', backups],
-    ['/v1/restore', restores],
+    ['/v1/backup', () => backups],
+    ['/v1/restore', () => restores],
   ],
   jobs: [
     {

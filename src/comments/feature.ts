@@ -19,10 +19,10 @@ export const comments: Feature = {
     ),
   ],
   routes: [
-    ['/v1/posts', commentsOnPost],
-    ['/v1/comments', routes],
+    ['/v1/posts', () => commentsOnPost],
+    ['/v1/comments', () => routes],
   ],
-  exports: commentExports,
+  exports: () => commentExports,
   removals: {
     post: ({ use }, postId, most) => use(commentsService).removeOfPost(postId, most, use(relationsService).forget),
     async user({ use }, id, most) {

@@ -40,11 +40,11 @@ export const credentials: Feature = {
     ),
   ],
   routes: [
-    ['/v1/users/me/password', password],
-    ['/v1/password-resets', passwordResets],
-    ['/v1/email-verifications', emailVerifications],
+    ['/v1/users/me/password', () => password],
+    ['/v1/password-resets', () => passwordResets],
+    ['/v1/email-verifications', () => emailVerifications],
   ],
-  consumers: [
+  consumers: () => [
     consumer({
       message: ResetMessage,
       async consume({ use, onFailure }, messages) {
@@ -62,7 +62,7 @@ export const credentials: Feature = {
     }),
   ],
   listener: ({ use }) => use(credentialsService).listener,
-  exports: credentialExports,
+  exports: () => credentialExports,
   removals: { user: ({ use }, id, most) => use(credentialsService).removeOf(id, most) },
   purges: { credentialTokens: ({ use }, most, now) => use(credentialsService).purge(most, now) },
 }

@@ -23,10 +23,10 @@ export const dashboard: Feature = {
     ),
   ],
   routes: [
-    ['/dashboard/session', session],
-    ['/dashboard/v1', guard],
-    ['/v1/webhooks/portal-links', portalLinks],
+    ['/dashboard/session', () => session],
+    ['/dashboard/v1', () => guard],
+    ['/v1/webhooks/portal-links', () => portalLinks],
   ],
-  dashboard: [['/v1/webhooks/portal-links', portalLinks]],
+  dashboard: [['/v1/webhooks/portal-links', () => portalLinks]],
   purges: { dashboardSignOuts: ({ use }, most, now) => use(dashboardService).purge(most, now) },
 }

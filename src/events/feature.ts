@@ -31,10 +31,10 @@ export const events: Feature = {
     ),
   ],
   routes: [
-    ['/v1/events', publishRoutes],
-    ['/v1/listeners', listenerRoutes],
+    ['/v1/events', () => publishRoutes],
+    ['/v1/listeners', () => listenerRoutes],
   ],
-  consumers: [
+  consumers: () => [
     consumer({ message: EventMessage, consume: ({ use }, messages) => use(dispatchService).consume(messages) }),
   ],
   jobs: [

@@ -7,11 +7,11 @@ export const accountExport: Feature = {
   name: 'export',
   provides: [
     provide(exportService, (platform) => {
-      const all = platform.features.flatMap(({ exports }) => Object.entries(exports ?? {}))
+      const all = platform.features.flatMap(({ exports }) => Object.entries(exports?.() ?? {}))
       return createAccountExport(
         new Map(all.map(([kind, read]) => [kind, (userId, after) => read(platform, userId, after)])),
       )
     }),
   ],
-  routes: [['/v1/users', routes]],
+  routes: [['/v1/users', () => routes]],
 }

@@ -7,5 +7,5 @@ import { feed as routes } from './routes.ts'
 export const feed: Feature = {
   name: 'feed',
   provides: [provide(feedService, ({ replica, use }) => createFeed(replica, use(postsService).withCounts))],
-  routes: [['/v1/feed', routes]],
+  routes: [['/v1/feed', () => routes]],
 }

@@ -6,7 +6,7 @@ import { createIdempotency, idempotencyService } from './idempotency.ts'
 export const idempotency: Feature = {
   name: 'idempotency',
   provides: [provide(idempotencyService, ({ db }) => createIdempotency(db))],
-  exports: idempotencyExports,
+  exports: () => idempotencyExports,
   removals: { user: ({ use }, id, most) => use(idempotencyService).removeOf(id, most) },
   purges: { idempotencyKeys: ({ use }, most, now) => use(idempotencyService).purge(most, now) },
 }

@@ -9,7 +9,7 @@ import { invalidation as routes } from './routes.ts'
 /** Lets other back ends invalidate caches, and brings them to writes whose request did not. */
 export const invalidation: Feature = {
   name: 'invalidation',
-  routes: [['/v1/cache', routes]],
+  routes: [['/v1/cache', () => routes]],
   listener: ({ use }) =>
     createCompletion(async ({ users, posts }) => {
       await Promise.all([

@@ -31,10 +31,12 @@ export const likes: Feature = {
     ),
   ],
   routes: [
-    ['/v1/posts', postLikes],
-    ['/v1/comments', commentLikes],
+    ['/v1/posts', () => postLikes],
+    ['/v1/comments', () => commentLikes],
   ],
-  consumers: [consumer({ message: LikeMessage, consume: ({ use }, messages) => use(likesService).apply(messages) })],
+  consumers: () => [
+    consumer({ message: LikeMessage, consume: ({ use }, messages) => use(likesService).apply(messages) }),
+  ],
   jobs: [
     {
       name: 'complete likes',
@@ -43,7 +45,7 @@ export const likes: Feature = {
     },
   ],
   purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },
-  exports: likeExports,
+  exports: () => likeExports,
   removals: {
     post: ({ db }, id, most) => removeLikesOfPost(db, id, most),
     comment: ({ db }, id, most) => removeLikesOfComment(db, id, most),

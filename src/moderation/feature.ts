@@ -30,9 +30,9 @@ export const moderation: Feature = {
     }),
   ],
   routes: [
-    ['/v1/reports', reports],
-    ['/v1/moderation', routes],
+    ['/v1/reports', () => reports],
+    ['/v1/moderation', () => routes],
   ],
-  exports: moderationExports,
+  exports: () => moderationExports,
   removals: { user: ({ use }, id, most) => use(moderationService).removeOf(id, most, use(relationsService).forget) },
 }

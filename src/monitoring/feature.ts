@@ -38,12 +38,12 @@ export const monitoring: Feature = {
       ),
     ),
   ],
-  unconfiguredRoutes: [['/', health]],
+  unconfiguredRoutes: () => health,
   routes: [
-    ['/v1/stats', stats],
-    ['/', routes],
+    ['/v1/stats', () => stats],
+    ['/', () => routes],
   ],
-  dashboard: [['/v1/stats', stats]],
+  dashboard: [['/v1/stats', () => stats]],
   jobs: [
     {
       name: 'purge expired data',

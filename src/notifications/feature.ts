@@ -26,9 +26,9 @@ export const notifications: Feature = {
       })
     }),
   ],
-  routes: [['/v1/notifications', routes]],
+  routes: [['/v1/notifications', () => routes]],
   listener: ({ use }) => use(notificationsService).listener,
-  exports: notificationExports,
+  exports: () => notificationExports,
   removals: {
     post: ({ use }, postId, most) => use(mentionsService).removeOfPost(postId, most),
     comment: ({ use }, id, most) => use(mentionsService).removeOfComment(id, most),

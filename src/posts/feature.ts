@@ -47,8 +47,8 @@ export const posts: Feature = {
     ),
   ],
   routes: [
-    ['/v1/posts', routes],
-    ['/v1/users', postsByAuthor],
+    ['/v1/posts', () => routes],
+    ['/v1/users', () => postsByAuthor],
   ],
   jobs: [
     {
@@ -62,7 +62,7 @@ export const posts: Feature = {
       run: ({ use }, tick) => use(countsService).reconcile(RECONCILED_PER_RUN, tick),
     },
   ],
-  exports: postExports,
+  exports: () => postExports,
   removals: {
     async user({ use }, id, most) {
       const { removed, owners } = await use(postsService).removeOf(id, most, use(relationsService).forget)

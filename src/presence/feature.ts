@@ -25,7 +25,7 @@ export const presence: Feature = {
       }),
     ),
   ],
-  routes: [['/v1/presence', routes]],
+  routes: [['/v1/presence', () => routes]],
   jobs: [
     {
       name: 'sweep presence',

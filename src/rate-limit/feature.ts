@@ -22,7 +22,7 @@ export const rateLimit: Feature = {
       return createRateLimit(() => platform.redis.once, known, uncounted, platform.config.limits, keys.rateLimit)
     }),
   ],
-  routes: [['/v1/rate-limit', routes]],
+  routes: [['/v1/rate-limit', () => routes]],
   removals: {
     async user({ use }, id) {
       await use(limitsService).forget(id)

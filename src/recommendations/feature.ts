@@ -23,7 +23,7 @@ export const recommendations: Feature = {
       })
     }),
   ],
-  routes: [['/v1/recommendations', routes]],
+  routes: [['/v1/recommendations', () => routes]],
   removals: {
     async user({ use }, id) {
       await use(recommendationsService).forget(id)

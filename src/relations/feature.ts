@@ -22,7 +22,7 @@ export const relations: Feature = {
       })
     }),
   ],
-  routes: [['/v1/users', routes]],
-  exports: relationExports,
+  routes: [['/v1/users', () => routes]],
+  exports: () => relationExports,
   removals: { user: ({ use }, id, most) => use(relationsService).removeOf(id, most) },
 }

@@ -6,6 +6,6 @@ import { createSearch, searchService } from './search.ts'
 export const search: Feature = {
   name: 'search',
   provides: [provide(searchService, (platform) => createSearch(platform.db, () => platform.replica))],
-  routes: [['/v1/search', routes]],
+  routes: [['/v1/search', () => routes]],
   listener: ({ use }) => use(searchService).listener,
 }

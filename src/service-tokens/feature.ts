@@ -15,5 +15,5 @@ export const serviceTokens: Feature = {
       createServiceTokens(db, use(serviceTokenMemory), config.serviceTokenTrustMs, defer),
     ),
   ],
-  routes: [['/v1/service-tokens', routes]],
+  routes: [['/v1/service-tokens', () => routes]],
 }

@@ -56,7 +56,7 @@ export const sessions: Feature = {
       }),
     ),
   ],
-  routes: [['/v1/sessions', routes]],
+  routes: [['/v1/sessions', () => routes]],
   jobs: [
     {
       name: 'send revocations',
@@ -64,7 +64,7 @@ export const sessions: Feature = {
       run: ({ use }) => use(accountsService).sendRevocations(),
     },
   ],
-  exports: sessionExports,
+  exports: () => sessionExports,
   removals: {
     user: async ({ use }, id, most, from) => ({ next: await use(accountsService).removeOf(id, most, from) }),
   },

@@ -55,7 +55,7 @@ export const streams: Feature = {
       }),
     ),
   ],
-  routes: [['/v1/events', routes]],
+  routes: [['/v1/events', () => routes]],
   listener: ({ use }) => use(streamsService).listener,
   removals: { user: async ({ use }, id, _most, from) => ({ next: await use(streamsService).forget(id, from) }) },
   jobs: [

@@ -25,7 +25,7 @@ export const users: Feature = {
       ),
     ),
   ],
-  routes: [['/v1/users', routes]],
-  exports: userExports,
+  routes: [['/v1/users', () => routes]],
+  exports: () => userExports,
   removals: { user: ({ use }, id, most) => use(followsService).removeOf(id, most) },
 }

@@ -55,14 +55,14 @@ export const webhooks: Feature = {
     }),
   ],
   routes: [
-    ['/v1/webhooks', routes],
-    ['/v1/deliveries', deliveryRoutes],
+    ['/v1/webhooks', () => routes],
+    ['/v1/deliveries', () => deliveryRoutes],
   ],
   dashboard: [
-    ['/v1/webhooks', routes],
-    ['/v1/deliveries', deliveryRoutes],
+    ['/v1/webhooks', () => routes],
+    ['/v1/deliveries', () => deliveryRoutes],
   ],
-  consumers: [
+  consumers: () => [
     consumer({ message: DeliveryMessage, consume: ({ use }, messages) => use(deliveriesService).consume(messages) }),
   ],
   jobs: [

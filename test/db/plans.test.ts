@@ -54,8 +54,8 @@ async function newRequests(): Promise<Record<string, (string | Signed)[]>> {
   for (const userId of [ada.id, bob.id]) await addLike(userId, other.id)
   const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
   const asAda = await newEdge().signIn(ada)
-  const exportPages = features.flatMap(({ exports = {} }) =>
-    Object.keys(exports).map((kind) => `/v1/users/me/export?cursor=${kind}:0`),
+  const exportPages = features.flatMap(({ exports }) =>
+    Object.keys(exports?.() ?? {}).map((kind) => `/v1/users/me/export?cursor=${kind}:0`),
   )
   const webhookId = await addWebhookRows()
   const [delivery] = await db.select().from(deliveries).where(eq(deliveries.webhookId, webhookId))
