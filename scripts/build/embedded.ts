@@ -1,5 +1,5 @@
 import { parseAst } from 'rolldown/parseAst'
-import { nodesOf } from './syntax.ts'
+import { type Edit, edited, nodesOf } from './syntax.ts'
 
 /** A comment of Lua in a line of its own, unless src/redis/client.ts reads it. */
 const LUA_COMMENT = /^--(?! usually calls )/
@@ -10,7 +10,7 @@ const LUA_COMMENT = /^--(?! usually calls )/
  * lines.
  */
 export function compactEmbedded(code: string): string {
-  const edits: { start: number; end: number; text: string }[] = []
+  const edits: Edit[] = []
   for (const node of nodesOf(parseAst(code, { lang: 'ts' }))) {
     const isSql = node.type === 'TaggedTemplateExpression' && node.tag.type === 'Identifier' && node.tag.name === 'sql'
     const template = isSql ? node.quasi : node
@@ -24,7 +24,5 @@ export function compactEmbedded(code: string): string {
       edits.push({ start: start + 1, end: end - (tail ? 1 : 2), text: [first, ...kept].join('\n') })
     }
   }
-  return edits
-    .toSorted((a, b) => b.start - a.start)
-    .reduce((text, edit) => text.slice(0, edit.start) + edit.text + text.slice(edit.end), code)
+  return edited(code, edits)
 }

@@ -67,9 +67,17 @@ export function removeUnusedMembers(code: string, unused: Record<string, string[
     dead.add(node)
     waiting.set(name, [...(waiting.get(name) ?? []), { node, parts }])
   }
+  /** Whether a member of the class `name` is listed as unused. */
+  const isUnused = (name: string | undefined, member: ESTree.ClassElement) =>
+    name !== undefined && 'key' in member && member.key.type === 'Identifier' && unused[name]?.includes(member.key.name)
+
   function visitClass(node: ESTree.Class, name = node.id?.name): void {
     if (node.superClass) toVisit.push(node.superClass)
     for (const member of node.body.body) {
+      if (isUnused(name, member)) {
+        dead.add(member)
+        continue
+      }
       const isMethod = member.type === 'MethodDefinition' && member.kind !== 'constructor'
       const isLambda = member.type === 'PropertyDefinition' && isFunction(member.value)
       if ((!isMethod && !isLambda) || member.computed || member.key.type !== 'Identifier') {
@@ -78,8 +86,7 @@ export function removeUnusedMembers(code: string, unused: Record<string, string[
       }
       const { name: key } = member.key
       const parts = member.value ? [member.value] : []
-      if (name !== undefined && unused[name]?.includes(key)) dead.add(member)
-      else if (mentioned.has(key)) toVisit.push(...parts)
+      if (mentioned.has(key)) toVisit.push(...parts)
       else wait(key, member, parts)
     }
   }

@@ -21,13 +21,25 @@ export function* nodesOf(node: ESTree.Node): Generator<ESTree.Node> {
   for (const child of childrenOf(node)) yield* nodesOf(child)
 }
 
-/** A text without some of its parts. */
-export function cut(code: string, ranges: Range[]): string {
+/** A part of a text, and what replaces it. */
+export interface Edit extends Range {
+  text: string
+}
+
+/** A text with some of its parts replaced. */
+export function edited(code: string, edits: Edit[]): string {
   const kept: string[] = []
   let at = 0
-  for (const { start, end } of ranges.toSorted((a, b) => a.start - b.start)) {
-    kept.push(code.slice(at, Math.max(at, start)))
+  for (const { start, end, text } of edits.toSorted((a, b) => a.start - b.start || a.end - b.end)) {
+    kept.push(code.slice(at, Math.max(at, start)), text)
     at = Math.max(at, end)
   }
   return kept.join('') + code.slice(at)
 }
+
+/** A text without some of its parts. */
+export const cut = (code: string, ranges: Range[]): string =>
+  edited(
+    code,
+    ranges.map(({ start, end }) => ({ start, end, text: '' })),
+  )

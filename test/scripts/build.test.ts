@@ -2,8 +2,10 @@ import { Webhook } from 'standardwebhooks'
 import { expect, test } from 'vitest'
 import { removeDocumentation } from '../../scripts/build/documentation.ts'
 import { compactEmbedded } from '../../scripts/build/embedded.ts'
+import { deferConstants, sortModules } from '../../scripts/build/lazy.ts'
 import { removeUnusedMembers } from '../../scripts/build/members.ts'
 import { problemPages } from '../../scripts/build/problems.ts'
+import { removeConstraints } from '../../scripts/build/tables.ts'
 import { bundleWorker } from '../../scripts/build/worker.ts'
 import { explanations } from '../../src/docs/problems.ts'
 import { problems } from '../../src/errors.ts'
@@ -48,6 +50,59 @@ test('SQL and Lua keep their lines, without indentation and without comments of 
   expect(compactEmbedded(code)).toBe(
     "const a = sql`\nSELECT ${x}\nFROM t` + `\n  other`\nconst b = `#!lua flags\n-- usually calls 2\nreturn '--'`",
   )
+})
+
+const CONSTANTS = `
+// node_modules/library.js
+const table = make('library')
+// src/a/schema.ts
+const User = make('User')
+const Users = [User]
+const names = { User, first: (User) => User }
+const MAX = 2
+const shadow = (User) => [User, { User }, Users.length, MAX]
+// src/a/routes.ts
+class Route extends Object {}
+const routes = new Map([['users', Users]])
+// src/b/schema.ts
+const Post = make(User)
+// bench/entry.ts
+globalThis.answer = () => [table, names, shadow('given'), routes.get('users') === Users, Post, new Route() instanceof Object]
+`
+
+/** What a program makes, in its order, and its answer. */
+function run(program: string): { made: unknown[]; answer: unknown } {
+  const made: unknown[] = []
+  const make = (value: unknown) => (made.push(value), value)
+  const target: { answer?: () => unknown } = {}
+  // oxlint-disable-next-line no-implied-eval -- the program of this test
+  new Function('make', 'globalThis', program)(make, target)
+  const first = [...made]
+  return { made: first, answer: JSON.stringify(target.answer?.()) }
+}
+
+test('constants of our modules are made at their first use, whatever shadows their names, in any order', () => {
+  const expected = run(CONSTANTS)
+  expect(expected.made).toEqual(['library', 'User', 'User'])
+  const deferred = deferConstants(CONSTANTS, 'src/')
+  for (const program of [deferred, sortModules(deferred, 'src/')]) {
+    const { made, answer } = run(program)
+    expect(made).toEqual(['library'])
+    expect(answer).toBe(expected.answer)
+  }
+  expect(() => deferConstants(CONSTANTS, 'lib/')).toThrow('no modules of lib/')
+})
+
+test('modules of a kind are together, after the libraries', () => {
+  const sorted = sortModules(deferConstants(CONSTANTS, 'src/'), 'src/')
+  const places = ['table', 'User', 'Post', 'routes'].map((name) => sorted.indexOf(`const ${name} =`))
+  expect(places).toEqual(places.toSorted((a, b) => a - b))
+})
+
+test('tables lose what only migrations need', () => {
+  const table =
+    "sqliteTable('a', { id: text().primaryKey(), b: text('b').notNull().default('') }, (t) => [index('i').on(t.b)])"
+  expect(removeConstraints(table)).toBe("sqliteTable('a', { id: text().primaryKey(), b: text('b').default('') })")
 })
 
 const CLASSES = `
