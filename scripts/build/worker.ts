@@ -10,7 +10,7 @@ const pathOf = (path: string) => fileURLToPath(new URL(`../../${path}`, import.m
 
 /** Clauses that no query of ours has. The build fails if one does. */
 const CLAUSES = ['unionAll', 'intersect', 'except', 'rightJoin', 'fullJoin', 'crossJoin', 'having', 'offset']
-const CLAUSE = new RegExp(`(?<!\\bv)\\.(${[...CLAUSES, 'union'].join('|')})\\(`)
+const CLAUSE = new RegExp(`(?<!\\bv)\\.(${[...CLAUSES, 'union', '\\$with'].join('|')})\\(`)
 
 /** Members that our Worker does not use although other things have their names, by class or object. */
 const UNUSED = {

@@ -165,4 +165,4 @@ test('the Worker has no description of a route, a variable or a schema, and none
   for (const text of ['zadd', '#!lua flags=allow-key-locking', 'violated-policies'])
     expect(holds(text)).toEqual([text, true])
   expect(code).toMatch(/export\s*\{\s*\w+ as default\s*\};?\s*$/)
-})
+}, 90_000)
