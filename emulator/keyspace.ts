@@ -21,6 +21,7 @@ import {
 import { type Script, createScriptReader } from './script.ts'
 import { asScript, flagsOfNewer, type HasCommand } from './newer.ts'
 import { scanWithTypes, trimExactly } from './shims.ts'
+import { asRedisReads } from './strict.ts'
 
 export interface Engine {
   /** Opens the keyspace at `database`; if absent, at the next unused database, which it empties. */
@@ -306,10 +307,12 @@ async function openKeyspace(dial: Dial, database: number, abilities: Abilities) 
     return shim instanceof Failure ? { answer: shim } : { send: shim ?? command }
   }
 
-  function plan(command: Command): Plan {
-    const name = keyword(command, 0)
-    const error = commandError(name, command)
+  function plan(given: Command): Plan {
+    const name = keyword(given, 0)
+    const error = commandError(name, given)
     if (error !== undefined) return { answer: new Failure(error) }
+    const command = trims ? given : asRedisReads(given)
+    if (command instanceof Failure) return { answer: command }
     switch (name) {
       case 'EVAL':
       case 'EVAL_RO':

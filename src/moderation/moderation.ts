@@ -226,7 +226,12 @@ export function createModeration(
           .insert(takedowns)
           .select(
             sql`SELECT ${id}, author_id, ${postId}, json_object(${sql.join(fields, sql`, `)}), ${decision.note}, ${now} FROM ${table} WHERE ${isFound(id)}`,
-          ),
+          )
+          // A backup that was read while the content came back has both rows.
+          .onConflictDoUpdate({
+            target: takedowns.contentId,
+            set: { content: sql`excluded.content`, note: decision.note, createdAt: now },
+          }),
         db.delete(table).where(isFound(id)),
       ])
       transaction.enqueue()

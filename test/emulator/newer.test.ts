@@ -108,3 +108,20 @@ test('BITOP has DIFF, DIFF1, ANDOR and ONE', async () => {
   expect(await bitsAfter('ONE to x y z')).toBe('10000')
   expect(await run('BITOP DIFF to x')).toContain('wrong number of arguments')
 })
+
+test('options come in any order, and what Redis refuses is refused', async () => {
+  const run = newRun()
+  await run('XADD log 1-1 a 1')
+  await run('XADD log 2-1 b 2')
+  await run('XGROUP CREATE log g 0')
+  const first = [['log', [['1-1', ['a', 1]]]]]
+  expect(await run('XREADGROUP COUNT 1 GROUP g c STREAMS log >')).toEqual(first)
+  expect(await run('XREADGROUP NOACK COUNT 1 GROUP g c STREAMS log >')).toEqual([['log', [['2-1', ['b', 2]]]]])
+  expect(await run('XREADGROUP COUNT 1 BLOCK 5 GROUP g c STREAMS log >')).toContain('not allowed in REST')
+  for (const line of ['XRANGE log (- +', 'XREVRANGE log (+ -']) expect(await run(line)).toContain('Invalid stream ID')
+  for (const count of ['0', '-1'])
+    expect(await run(`XAUTOCLAIM log g d 0 0 COUNT ${count}`)).toContain('COUNT must be > 0')
+  expect(await run('SETRANGE s 536870911 xy')).toContain('exceeds maximum allowed size')
+  expect(await run('EXISTS s')).toBe(0)
+  expect(await run('SETRANGE s 2 xy')).toBe(4)
+})

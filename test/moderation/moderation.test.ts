@@ -417,6 +417,18 @@ test('a comment whose post was deleted meanwhile cannot be restored', async () =
   expect(await typesAbout(post.id, id)).toEqual(events)
 })
 
+test('a content that a backup has both up and taken down can be taken down and restored', async () => {
+  const edge = newEdge()
+  const { post, author } = await newContent(edge)
+  const stale = { contentId: post.id, authorId: author.id, postId: post.id, content: { text: 'old' }, note: 'old' }
+  await db.insert(t.takedowns).values({ ...stale, createdAt: 1 })
+  const path = `/v1/moderation/takedowns/${post.id}`
+  expect(await send(edge, 'PUT', path, root, note)).toMatchObject({ status: 200, body: { takenDown: note } })
+  expect(await send(edge, 'DELETE', path, root, note)).toMatchObject({ status: 200, body: { takenDown: null } })
+  const [row] = await db.select().from(t.posts).where(eq(t.posts.id, post.id))
+  expect(row).toMatchObject({ likesCount: 3, commentsCount: 2 })
+})
+
 test('reports are limited', async () => {
   const edge = newEdge({ LIMIT_WRITES: '1' })
   const [ada, bob] = [await addUser(), await addUser()]
