@@ -56,6 +56,7 @@ export default async function setup(project: TestProject) {
   const server = createServer(
     (request, response) => void answer(request, response).catch(() => request.socket.destroy()),
   )
+  server.keepAliveTimeout = 0 // else a request meets the end of its connection, after a pause of five seconds
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   project.provide('receiverUrl', `http://127.0.0.1:${(server.address() as AddressInfo).port}`)
   return () => {

@@ -690,7 +690,7 @@ test.each(Object.entries(examples))('%s answers exactly what the document says',
   }
 })
 
-test('every write answers exactly what the document says', async () => {
+test('every write answers exactly what the document says', { timeout: 120_000 }, async () => {
   const { document, operations } = await readOperations()
   const { author, fan, post, asAuthor } = await newData()
   const edge = newEdge({ ALLOW_PRIVATE_WEBHOOKS: 'true' })
