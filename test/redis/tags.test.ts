@@ -12,7 +12,7 @@ interface Page {
 /** A cache, the source of its values, and another isolate that invalidates tags. */
 function newWorld(options: { memoryMs?: number; maxTags?: number } = {}, isPipelining = true) {
   const { connect, control, server } = newKeyspace()
-  const { defer, settle } = newDeferral()
+  const deferral = newDeferral()
   const source = new Map<string, Page>()
   const loads: string[] = []
   const name = crypto.randomUUID()
@@ -20,7 +20,7 @@ function newWorld(options: { memoryMs?: number; maxTags?: number } = {}, isPipel
     redis: isPipelining ? connect() : new Redis({ ...server, enableTelemetry: false, enableAutoPipelining: false }),
     name,
     tagsOf: ({ topics }) => topics,
-    defer,
+    defer: deferral.defer,
     memoryMs: 0,
     softTimeoutMs: 20_000,
     ...options,
@@ -38,7 +38,7 @@ function newWorld(options: { memoryMs?: number; maxTags?: number } = {}, isPipel
         loads.push(...missing)
         return missing.map((id) => source.get(id) ?? null)
       })
-      await settle()
+      await deferral.settle()
       return pages.map((page) => page?.text ?? null)
     },
   }
