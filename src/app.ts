@@ -1,4 +1,4 @@
-import { Hono } from 'hono'
+import { Hono, type MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
 import { methodNotAllowed } from 'hono/method-not-allowed'
 import { TrieRouter } from 'hono/router/trie-router'
@@ -35,18 +35,24 @@ export function createApp(isolateOf: (env: Env) => Isolate) {
   }
   const mountSection = (path: string) => mount(sections.get(sectionOf(path)) ?? sections.get('/') ?? [])
   const app = new Hono<AppEnv>({ router: rememberMatches(new TrieRouter(), mountSection) })
-  const refuseMethod = methodNotAllowed({
-    app,
-    onMethodNotAllowed: (c, methods) => {
-      const allowed = methods.join(', ')
-      const response = renderProblem(new Problem('method-not-allowed', `This route supports ${allowed}`), c)
-      response.headers.set('Allow', allowed)
-      return response
-    },
-  })
+  /** Created at the first request that no route answers: it reads the routes only once, and so needs those of all sections. */
+  let refuseMethod: MiddlewareHandler | undefined
+  const createMethodRefusal = () => {
+    mount(unmounted)
+    return methodNotAllowed({
+      app,
+      onMethodNotAllowed: (c, methods) => {
+        const allowed = methods.join(', ')
+        const response = renderProblem(new Problem('method-not-allowed', `This route supports ${allowed}`), c)
+        response.headers.set('Allow', allowed)
+        return response
+      },
+    })
+  }
   app.onError(renderError)
   app.notFound(async (c) => {
     c.res = renderProblem(new Problem('no-such-route', `There is no ${c.req.path}`), c)
+    refuseMethod ??= createMethodRefusal()
     await refuseMethod(c, async () => {})
     return c.res
   })
