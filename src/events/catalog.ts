@@ -138,7 +138,7 @@ export const TypeName = v.pipe(
 
 /**
  * Who may see an event on a stream: everyone, the followers of the user it is about (and that user), certain users, or
- * no user at all. Webhooks belong to services and see all.
+ * no user at all. Webhooks of services see all, those of a tenant what strangers see.
  */
 export const Audience = v.union(
   [
