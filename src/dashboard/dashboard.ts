@@ -22,9 +22,12 @@ export interface DashboardSession {
   expiresAt: number
 }
 
-/** When this isolate last read that a session was not ended (Unix ms), by its id. */
+/** When this isolate last read that a session was not ended (Unix ms), or `ENDED`, by its id. */
 export type CheckedSessions = BoundedMap<number>
 export const checkedSessions = service<CheckedSessions>('checked dashboard sessions')
+
+/** This isolate has ended the session: a read that began before must not bring it back. */
+const ENDED = -Infinity
 
 export type Dashboard = ReturnType<typeof createDashboard>
 export const dashboardService = service<Dashboard>('dashboard')
@@ -48,12 +51,15 @@ export function createDashboard(dependencies: {
   const tokens = createDashboardTokens(key)
 
   async function isSignedOut({ id }: Claims, now: number): Promise<boolean> {
-    if (Math.abs(now - (checked.get(id) ?? -Infinity)) < trustMs) return false // the clock may have been set back
+    const checkedAt = checked.get(id)
+    if (checkedAt === ENDED) return true
+    if (checkedAt !== undefined && Math.abs(now - checkedAt) < trustMs) return false // the clock may have been set back
     const query = db.select().from(dashboardSignOuts).where(eq(dashboardSignOuts.sessionId, id))
     const found = await within(
       query.catch(() => undefined),
       PATIENCE_MS,
     )
+    if (checked.get(id) === ENDED) return true
     if (found?.length === 0) checked.set(id, now)
     return found !== undefined && found.length > 0
   }
@@ -108,7 +114,7 @@ export function createDashboard(dependencies: {
       if (!claims) return
       const record = () => db.insert(dashboardSignOuts).values({ sessionId: claims.id }).onConflictDoNothing()
       await record().catch(record)
-      checked.delete(claims.id)
+      checked.set(claims.id, ENDED)
     },
 
     /** Deletes at most `most` records of sessions that have expired. Answers how many. For the cron. */

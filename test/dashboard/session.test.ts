@@ -3,8 +3,9 @@ import { afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vi
 import { dashboardSignOuts } from '../../src/db/schema.ts'
 import { createDashboardTokens } from '../../src/dashboard/tokens.ts'
 import { readOperations } from '../docs/document.ts'
+import { interruptedDatabase } from '../database.ts'
 import { newLab } from '../drills/lab.ts'
-import { expectRefused, migrate, newEdge, newRoutes, roundTrips } from '../edge.ts'
+import { type Edge, expectRefused, migrate, newEdge, newRoutes, roundTrips } from '../edge.ts'
 import { asked, isStorable } from '../edge-cache.ts'
 import { db } from '../rows.ts'
 import { cookieIn, expectProblem, newToken, PAGE, ROOT, send, signIn, withCookie } from './world.ts'
@@ -278,4 +279,16 @@ test('no shared cache may store an answer of the dashboard', async () => {
       await response.body?.cancel()
     }
   }
+})
+
+test('a request that began before a sign-out does not bring the session back', async () => {
+  const issuer = newEdge()
+  const headers = await signIn(issuer, TOKEN)
+  const edge: Edge = newEdge({
+    DB: interruptedDatabase(/^select .* from "dashboard_sign_outs"/i, 1, async () => {
+      expect((await send(edge, 'DELETE', '/dashboard/session', headers)).status).toBe(204)
+    }),
+  })
+  await expectProblem(send(edge, 'GET', '/dashboard/session', headers), 401, 'not-signed-in')
+  await expectProblem(send(edge, 'GET', '/dashboard/session', headers), 401, 'not-signed-in')
 })
