@@ -23,7 +23,7 @@ const BUDGETS: Record<string, Budget> = {
   'GET /v1/moderation/log': [0, 0, 21, 0],
   'GET /v1/moderation/contents/{id}': [0, 0, 1, 0],
   'PUT /v1/moderation/takedowns/{id}': [3, 7, 31, 24],
-  'DELETE /v1/moderation/takedowns/{id}': [4, 9, 40, 22],
+  'DELETE /v1/moderation/takedowns/{id}': [4, 9, 46, 22],
   'PUT /v1/moderation/suspensions/{id}': [1, 2, 24, 22],
   'DELETE /v1/moderation/suspensions/{id}': [0, 0, 11, 10],
   'GET /v1/service-tokens': [0, 0, 21, 0],
