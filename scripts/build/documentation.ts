@@ -4,6 +4,8 @@ import { cut, nodesOf, type Range } from './syntax.ts'
 
 /** Functions whose result only documents: their calls are no arguments in the Worker. */
 const DOCUMENTING = new Set(['doc', 'declare', 'v.description', 'v.metadata'])
+/** The methods of an app that take `doc` as an argument. Elsewhere, the arguments after it would move. */
+const ROUTES = /\.(?:get|post|put|patch|delete)$/
 /** Functions that add documentation to their last argument: in the Worker, their calls are that argument. */
 const DOCUMENTED = new Set(['described', 'describedInput'])
 /** A parameter that only documents: texts for it are no arguments in the Worker. It is the last one. */
@@ -28,6 +30,9 @@ export function removeDocumentation(code: string): string {
       const isText = argument === last && argument.type === 'Literal' && explained.has(callee)
       const isCall = argument.type === 'CallExpression' && DOCUMENTING.has(nameOf(argument.callee))
       if (!isText && !isCall) continue
+      if (isCall && nameOf(argument.callee) === 'doc' && !ROUTES.test(callee)) {
+        throw new Error(`Pass the doc() of a route to the app, not to ${callee || 'an expression'}`)
+      }
       // With the commas around it, but for one between two arguments that stay.
       const start = node.arguments[i - 1]?.end ?? argument.start
       const next = node.arguments[i + 1]

@@ -1,10 +1,11 @@
-import { Hono } from 'hono'
+import { type Context, Hono } from 'hono'
+import type { InferOutput } from 'valibot'
 import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { nextLink } from '../http/caching.ts'
 import { pageQuery, pageSchema } from '../http/input.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
-import { requireService } from '../http/service-token.ts'
+import { requireService, type ServiceEnv } from '../http/service-token.ts'
 import { moderationService } from './moderation.ts'
 import {
   Content,
@@ -27,28 +28,14 @@ const SERVICE = ['invalid-request', 'service-token-required'] as const
 const BODY = ['malformed-json', 'unsupported-media-type'] as const
 const RULING = [...SERVICE, ...BODY, 'not-found'] as const
 
-/** A decision of a moderator about a content or an account, with a note for the log. */
-const ruling = (
-  method: 'PUT' | 'DELETE',
-  path: string,
-  described: ReturnType<typeof doc>,
-  param: typeof ContentParam | typeof UserParam,
-  rule: 'takeDown' | 'restore' | 'suspend' | 'reinstate',
-) =>
-  new Hono<AppEnv>().on(
-    method,
-    path,
-    described,
-    requireService('moderation'),
-    valid('param', param),
-    requireJson,
-    valid('json', Ruling),
-    async (c) => {
-      const decision = { by: c.var.service, note: c.req.valid('json').note }
-      const answer = await c.var.use(moderationService)[rule](c.req.valid('param').id, decision)
-      return answer ? c.json(answer) : c.body(null, 204)
-    },
-  )
+/** Carries a decision of a moderator out: about a content, or about an account. */
+const carryOut =
+  (rule: 'takeDown' | 'restore' | 'suspend' | 'reinstate') =>
+  async (c: Context<ServiceEnv, string, { out: { param: { id: string }; json: InferOutput<typeof Ruling> } }>) => {
+    const decision = { by: c.var.service, note: c.req.valid('json').note }
+    const answer = await c.var.use(moderationService)[rule](c.req.valid('param').id, decision)
+    return answer ? c.json(answer) : c.body(null, 204)
+  }
 
 export const reports = new Hono<AppEnv>().post(
   '/',
@@ -127,78 +114,74 @@ export const moderation = new Hono<AppEnv>()
       return c.json(await c.var.use(moderationService).read(c.req.valid('param').id))
     },
   )
-  .route(
-    '/',
-    ruling(
-      'PUT',
-      '/takedowns/:id',
-      doc({
-        id: 'takeDownContent',
-        tag,
-        summary: 'Take a post or comment down',
-        description:
-          'It is gone from every answer, feed, search, count and stream, as if its author had deleted it. Isolates may show ' +
-          'it from memory for some seconds. Everyone sees `post_deleted` or `comment_deleted`; services also ' +
-          `\`content_taken_down\`. ${NO_REDIS}`,
-        answer: Content,
-        problems: [...RULING],
-      }),
-      ContentParam,
-      'takeDown',
-    ),
+  .put(
+    '/takedowns/:id',
+    doc({
+      id: 'takeDownContent',
+      tag,
+      summary: 'Take a post or comment down',
+      description:
+        'It is gone from every answer, feed, search, count and stream, as if its author had deleted it. Isolates may show ' +
+        'it from memory for some seconds. Everyone sees `post_deleted` or `comment_deleted`; services also ' +
+        `\`content_taken_down\`. ${NO_REDIS}`,
+      answer: Content,
+      problems: [...RULING],
+    }),
+    requireService('moderation'),
+    valid('param', ContentParam),
+    requireJson,
+    valid('json', Ruling),
+    carryOut('takeDown'),
   )
-  .route(
-    '/',
-    ruling(
-      'DELETE',
-      '/takedowns/:id',
-      doc({
-        id: 'restoreContent',
-        tag,
-        summary: 'Restore a post or comment that was taken down',
-        description:
-          'With its likes and comments, and exact counts. Everyone sees `post_created` or `comment_created` again; services ' +
-          `also \`content_restored\`. ${NO_REDIS}`,
-        answer: Content,
-        problems: [...RULING],
-      }),
-      ContentParam,
-      'restore',
-    ),
+  .delete(
+    '/takedowns/:id',
+    doc({
+      id: 'restoreContent',
+      tag,
+      summary: 'Restore a post or comment that was taken down',
+      description:
+        'With its likes and comments, and exact counts. Everyone sees `post_created` or `comment_created` again; services ' +
+        `also \`content_restored\`. ${NO_REDIS}`,
+      answer: Content,
+      problems: [...RULING],
+    }),
+    requireService('moderation'),
+    valid('param', ContentParam),
+    requireJson,
+    valid('json', Ruling),
+    carryOut('restore'),
   )
-  .route(
-    '/',
-    ruling(
-      'PUT',
-      '/suspensions/:id',
-      doc({
-        id: 'suspendUser',
-        tag,
-        summary: 'Suspend an account',
-        description: `Its sessions end, and it cannot sign in. What it wrote stays. ${NO_REDIS}`,
-        status: 204,
-        problems: [...RULING],
-      }),
-      UserParam,
-      'suspend',
-    ),
+  .put(
+    '/suspensions/:id',
+    doc({
+      id: 'suspendUser',
+      tag,
+      summary: 'Suspend an account',
+      description: `Its sessions end, and it cannot sign in. What it wrote stays. ${NO_REDIS}`,
+      status: 204,
+      problems: [...RULING],
+    }),
+    requireService('moderation'),
+    valid('param', UserParam),
+    requireJson,
+    valid('json', Ruling),
+    carryOut('suspend'),
   )
-  .route(
-    '/',
-    ruling(
-      'DELETE',
-      '/suspensions/:id',
-      doc({
-        id: 'reinstateUser',
-        tag,
-        summary: 'Reinstate an account',
-        description: 'It can sign in again. Succeeds if it is not suspended. Works without Redis.',
-        status: 204,
-        problems: [...RULING],
-      }),
-      UserParam,
-      'reinstate',
-    ),
+  .delete(
+    '/suspensions/:id',
+    doc({
+      id: 'reinstateUser',
+      tag,
+      summary: 'Reinstate an account',
+      description: 'It can sign in again. Succeeds if it is not suspended. Works without Redis.',
+      status: 204,
+      problems: [...RULING],
+    }),
+    requireService('moderation'),
+    valid('param', UserParam),
+    requireJson,
+    valid('json', Ruling),
+    carryOut('reinstate'),
   )
   .get(
     '/log',

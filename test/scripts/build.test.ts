@@ -32,6 +32,11 @@ test.each([
   expect(withoutBlanks(removeDocumentation(code))).toBe(withoutBlanks(expected))
 })
 
+test('the build refuses documentation where its removal would move other arguments', () => {
+  expect(() => removeDocumentation("route('/', doc({ summary: 'Read' }), handler)")).toThrow('not to route')
+  expect(removeDocumentation("new Hono().put('/', doc({}), handler)")).toBe("new Hono().put('/', handler)")
+})
+
 test('every problem has a page at its type, with its meaning, its cause and what to do', () => {
   const pages = problemPages()
   const list = pages['public/problems/index.html']
