@@ -45,6 +45,8 @@ let more = async () => {}
 const content = byId('content')
 const dialog = /** @type {HTMLDialogElement} */ (byId('sign-in'))
 const deletion = /** @type {HTMLDialogElement} */ (byId('deletion'))
+const forgot = /** @type {HTMLDialogElement} */ (byId('forgot'))
+const reset = /** @type {HTMLDialogElement} */ (byId('reset'))
 
 // Who is signed in
 
@@ -242,6 +244,11 @@ async function act(request) {
     if (isRefused && error.type === 'not-signed-in') return // `signedOut` has shown it
     byId('state').textContent = isRefused ? error.message : 'The API does not answer.'
   }
+}
+
+/** @param {string} sentence */
+function say(sentence) {
+  byId('notice').textContent = sentence
 }
 
 /** Loads the users that are not known. @param {string[]} ids */
@@ -583,7 +590,44 @@ onSubmit(/** @type {HTMLFormElement} */ (deletion.querySelector('form')), async 
   location.hash = '#/'
 })
 
-addEventListener('hashchange', show)
+byId('forgotten').addEventListener('click', () => {
+  dialog.close()
+  forgot.showModal()
+})
+onSubmit(/** @type {HTMLFormElement} */ (forgot.querySelector('form')), async (field) => {
+  await api.requestPasswordReset({ email: field('email') })
+  forgot.close()
+  say('If an account has this address, a link is on its way to it.') // whether one has it is nobody else's business
+})
+
+/** The token of the link that opened the page. */
+let resetToken = ''
+onSubmit(/** @type {HTMLFormElement} */ (reset.querySelector('form')), async (field) => {
+  await api.resetPassword({ token: resetToken, password: field('newPassword') })
+  reset.close()
+  say('The password is changed. Sign in with it.')
+  dialog.showModal()
+})
+
+/** Does what a link in a mail asks for. The token leaves the address at once. */
+async function followLink() {
+  const [, purpose, token = ''] = /^#(reset-password|verify-email)=(.+)$/.exec(location.hash) ?? []
+  if (purpose === undefined) return
+  history.replaceState(null, '', '#/')
+  if (purpose === 'reset-password') {
+    resetToken = token
+    reset.showModal()
+  } else {
+    await api.verifyEmail({ token })
+    say('Your email address is confirmed.')
+  }
+}
+
+addEventListener('hashchange', () => {
+  say('')
+  void act(followLink())
+  show()
+})
 addEventListener('pagehide', () => {
   if (me) void api.goOffline({ deviceId }, { keepalive: true }).catch(() => {})
 })
@@ -592,6 +636,7 @@ addEventListener('pageshow', ({ persisted }) => persisted && void beat()) // bac
 setInterval(() => void beat(), HEARTBEAT_MS)
 setInterval(() => void act(checkUsers()), CHECK_MS)
 showAccount()
+await act(followLink())
 await act(restore())
 follow()
 show()

@@ -297,6 +297,31 @@ test('a user changes the password, downloads everything, and leaves with two cli
   await stranger.getByText('There is no such user.').waitFor({ timeout: 60_000 })
 })
 
+test('who has forgotten the password sets a new one with the link that is mailed, and signs in with it', async () => {
+  const { username } = await newUser()
+  const page = await open()
+  await page.getByRole('button', { name: 'Sign in' }).first().click()
+  await page.getByRole('button', { name: 'Forgot it?' }).click()
+  await page.getByLabel('Email').fill(`${username}@example.com`)
+  await page.getByRole('button', { name: 'Mail me a link' }).click()
+  await page.getByText('a link is on its way').waitFor()
+  // In development the mail is printed.
+  const linkOf = () => new RegExp(`Mail to ${username}@[^]*?(#reset-password=\\S+)`).exec(product.output())?.[1]
+  await expect.poll(linkOf, { timeout: 60_000 }).toBeTruthy()
+
+  await page.goto(`${product.url}/app/${linkOf()}`)
+  const password = 'a-brand-new-battery'
+  const dialog = page.getByRole('dialog')
+  await dialog.getByLabel('New password').fill(password)
+  expect(page.url()).not.toContain('reset-password')
+  await dialog.getByRole('button', { name: 'Set the password' }).click()
+  await page.getByText('The password is changed').waitFor()
+  await dialog.getByLabel('Username or email').fill(username)
+  await dialog.getByLabel('Password').fill(password)
+  await dialog.getByRole('button', { name: 'Sign in' }).click()
+  await page.getByRole('button', { name: 'Sign out' }).waitFor()
+})
+
 test.each([
   ['phone', 390, 'light'],
   ['phone', 390, 'dark'],

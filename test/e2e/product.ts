@@ -10,6 +10,8 @@ export interface Product {
   url: string
   /** Injects faults into the emulator, for example to stop Redis. */
   redis: Control
+  /** What it has printed. */
+  output(): string
   cron(): Promise<void>
   stop(): Promise<void>
 }
@@ -66,6 +68,7 @@ export async function startProduct(): Promise<Product> {
   return {
     url,
     redis: createControl(`http://127.0.0.1:${emulatorPort}`, REDIS_TOKEN),
+    output: () => output,
     async cron() {
       await fetch(`${url}/cdn-cgi/local/scheduled?cron=*+*+*+*+*`)
     },
