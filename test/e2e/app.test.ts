@@ -302,7 +302,7 @@ test('who has forgotten the password sets a new one with the link that is mailed
   const page = await open()
   await page.getByRole('button', { name: 'Sign in' }).first().click()
   await page.getByRole('button', { name: 'Forgot it?' }).click()
-  await page.getByLabel('Email').fill(`${username}@example.com`)
+  await page.getByRole('textbox', { name: 'Email', exact: true }).fill(`${username}@example.com`)
   await page.getByRole('button', { name: 'Mail me a link' }).click()
   await page.getByText('a link is on its way').waitFor()
   // In development the mail is printed.
