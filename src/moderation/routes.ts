@@ -27,18 +27,21 @@ const SERVICE = ['invalid-request', 'service-token-required'] as const
 const BODY = ['malformed-json', 'unsupported-media-type'] as const
 const RULING = [...SERVICE, ...BODY, 'not-found'] as const
 
-/** A decision of a moderator about a content or an account, with a note for the log. */
+/**
+ * A decision of a moderator about a content or an account, with a note for the log. `meaning` is no `doc(…)`: the build
+ * removes those from all arguments, and the others would take their places.
+ */
 const ruling = (
   method: 'PUT' | 'DELETE',
   path: string,
-  described: ReturnType<typeof doc>,
   param: typeof ContentParam | typeof UserParam,
   rule: 'takeDown' | 'restore' | 'suspend' | 'reinstate',
+  meaning: Parameters<typeof doc>[0],
 ) =>
   new Hono<AppEnv>().on(
     method,
     path,
-    described,
+    doc(meaning),
     requireService('moderation'),
     valid('param', param),
     requireJson,
@@ -129,76 +132,52 @@ export const moderation = new Hono<AppEnv>()
   )
   .route(
     '/',
-    ruling(
-      'PUT',
-      '/takedowns/:id',
-      doc({
-        id: 'takeDownContent',
-        tag,
-        summary: 'Take a post or comment down',
-        description:
-          'It is gone from every answer, feed, search, count and stream, as if its author had deleted it. Isolates may show ' +
-          'it from memory for some seconds. Everyone sees `post_deleted` or `comment_deleted`; services also ' +
-          `\`content_taken_down\`. ${NO_REDIS}`,
-        answer: Content,
-        problems: [...RULING],
-      }),
-      ContentParam,
-      'takeDown',
-    ),
+    ruling('PUT', '/takedowns/:id', ContentParam, 'takeDown', {
+      id: 'takeDownContent',
+      tag,
+      summary: 'Take a post or comment down',
+      description:
+        'It is gone from every answer, feed, search, count and stream, as if its author had deleted it. Isolates may show ' +
+        'it from memory for some seconds. Everyone sees `post_deleted` or `comment_deleted`; services also ' +
+        `\`content_taken_down\`. ${NO_REDIS}`,
+      answer: Content,
+      problems: [...RULING],
+    }),
   )
   .route(
     '/',
-    ruling(
-      'DELETE',
-      '/takedowns/:id',
-      doc({
-        id: 'restoreContent',
-        tag,
-        summary: 'Restore a post or comment that was taken down',
-        description:
-          'With its likes and comments, and exact counts. Everyone sees `post_created` or `comment_created` again; services ' +
-          `also \`content_restored\`. ${NO_REDIS}`,
-        answer: Content,
-        problems: [...RULING],
-      }),
-      ContentParam,
-      'restore',
-    ),
+    ruling('DELETE', '/takedowns/:id', ContentParam, 'restore', {
+      id: 'restoreContent',
+      tag,
+      summary: 'Restore a post or comment that was taken down',
+      description:
+        'With its likes and comments, and exact counts. Everyone sees `post_created` or `comment_created` again; services ' +
+        `also \`content_restored\`. ${NO_REDIS}`,
+      answer: Content,
+      problems: [...RULING],
+    }),
   )
   .route(
     '/',
-    ruling(
-      'PUT',
-      '/suspensions/:id',
-      doc({
-        id: 'suspendUser',
-        tag,
-        summary: 'Suspend an account',
-        description: `Its sessions end, and it cannot sign in. What it wrote stays. ${NO_REDIS}`,
-        status: 204,
-        problems: [...RULING],
-      }),
-      UserParam,
-      'suspend',
-    ),
+    ruling('PUT', '/suspensions/:id', UserParam, 'suspend', {
+      id: 'suspendUser',
+      tag,
+      summary: 'Suspend an account',
+      description: `Its sessions end, and it cannot sign in. What it wrote stays. ${NO_REDIS}`,
+      status: 204,
+      problems: [...RULING],
+    }),
   )
   .route(
     '/',
-    ruling(
-      'DELETE',
-      '/suspensions/:id',
-      doc({
-        id: 'reinstateUser',
-        tag,
-        summary: 'Reinstate an account',
-        description: 'It can sign in again. Succeeds if it is not suspended. Works without Redis.',
-        status: 204,
-        problems: [...RULING],
-      }),
-      UserParam,
-      'reinstate',
-    ),
+    ruling('DELETE', '/suspensions/:id', UserParam, 'reinstate', {
+      id: 'reinstateUser',
+      tag,
+      summary: 'Reinstate an account',
+      description: 'It can sign in again. Succeeds if it is not suspended. Works without Redis.',
+      status: 204,
+      problems: [...RULING],
+    }),
   )
   .get(
     '/log',
