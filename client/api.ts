@@ -63,6 +63,7 @@ export interface Stats {
   } | null
   window: {
     from: string
+    until: string | null
     requests: number
     errors: number
     commands: number
@@ -127,21 +128,21 @@ export interface Stats {
   series: {
     stepSeconds: number
     at: number[]
-    requests: number[]
-    errors: number[]
-    limited: number[]
+    requests: (number | null)[]
+    errors: (number | null)[]
+    limited: (number | null)[]
     p50Ms: (number | null)[]
     p95Ms: (number | null)[]
     p99Ms: (number | null)[]
     memoryHitRate: (number | null)[]
     redisHitRate: (number | null)[]
-    commands: number[]
-    roundTrips: number[]
+    commands: (number | null)[]
+    roundTrips: (number | null)[]
     commandsPerRequest: (number | null)[]
-    likes: number[]
-    likesPerSecond: number[]
-    deliveriesSucceeded: number[]
-    deliveriesFailed: number[]
+    likes: (number | null)[]
+    likesPerSecond: (number | null)[]
+    deliveriesSucceeded: (number | null)[]
+    deliveriesFailed: (number | null)[]
     online: (number | null)[]
   }
   slowCommands: {
@@ -158,6 +159,10 @@ export interface Stats {
     at: string
     durationMs: number
     remaining: number | null
+    lastFailure: {
+      at: string
+      reason: string
+    } | null
   })[]
   topKeys: ({
     key: string
@@ -209,6 +214,32 @@ export interface Stats {
     pending: number
     dead: number
   })[] | null
+}
+
+/** The history of one route, by the minute. */
+export interface RouteStats {
+  /** Its name. */
+  route: string
+  /** The length of a step. */
+  stepSeconds: number
+  /** The start of each step (Unix seconds). */
+  at: number[]
+  /** How many there were. Null: unknown. */
+  requests: (number | null)[]
+  /** Answers with a status of 400 to 499. */
+  refused: (number | null)[]
+  /** Answers with a status of 500 or above. */
+  errors: (number | null)[]
+  /** The median latency. */
+  p50Ms: (number | null)[]
+  /** The latency that 95 % of the answers did not exceed. */
+  p95Ms: (number | null)[]
+  /** The latency that 99 % of the answers did not exceed. */
+  p99Ms: (number | null)[]
+  /** Redis commands. */
+  commandsPerRequest: (number | null)[]
+  /** Round trips to Redis. */
+  roundTripsPerRequest: (number | null)[]
 }
 
 /** A profile as its owner sees it. */
@@ -2101,14 +2132,30 @@ export interface ServiceApi {
   /**
    * Read all figures: `GET /v1/stats`.
    *
-   * For services, and for the dashboard. The series has steps of ten seconds, for the last `minutes`. Isolates report about every ten seconds, so the last step still grows. An unavailable part is null, and `unavailable` names it. Without Redis: the figures of this isolate.
+   * For services, and for the dashboard. Figures and series cover the last `minutes`, and up to five more. The series has steps of ten seconds. Isolates report about every ten seconds, so the last step still grows. An unavailable part is null, and `unavailable` names it. Without Redis: the figures of this isolate, and those that D1 has from before, in steps of a minute.
    *
    * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`
    */
   getStats(input?: {
-    /** The most items to answer. */
+    /** How many minutes the figures cover. */
     minutes?: number
+    /** Answers only later steps of the series (Unix seconds). */
+    seriesFrom?: number
   }, options?: CallOptions): Promise<Stats>
+
+  /**
+   * Read the history of a route: `GET /v1/stats/route`.
+   *
+   * Requests, errors, latency and Redis commands by the minute, from D1, which has them up to the last minute. For `CRON` and queues too. Works without Redis. A route without requests has columns of 0 and null.
+   *
+   * @throws {Problem} `invalid-request`, `service-token-required`, `scope-required`
+   */
+  getRouteStats(input: {
+    /** As `/v1/stats` names it: `GET /v1/posts/:id`. */
+    route: string
+    /** How many minutes the figures cover. */
+    minutes?: number
+  }, options?: CallOptions): Promise<RouteStats>
 
   /**
    * Read all figures, for Prometheus: `GET /metrics`.
@@ -2363,6 +2410,7 @@ export const SERVICE_OPERATIONS = {
   releaseLock: 'DELETE /v1/locks/{name}',
   invalidateCache: 'POST /v1/cache/invalidate body again',
   getStats: 'GET /v1/stats',
+  getRouteStats: 'GET /v1/stats/route',
   getMetrics: 'GET /metrics text bare',
   purgeExpiredData: 'POST /v1/maintenance bare',
   listReports: 'GET /v1/moderation/reports pages',

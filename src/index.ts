@@ -3,6 +3,7 @@ import { createApp } from './app.ts'
 import { ConfigError, readConfig } from './config.ts'
 import type { Consumer, Job } from './feature.ts'
 import { features } from './features.ts'
+import type { JobFailure } from './monitoring/recorder.ts'
 import { log, redisCost } from './http/log.ts'
 import { errorCode, logFailure } from './http/problem.ts'
 import { beginInvocation, createIsolate, type Isolate } from './platform.ts'
@@ -80,21 +81,23 @@ export function createWorker() {
       const now = controller.scheduledTime
       const failures: { job: string; error: unknown }[] = []
       const runs: Record<string, { ms: number; remaining: number | null }> = {}
-      async function attempt(job: string, work: () => Promise<unknown>): Promise<void> {
+      async function attempt(job: string, work: () => Promise<unknown>): Promise<{ failure?: JobFailure }> {
         try {
           await work()
+          return {}
         } catch (error) {
           failures.push({ job, error })
+          return { failure: { at: Date.now(), reason: reasonOf(error) } }
         }
       }
       /** Runs a job, and records how long it took and what it leaves. */
       async function run({ name }: Job, work: () => Promise<number>): Promise<void> {
         const startedAt = performance.now()
         let remaining: number | null = null
-        await attempt(name, async () => void (remaining = await work()))
+        const outcome = await attempt(name, async () => void (remaining = await work()))
         const ms = Number((performance.now() - startedAt).toFixed(1))
         runs[name] = { ms, remaining }
-        platform.recorder.ran(name, { at: Date.now(), ms, remaining })
+        platform.recorder.ran(name, { at: Date.now(), ms, remaining, ...outcome })
       }
       await Promise.all([
         attempt('hold the lock of exclusive jobs', () =>
@@ -106,8 +109,7 @@ export function createWorker() {
         ...sharedJobs.map((job) => run(job, () => job.run(platform, { now }))),
       ])
       for (const { job, error } of failures) {
-        const cause =
-          error instanceof AggregateError ? error.errors[0] : error instanceof Error ? error.cause : undefined
+        const cause = causeOf(error)
         console.error(JSON.stringify({ level: 'error', job, ...errorCode(error), cause: cause && errorCode(cause) }))
       }
       end({
@@ -124,6 +126,17 @@ export function createWorker() {
       )
     },
   } satisfies ExportedHandler<Env>
+}
+
+/** The error behind an error, or the first of several. */
+const causeOf = (error: unknown): unknown =>
+  error instanceof AggregateError ? error.errors[0] : error instanceof Error ? error.cause : undefined
+
+/** Names and codes of an error and of what caused it: `DrizzleQueryError, Error D1_ERROR`. Never messages. */
+function reasonOf(error: unknown): string {
+  const cause = causeOf(error)
+  const parts = [error, ...(cause === undefined ? [] : [cause])].map(errorCode)
+  return parts.map(({ name, code }) => (code ? `${name} ${code}` : name)).join(', ')
 }
 
 /** The lock of the exclusive jobs. One lock for all of them: a lock costs nine commands. */

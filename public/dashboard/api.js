@@ -1,108 +1,148 @@
 /** @import { InferOutput } from 'valibot' */
-/** @import { Stats as StatsSchema } from '../../src/monitoring/schema.ts' */
+/** @import { RouteStats as RouteStatsSchema, Stats as StatsSchema } from '../../src/monitoring/schema.ts' */
+/** @import { Content, LogEntry, Report } from '../../src/moderation/schema.ts' */
 /** @typedef {InferOutput<typeof StatsSchema>} Stats */
+/** @typedef {InferOutput<typeof RouteStatsSchema>} RouteStats */
 
 /**
- * @typedef {object} Attempt
- * @property {string} at RFC 3339
- * @property {number | null} status of HTTP; null: there was no answer
- * @property {string | null} error why there was none
- * @property {string | null} answer its first KB
+ * @typedef {object} Session
+ * @property {string} name of the service token
+ * @property {string[]} scopes
+ * @property {string | null} tenant whose endpoints it is limited to
+ * @property {string} expiresAt RFC 3339
  */
+
+/** @typedef {{ field: string, message: string }} FieldError */
 
 /**
- * @typedef {object} Delivery
- * @property {string} id
- * @property {string} webhookId
- * @property {string} eventId
- * @property {string | null} type of the event; null: it is not kept any more
- * @property {Attempt[]} attempts the oldest first
+ * @template Item
+ * @typedef {{ items: Item[], nextCursor: string | null }} Page
  */
 
-const PATIENCE_MS = 10_000
+const PATIENCE_MS = 20_000
 
-/** Why there is no answer: an invalid token, a network failure, or an error of the API. */
+/** Why there is no answer: the session has ended, a network failure, an outage, or a refusal. */
 export class Failure extends Error {
   /**
-   * @param {'token' | 'network' | 'server' | 'refused'} kind
+   * @param {'session' | 'network' | 'server' | 'refused'} kind
    * @param {string} message for people
+   * @param {FieldError[]} fields what is wrong with the input
    */
-  constructor(kind, message) {
+  constructor(kind, message, fields = []) {
     super(message)
     this.kind = kind
+    this.fields = fields
   }
 }
 
 /**
- * The API with the service token. Every call returns an answer or throws a `Failure`.
+ * Sends a request of the session, which is a cookie that no script can read. Returns the answer or throws a `Failure`.
  *
- * Only this closure holds the token.
- *
- * @typedef {ReturnType<typeof createApi>} Api
- * @param {string} token
+ * @param {string} method
+ * @param {string} path
+ * @param {object} [body]
+ * @returns {Promise<any>} as the API documents it
  */
-export function createApi(token) {
+async function call(method, path, body) {
+  /** @type {Response} */
+  let response
+  /** @type {any} as the API documents it; other answers fail below */
+  let answer
+  try {
+    response = await fetch(path, {
+      method,
+      headers: {
+        Accept: 'application/json',
+        ...(method === 'GET' ? {} : { 'X-Dashboard': '1' }), // forms of other sites cannot send it
+        ...(body ? { 'Content-Type': 'application/json' } : {}),
+      },
+      ...(body ? { body: JSON.stringify(body) } : {}),
+      cache: 'no-store',
+      credentials: 'same-origin',
+      redirect: 'error',
+      signal: AbortSignal.timeout(PATIENCE_MS),
+    })
+    answer = response.status === 204 ? undefined : await response.json().catch(() => undefined)
+  } catch (error) {
+    const isLate = error instanceof DOMException && error.name === 'TimeoutError'
+    throw new Failure(
+      'network',
+      isLate ? `The API did not answer within ${PATIENCE_MS / 1_000} s.` : 'The API cannot be reached.',
+    )
+  }
+  if (response.ok) {
+    if (response.status !== 204 && answer === undefined)
+      throw new Failure('server', 'The API did not answer with JSON.')
+    return answer
+  }
+  const detail = answer?.detail ?? answer?.title
+  const said = typeof detail === 'string' ? detail : ''
+  if (response.status === 401) throw new Failure('session', sentence(said || 'This session has ended'))
+  const fields = Array.isArray(answer?.errors) ? answer.errors : []
+  const message = `The API answered ${response.status}${said ? `: ${said}` : ''}`
+  throw new Failure(response.status >= 500 ? 'server' : 'refused', sentence(message), fields)
+}
+
+/** @param {string} text */
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`)
+
+const SESSION = '/dashboard/session'
+const V1 = '/dashboard/v1'
+
+/** @param {Record<string, string | number | undefined>} values */
+function query(values) {
+  const given = Object.entries(values).flatMap(([name, value]) => (value === undefined ? [] : [[name, String(value)]]))
+  return `?${new URLSearchParams(given)}`
+}
+
+const part = encodeURIComponent
+
+/** The API of the dashboard. Every call returns an answer or throws a `Failure`. */
+export const api = {
+  /** @returns {Promise<Session>} */
+  session: () => call('GET', SESSION),
+  /** @param {{ token: string } | { link: string }} credential @returns {Promise<Session>} */
+  signIn: (credential) => call('POST', SESSION, credential),
+  /** @returns {Promise<void>} */
+  signOut: () => call('DELETE', SESSION),
+
   /**
+   * Reads all figures of the last `minutes`.
+   *
+   * @param {number} minutes 1…60
+   * @param {number} [seriesFrom] Unix seconds: only later steps of the series
+   * @returns {Promise<Stats>}
+   */
+  stats: (minutes, seriesFrom) => call('GET', `${V1}/stats${query({ minutes, seriesFrom })}`),
+  /** @param {string} route @param {number} minutes @returns {Promise<RouteStats>} */
+  route: (route, minutes) => call('GET', `${V1}/stats/route${query({ route, minutes })}`),
+
+  /** @param {{ status?: string, cursor?: string, limit?: number }} of @returns {Promise<Page<Report>>} */
+  reports: (of) => call('GET', `${V1}/moderation/reports${query(of)}`),
+  /** @param {{ subjectId: string, outcome: 'dismissed' | 'acted', note: string }} resolution */
+  resolve: (resolution) => call('POST', `${V1}/moderation/reports/resolve`, resolution),
+  /** @param {string} id @returns {Promise<Content>} */
+  content: (id) => call('GET', `${V1}/moderation/contents/${part(id)}`),
+  /** @param {string} id @param {string} note @returns {Promise<Content>} */
+  takeDown: (id, note) => call('PUT', `${V1}/moderation/takedowns/${part(id)}`, { note }),
+  /** @param {string} id @param {string} note @returns {Promise<Content>} */
+  restore: (id, note) => call('DELETE', `${V1}/moderation/takedowns/${part(id)}`, { note }),
+  /** @param {string} id @param {string} note @returns {Promise<void>} */
+  suspend: (id, note) => call('PUT', `${V1}/moderation/suspensions/${part(id)}`, { note }),
+  /** @param {string} id @param {string} note @returns {Promise<void>} */
+  reinstate: (id, note) => call('DELETE', `${V1}/moderation/suspensions/${part(id)}`, { note }),
+  /** @param {{ cursor?: string, limit?: number }} of @returns {Promise<Page<LogEntry>>} */
+  log: (of) => call('GET', `${V1}/moderation/log${query(of)}`),
+
+  /**
+   * Sends a request below `/v1/webhooks` or `/v1/deliveries`.
+   *
    * @param {string} method
    * @param {string} path
+   * @param {object} [body]
+   * @returns {Promise<any>} as the API documents it
    */
-  async function call(method, path) {
-    // A header cannot contain other characters.
-    if (!/^[\x21-\x7e]+$/.test(token)) throw new Failure('token', 'This token is not valid.')
-    /** @type {Response} */
-    let response
-    /** @type {any} as the API documents it; other answers fail below */
-    let body
-    try {
-      response = await fetch(path, {
-        method,
-        headers: { Accept: 'application/json', Authorization: `Bearer ${token}` },
-        cache: 'no-store',
-        credentials: 'omit',
-        redirect: 'error',
-        signal: AbortSignal.timeout(PATIENCE_MS),
-      })
-      body = response.status === 204 ? undefined : await response.json().catch(() => undefined)
-    } catch (error) {
-      const isLate = error instanceof DOMException && error.name === 'TimeoutError'
-      const message = isLate ? `The API did not answer within ${PATIENCE_MS / 1_000} s.` : 'The API cannot be reached.'
-      throw new Failure('network', message)
-    }
-    if (response.status === 401) throw new Failure('token', 'This token is not valid.')
-    if (!response.ok) {
-      const detail = body?.detail ?? body?.title
-      const message = `The API answered ${response.status}${typeof detail === 'string' ? `: ${detail}` : ''}.`
-      throw new Failure(response.status >= 500 ? 'server' : 'refused', message.replace(/\.\.$/, '.'))
-    }
-    if (response.status !== 204 && body === undefined) throw new Failure('server', 'The API did not answer with JSON.')
-    return body
-  }
-
-  return {
-    /**
-     * Reads all figures, with the series of the last `minutes`.
-     *
-     * @param {number} minutes 1…60
-     * @returns {Promise<Stats>}
-     */
-    stats: (minutes) => call('GET', `/v1/stats?minutes=${minutes}`),
-
-    /**
-     * Lists the dead deliveries of a webhook, newest first.
-     *
-     * @param {string} webhookId
-     * @param {number} limit 1…100
-     * @returns {Promise<{ items: Delivery[], nextCursor: string | null }>}
-     */
-    deadDeliveries: (webhookId, limit) =>
-      call('GET', `/v1/webhooks/${encodeURIComponent(webhookId)}/deliveries?status=dead&limit=${limit}`),
-
-    /**
-     * Replays a delivery with a new retry schedule.
-     *
-     * @param {string} id
-     * @returns {Promise<void>}
-     */
-    replay: (id) => call('POST', `/v1/deliveries/${encodeURIComponent(id)}/replay`),
-  }
+  webhooks: (method, path, body) => call(method, V1 + path, body),
+  query,
 }
+/** @typedef {typeof api} Api */

@@ -1,78 +1,92 @@
-/** @import { Api, Delivery, Stats } from './api.js' */
+/** @import { Page } from './api.js' */
+/** @import { Context } from './sections.js' */
+/** @import { InferOutput } from 'valibot' */
+/** @import { DeliveryDetails, ShownAttempt as Attempt, ShownDelivery as Delivery } from '../../src/webhooks/schema.ts' */
 import { Failure } from './api.js'
-import { count, moment, NONE } from './format.js'
+import { button, element, section } from './dom.js'
+import { count, milliseconds, moment, NONE } from './format.js'
+import { addressOf } from './sections.js'
 import { createTable } from './table.js'
 
-/** @typedef {NonNullable<Stats['webhooks']>[number]} Endpoint */
-/** @typedef {Delivery & { host: string }} Row */
+/** @typedef {InferOutput<typeof DeliveryDetails>} Told */
 
-const MOST_ENDPOINTS = 10
-const MOST_DELIVERIES = 20
-/** Reloads this often: the count of dead deliveries may stay equal while the deliveries differ. */
-const RELOAD_MS = 60_000
+const PAGE = 20
 
 /**
- * The dead deliveries of webhooks, each with a retry button. Reloads when their number changes, every minute, and when the
- * window gets the focus: another window may have retried some.
+ * The deliveries of an endpoint, each with its attempts, its request and the answers.
  *
- * @param {Api} api
- * @param {(text: string) => void} say
- * @param {AbortSignal} ended when the view is removed
+ * @param {Context} context
  */
-export function createDeliveries(api, say, ended) {
-  /** @type {Map<string, string>} the result of a retry, by delivery */
+export function createDeliveries({ api, say, ended, onEnd }) {
+  /** @type {Map<string, string>} what came of a replay, by delivery */
   const notes = new Map()
-  /** @type {Row[]} */
+  /** @type {Delivery[]} */
   let rows = []
-  let known = ''
-  /** Unix ms: when to reload `rows` at the latest */
-  let reloadAt = 0
-  let isLoading = false
+  let webhookId = ''
+  let selected = ''
+  let pages = 1
 
+  const status = element(
+    'select',
+    { id: 'delivery-status' },
+    ...['all', 'pending', 'delivered', 'dead'].map((value) => element('option', { value }, value)),
+  )
+  status.addEventListener('change', () => ((pages = 1), void reload()))
+  const more = button('Show more', () => ((pages += 1), void reload()))
   const table = createTable({
-    title: 'Dead deliveries',
-    note: `the newest ${MOST_DELIVERIES} of each endpoint`,
-    empty: 'No dead deliveries.',
-    key: (row) => row.id,
-    columns: /** @type {import('./table.js').Column<Row>[]} */ ([
-      { title: 'Event', text: ({ type, eventId }) => type ?? eventId, isText: true, isCode: true },
-      { title: 'Endpoint', text: ({ host }) => host, sortBy: ({ host }) => host, isText: true },
-      { title: 'Attempts', text: ({ attempts }) => count(attempts.length), sortBy: ({ attempts }) => attempts.length },
+    title: 'Deliveries',
+    note: 'the newest first',
+    empty: 'No deliveries. Send a test, or publish an event: POST /v1/events',
+    key: ({ id }) => id,
+    columns: /** @type {import('./table.js').Column<Delivery>[]} */ ([
       {
-        title: 'Last attempt',
-        text: ({ attempts }) => timeOf(attempts.at(-1)),
-        sortBy: (row) => row.attempts.at(-1)?.at ?? null,
+        title: 'Event',
+        text: ({ type, eventId }) => type ?? eventId,
+        href: ({ id }) => addressOf('webhooks', webhookId, id),
+        isText: true,
+        isCode: true,
       },
+      { title: 'State', text: ({ status }) => status, isText: true, isBad: ({ status }) => status === 'dead' },
+      { title: 'Attempts', text: ({ attempts }) => count(attempts.length) },
+      { title: 'Last attempt', text: ({ attempts }) => timeOf(attempts.at(-1)) },
       { title: 'Outcome', text: ({ attempts }) => outcomeOf(attempts.at(-1)), isText: true },
       {
-        title: 'Retry',
-        text: () => 'Retry',
+        title: 'Replay',
+        text: () => 'Replay',
         isText: true,
         button: {
-          name: ({ type, host }) => `Retry ${type ?? 'the event'} to ${host}`,
-          isBusy: ({ id }) => notes.get(id) === RETRYING,
-          press: (row) => void retry(row),
+          name: ({ type, eventId }) => `Replay ${type ?? eventId}`,
+          isBusy: ({ id }) => notes.get(id) === REPLAYING,
+          press: (row) => void replay(row),
         },
       },
       { title: 'Result', text: ({ id }) => notes.get(id) ?? '', isText: true },
     ]),
   })
-  table.update([])
-  addEventListener('focus', () => (reloadAt = 0), { signal: ended })
+  const controls = element(
+    'div',
+    { class: 'actions start' },
+    element('label', { for: 'delivery-status' }, 'Show'),
+    status,
+  )
+  const told = element('div', { class: 'told' })
+  const root = section('deliveries', 'Deliveries', told, controls, table.element, more)
+  more.hidden = true
 
-  /** @param {Row} row */
-  async function retry(row) {
-    const name = `${row.type ?? 'The event'} to ${row.host}`
-    note(row.id, RETRYING)
+  /** @param {Delivery} row */
+  async function replay(row) {
+    const name = row.type ?? 'The event'
+    note(row.id, REPLAYING)
     try {
-      await api.replay(row.id)
-      rows = rows.filter(({ id }) => id !== row.id)
-      note(row.id, '')
+      await api.webhooks('POST', `/deliveries/${row.id}/replay`)
+      note(row.id, 'queued again')
       say(`${name} is queued again.`)
+      await reload()
     } catch (error) {
       if (!(error instanceof Failure)) throw error
+      if (error.kind === 'session') return onEnd(error)
       note(row.id, error.message)
-      say(`${name} could not be retried. ${error.message}`)
+      say(`${name} could not be replayed. ${error.message}`)
     }
   }
 
@@ -82,48 +96,133 @@ export function createDeliveries(api, say, ended) {
     table.update(rows)
   }
 
-  /** @param {Endpoint[]} endpoints */
-  async function load(endpoints) {
-    const pages = await Promise.all(endpoints.map(({ id }) => api.deadDeliveries(id, MOST_DELIVERIES)))
-    rows = pages.flatMap(({ items }, i) =>
-      items.map((delivery) => Object.assign(delivery, { host: endpoints[i]?.host ?? '' })),
-    )
+  async function load() {
+    const asked = webhookId
+    if (!asked) return
+    /** @type {Delivery[]} */
+    const found = []
+    /** @type {string | null} */
+    let cursor = null
+    for (let page = 0; page < pages; page += 1) {
+      const chosen = status.value === 'all' ? undefined : status.value
+      const query = api.query({ limit: PAGE, cursor: cursor ?? undefined, status: chosen })
+      /** @type {Page<Delivery>} */
+      const answer = await api.webhooks('GET', `/webhooks/${asked}/deliveries${query}`)
+      found.push(...answer.items)
+      cursor = answer.nextCursor
+      if (cursor === null) break
+    }
+    if (asked !== webhookId || ended.aborted) return
+    rows = found
+    more.hidden = cursor === null
     table.update(rows)
+    if (selected) await loadOne(selected)
+  }
+
+  /** @param {string} id */
+  async function loadOne(id) {
+    const delivery = await api.webhooks('GET', `/deliveries/${id}`)
+    if (id === selected && !ended.aborted) showOne(delivery)
+  }
+
+  async function reload() {
+    try {
+      await load()
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error
+      if (error.kind === 'session') return onEnd(error)
+      say(error.message)
+    }
+  }
+
+  let shown = ''
+  /** @param {Told} delivery */
+  function showOne(delivery) {
+    const state = JSON.stringify(delivery)
+    if (state === shown) return // what is read keeps its place
+    shown = state
+    const { type, eventId, status, attempts, request } = delivery
+    const close = element('a', { href: addressOf('webhooks', webhookId) }, 'Close')
+    told.replaceChildren(
+      element(
+        'div',
+        { class: 'card delivery' },
+        element('div', { class: 'heading' }, element('h3', {}, `${type ?? 'Event'}: ${status}`), close),
+        element('p', { class: 'quiet code' }, eventId),
+        element('h4', {}, 'Request'),
+        element('p', { class: 'code' }, `POST ${request.url}`),
+        headersOf('Headers of the request', request.headers),
+        request.body === null
+          ? element('p', { class: 'quiet' }, 'The event has expired, or may not be shown.')
+          : preformatted('Body of the request', indented(request.body)),
+        element('h4', {}, attempts.length === 1 ? 'One attempt' : `${attempts.length} attempts`),
+        element('ol', { class: 'attempts' }, ...attempts.map(attemptOf)),
+      ),
+    )
   }
 
   return {
-    element: table.element,
-    /** @param {Endpoint[]} endpoints */
-    async update(endpoints) {
-      const failing = endpoints.filter(({ dead }) => dead > 0).slice(0, MOST_ENDPOINTS)
-      const state = failing.map(({ id, dead }) => `${id} ${dead}`).join()
-      const now = Date.now()
-      if (isLoading || (state === known && now < reloadAt)) return
-      isLoading = true
-      reloadAt = now + RELOAD_MS
-      try {
-        await load(failing)
-        known = state
-      } catch (error) {
-        if (!(error instanceof Failure)) throw error
-        reloadAt = 0 // retry with the next figures
-      } finally {
-        isLoading = false
+    element: root,
+    load,
+    /** @param {string} webhook none: nothing is shown @param {string} delivery none: the list alone */
+    select(webhook, delivery) {
+      if (webhook !== webhookId) {
+        rows = []
+        pages = 1
+        table.update(rows)
       }
+      if (delivery !== selected) {
+        shown = ''
+        told.replaceChildren()
+      }
+      webhookId = webhook
+      selected = delivery
     },
   }
 }
 
-const RETRYING = 'Retrying …'
+const REPLAYING = 'Queueing …'
 
-/** @param {Delivery['attempts'][number] | undefined} attempt */
+/** @param {Attempt | undefined} attempt */
 const timeOf = (attempt) => (attempt ? moment(attempt.at) : NONE)
 
-/** @param {Delivery['attempts'][number] | undefined} attempt */
+/** @param {Attempt | undefined} attempt */
 function outcomeOf(attempt) {
-  if (!attempt) return NONE
+  if (!attempt) return 'waits'
   const { status, error, answer } = attempt
   const reason = error ?? answer ?? ''
   const text = reason.length > 80 ? `${reason.slice(0, 80)} …` : reason
   return status === null ? text : `${status} ${text}`.trim()
+}
+
+/** @param {Attempt} attempt */
+function attemptOf({ at, durationMs, status, error, answer, answerHeaders }) {
+  const outcome = status === null ? (error ?? 'no answer') : String(status)
+  return element(
+    'li',
+    {},
+    element('p', {}, `${moment(at)}, ${milliseconds(durationMs)}: `, element('b', {}, outcome)),
+    ...(answerHeaders && Object.keys(answerHeaders).length > 0
+      ? [headersOf('Headers of the answer', answerHeaders)]
+      : []),
+    ...(answer ? [preformatted('Body of the answer', answer)] : []),
+  )
+}
+
+/** @param {string} label @param {Record<string, string | null>} headers null: secret */
+function headersOf(label, headers) {
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value ?? '(secret)'}`)
+  return preformatted(label, lines.join('\n'))
+}
+
+/** @param {string} label @param {string} text */
+const preformatted = (label, text) => element('pre', { tabindex: '0', role: 'region', 'aria-label': label }, text)
+
+/** @param {string} json */
+function indented(json) {
+  try {
+    return JSON.stringify(JSON.parse(json), null, 2)
+  } catch {
+    return json
+  }
 }

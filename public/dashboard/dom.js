@@ -25,3 +25,64 @@ export function element(tag, attributes = {}, ...children) {
 export function write(node, text) {
   if (node.textContent !== text) node.textContent = text
 }
+
+/**
+ * A part of index.html.
+ *
+ * @template {HTMLElement} T
+ * @param {string} id
+ * @param {{ new (): T }} kind
+ * @returns {T}
+ */
+export function part(id, kind) {
+  const node = document.getElementById(id)
+  if (!(node instanceof kind)) throw new Error(`index.html has no ${id}`)
+  return node
+}
+
+/**
+ * A button.
+ *
+ * @param {string} text
+ * @param {() => void} press
+ * @param {string} [classes]
+ */
+export function button(text, press, classes = '') {
+  const node = element('button', { type: 'button', class: classes }, text)
+  node.addEventListener('click', press)
+  return node
+}
+
+/** A section of a page with its heading. @param {string} id @param {string} title @param {...Element} children */
+export function section(id, title, ...children) {
+  const heading = element('h2', { id: `${id}-title` }, title)
+  return element('section', { id, 'aria-labelledby': `${id}-title` }, heading, ...children)
+}
+
+/** A list of names and values, which keeps its elements. @param {string} label */
+export function createFacts(label) {
+  const list = element('dl', { class: 'facts card', 'aria-label': label })
+  /** @type {Map<string, HTMLElement>} */
+  const held = new Map()
+  return {
+    list,
+    /** @param {[name: string, value: string][]} facts */
+    update(facts) {
+      const names = new Set(facts.map(([name]) => name))
+      for (const [name, value] of held) {
+        if (names.has(name)) continue
+        value.parentElement?.remove()
+        held.delete(name)
+      }
+      for (const [name, value] of facts) {
+        let node = held.get(name)
+        if (!node) {
+          node = element('dd')
+          held.set(name, node)
+          list.append(element('div', {}, element('dt', {}, name), node))
+        }
+        write(node, value)
+      }
+    },
+  }
+}

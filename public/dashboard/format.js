@@ -28,8 +28,12 @@ export const count = orNone((value) => whole.format(value))
 /** Three digits: 0.417, 12.3, 1.2K */
 export const amount = orNone((value) => (value >= 1_000 ? compact : short).format(value))
 
-/** 0…1 as 92.4% */
-export const percent = orNone((value) => rate.format(value))
+/** 0…1 as 92.4%. Only nothing is 0%, and only all is 100%. */
+export const percent = orNone((value) => {
+  if (value > 0 && value < 0.000_5) return `<${rate.format(0.001)}`
+  if (value < 1 && value >= 0.999_5) return `>${rate.format(0.999)}`
+  return rate.format(value)
+})
 
 export const usd = orNone((value) => dollars.format(value))
 

@@ -1,115 +1,141 @@
-/** @import { Api, Stats } from './api.js' */
-/** @import { Series } from './series.js' */
-/** @import { View } from './view.js' */
-import { createApi, Failure } from './api.js'
-import { element, write } from './dom.js'
-import { exactClock, milliseconds } from './format.js'
-import { merge, minutesToAsk } from './series.js'
-import { createView } from './view.js'
+/** @import { Session } from './api.js' */
+/** @import { Section } from './sections.js' */
+import { api, Failure } from './api.js'
+import { part, write } from './dom.js'
+import { followFigures, say, showControls } from './figures.js'
+import { createJobs } from './jobs.js'
+import { createOverview } from './overview.js'
+import { createRedis } from './redis.js'
+import { createReports } from './reports.js'
+import { createRoutes } from './routes.js'
+import { createSections } from './sections.js'
+import { createWebhooks } from './webhooks.js'
 
-// The session, the polling, and the messages when the API fails. `view` shows the figures.
-
-/** Each poll costs one round trip to Redis. */
-const POLL_MS = 5_000
-const MAX_POLL_MS = 60_000
-
-/**
- * @template {HTMLElement} T
- * @param {string} id
- * @param {{ new (): T }} kind
- * @returns {T}
- */
-function part(id, kind) {
-  const node = document.getElementById(id)
-  if (!(node instanceof kind)) throw new Error(`index.html has no ${id}`)
-  return node
-}
+// The session, which is a cookie that this page cannot read, and the sections that its scopes allow.
 
 const form = part('sign-in', HTMLFormElement)
 const tokenInput = part('token', HTMLInputElement)
 const tokenError = part('token-error', HTMLElement)
 const dashboard = part('dashboard', HTMLElement)
-const controls = part('controls', HTMLElement)
-const dependencies = part('dependencies', HTMLElement)
-const banner = part('banner', HTMLElement)
-const status = part('status', HTMLElement)
-const freshness = part('freshness', HTMLElement)
-const range = part('range', HTMLSelectElement)
-const pause = part('pause', HTMLButtonElement)
+const linkEnded = part('ended', HTMLElement)
+const signOutButton = part('sign-out', HTMLButtonElement)
 
-/**
- * @typedef {object} Session
- * @property {Api} api
- * @property {View} view
- * @property {AbortController} ended
- * @property {Stats} stats the last answer
- * @property {Series} series of the last hour, put together from all answers
- * @property {number} wholeUntil Unix seconds: the last step of an answer that knew of all isolates
- * @property {number} failures in a row
- * @property {ReturnType<typeof setTimeout> | undefined} timer
- */
-
-/** @type {Session | undefined} */
-let session
+/** Ends what the session shows. */
+let leaving = new AbortController()
+let isPortal = false
 
 form.addEventListener('submit', (event) => {
   event.preventDefault()
   void signIn(tokenInput.value.trim())
 })
-part('sign-out', HTMLButtonElement).addEventListener('click', () => signOut(''))
-range.addEventListener('change', () => session && draw(session))
-pause.addEventListener('click', () => {
-  setPaused(pause.getAttribute('aria-pressed') !== 'true')
-  if (session) schedule(session, 0)
+signOutButton.addEventListener('click', () => void signOut())
+part('skip', HTMLAnchorElement).addEventListener('click', (event) => {
+  event.preventDefault() // the address names the section
+  part('main', HTMLElement).focus()
 })
-// A hidden page sends no requests. A page that becomes visible or online again refreshes at once.
-document.addEventListener('visibilitychange', () => session && schedule(session, 0))
-for (const event of ['focus', 'online']) addEventListener(event, () => session && schedule(session, 0))
+addEventListener('hashchange', () => linkOf(location.hash) && void resume())
+void resume()
 
-form.hidden = false
-tokenInput.focus()
+/** The token of a portal link. @param {string} hash */
+function linkOf(hash) {
+  return /^#portal=(.+)$/.exec(hash)?.[1]
+}
+
+/** Continues the session of the browser, or begins that of a portal link. */
+async function resume() {
+  const link = linkOf(location.hash)
+  if (link) {
+    leave()
+    history.replaceState(null, '', location.pathname) // whoever reads the address later learns nothing
+    isPortal = true
+  }
+  try {
+    begin(await (link ? api.signIn({ link }) : api.session()))
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    if (error.kind === 'session') return leave()
+    leave(error.message)
+  }
+}
 
 /** @param {string} token */
 async function signIn(token) {
-  const button = form.querySelector('button')
-  if (!button || form.ariaBusy === 'true') return
+  const submit = form.querySelector('button')
+  if (!submit || form.ariaBusy === 'true') return
   form.ariaBusy = 'true'
-  write(button, 'Signing in …')
+  write(submit, 'Signing in …')
   sayTokenError('')
   try {
-    const api = createApi(token)
-    const stats = await api.stats(60)
+    const session = await api.signIn({ token })
     tokenInput.value = ''
-    form.hidden = true
-    dashboard.hidden = controls.hidden = dependencies.hidden = false
-    setPaused(false)
-    const ended = new AbortController()
-    const view = createView(dashboard, api, say, ended.signal)
-    const { series } = stats
-    session = { api, view, ended, stats, series, wholeUntil: wholeUntil(stats, 0), failures: 0, timer: undefined }
-    show(session)
-    session.view.focus()
-    schedule(session, POLL_MS)
+    begin(session)
+    part('title', HTMLElement).focus()
   } catch (error) {
     if (!(error instanceof Failure)) throw error
-    sayTokenError(error.message)
+    sayTokenError(error.kind === 'session' ? 'This token is not valid.' : error.message)
     tokenInput.focus()
     tokenInput.select()
   } finally {
     form.ariaBusy = 'false'
-    write(button, 'Sign in')
+    write(submit, 'Sign in')
   }
 }
 
-/** @param {string} reason empty if the user signed out */
-function signOut(reason) {
-  clearTimeout(session?.timer)
-  session?.ended.abort()
-  session = undefined
-  dashboard.replaceChildren()
-  dependencies.replaceChildren()
-  dashboard.hidden = controls.hidden = dependencies.hidden = true
-  banner.replaceChildren()
+/** @param {Session} session */
+function begin({ scopes, tenant }) {
+  leaving.abort()
+  leaving = new AbortController()
+  const { signal } = leaving
+  isPortal = tenant !== null
+  form.hidden = linkEnded.hidden = true
+  dashboard.hidden = signOutButton.hidden = false
+
+  /** @param {Failure} failure */
+  const onEnd = (failure) => leave(failure.message)
+  const context = { api, say, ended: signal, onEnd }
+  const hasFigures = scopes.includes('stats:read')
+  /** @type {Section[]} */
+  const shown = [
+    ...(hasFigures ? [createOverview(context), createRoutes(context), createRedis()] : []),
+    ...(scopes.includes('webhooks:manage') ? [createWebhooks({ ...context, tenant })] : []),
+    ...(hasFigures ? [createJobs()] : []),
+    ...(scopes.includes('moderation') ? [createReports(context)] : []),
+  ]
+  if (shown.length === 0) return leave('This token has no scope that the dashboard uses.')
+  const figures = hasFigures ? followFigures(api, (found) => sections.update(found), onEnd, signal) : undefined
+  const sections = createSections(
+    shown,
+    (section) => {
+      showControls(section.hasRange ?? false, hasFigures && section.update !== undefined)
+      figures?.draw()
+    },
+    signal,
+  )
+}
+
+async function signOut() {
+  signOutButton.ariaBusy = 'true'
+  try {
+    await api.signOut()
+    leave()
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    if (error.kind === 'session') return leave()
+    say(`You are still signed in. ${error.message}`)
+    write(part('banner', HTMLElement), `You are still signed in. ${error.message}`)
+  } finally {
+    signOutButton.ariaBusy = 'false'
+  }
+}
+
+/** Shows the sign-in. @param {string} [reason] empty if the user signed out */
+function leave(reason = '') {
+  leaving.abort()
+  dashboard.hidden = signOutButton.hidden = true
+  if (isPortal) {
+    linkEnded.hidden = false
+    return linkEnded.querySelector('h1')?.focus()
+  }
   form.hidden = false
   tokenInput.focus()
   sayTokenError(reason)
@@ -119,118 +145,4 @@ function signOut(reason) {
 function sayTokenError(text) {
   tokenError.textContent = text
   tokenInput.setAttribute('aria-invalid', String(text !== ''))
-}
-
-/** @param {boolean} isPaused */
-function setPaused(isPaused) {
-  pause.setAttribute('aria-pressed', String(isPaused))
-}
-
-/**
- * Polls again after `delayMs`, unless the page is paused or hidden.
- *
- * @param {Session} current
- * @param {number} delayMs
- */
-function schedule(current, delayMs) {
-  clearTimeout(current.timer)
-  if (document.hidden || pause.getAttribute('aria-pressed') === 'true') return
-  current.timer = setTimeout(() => void poll(current), delayMs)
-}
-
-/** @param {Session} current */
-async function poll(current) {
-  try {
-    const stats = await current.api.stats(minutesToAsk(current.wholeUntil, Date.now()))
-    if (session !== current) return // signed out since
-    current.stats = stats
-    // Without Redis, an answer covers one isolate only: keep the known figures.
-    current.series = merge(current.series, stats.series, isWhole(stats) ? 0 : current.wholeUntil)
-    current.wholeUntil = wholeUntil(stats, current.wholeUntil)
-    current.failures = 0
-    show(current)
-  } catch (error) {
-    if (session !== current) return
-    if (!(error instanceof Failure)) throw error
-    if (error.kind === 'token') return signOut('The token is no longer valid. Sign in again.')
-    current.failures += 1
-    dashboard.classList.add('stale')
-    sayBanner([`${error.message} These figures are from ${exactClock(current.stats.at)}.`])
-  }
-  schedule(current, Math.min(MAX_POLL_MS, POLL_MS * 2 ** current.failures))
-}
-
-/** @param {Stats} stats */
-const isWhole = ({ unavailable }) => !unavailable.includes('redis')
-
-/** @param {Stats} stats @param {number} before */
-const wholeUntil = (stats, before) => (isWhole(stats) ? (stats.series.at.at(-1) ?? before) : before)
-
-/** @param {Session} current */
-function draw({ view, stats, series }) {
-  view.update(stats, series, Number(range.value))
-}
-
-/** @param {Session} current with a new answer */
-function show(current) {
-  const { stats } = current
-  draw(current)
-  dashboard.classList.remove('stale')
-  write(freshness, `As of ${exactClock(stats.at)}`)
-  showDependencies(stats)
-  sayBanner(troublesOf(stats))
-}
-
-/** @param {Stats} stats */
-function showDependencies({ dependencies: { redis, d1 } }) {
-  /** @param {string} name @param {{ isUp: boolean, ms: number }} dependency */
-  const chip = (name, { isUp, ms }) => {
-    const text = `${name} ${isUp ? milliseconds(ms) : 'down'}`
-    return element('li', { class: isUp ? 'chip up' : 'chip down' }, text)
-  }
-  dependencies.replaceChildren(chip('Redis', redis), chip('D1', d1))
-}
-
-/** @type {Record<Stats['unavailable'][number], string>} */
-const PARTS = {
-  redis: 'Redis',
-  d1: 'D1',
-  queues: 'the queues',
-  outbox: 'the outbox',
-  webhooks: 'webhooks',
-  presence: 'presence',
-}
-
-/**
- * The current problems, as sentences.
- *
- * @param {Stats} stats
- */
-function troublesOf({ dependencies: { redis, d1 }, unavailable }) {
-  const troubles = []
-  if (!redis.isUp) {
-    troubles.push(
-      'Redis is down. Reads use memory and D1. Likes, sign-in and heartbeats fail. ' +
-        'These figures cover one isolate.',
-    )
-  }
-  if (!d1.isUp) troubles.push('D1 is down. Reads without a cached value fail, and all writes fail.')
-  if (redis.isUp && d1.isUp && unavailable.length > 0) {
-    const names = new Intl.ListFormat('en').format(unavailable.map((name) => PARTS[name]))
-    troubles.push(`Figures of ${names} are unavailable.`)
-  }
-  return troubles
-}
-
-/** @param {string} text for screen readers */
-function say(text) {
-  status.textContent = text
-}
-
-/** Announces each change once, and the recovery once. @param {string[]} sentences */
-function sayBanner(sentences) {
-  const shown = [...banner.children].map((line) => line.textContent)
-  if (shown.join('\n') === sentences.join('\n')) return
-  banner.replaceChildren(...sentences.map((sentence) => element('p', {}, sentence)))
-  if (sentences.length === 0) say('All dependencies work again.')
 }

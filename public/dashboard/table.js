@@ -7,6 +7,7 @@ import { element, write } from './dom.js'
  * @property {(row: Row) => string} text of the cell, or of its button
  * @property {(row: Row) => number | string | null} [sortBy] absent: not sortable
  * @property {Button<Row>} [button]
+ * @property {(row: Row) => string} [href] of the first column: a link to more about the row
  * @property {boolean} [isText] else figures: right-aligned
  * @property {boolean} [isCode]
  * @property {(row: Row) => boolean} [isBad] to be looked at
@@ -55,11 +56,8 @@ export function createTable({ title, note, empty, columns, key }) {
     body,
   )
   const scroller = element('div', { class: 'scroller card', role: 'group', 'aria-label': title }, table)
-  const nothing = element(
-    'tr',
-    {},
-    element('td', { colspan: String(columns.length) }, element('div', { class: 'held empty' }, empty)),
-  )
+  const none = element('div', { class: 'held empty' }, empty)
+  const nothing = element('tr', {}, element('td', { colspan: String(columns.length) }, none))
 
   buttons.forEach((button, index) =>
     button?.addEventListener('click', () => {
@@ -113,16 +111,17 @@ export function createTable({ title, note, empty, columns, key }) {
     if (shown.length === 0) body.append(nothing)
 
     if (index !== undefined && !activeElement?.isConnected) {
-      const next = body.rows[Math.min(index, body.rows.length - 1)]?.querySelector('button')
-      if (!next) scroller.tabIndex = -1
-      ;(next ?? scroller).focus()
+      const next = body.rows[Math.min(index, body.rows.length - 1)]?.querySelector('button, a')
+      if (!(next instanceof HTMLElement)) scroller.tabIndex = -1
+      ;(next instanceof HTMLElement ? next : scroller).focus()
     }
   }
 
   function newLine() {
-    const cells = columns.map(({ isText, isCode, button }, i) => {
+    const cells = columns.map(({ isText, isCode, button, href }, i) => {
       const classes = [isText ? 'text' : 'number', isCode ? 'code' : ''].join(' ').trim()
-      if (i === 0) return element('th', { scope: 'row', class: classes }, element('span', { class: 'name' }))
+      if (i === 0)
+        return element('th', { scope: 'row', class: classes }, element(href ? 'a' : 'span', { class: 'name' }))
       return element('td', { class: classes }, ...(button ? [element('button', { type: 'button' })] : []))
     })
     const line = element('tr', {}, ...cells)
@@ -137,13 +136,16 @@ export function createTable({ title, note, empty, columns, key }) {
 
   /** @param {HTMLTableRowElement} line @param {Row} row */
   function fill(line, row) {
-    columns.forEach(({ text, isBad, button }, i) => {
+    columns.forEach(({ text, isBad, button, href }, i) => {
       const cell = line.cells[i]
       if (!cell) return
+      const name = cell.querySelector('.name')
       write(cell.querySelector('button, .name') ?? cell, text(row))
+      if (name instanceof HTMLAnchorElement && href) name.href = href(row)
       cell.classList.toggle('bad', isBad?.(row) ?? false)
       if (!button) return
       const node = cell.querySelector('button')
+      node?.toggleAttribute('hidden', text(row) === '') // nothing to do
       node?.setAttribute('aria-label', button.name(row))
       node?.setAttribute('aria-disabled', String(button.isBusy(row))) // `disabled` would lose the focus
     })
@@ -151,9 +153,10 @@ export function createTable({ title, note, empty, columns, key }) {
 
   return {
     element: scroller,
-    /** @param {Row[]} next */
+    /** @param {Row[] | null} next null: unknown */
     update(next) {
-      rows = next
+      write(none, next ? empty : 'Unknown: the API cannot read this now.')
+      rows = next ?? []
       render()
     },
   }

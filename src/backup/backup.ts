@@ -53,8 +53,8 @@ const OWNERS = [
   [schema.commentLikes, schema.commentLikes.commentId, schema.comments],
 ] as const
 
-/** Tables that no backup has: a listener rebuilds the first, and nothing reads the second. */
-const DERIVED = [schema.searchDocuments, schema.postScores]
+/** Tables that no backup has: a listener rebuilds the first, nothing reads the second, and the third has two hours of figures. */
+const DERIVED = [schema.searchDocuments, schema.postScores, schema.statMinutes]
 /** The listeners that rebuild what a backup lacks. */
 const REBUILT = ['search', 'recommendations', 'counts']
 

@@ -739,3 +739,21 @@ export const webhookHours = sqliteTable(
   },
   (t) => [primaryKey({ columns: [t.hour, t.webhookId] })],
 )
+
+/**
+ * The figures of `/v1/stats` at a minute, as sums since `since`: the difference of two rows is what happened in between. Kept
+ * for two hours. Rows of one value of `since` belong together.
+ */
+export const statMinutes = sqliteTable('stat_minutes', {
+  /** Unix minutes. */
+  minute: integer().primaryKey(),
+  /** When counting began (Unix ms): it begins again after Redis has lost the figures. 0: unknown. */
+  since: integer().notNull(),
+  /** Users online. Null: unknown. */
+  online: integer(),
+  /** Of all steps. */
+  totals: text({ mode: 'json' }).$type<number[]>().notNull(),
+  /** By route, and by cache and layer. */
+  routes: text({ mode: 'json' }).$type<Record<string, number[]>>().notNull(),
+  caches: text({ mode: 'json' }).$type<Record<string, number[]>>().notNull(),
+})

@@ -33,6 +33,7 @@ export const moderation: Feature = {
     ['/v1/reports', () => reports],
     ['/v1/moderation', () => routes],
   ],
+  dashboard: [['/v1/moderation', () => routes]],
   exports: () => moderationExports,
   removals: { user: ({ use }, id, most) => use(moderationService).removeOf(id, most, use(relationsService).forget) },
 }

@@ -1,4 +1,5 @@
 import { type Feature, provide } from '../feature.ts'
+import { createHistory, historyService } from './history.ts'
 import { createMaintenance, maintenanceService, type PurgeBudget } from './maintenance.ts'
 import { health, monitoring as routes, stats } from './routes.ts'
 import { createScan, scanService } from './scan.ts'
@@ -12,6 +13,7 @@ export const monitoring: Feature = {
   name: 'monitoring',
   provides: [
     provide(scanService, ({ redis, config }) => createScan(redis.reads, config.monitoring.scanCommands)),
+    provide(historyService, ({ db }) => createHistory(db)),
     provide(statsService, (platform) => {
       const { redis, db, recorder, breaker, queueBacklogs, config, defer, use, features } = platform
       return createStats({
@@ -20,6 +22,7 @@ export const monitoring: Feature = {
         db,
         recorder,
         scan: use(scanService),
+        history: use(historyService),
         breakerState: () => breaker.state(Date.now()),
         queueBacklogs,
         // The features of this Worker contribute all of them.

@@ -1,5 +1,5 @@
 import type { InferOutput } from 'valibot'
-import { addAll, type Folded, windowFrom } from './folded.ts'
+import { addAll, firstKnownStep, type Folded, recent, windowFrom } from './folded.ts'
 import { cacheOf, emptyTally, merge, quantile, routeOf, STEP_SECONDS, stepOf, type Sums } from './recorder.ts'
 import type * as schema from './schema.ts'
 
@@ -8,7 +8,7 @@ import type * as schema from './schema.ts'
 type Answer = InferOutput<typeof schema.Stats>
 
 const round = (value: number, digits = 3) => Number(value.toFixed(digits))
-const ratio = (part: number, whole: number) => (whole === 0 ? null : round(part / whole))
+export const ratio = (part: number, whole: number) => (whole === 0 ? null : round(part / whole))
 
 function redisCostOf(
   { requests, commands, billed, roundTrips }: Record<'requests' | 'commands' | 'billed' | 'roundTrips', number>,
@@ -24,23 +24,31 @@ function redisCostOf(
   }
 }
 
-const latencyOf = ({ requests, totalMs, histogram }: ReturnType<typeof routeOf> | ReturnType<typeof stepOf>) => ({
+/** Latencies of a histogram and its sums. */
+export const latencyOf = ({
+  requests,
+  totalMs,
+  histogram,
+}: ReturnType<typeof routeOf> | ReturnType<typeof stepOf>) => ({
   meanMs: requests === 0 ? null : round(totalMs / requests, 1),
   p50Ms: quantile(histogram, 0.5),
   p95Ms: quantile(histogram, 0.95),
   p99Ms: quantile(histogram, 0.99),
 })
 
-/** The figures of the last hour: total, by route, by cache. */
+/** The figures of the last `minutes`: total, by route, by cache. `until` (Unix ms): when they ended. Null: it is unknown. */
 export function windowOf(
   folded: Folded,
   usdPerCommand: number,
+  minutes: number,
   now: number,
+  until: number | null = now,
 ): Pick<Answer, 'window' | 'routes' | 'caches'> {
   const tally = emptyTally()
-  for (const slice of Object.values(folded.slices)) merge(tally, { ...emptyTally(), ...slice })
+  const { slices, steps } = recent(folded, minutes, now)
+  for (const slice of slices) merge(tally, { ...emptyTally(), ...slice })
   const all: number[] = []
-  for (const columns of Object.values(folded.steps)) addAll(all, columns)
+  for (const columns of steps) addAll(all, columns)
   const sum = stepOf(all)
   const toRoute = ({ name, columns }: ReturnType<typeof routesOf>[number]) => ({
     route: name,
@@ -48,10 +56,12 @@ export function windowOf(
     statuses: { '2xx': columns['2xx'], '3xx': columns['3xx'], '4xx': columns['4xx'], '5xx': columns['5xx'] },
     ...redisCostOf(columns, usdPerCommand),
     ...latencyOf(columns),
+    ...(name === 'CRON' ? { costPerMillionUsd: null } : {}), // it runs once a minute, whatever the traffic
   })
   return {
     window: {
-      from: new Date(windowFrom(now)).toISOString(),
+      from: new Date(Math.max(windowFrom(minutes, now), folded.since ?? 0)).toISOString(),
+      until: until === null ? null : new Date(until).toISOString(),
       requests: sum.requests,
       errors: sum.errors,
       ...redisCostOf(sum, usdPerCommand),
@@ -62,33 +72,58 @@ export function windowOf(
   }
 }
 
-/** The series of the last `minutes`, one value per step. */
-export function seriesOf(folded: Folded, minutes: number, now: number): Answer['series'] {
-  const last = Math.floor(now / (STEP_SECONDS * 1_000))
-  const first = last - Math.round((minutes * 60) / STEP_SECONDS) + 1
+/**
+ * The series from `fromMs` on (Unix ms), one value per step. Steps before the first known one are null. `stepSeconds`: a
+ * multiple of `STEP_SECONDS`; then a step without data is null too.
+ */
+export function seriesOf(folded: Folded, fromMs: number, now: number, stepSeconds = STEP_SECONDS): Answer['series'] {
+  const parts = stepSeconds / STEP_SECONDS
+  const last = Math.floor(now / (stepSeconds * 1_000))
+  const first = Math.min(last, Math.ceil(fromMs / (stepSeconds * 1_000)))
   const numbers = Array.from({ length: last - first + 1 }, (_, i) => first + i)
-  const steps = numbers.map((number) => stepOf(folded.steps[number]))
-  const column = (of: 'requests' | 'errors' | 'limited' | 'commands' | 'roundTrips' | 'likes') =>
-    steps.map((step) => step[of])
+  const known = firstKnownStep(folded)
+  const sums = numbers.map((number) => {
+    const found = Array.from({ length: parts }, (_, i) => folded.steps[number * parts + i]).filter((each) => each)
+    if (found.length === 0) return parts === 1 && number >= known ? [] : null
+    const sum: number[] = []
+    for (const columns of found) addAll(sum, columns ?? [])
+    return sum
+  })
+  const steps = sums.map((columns) => columns && stepOf(columns))
+  const online = numbers.map((number) =>
+    Array.from({ length: parts }, (_, i) => folded.online[number * parts + i]).findLast((each) => each !== undefined),
+  )
+  const per = <T>(of: (step: ReturnType<typeof stepOf>) => T) => steps.map((step) => (step ? of(step) : null))
+  const column = (
+    of:
+      | 'requests'
+      | 'errors'
+      | 'limited'
+      | 'commands'
+      | 'roundTrips'
+      | 'likes'
+      | 'deliveriesSucceeded'
+      | 'deliveriesFailed',
+  ) => per((step) => step[of])
   return {
-    stepSeconds: STEP_SECONDS,
-    at: numbers.map((number) => number * STEP_SECONDS),
+    stepSeconds,
+    at: numbers.map((number) => number * stepSeconds),
     requests: column('requests'),
     errors: column('errors'),
     limited: column('limited'),
-    p50Ms: steps.map((step) => quantile(step.histogram, 0.5)),
-    p95Ms: steps.map((step) => quantile(step.histogram, 0.95)),
-    p99Ms: steps.map((step) => quantile(step.histogram, 0.99)),
-    memoryHitRate: steps.map((step) => ratio(step.memoryHits, step.memoryHits + step.memoryMisses)),
-    redisHitRate: steps.map((step) => ratio(step.redisHits, step.redisHits + step.redisMisses)),
+    p50Ms: per((step) => quantile(step.histogram, 0.5)),
+    p95Ms: per((step) => quantile(step.histogram, 0.95)),
+    p99Ms: per((step) => quantile(step.histogram, 0.99)),
+    memoryHitRate: per((step) => ratio(step.memoryHits, step.memoryHits + step.memoryMisses)),
+    redisHitRate: per((step) => ratio(step.redisHits, step.redisHits + step.redisMisses)),
     commands: column('commands'),
     roundTrips: column('roundTrips'),
-    commandsPerRequest: steps.map((step) => ratio(step.commands, step.requests)),
+    commandsPerRequest: per((step) => ratio(step.commands, step.requests)),
     likes: column('likes'),
-    likesPerSecond: steps.map((step) => round(step.likes / STEP_SECONDS)),
-    deliveriesSucceeded: steps.map((step) => step.deliveriesSucceeded),
-    deliveriesFailed: steps.map((step) => step.deliveriesFailed),
-    online: numbers.map((number) => folded.online[number] ?? null),
+    likesPerSecond: per((step) => round(step.likes / stepSeconds)),
+    deliveriesSucceeded: column('deliveriesSucceeded'),
+    deliveriesFailed: column('deliveriesFailed'),
+    online: online.map((count) => count ?? null),
   }
 }
 

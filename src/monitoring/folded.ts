@@ -12,7 +12,7 @@ export interface Folded {
   upTo: string
   /** Sums of all time: all steps, routes and caches. */
   totals: { all: number[]; routes: Sums; caches: Sums }
-  /** Sums of ten minutes each, by number (Unix seconds / 600). */
+  /** Sums of five minutes each, by number (Unix seconds / 300). */
   slices: Record<string, Pick<Tally, 'routes' | 'caches' | 'keys'>>
   steps: Sums
   /** The number of users online, by step. */
@@ -20,22 +20,38 @@ export interface Folded {
   slow: Tally['slow']
   /** The last run of each cron job. Absent in a value of an older version. */
   jobs?: Tally['jobs']
+  /** When the first report arrived (Unix ms). 0: unknown, before an older version. Absent: there was none. */
+  since?: number
 }
 
 const HOUR_MS = 3_600_000
 const DAY_MS = 24 * HOUR_MS
-const SLICE_MS = 600_000
-/** Six whole slices and the current one. */
-const WINDOW_SLICES = 6
-const SLICE_KEYS = 50
+const SLICE_MS = 300_000
+const WINDOW_MINUTES = 60
+const SLICE_KEYS = 30
 const TOP_KEYS = 20
 
-const sliceAt = (now: number) => Math.floor(now / SLICE_MS)
+/** The number of the slice of a time. */
+export const sliceAt = (now: number) => Math.floor(now / SLICE_MS)
 
 const stepAt = (now: number) => Math.floor(now / (STEP_SECONDS * 1_000))
 
-/** The start of the time over which routes and caches are summed (Unix ms). */
-export const windowFrom = (now: number) => (sliceAt(now) - WINDOW_SLICES) * SLICE_MS
+/** The first slice of the last `minutes`: they begin with a whole slice. */
+const firstSlice = (minutes: number, now: number) => sliceAt(now - minutes * 60_000)
+
+/** Where figures of the last `minutes` begin (Unix ms): up to five minutes earlier. */
+export const windowFrom = (minutes: number, now: number) => firstSlice(minutes, now) * SLICE_MS
+
+/** Slices and steps of the last `minutes`. */
+export function recent({ slices, steps }: Folded, minutes: number, now: number) {
+  const from = <T>(parts: Record<string, T>, first: number): T[] =>
+    Object.entries(parts).flatMap(([number, part]) => (Number(number) >= first ? [part] : []))
+  return { slices: from(slices, firstSlice(minutes, now)), steps: from(steps, stepAt(windowFrom(minutes, now))) }
+}
+
+/** The first step that is known. Infinity: none is. */
+export const firstKnownStep = ({ since, steps }: Folded): number =>
+  Math.min(since === undefined ? Infinity : stepAt(since), ...Object.keys(steps).map(Number))
 
 /** The value before the first report. */
 export const emptyFolded = (): Folded => ({
@@ -50,6 +66,7 @@ export const emptyFolded = (): Folded => ({
 
 /** Adds a report. */
 export function fold(folded: Folded, { at, ...tally }: Report): void {
+  folded.since ??= folded.totals.all.length === 0 ? at : 0
   merge(emptyTallyOver(folded, at), tally)
   folded.slow = slowest([...folded.slow, ...tally.slow])
   mergeJobs((folded.jobs ??= {}), tally.jobs)
@@ -72,10 +89,10 @@ export function addAll(into: number[], columns: number[]): void {
 
 /** Removes data older than the window. */
 export function prune(folded: Folded, now: number): void {
-  const oldest = sliceAt(now) - WINDOW_SLICES
+  const oldest = firstSlice(WINDOW_MINUTES, now)
   for (const slice of Object.keys(folded.slices)) if (Number(slice) < oldest) delete folded.slices[slice]
   for (const slice of Object.values(folded.slices)) slice.keys = largest(slice.keys, SLICE_KEYS)
-  const firstStep = stepAt(windowFrom(now))
+  const firstStep = stepAt(windowFrom(WINDOW_MINUTES, now))
   for (const part of [folded.steps, folded.online]) {
     for (const step of Object.keys(part)) if (Number(step) < firstStep) delete part[step]
   }

@@ -38,6 +38,16 @@ export interface JobRun {
   ms: number
   /** At least so much work is left. Null: the job failed. */
   remaining: number | null
+  /** Its last failure, which may be that of an earlier run. */
+  failure?: JobFailure
+}
+
+/** A failure of a cron job. */
+export interface JobFailure {
+  /** Unix ms. */
+  at: number
+  /** Names and codes of errors, without their messages: those may quote data. */
+  reason: string
 }
 
 export const STEP_SECONDS = 10
@@ -111,9 +121,14 @@ export function merge(into: Tally, from: Tally): void {
   mergeJobs(into.jobs, from.jobs)
 }
 
-/** Keeps the later run of each job. A report of an older version has none. */
+/** Keeps the later run and the later failure of each job. A report of an older version has none. */
 export function mergeJobs(into: Tally['jobs'], from: Tally['jobs'] = {}): void {
-  for (const [name, run] of Object.entries(from)) if (run.at >= (into[name]?.at ?? 0)) into[name] = run
+  for (const [name, run] of Object.entries(from)) {
+    const held = into[name]
+    const later = held && held.at > run.at ? held : run
+    const [failure] = [held?.failure, run.failure].filter((each) => each !== undefined).sort((a, b) => b.at - a.at)
+    into[name] = { ...later, ...(failure && { failure }) }
+  }
 }
 
 export const slowest = (trips: SlowTrip[]) => trips.sort((a, b) => b.ms - a.ms).slice(0, 10)

@@ -8,7 +8,8 @@ import { logError } from '../http/problem.ts'
 import { requireService } from '../http/service-token.ts'
 import { maintenanceService, type PurgeBudget } from './maintenance.ts'
 import { formatFor, render } from './open-metrics.ts'
-import { type Dependency, Maintained, Readiness, Stats } from './schema.ts'
+import { historyService } from './history.ts'
+import { type Dependency, Maintained, Readiness, RouteStats, Stats } from './schema.ts'
 import { statsService } from './stats.ts'
 
 const tag = 'Monitoring'
@@ -39,29 +40,74 @@ export const health = new Hono<AppEnv>().get(
 /** How many readiness checks of one network an isolate answers per minute. */
 const READINESS_LIMIT = 120
 
+const minutes = v.pipe(limitOf(60, 60), v.description('How many minutes the figures cover.'))
+const StatsQuery = v.object({
+  minutes,
+  seriesFrom: v.optional(
+    v.pipe(
+      v.string(),
+      v.regex(/^\d{1,10}$/, 'must be Unix seconds'),
+      v.transform(Number),
+      v.metadata({ type: 'integer', pattern: undefined, minimum: 0 }),
+      v.description('Answers only later steps of the series (Unix seconds).'),
+    ),
+  ),
+})
+const RouteQuery = v.object({
+  route: v.pipe(
+    v.string(),
+    v.regex(/^[A-Za-z]+( [\w/:.*-]{1,200})?$/, 'must be a route as `/v1/stats` names it'),
+    v.description('As `/v1/stats` names it: `GET /v1/posts/:id`.'),
+  ),
+  minutes,
+})
+
 /** What all purges together do on request. */
 const PURGES_ON_REQUEST: PurgeBudget = { stepRows: 1_000, steps: 250, ms: 10_000 }
 
-export const stats = new Hono<AppEnv>().get(
-  '/',
-  doc({
-    id: 'getStats',
-    tag,
-    summary: 'Read all figures',
-    description:
-      'For services, and for the dashboard. The series has steps of ten seconds, for the last `minutes`. Isolates report ' +
-      'about every ten seconds, so the last step still grows. An unavailable part is null, and `unavailable` names it. ' +
-      'Without Redis: the figures of this isolate.',
-    answer: Stats,
-    problems: ['invalid-request', 'service-token-required'],
-  }),
-  requireService('stats:read'),
-  valid('query', v.object({ minutes: limitOf(60, 60) })),
-  async (c) => {
-    c.header('Cache-Control', 'no-store')
-    return c.json(await c.var.use(statsService).read(c.req.valid('query').minutes))
-  },
-)
+export const stats = new Hono<AppEnv>()
+  .get(
+    '/',
+    doc({
+      id: 'getStats',
+      tag,
+      summary: 'Read all figures',
+      description:
+        'For services, and for the dashboard. Figures and series cover the last `minutes`, and up to five more. The series has ' +
+        'steps of ten seconds. Isolates report about every ten seconds, so the last step still grows. An unavailable part is ' +
+        'null, and `unavailable` names it. Without Redis: the figures of this isolate, and those that D1 has from before, in ' +
+        'steps of a minute.',
+      answer: Stats,
+      problems: ['invalid-request', 'service-token-required'],
+    }),
+    requireService('stats:read'),
+    valid('query', StatsQuery),
+    async (c) => {
+      const { minutes, seriesFrom } = c.req.valid('query')
+      c.header('Cache-Control', 'no-store')
+      return c.json(await c.var.use(statsService).read(minutes, seriesFrom && seriesFrom * 1_000 + 1))
+    },
+  )
+  .get(
+    '/route',
+    doc({
+      id: 'getRouteStats',
+      tag,
+      summary: 'Read the history of a route',
+      description:
+        'Requests, errors, latency and Redis commands by the minute, from D1, which has them up to the last minute. For `CRON` ' +
+        'and queues too. Works without Redis. A route without requests has columns of 0 and null.',
+      answer: RouteStats,
+      problems: ['invalid-request', 'service-token-required'],
+    }),
+    requireService('stats:read'),
+    valid('query', RouteQuery),
+    async (c) => {
+      const { route, minutes } = c.req.valid('query')
+      c.header('Cache-Control', 'no-store')
+      return c.json(await c.var.use(historyService).readRoute(route, minutes, Date.now()))
+    },
+  )
 
 export const monitoring = new Hono<AppEnv>()
   .get(

@@ -72,29 +72,33 @@ const CacheFigures = v.object({
   stores: v.object({ stored: Count, lost: Count, refused: Count }),
 })
 
+/** Null: unknown. */
+const Known = v.nullable(Count)
+const Amounts = v.array(v.nullable(Amount))
+
 /** Columns of equal length, oldest step first: the format of uPlot. */
 const Series = v.object({
   stepSeconds: Count,
   /** The start of each step (Unix seconds). The last step is not complete. */
   at: v.array(Count),
-  requests: v.array(Count),
+  requests: v.array(Known),
   /** Answers with a status of 500 or above. */
-  errors: v.array(Count),
+  errors: v.array(Known),
   /** Answers with status 429. */
-  limited: v.array(Count),
+  limited: v.array(Known),
   p50Ms: v.array(v.nullable(Amount)),
   p95Ms: v.array(v.nullable(Amount)),
   p99Ms: v.array(v.nullable(Amount)),
   memoryHitRate: v.array(Rate),
   redisHitRate: v.array(Rate),
-  commands: v.array(Count),
-  roundTrips: v.array(Count),
+  commands: v.array(Known),
+  roundTrips: v.array(Known),
   commandsPerRequest: v.array(v.nullable(Amount)),
   /** Likes. */
-  likes: v.array(Count),
-  likesPerSecond: v.array(Amount),
-  deliveriesSucceeded: v.array(Count),
-  deliveriesFailed: v.array(Count),
+  likes: v.array(Known),
+  likesPerSecond: v.array(v.nullable(Amount)),
+  deliveriesSucceeded: v.array(Known),
+  deliveriesFailed: v.array(Known),
   /** The number of users online: once a minute, and now. */
   online: v.array(v.nullable(Count)),
 })
@@ -119,6 +123,8 @@ const JobFigures = v.object({
   durationMs: Amount,
   /** At least so much work is left, in the unit of the job. Null: the job failed. */
   remaining: v.nullable(Count),
+  /** The last failure of any run, by the names and codes of its errors. Null: none is known. */
+  lastFailure: v.nullable(v.object({ at: Time, reason: v.string() })),
 })
 
 const KeyFigures = {
@@ -187,8 +193,11 @@ export const Stats = v.pipe(
       d1: Dependency,
     }),
     server: v.nullable(Server),
-    /** The last 60 to 70 minutes, in slices of ten minutes. */
-    window: v.object({ from: Time, requests: Count, errors: Count, ...Cost, ...Latency }),
+    /**
+     * The last `minutes`, and up to five more, because sums are kept by five minutes. Without Redis they end at `until`: null
+     * if that is unknown.
+     */
+    window: v.object({ from: Time, until: v.nullable(Time), requests: Count, errors: Count, ...Cost, ...Latency }),
     /** Over the same time. Most requests first. */
     routes: v.array(Route),
     /** Over the same time. */
@@ -210,6 +219,24 @@ export const Stats = v.pipe(
     webhooks: v.nullable(v.array(WebhookFigures)),
   }),
   v.metadata({ ref: 'Stats', description: 'All figures. A part that is unavailable is null.' }),
+)
+
+/** The history of one route, by the minute: columns of equal length, oldest first. Null: unknown, or no requests. */
+export const RouteStats = v.pipe(
+  v.object({
+    route: v.pipe(v.string(), v.description('Its name.')),
+    stepSeconds: v.pipe(Count, v.description('The length of a step.')),
+    at: v.pipe(v.array(Count), v.description('The start of each step (Unix seconds).')),
+    requests: v.pipe(v.array(Known), v.description('How many there were. Null: unknown.')),
+    refused: v.pipe(v.array(Known), v.description('Answers with a status of 400 to 499.')),
+    errors: v.pipe(v.array(Known), v.description('Answers with a status of 500 or above.')),
+    p50Ms: v.pipe(Amounts, v.description('The median latency.')),
+    p95Ms: v.pipe(Amounts, v.description('The latency that 95 % of the answers did not exceed.')),
+    p99Ms: v.pipe(Amounts, v.description('The latency that 99 % of the answers did not exceed.')),
+    commandsPerRequest: v.pipe(Amounts, v.description('Redis commands.')),
+    roundTripsPerRequest: v.pipe(Amounts, v.description('Round trips to Redis.')),
+  }),
+  v.metadata({ ref: 'RouteStats', description: 'The history of one route, by the minute.' }),
 )
 
 export type Dependency = v.InferOutput<typeof Dependency>

@@ -6,8 +6,9 @@ import { service } from '../service.ts'
 import { keys } from '../keys.ts'
 import { isAfter } from '../redis/entry-id.ts'
 import { cachesOf, routesOf, seriesOf, serverOf, windowOf } from './figures.ts'
-import { emptyFolded, fold, type Folded, recordOnline, prune, type Report, topKeys } from './folded.ts'
-import { type Recorder, stepOf } from './recorder.ts'
+import { emptyFolded, fold, type Folded, recordOnline, prune, type Report, topKeys, windowFrom } from './folded.ts'
+import type { History } from './history.ts'
+import { type Recorder, STEP_SECONDS, stepOf } from './recorder.ts'
 import type { Scan } from './scan.ts'
 import type * as schema from './schema.ts'
 
@@ -40,6 +41,7 @@ const FOLD_AT = 50
 /** A report that is this late will not arrive. */
 const LATE_MS = 5_000
 const KEEP_MS = 30 * 86_400_000
+const HISTORY_STEP_SECONDS = 60
 
 /**
  * Replaces the folded figures unless another invocation has folded since the read, and deletes the folded reports.
@@ -75,7 +77,8 @@ export const statsService = service<Stats>('stats')
  * reply may count twice.
  *
  * Redis types: a capped stream of reports, a string of JSON. `read` and `expose` cost one round trip of five commands,
- * and one command per shard of presence. When Redis fails, they return the figures of this isolate.
+ * and one command per shard of presence. When Redis fails, they return the figures of this isolate; `read` adds those that
+ * D1 has, up to the last minute before (one D1 query more).
  */
 export function createStats(dependencies: {
   /** `redis` reads. `once` sends writes that must not run twice. */
@@ -84,13 +87,14 @@ export function createStats(dependencies: {
   db: DrizzleD1Database
   recorder: Recorder
   scan: Scan
+  history: Pick<History, 'read' | 'record'>
   breakerState: () => 'open' | 'closed' | 'half-open'
   queueBacklogs: () => Promise<NonNullable<Answer['queues']>>
   sources: FigureSources
   policy: { flushMs: number; slowMs: number; usdPerCommand: number }
   defer: (work: () => Promise<unknown>) => void
 }) {
-  const { redis, once, db, recorder, scan, breakerState, queueBacklogs, sources, policy, defer } = dependencies
+  const { redis, once, db, recorder, scan, history, breakerState, queueBacklogs, sources, policy, defer } = dependencies
 
   async function send(now: number): Promise<void> {
     const taken = recorder.take()
@@ -182,17 +186,26 @@ export function createStats(dependencies: {
   }
 
   /** A copy of the reported figures. `isAll` adds what this isolate has not reported. */
-  function known(found: Reported | undefined, now: number, isAll: boolean): Folded {
-    const folded = found ? structuredClone(found.folded) : emptyFolded()
+  function known(found: Reported | undefined, now: number, isAll: boolean, earlier = emptyFolded()): Folded {
+    const folded = found ? structuredClone(found.folded) : earlier
     for (const [, report] of found?.reports ?? []) fold(folded, report)
     if (isAll) fold(folded, { at: now, ...recorder.held() })
     prune(folded, now)
     return folded
   }
 
-  function answer(gathered: Awaited<ReturnType<typeof gather>>, minutes: number, now: number): Answer {
+  /** `kept`: what D1 has, if Redis fails. `fromMs`: where the series begins (Unix ms), if later than the window. */
+  function answer(
+    gathered: Awaited<ReturnType<typeof gather>>,
+    {
+      minutes,
+      fromMs = 0,
+      kept = null,
+    }: { minutes: number; fromMs?: number; kept?: Awaited<ReturnType<History['read']>> },
+    now: number,
+  ): Answer {
     const { found, info, size, scanned, server, d1, presence, queues, outbox, webhooks, unavailable } = gathered
-    const folded = known(found, now, true)
+    const folded = known(found, now, true, kept?.folded)
     if (presence !== null) recordOnline(folded, now, presence.online)
     return {
       at: new Date(now).toISOString(),
@@ -202,16 +215,22 @@ export function createStats(dependencies: {
         d1: { isUp: d1.isUp, ms: d1.ms },
       },
       server: info === undefined || size === undefined ? null : { ...serverOf(info), keys: size },
-      ...windowOf(folded, policy.usdPerCommand, now),
-      series: seriesOf(folded, minutes, now),
+      ...windowOf(folded, policy.usdPerCommand, minutes, now, found ? now : (kept?.until ?? null)),
+      series: seriesOf(
+        folded,
+        Math.max(windowFrom(minutes, now), fromMs),
+        now,
+        kept ? HISTORY_STEP_SECONDS : STEP_SECONDS,
+      ),
       slowCommands: folded.slow.map((trip) => ({ ...trip, at: new Date(trip.at).toISOString() })),
       slowCommandMs: policy.slowMs,
       jobs: Object.entries(folded.jobs ?? {})
-        .map(([job, { at, ms, remaining }]) => ({
+        .map(([job, { at, ms, remaining, failure }]) => ({
           job,
           at: new Date(at).toISOString(),
           durationMs: ms,
           remaining,
+          lastFailure: failure ? { at: new Date(failure.at).toISOString(), reason: failure.reason } : null,
         }))
         .sort((a, b) => (a.job < b.job ? -1 : 1)),
       topKeys: Object.entries(topKeys(folded)).map(([key, [asked = 0]]) => scan.figuresOf(scanned, key, asked)),
@@ -239,15 +258,24 @@ export function createStats(dependencies: {
       })
     },
 
-    /** For the cron, each minute: folds the reports, and records the number of users online. Returns the most used keys. */
+    /**
+     * For the cron, each minute: folds the reports, and records the number of users online, and the minute in the history.
+     * Returns the most used keys.
+     */
     async fold(now = Date.now()): Promise<string[]> {
       if (policy.flushMs === 0) return []
       const presence = await sources.presence().catch(() => undefined)
-      return Object.keys(topKeys(await foldReports(now, presence?.online)))
+      const folded = await foldReports(now, presence?.online)
+      await history.record(folded, presence?.online, now)
+      return Object.keys(topKeys(folded))
     },
 
-    /** All figures. */
-    read: async (minutes: number, now = Date.now()): Promise<Answer> => answer(await gather(now), minutes, now),
+    /** All figures of the last `minutes`. `fromMs` (Unix ms): the caller has the series before that. */
+    async read(minutes: number, fromMs?: number, now = Date.now()): Promise<Answer> {
+      const gathered = await gather(now)
+      const kept = gathered.found ? null : await history.read(minutes, now).catch(() => null)
+      return answer(gathered, { minutes, ...(fromMs !== undefined && !kept ? { fromMs } : {}), kept }, now)
+    },
 
     /**
      * The figures for Prometheus, with totals of all time. Totals only rise, on every isolate, because they exclude what
@@ -257,7 +285,7 @@ export function createStats(dependencies: {
       const gathered = await gather(now)
       const { found } = gathered
       const { totals } = found ? known(found, now, policy.flushMs === 0) : emptyFolded()
-      const figures = answer(gathered, 1, now)
+      const figures = answer(gathered, { minutes: 1 }, now)
       return {
         figures,
         totals: found && {

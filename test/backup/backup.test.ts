@@ -328,7 +328,9 @@ test('every table is in a backup, or a listener rebuilds it', async () => {
   const stored = await db.all<{ name: string }>(sql`SELECT name FROM sqlite_schema WHERE type = 'table'`)
   const others = /^(sqlite_|_cf_|d1_migrations$|(post|user)_words(_|$))/ // the words are rebuilt with search_documents
   const expected = stored.map(({ name }) => name).filter((name) => !others.test(name))
-  expect([...tables.slice(1), 'search_documents', 'post_scores', 'listener_versions'].sort()).toEqual(expected.sort())
+  expect([...tables.slice(1), 'search_documents', 'post_scores', 'listener_versions', 'stat_minutes'].sort()).toEqual(
+    expected.sort(),
+  )
   // A restore inserts them in the reverse order. So each must come before those that it refers to.
   const place = new Map(tables.map((table, i) => [table, i]))
   for (const table of tables.slice(1)) {

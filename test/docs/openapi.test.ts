@@ -128,6 +128,15 @@ const ownExamples: Record<string, (data: Data) => Record<number, Example[]>> = {
     401: [{ path: '/v1/stats' }],
     503: [misconfigured('/v1/stats')],
   }),
+  'GET /v1/stats/route': () => ({
+    200: [
+      { path: '/v1/stats/route?route=CRON&minutes=3', headers: service, before: busy },
+      { path: '/v1/stats/route?route=CRON', headers: service, before: redisGone },
+    ],
+    400: [{ path: '/v1/stats/route', headers: service }],
+    401: [{ path: '/v1/stats/route?route=CRON' }],
+    503: [misconfigured('/v1/stats/route?route=CRON')],
+  }),
   'GET /metrics': () => ({
     200: [
       { path: '/metrics', headers: service, before: busy },
@@ -461,6 +470,7 @@ const OPERATION_IDS = {
   signOutEverywhere: 'DELETE /v1/sessions',
   signOut: 'DELETE /v1/sessions/current',
   getStats: 'GET /v1/stats',
+  getRouteStats: 'GET /v1/stats/route',
   signUp: 'POST /v1/users',
   deleteAccount: 'DELETE /v1/users/me',
   exportAccount: 'GET /v1/users/me/export',

@@ -239,6 +239,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
   'GET /healthz': fixed('/healthz'),
   'GET /readyz': fixed('/readyz'),
   'GET /v1/stats': fixed('/v1/stats', service),
+  'GET /v1/stats/route': fixed('/v1/stats/route?route=CRON', service),
   'GET /metrics': fixed('/metrics', service),
   'POST /v1/maintenance': fixed('/v1/maintenance', service),
   'GET /v1/rate-limit': fixed('/v1/rate-limit'),

@@ -117,6 +117,7 @@ const DECLARED: Record<string, [Expectation, Asked?]> = {
 
   'GET /metrics': ['service'],
   'GET /v1/stats': ['service'],
+  'GET /v1/stats/route': ['service'],
   'POST /v1/maintenance': ['service'],
   'GET /v1/moderation/contents/{id}': ['service'],
   'GET /v1/moderation/log': ['service'],

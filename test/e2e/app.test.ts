@@ -1,59 +1,16 @@
-import type axe from 'axe-core'
-import { createRequire } from 'node:module'
 import { readFile } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
-import { type Browser, type BrowserContextOptions, chromium, type Locator, type Page } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import type { BrowserContextOptions, Locator, Page } from 'playwright-core'
+import { expect, test } from 'vitest'
 import { createClient } from '../../client/index.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
-import { type Product, startProduct } from './product.ts'
+import { expectAccessible, useBrowser } from './browser.ts'
 
 // examples/app, as `npm start` serves it.
-const { CHROMIUM = '/usr/bin/chromium' } = process.env
-const output = join(dirname(dirname(import.meta.dirname)), 'test-output')
-const axePath = createRequire(import.meta.url).resolve('axe-core/axe.min.js')
-
-let product: Product
-let browser: Browser
-const pages: Page[] = []
-/** What pages complained of: broken policies, errors of scripts. */
-let complaints: string[] = []
-/** Browsers complain of each refusal. A test that causes one says so first, because the complaint may come late. */
-let expected: RegExp | undefined
-
-beforeAll(async () => {
-  product = await startProduct()
-  browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] })
-})
-
-afterEach(async () => {
-  for (const page of pages.splice(0)) await page.context().close()
-  const found = complaints.filter((complaint) => !expected?.test(complaint))
-  complaints = []
-  expected = undefined
-  if (found.length > 0) throw new Error(`The page complained:\n${found.join('\n')}`)
-})
-
-afterAll(async () => {
-  await browser?.close()
-  await product?.stop()
-})
+const web = useBrowser()
+const { expectComplaint } = web
 
 async function open(options: BrowserContextOptions = {}, path = '/app/'): Promise<Page> {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options })
-  await context.addInitScript({ path: axePath })
-  await context.addInitScript(() => {
-    addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI }) =>
-      console.error(`policy: ${violatedDirective} ${blockedURI}`),
-    )
-  })
-  const page = await context.newPage()
-  page.on('console', (message) => {
-    if (['error', 'warning'].includes(message.type())) complaints.push(message.text())
-  })
-  page.on('pageerror', (error) => complaints.push(String(error.stack)))
-  pages.push(page)
-  await page.goto(product.url + path)
+  const page = await web.open(path, options)
   await page.getByText('Live', { exact: true }).waitFor()
   return page
 }
@@ -81,7 +38,7 @@ async function newUser(): Promise<{
   write: (text: string) => Promise<unknown>
 }> {
   const username = `n${crypto.randomUUID().replaceAll('-', '').slice(0, 12)}`
-  const api = createClient({ url: product.url })
+  const api = createClient({ url: web.product.url })
   const { displayName } = await api.signUp({
     username,
     email: `${username}@example.com`,
@@ -90,18 +47,6 @@ async function newUser(): Promise<{
   })
   await api.signIn({ login: username, password: DEMO_PASSWORD })
   return { username, displayName, write: (text) => api.createPost({ text }) }
-}
-
-/** Keeps a picture, and expects axe to find nothing and nothing to be wider than the window. */
-async function expectAccessible(page: Page, name: string): Promise<void> {
-  await page.screenshot({ path: join(output, `${name}.png`) })
-  const violations = await page.evaluate(async () => {
-    const { axe: engine } = globalThis as unknown as { axe: typeof axe } // by the script above
-    const results = await engine.run(document, { preload: false })
-    return results.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`)
-  })
-  expect(violations).toEqual([])
-  expect(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)).toBeLessThanOrEqual(0)
 }
 
 const posts = (page: Page) => page.getByRole('article')
@@ -149,7 +94,7 @@ test('two users see who is online, new posts and the likes of each other, live',
 })
 
 test('a session survives a reload, and ends with its sign-out elsewhere', async () => {
-  expected = /status of 401/
+  expectComplaint(/status of 401/)
   const page = await openAs('carol')
   await page.reload()
   await page.getByRole('button', { name: 'Sign out' }).waitFor()
@@ -157,7 +102,7 @@ test('a session survives a reload, and ends with its sign-out elsewhere', async 
   await posts(page).first().waitFor()
   expect(await page.evaluate(() => document.cookie)).toBe('') // HttpOnly
 
-  const elsewhere = createClient({ url: product.url })
+  const elsewhere = createClient({ url: web.product.url })
   await elsewhere.signIn({ login: 'carol', password: DEMO_PASSWORD })
   await elsewhere.signOutEverywhere()
   await page.getByRole('link', { name: 'Hot' }).click()
@@ -168,7 +113,7 @@ test('a session survives a reload, and ends with its sign-out elsewhere', async 
 })
 
 test('a wrong password is refused beside the form, and a stranger who likes is asked to sign in', async () => {
-  expected = /status of 401/
+  expectComplaint(/status of 401/)
   const page = await open()
   await posts(page).first().getByRole('button', { name: /^Like/ }).click()
   const dialog = page.getByRole('dialog')
@@ -201,8 +146,8 @@ test('search finds posts and people, and marks the words', async () => {
 
 /** Shows the posts of a user. */
 async function visit(page: Page, username: string): Promise<void> {
-  const { id } = await createClient({ url: product.url }).getUserByUsername({ username })
-  await page.goto(`${product.url}/app/#/user?id=${id}`)
+  const { id } = await createClient({ url: web.product.url }).getUserByUsername({ username })
+  await page.goto(`${web.product.url}/app/#/user?id=${id}`)
   await page.locator('#content:not([aria-busy])').waitFor()
 }
 
@@ -263,7 +208,7 @@ test('a mute takes the posts of a user out of the hot feed, not off the profile,
 })
 
 test('a user changes the password, downloads everything, and leaves with two clicks and the password', async () => {
-  expected = /status of 40[13]/
+  expectComplaint(/status of 40[13]/)
   const me = await newUser()
   await me.write(`Before I go, ${me.username}`)
   const [page, stranger] = [await openAs(me.username), await open()]
@@ -330,23 +275,23 @@ test.each([
 ] as const)('on a %s, %i pixels wide and %s, the page is accessible', async (device, width, colorScheme) => {
   const page = await openAs('erin', { viewport: { width, height: 844 }, colorScheme })
   await posts(page).nth(5).waitFor()
-  await expectAccessible(page, `app-${device}-${colorScheme}`)
+  await expectAccessible(page, `app-${device}-${colorScheme}`, false)
   await page.getByRole('link', { name: /^Notifications/ }).click()
   await page.locator('#content:not([aria-busy])').waitFor()
-  await expectAccessible(page, `app-${device}-${colorScheme}-notifications`)
+  await expectAccessible(page, `app-${device}-${colorScheme}-notifications`, false)
   await page.getByRole('link', { name: 'Hot' }).click()
   await posts(page)
     .first()
     .getByLabel(/^More about/)
     .click()
-  await expectAccessible(page, `app-${device}-${colorScheme}-menu`)
+  await expectAccessible(page, `app-${device}-${colorScheme}-menu`, false)
   await page.getByRole('link', { name: 'Account' }).click()
   await page.locator('#content:not([aria-busy])').waitFor({ state: 'attached' }) // it is empty
-  await expectAccessible(page, `app-${device}-${colorScheme}-account`)
+  await expectAccessible(page, `app-${device}-${colorScheme}-account`, false)
   await page.getByRole('button', { name: 'Delete my account' }).click()
-  await expectAccessible(page, `app-${device}-${colorScheme}-deletion`)
+  await expectAccessible(page, `app-${device}-${colorScheme}-deletion`, false)
   await page.getByRole('button', { name: 'Cancel' }).click()
   await page.getByRole('button', { name: 'Sign out' }).click()
   await page.getByRole('button', { name: 'Sign in' }).first().click()
-  await expectAccessible(page, `app-${device}-${colorScheme}-sign-in`)
+  await expectAccessible(page, `app-${device}-${colorScheme}-sign-in`, false)
 })

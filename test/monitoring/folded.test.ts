@@ -26,25 +26,68 @@ test('reports are summed by step, route, key and slowness; figures older than th
     recordOnline(folded, at, minute)
     prune(folded, at)
   }
-  // From 11:00 on: the six slices of ten minutes before the one under way.
-  expect(Object.keys(folded.slices).length).toBe(7)
-  expect(Object.keys(folded.steps).length).toBe(66)
-  expect(Object.keys(folded.online).length).toBe(66)
-  const { window, routes } = windowOf(folded, 0.000_002, T)
-  expect(window).toMatchObject({ from: '2026-01-01T11:00:00.000Z', requests: 66, errors: 1, commands: 132 })
+  // From 11:05 on: the twelve slices of five minutes before the one under way.
+  expect(Object.keys(folded.slices).length).toBe(13)
+  expect(Object.keys(folded.steps).length).toBe(61)
+  expect(Object.keys(folded.online).length).toBe(61)
+  const { window, routes } = windowOf(folded, 0.000_002, 60, T)
+  expect(window).toMatchObject({ from: '2026-01-01T11:05:00.000Z', requests: 61, errors: 1, commands: 122 })
   expect(routes).toMatchObject([
-    { route: 'GET /', requests: 66, statuses: { '2xx': 65, '5xx': 1 }, commandsPerRequest: 2, costPerMillionUsd: 6 },
+    { route: 'GET /', requests: 61, statuses: { '2xx': 60, '5xx': 1 }, commandsPerRequest: 2, costPerMillionUsd: 6 },
   ])
-  expect(topKeys(folded)['user:u_1']).toEqual([66])
+  const short = windowOf(folded, 0.000_002, 15, T)
+  expect(short.window).toMatchObject({ from: '2026-01-01T11:50:00.000Z', requests: 16 })
+  expect(short.routes).toMatchObject([{ route: 'GET /', requests: 16 }])
+  expect(topKeys(folded)['user:u_1']).toEqual([61])
   expect(Object.keys(topKeys(folded)).length).toBe(20)
   expect(folded.slow.length).toBe(10)
   expect(folded.slow.map(({ ms }) => ms)).toEqual([309, 308, 307, 306, 305, 304, 303, 302, 301, 300])
   expect(folded.totals.routes['GET /']?.[0]).toBe(200) // of all time
 
-  const { requests, online, at } = seriesOf(folded, 60, T)
-  expect([at.length, at[0], at.at(-1)]).toEqual([360, (T - 60 * MINUTE) / 1_000 + 10, T / 1_000])
-  expect(requests.reduce((sum, count) => sum + count, 0)).toBe(60)
+  const { requests, online, at } = seriesOf(folded, T - 60 * MINUTE, T)
+  expect([at.length, at[0], at.at(-1)]).toEqual([361, (T - 60 * MINUTE) / 1_000, T / 1_000])
+  expect(requests.filter((count) => count === 1).length).toBe(61)
+  expect(requests.filter((count) => count === 0).length).toBe(300)
   expect(online.at(-1)).toBe(199)
+})
+
+test('steps before the first report are unknown, not 0', () => {
+  const folded = emptyFolded()
+  expect(seriesOf(folded, T - MINUTE, T).requests).toEqual([null, null, null, null, null, null, null])
+  fold(folded, reportOf(T - 30_000))
+  fold(folded, reportOf(T))
+  expect(seriesOf(folded, T - MINUTE, T).requests).toEqual([null, null, null, 1, 0, 0, 1])
+  expect(windowOf(folded, 0.000_002, 15, T).window.from).toBe(new Date(T - 30_000).toISOString())
+})
+
+test('the cron has no cost per request', () => {
+  const folded = emptyFolded()
+  const recorder = createRecorder(100)
+  const meter = { commands: 9, billed: 9, roundTrips: 2, waitedMs: 1, failures: 0 }
+  recorder.watch().end({ route: 'CRON', ms: 5, meter }, T)
+  fold(folded, { at: T, ...recorder.take() })
+  expect(windowOf(folded, 0.000_002, 15, T).routes).toMatchObject([
+    { route: 'CRON', commandsPerRequest: 9, costPerMillionUsd: null },
+  ])
+})
+
+test('the last failure of a job stays after later runs, and a report that comes late replaces nothing', () => {
+  const folded = emptyFolded()
+  const ran = (at: number, remaining: number | null, reason?: string) => {
+    const recorder = createRecorder(100)
+    recorder.ran('purge', { at, ms: 5, remaining, ...(reason ? { failure: { at, reason } } : {}) })
+    fold(folded, { at, ...recorder.take() })
+  }
+  ran(T, null, 'Error D1_ERROR')
+  ran(T + MINUTE, 3)
+  expect(folded.jobs?.['purge']).toEqual({
+    at: T + MINUTE,
+    ms: 5,
+    remaining: 3,
+    failure: { at: T, reason: 'Error D1_ERROR' },
+  })
+  ran(T - MINUTE, null, 'TypeError')
+  expect(folded.jobs?.['purge']).toMatchObject({ at: T + MINUTE, failure: { at: T } })
 })
 
 test('a slow round trip is dropped after an hour, even if it was the slowest', () => {

@@ -2,7 +2,7 @@ import { env } from 'cloudflare:workers'
 import type { InferOutput } from 'valibot'
 import { beforeAll, expect, test, vi } from 'vitest'
 import { readConfig } from '../../src/config.ts'
-import { removals } from '../../src/db/schema.ts'
+import { removals, statMinutes } from '../../src/db/schema.ts'
 import { features } from '../../src/features.ts'
 import { keys, patternOf } from '../../src/keys.ts'
 import { patternsOf, shownKey } from '../../src/monitoring/commands.ts'
@@ -39,7 +39,7 @@ function newModule(edge: Edge, defer: (work: () => Promise<unknown>) => void = (
 }
 
 const routeIn = (stats: Stats, route: string) => stats.routes.find((each) => each.route === route)
-const sum = (column: number[]) => column.reduce((total, value) => total + value, 0)
+const sum = (column: (number | null)[]) => column.reduce<number>((total, value) => total + (value ?? 0), 0)
 
 test.each(['/v1/stats', '/metrics'])('%s is for services', async (path) => {
   const edge = newEdge()
@@ -270,16 +270,90 @@ test('the series are columns of equal length, in steps of ten seconds up to now'
 
   const { series, at } = await readStats(edge, '?minutes=2')
   const { stepSeconds, ...columns } = series
-  expect(new Set(Object.values(columns).map((column) => column.length))).toEqual(new Set([12]))
+  const [length = 0, ...others] = new Set(Object.values(columns).map((column) => column.length))
+  expect(others).toEqual([])
+  expect(length).toBeGreaterThanOrEqual(12)
+  expect(length).toBeLessThanOrEqual(12 + 31)
   const now = Date.parse(at) / 1_000
   expect(series.at.at(-1)).toBe(Math.floor(now / stepSeconds) * stepSeconds)
-  expect(series.at.map((time, i) => time - (series.at[0] ?? 0) - i * stepSeconds)).toEqual(Array(12).fill(0))
+  expect(series.at.map((time, i) => time - (series.at[0] ?? 0) - i * stepSeconds)).toEqual(Array(length).fill(0))
   expect(sum(series.requests)).toBe(3)
   expect(sum(series.likes)).toBe(1) // what is taken back is none
   expect(sum(series.likesPerSecond)).toBeCloseTo(0.1)
-  expect(series.p50Ms.map((ms) => ms === null)).toEqual(series.requests.map((count) => count === 0))
-  expect(series.commandsPerRequest.map((rate) => rate === null)).toEqual(series.requests.map((count) => count === 0))
-  expect((await readStats(edge)).series.at.length).toBe(360)
+  expect(series.p50Ms.map((ms) => ms === null)).toEqual(series.requests.map((count) => !count))
+  expect(series.commandsPerRequest.map((rate) => rate === null)).toEqual(series.requests.map((count) => !count))
+  expect(series.requests[0]).toBeNull() // nothing was counted yet
+  expect((await readStats(edge)).series.at.length).toBeGreaterThanOrEqual(360)
+  const last = series.at.at(-3) ?? 0
+  expect((await readStats(edge, `?minutes=60&seriesFrom=${last}`)).series.at[0]).toBe(last + stepSeconds)
+})
+
+test.each(['x', '-1', '1.5', '12345678901'])('seriesFrom cannot be "%s"', async (from) => {
+  await expectRefused(newEdge().fetch(`/v1/stats?seriesFrom=${from}`, { headers: service }), 'query', 'seriesFrom')
+})
+
+test('D1 has the history of a route by the minute, which begins again after a flush of Redis', async () => {
+  await db.delete(statMinutes)
+  const edge = newReporter()
+  const minute = Math.floor(Date.now() / 60_000) * 60_000
+  const ask = async (times: number, path = '/v1/posts/hot') => {
+    for (let i = 0; i < times; i += 1) await edge.fetch(path)
+    await edge.settle()
+  }
+  await ask(1)
+  await edge.cron(minute - 180_000)
+  await ask(3)
+  await ask(2, '/v1/posts/hot?limit=x')
+  await edge.cron(minute - 120_000)
+  await edge.cron(minute - 60_000)
+  const read = async (route: string) => {
+    const response = await edge.fetch(`/v1/stats/route?route=${encodeURIComponent(route)}&minutes=4`, {
+      headers: service,
+    })
+    return response.json<Record<'requests' | 'refused' | 'errors' | 'p50Ms' | 'commandsPerRequest' | 'at', number[]>>()
+  }
+  const history = await read('GET /v1/posts/hot')
+  expect(history.at).toEqual([-240, -180, -120, -60].map((s) => minute / 1_000 + s))
+  expect(history.requests).toEqual([1, 5, 0, null]) // the last minute is not over
+  expect(history.refused).toEqual([0, 2, 0, null])
+  expect(history.errors).toEqual([0, 0, 0, null])
+  expect(history.p50Ms).toEqual([expect.any(Number), expect.any(Number), null, null])
+  expect(history.commandsPerRequest).toEqual([expect.any(Number), expect.any(Number), null, null])
+  expect((await read('GET /v1/nothing')).requests).toEqual([0, 0, 0, null])
+
+  await edge.sdk.flushdb()
+  await ask(1)
+  await edge.cron(minute)
+  expect((await read('GET /v1/posts/hot')).requests).toEqual([1, 5, 0, 1])
+})
+
+test.each(['', 'GET', 'GET "', 'GET $.a', "GET ' OR 1"])('the route of a history cannot be "%s"', async (route) => {
+  const path = `/v1/stats/route?route=${encodeURIComponent(route)}`
+  if (route === 'GET') expect((await newEdge().fetch(path, { headers: service })).status).toBe(200)
+  else await expectRefused(newEdge().fetch(path, { headers: service }), 'query', 'route')
+})
+
+test('without Redis the figures before are those that D1 has', async () => {
+  await db.delete(statMinutes)
+  const edge = newReporter({ REDIS_READ_TIMEOUT_MS: '250' })
+  const minute = Math.floor(Date.now() / 60_000) * 60_000
+  const ask = async (times: number) => {
+    for (let i = 0; i < times; i += 1) await edge.fetch('/v1/posts/hot')
+    await edge.settle()
+  }
+  await ask(2)
+  await edge.cron(minute - 120_000)
+  await ask(3)
+  await edge.cron(minute - 60_000)
+  await edge.redis.fault({ kind: 'refuse' })
+  const stats = await readStats(newEdge({ REDIS_READ_TIMEOUT_MS: '250' }, edge.token), '?minutes=15')
+  expect(stats.unavailable).toContain('redis')
+  expect(stats.window).toMatchObject({ until: new Date(minute - 60_000).toISOString(), requests: 5 })
+  expect(routeIn(stats, 'GET /v1/posts/hot')?.requests).toBe(5)
+  expect(stats.series.stepSeconds).toBe(60)
+  const requests = new Map(stats.series.at.map((at, i) => [at, stats.series.requests[i]]))
+  expect(requests.get(minute / 1_000 - 120)).toBe(3)
+  expect(requests.get(minute / 1_000 - 60)).toBeNull() // unknown, not 0
 })
 
 test.each(['0', '61', 'x', '1.5', ''])('minutes cannot be "%s"', async (minutes) => {
@@ -314,6 +388,7 @@ test('the backlog of the queue is what the platform says of it', async () => {
 test.each(['refuse', 'hang', 'cut', 'status'] as const)(
   'without Redis ("%s") the figures are those of this isolate, and the rest is reported as unavailable',
   async (kind) => {
+    await db.delete(statMinutes)
     const edge = newReporter({ REDIS_READ_TIMEOUT_MS: '250' })
     await edge.redis.fault({ kind })
     const user = await addUser()
@@ -479,6 +554,7 @@ test('each cron job reports how long it took and what it leaves, and a failed on
     at: expect.any(String),
     durationMs: expect.any(Number),
     remaining: 1,
+    lastFailure: null,
   })
   const text = await (await other.fetch('/metrics', { headers })).text()
   expect(text).toContain('threads_job_remaining{job="continue removals"} 1')
@@ -499,6 +575,9 @@ test('each cron job reports how long it took and what it leaves, and a failed on
     'continue removals',
   )
   await vi.waitFor(async () => expect((await jobsNow()).get('continue removals')?.remaining).toBeNull(), 5_000)
+  expect((await jobsNow()).get('continue removals')).toMatchObject({
+    lastFailure: { at: expect.any(String), reason: expect.stringMatching(/^Error, Error D1_ERROR$/) },
+  })
   expect((await jobsNow()).get('purge expired data')?.remaining).toBe(0)
   expect(error).toHaveBeenCalled()
 })

@@ -186,6 +186,7 @@ async function replay({ paths }: Document): Promise<Record<string, Record<string
   await send('getHealth')
   await send('getReadiness')
   await asService('getStats', ['?minutes=1'])
+  await asService('getRouteStats', ['?route=CRON&minutes=2'])
   await asService('purgeExpiredData')
   await asService('beginBackup')
   await asService('getBackupPage', ['fences', '?limit=1'])

@@ -1,7 +1,6 @@
 /** @import uPlotClass from 'uplot' */
-/** @import { Series } from './series.js' */
 import { element, write } from './dom.js'
-import { amount, clock, exactClock, milliseconds, percent } from './format.js'
+import { clock, exactClock } from './format.js'
 
 /** @type {typeof uPlotClass} loaded before this module, see index.html */
 const uPlot = Reflect.get(globalThis, 'uPlot')
@@ -9,6 +8,7 @@ const uPlot = Reflect.get(globalThis, 'uPlot')
 /** @typedef {(number | null)[]} Column */
 
 /**
+ * @template Series
  * @typedef {object} Line
  * @property {string} label
  * @property {string} color a custom property of the style sheet
@@ -17,128 +17,56 @@ const uPlot = Reflect.get(globalThis, 'uPlot')
  */
 
 /**
+ * @template Series
  * @typedef {object} ChartKind
  * @property {string} title with its unit
- * @property {string} empty what to say when there is nothing to draw
+ * @property {string} empty what to say, and to run, when there is nothing to draw
  * @property {(value: number | null | undefined) => string} format
- * @property {Line[]} lines
+ * @property {Line<Series>[]} lines
  * @property {number} [max] of the scale, where it is known
  * @property {boolean} [isSpanned] true: noted seldom, and joined
  */
 
 const HEIGHT = 168
 const TABLE_STEPS = 30
+/** A figure this many times as high as nearly all others is an outlier. */
+const OUTLYING = 3
+/** Fewer figures do not show what is usual. */
+const FEW = 10
 
-/** @param {Series} series @param {readonly number[]} column counts by step */
-const bySecond = ({ stepSeconds }, column) => column.map((value) => value / stepSeconds)
-/** @param {Series} series @param {readonly number[]} column counts by step */
-const byMinute = ({ stepSeconds }, column) => column.map((value) => (value * 60) / stepSeconds)
-
-/** @type {ChartKind[]} */
-const KINDS = [
-  {
-    title: 'Requests per second',
-    empty: 'No requests yet',
-    format: amount,
-    lines: [
-      { label: 'all', color: '--line-1', column: (series) => bySecond(series, series.requests), isFilled: true },
-      { label: 'failed (5xx)', color: '--line-bad', column: (series) => bySecond(series, series.errors) },
-      { label: 'limited (429)', color: '--line-3', column: (series) => bySecond(series, series.limited) },
-    ],
-  },
-  {
-    title: 'Latency of answers',
-    empty: 'No requests yet',
-    format: milliseconds,
-    lines: [
-      { label: 'p50', color: '--line-2', column: (series) => series.p50Ms },
-      { label: 'p95', color: '--line-1', column: (series) => series.p95Ms },
-      { label: 'p99', color: '--line-3', column: (series) => series.p99Ms },
-    ],
-  },
-  {
-    title: 'Cache hit rate',
-    empty: 'No cache lookups yet',
-    format: percent,
-    max: 1,
-    lines: [
-      { label: 'memory', color: '--line-1', column: (series) => series.memoryHitRate },
-      { label: 'Redis', color: '--line-3', column: (series) => series.redisHitRate },
-    ],
-  },
-  {
-    title: 'Redis per request',
-    empty: 'No requests yet',
-    format: amount,
-    lines: [
-      { label: 'commands', color: '--line-1', column: (series) => series.commandsPerRequest },
-      {
-        label: 'round trips',
-        color: '--line-2',
-        column: ({ requests, roundTrips }) => roundTrips.map((value, i) => (requests[i] ? value / requests[i] : null)),
-      },
-    ],
-  },
-  {
-    title: 'Likes per second',
-    empty: 'No likes yet',
-    format: amount,
-    lines: [{ label: 'likes', color: '--line-1', column: (series) => series.likesPerSecond, isFilled: true }],
-  },
-  {
-    title: 'Users online',
-    empty: 'Nobody was online yet',
-    format: amount,
-    isSpanned: true,
-    lines: [{ label: 'online', color: '--line-2', column: (series) => series.online, isFilled: true }],
-  },
-  {
-    title: 'Webhook deliveries per minute',
-    empty: 'No deliveries yet',
-    format: amount,
-    lines: [
-      {
-        label: 'succeeded',
-        color: '--line-2',
-        column: (series) => byMinute(series, series.deliveriesSucceeded),
-        isFilled: true,
-      },
-      { label: 'failed', color: '--line-bad', column: (series) => byMinute(series, series.deliveriesFailed) },
-    ],
-  },
-]
+/**
+ * The top of the scale. A few outliers do not decide it: they would flatten everything else.
+ *
+ * @param {Column[]} columns
+ */
+function topOf(columns) {
+  const values = columns[0]?.flatMap((_, i) => {
+    const highest = Math.max(0, ...columns.map((column) => column[i] ?? 0))
+    return highest > 0 ? [highest] : []
+  })
+  const sorted = (values ?? []).toSorted((a, b) => a - b)
+  const highest = sorted.at(-1) ?? 1
+  const usual = sorted[Math.floor(0.95 * (sorted.length - 1))] ?? 1
+  return sorted.length >= FEW && highest > OUTLYING * usual ? 1.5 * usual : 1.1 * highest
+}
 
 /** Draws a point where a figure has no neighbours and so no line. @param {Column} column */
 const lonely = (column) =>
   column.flatMap((value, i) => (value !== null && (column[i - 1] ?? column[i + 1] ?? null) === null ? [i] : []))
 
-/**
- * All charts, in a grid. Each has a description in words, and its last steps as a table.
- *
- * @param {HTMLElement} grid
- * @param {AbortSignal} ended when they are not shown any more
- */
-export function createCharts(grid, ended) {
-  const charts = KINDS.map((kind, i) => createChart(kind, `chart-${i}`, ended))
-  grid.append(...charts.map((chart) => chart.figure))
-  return {
-    /**
-     * @param {Series} series
-     * @param {number} minutes how many of them to show
-     */
-    update(series, minutes) {
-      for (const chart of charts) chart.update(series, minutes)
-    },
-  }
-}
+let charts = 0
 
 /**
- * @param {ChartKind} kind
- * @param {string} id
- * @param {AbortSignal} ended
+ * A chart with its legend, a description in words, and its last steps as a table. The pointer changes texts only: all of
+ * them have their place from the start.
+ *
+ * @template {{ at: number[] }} Series
+ * @param {ChartKind<Series>} kind
+ * @param {AbortSignal} ended when it is not shown any more
  */
-function createChart(kind, id, ended) {
+export function createChart(kind, ended) {
   const { title, empty, format, lines } = kind
+  const id = `chart-${(charts += 1)}`
   const values = lines.map(() => element('b'))
   const legend = element(
     'ul',
@@ -146,18 +74,19 @@ function createChart(kind, id, ended) {
     ...lines.map((line, i) => {
       const swatch = element('i', { class: 'swatch' })
       swatch.style.background = `var(${line.color})`
-      return element('li', {}, swatch, `${line.label} `, values[i] ?? '')
+      return element('li', {}, element('span', {}, swatch, line.label), values[i] ?? '')
     }),
   )
-  const moment = element('span', { class: 'quiet' })
+  const moment = element('span', { class: 'moment quiet' })
   const summary = element('p', { class: 'hidden', id: `${id}-summary` })
   const canvas = element('div', { class: 'plot', role: 'img', 'aria-labelledby': `${id}-title ${id}-summary` })
   const nothing = element('p', { class: 'empty' }, empty)
+  const outliers = element('p', { class: 'outliers quiet' })
   const body = element('tbody')
   const table = element(
     'table',
     {},
-    element('caption', { class: 'hidden' }, `${title}, the last five minutes`),
+    element('caption', { class: 'hidden' }, `${title}, the last steps`),
     element(
       'thead',
       {},
@@ -183,6 +112,7 @@ function createChart(kind, id, ended) {
     legend,
     canvas,
     nothing,
+    outliers,
     summary,
     details,
   )
@@ -191,6 +121,7 @@ function createChart(kind, id, ended) {
   let times = []
   /** @type {Column[]} one a line */
   let columns = []
+  let top = 1
   /** @type {uPlotClass | undefined} */
   let plot
 
@@ -211,6 +142,30 @@ function createChart(kind, id, ended) {
   /** @type {uPlotClass.Series.Points.Filter} */
   const filter = (_plot, i) => lonely(columns[i - 1] ?? [])
 
+  /** The figures above the scale, highest first. */
+  const outlying = () =>
+    columns
+      .flatMap((column, line) =>
+        column.flatMap((value, i) => (value !== null && value > top ? [{ value, i, line }] : [])),
+      )
+      .toSorted((a, b) => b.value - a.value)
+
+  /** Marks each outlier where its line leaves the scale. @param {uPlotClass} drawn */
+  function markOutliers(drawn) {
+    const { ctx, bbox } = drawn
+    const style = getComputedStyle(document.documentElement)
+    const size = 5 * devicePixelRatio
+    for (const { i, line } of outlying()) {
+      const x = drawn.valToPos(times[i] ?? 0, 'x', true)
+      ctx.fillStyle = style.getPropertyValue(lines[line]?.color ?? '').trim()
+      ctx.beginPath()
+      ctx.moveTo(x, bbox.top)
+      ctx.lineTo(x - size, bbox.top + 1.6 * size)
+      ctx.lineTo(x + size, bbox.top + 1.6 * size)
+      ctx.fill()
+    }
+  }
+
   function draw() {
     plot?.destroy()
     const style = getComputedStyle(document.documentElement)
@@ -229,13 +184,10 @@ function createChart(kind, id, ended) {
         padding: [8, 8, 0, 0],
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, sync: { key: 'time' }, points: { size: 6 } },
-        scales: {
-          x: { time: true },
-          y: { range: (_plot, _min, max) => [0, kind.max ?? (max > 0 ? max * 1.1 : 1)] },
-        },
+        scales: { x: { time: true }, y: { range: () => [0, top] } },
         axes: [
           { ...axis, space: 56, size: 24, values: (_plot, splits) => splits.map((at) => clock(at * 1_000)) },
-          { ...axis, space: 32, size: 52, values: (_plot, splits) => splits.map((value) => format(value)) },
+          { ...axis, space: 32, size: 56, values: (_plot, splits) => splits.map((value) => format(value)) },
         ],
         series: [
           {},
@@ -248,15 +200,15 @@ function createChart(kind, id, ended) {
             ...(line.isFilled ? { fill: color(`${line.color}-fill`) } : {}),
           })),
         ],
-        hooks: { setCursor: [showValues] },
+        hooks: { setCursor: [showValues], draw: [markOutliers] },
       },
       aligned(),
       canvas,
     )
   }
 
-  /** Describes the lines for screen readers. @param {number} minutes */
-  function describe(minutes) {
+  /** Describes the lines for screen readers. */
+  function describe() {
     const sentences = columns.map((column, i) => {
       const known = column.flatMap((value, at) => (value === null ? [] : [{ value, at }]))
       const [first] = known
@@ -268,7 +220,15 @@ function createChart(kind, id, ended) {
       const range = `between ${format(lowest.value)} and ${format(highest.value)}, highest at ${time}`
       return `${lines[i]?.label}: now ${format(last.value)}, ${range}.`
     })
+    const minutes = Math.round(((times.at(-1) ?? 0) - (times[0] ?? 0)) / 60)
     return `The last ${minutes} minutes. ${sentences.join(' ')}`
+  }
+
+  function sayOutliers() {
+    const found = outlying()
+    const [highest] = found
+    const time = highest && clock((times[highest.i] ?? 0) * 1_000)
+    write(outliers, highest ? `▲ ${found.length} above the scale, up to ${format(highest.value)} at ${time}` : '\u00a0')
   }
 
   function fillTable() {
@@ -284,23 +244,26 @@ function createChart(kind, id, ended) {
   }
 
   details.addEventListener('toggle', () => details.open && fillTable())
-  new ResizeObserver(() => plot?.setSize({ width: canvas.clientWidth, height: HEIGHT })).observe(canvas)
+  const observer = new ResizeObserver(() => plot?.setSize({ width: canvas.clientWidth, height: HEIGHT }))
+  observer.observe(canvas)
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => plot && draw(), { signal: ended })
-  ended.addEventListener('abort', () => plot?.destroy())
+  ended.addEventListener('abort', () => {
+    observer.disconnect()
+    plot?.destroy()
+  })
 
   return {
     figure,
-    /** @param {Series} series @param {number} minutes */
-    update(series, minutes) {
-      // Omit the incomplete step: it would show a fall at the end of every line. Users online are current.
-      const end = kind.isSpanned ? undefined : -1
-      const start = -1 - Math.round((minutes * 60) / series.stepSeconds)
-      times = series.at.slice(start, end)
-      columns = lines.map((line) => line.column(series).slice(start, end))
+    /** @param {Series} series all of it is shown */
+    update(series) {
+      times = series.at
+      columns = lines.map((line) => line.column(series))
+      top = kind.max ?? topOf(columns)
       const hasFigures = columns.some((column) => column.some((value) => value !== null && value !== 0))
       figure.toggleAttribute('data-empty', !hasFigures)
       nothing.hidden = hasFigures
-      write(summary, hasFigures ? describe(minutes) : `${empty}.`)
+      write(summary, hasFigures ? describe() : empty)
+      sayOutliers()
       if (!plot) draw()
       else plot.setData(aligned())
       showValues()
