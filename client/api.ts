@@ -796,7 +796,7 @@ export interface MemberApi {
   /**
    * Sign up: `POST /v1/users`.
    *
-   * The password must not be a common one. The address receives a link to confirm it. Until then sign in with the username. The answer is the same if an account has the address already; the mail says so. A request that is repeated within ten minutes gets the same account.
+   * The password must not be a common one. The address receives a link to confirm it. Until then sign in with the username. The answer is the same if an account has the address already; the mail says so.
    *
    * @throws {Problem} `invalid-request`, `cross-site`, `taken`, `unsupported-media-type`
    */

@@ -35,6 +35,8 @@ export const keys = {
   epoch: (userId: string) => `epoch:${userId}`,
   /** String of JSON: whom blocks hide from a user, and whom the user mutes. Bounded; expires after a day. */
   relations: (userId: string) => `relations:${userId}`,
+  /** String: the id of an account that D1 may have created without an answer. Expires after ten minutes. */
+  signUp: (username: string) => `sign-up:${username}`,
   /** String: the author of a post or comment, and of the post of a comment. Never changes; expires after a day. */
   authors: (contentId: string) => `authors:${contentId}`,
   /** Sorted set: the users online, by when last seen (Unix ms). Bounded; expires a day after its last sweep. */

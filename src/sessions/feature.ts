@@ -14,6 +14,9 @@ import { createSessionTokens, sessionTokens } from './token.ts'
 /** How much an isolate remembers of blocks and mutes, and what it counts for an id. */
 const [RELATIONS_BYTES, ID_BYTES] = [2_000_000, 40]
 
+/** How long a sign-up may be repeated that D1 did not answer. */
+const SIGN_UP_MS = 10 * 60_000
+
 /** Accounts: sign-up, sign-in, sign-out, devices. */
 export const sessions: Feature = {
   name: 'sessions',
@@ -36,7 +39,7 @@ export const sessions: Feature = {
         use(sessionMemory),
       ),
     ),
-    provide(accountsService, ({ db, use, config, outbox, defer }) =>
+    provide(accountsService, ({ db, redis, use, config, outbox, defer }) =>
       createAccounts({
         db,
         store: use(sessionStore),
@@ -44,6 +47,10 @@ export const sessions: Feature = {
         policy: config.sessions,
         outbox,
         defer,
+        unanswered: {
+          add: (username, userId) => redis.writes.set(keys.signUp(username), userId, { px: SIGN_UP_MS }),
+          find: (username) => redis.reads.get<string>(keys.signUp(username)),
+        },
         onDeleted: (userId, username) =>
           Promise.all([
             use(usersService).invalidateAccount(userId, username),

@@ -25,9 +25,6 @@ const REVOCATIONS_PER_RUN = 1_000
 /** The queue has this long to begin the removal of a user. After that the cron does. */
 const REMOVAL_MS = 60_000
 
-/** How long a repeated sign-up returns the account of its first attempt, whose answer was lost. */
-const SIGN_UP_MS = 10 * 60_000
-
 /** How long a network stays known after the last sign-in from it. */
 const SOURCE_MS = 90 * 86_400_000
 
@@ -77,6 +74,11 @@ interface Parts {
   policy: { idleMs: number; touchMs: number; absoluteMs: number }
   outbox: Outbox
   defer: (work: () => Promise<unknown>) => void
+  /** Sign-ups that D1 did not answer, by username: the id that the account has, if it was created. */
+  unanswered: {
+    add: (username: string, userId: string) => Promise<unknown>
+    find: (username: string) => Promise<string | null>
+  }
   /** Called after a sign-up, with the new username. */
   onSignUp: (username: string) => Promise<void>
   /** Called after a sign-out, with the ids of the ended sessions. */
@@ -91,7 +93,9 @@ interface Parts {
  * Without Redis a sign-out still succeeds: D1 records a revocation in the batch that deletes the session, and the cron
  * sends it to Redis. See `createSessionStore` for when it takes effect.
  */
-export function createAccounts({ db, store, tokens, policy, outbox, defer, onSignUp, onSignOut, onDeleted }: Parts) {
+export function createAccounts(parts: Parts) {
+  const { db, store, tokens, policy, outbox, defer, unanswered, onSignUp, onSignOut, onDeleted } = parts
+
   /** Sends revocations to Redis, all in one round trip, then deletes them from D1. Safe to repeat. */
   async function sendToRedis(ended: { subjectId: string; epoch: number | null }[]): Promise<() => Promise<unknown>> {
     await Promise.all(
@@ -152,8 +156,9 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
 
     /**
      * Creates an account and returns its id. Throws `taken` if somebody has the username. The email address is pending until
-     * its owner confirms it, so nothing shows whether an account has it already. One D1 batch. Safe to repeat: for
-     * `SIGN_UP_MS` the same request returns the account that its first attempt created.
+     * its owner confirms it, so nothing shows whether an account has it already. One D1 batch. A lost reply of D1 is
+     * resolved by repeating the batch. If D1 does not answer that either, Redis remembers it, and the same request returns
+     * the account that its first attempt created.
      */
     async signUp({ username, email, password, displayName }: NewAccount, now = Date.now()): Promise<string> {
       const name = username.toLowerCase()
@@ -182,25 +187,29 @@ export function createAccounts({ db, store, tokens, policy, outbox, defer, onSig
             .onConflictDoNothing()
             .returning({ id: users.id }),
           recording,
+          db
+            .select({
+              id: users.id,
+              pendingEmail: users.pendingEmail,
+              displayName: users.displayName,
+              passwordHash: users.passwordHash,
+            })
+            .from(users)
+            .where(eq(users.username, name)),
         ])
-      const [added] = await repeatOnce(create) // a second run finds the account below
+      const [added, , [holder]] = await repeatOnce(create).catch(async (error: unknown) => {
+        await unanswered.add(name, id).catch(() => {}) // without Redis the repetition finds the username taken
+        throw error
+      })
       transaction.enqueue()
-      if (added.length > 0) {
+      if (added.length > 0 || holder?.id === id) {
         await onSignUp(name)
         return id
       }
-      const [mine] = await db
-        .select({ id: users.id, passwordHash: users.passwordHash })
-        .from(users)
-        .where(
-          and(
-            eq(users.username, name),
-            eq(users.pendingEmail, email.toLowerCase()),
-            eq(users.displayName, displayName),
-            gt(users.createdAt, now - SIGN_UP_MS),
-          ),
-        )
-      if (mine && (await isPassword(password, mine.passwordHash))) return mine.id
+      const isSame = holder?.pendingEmail === email.toLowerCase() && holder.displayName === displayName
+      if (isSame && (await unanswered.find(name).catch(() => null)) === holder.id) {
+        if (await isPassword(password, holder.passwordHash)) return holder.id
+      }
       const errors = [{ in: 'body', field: 'username', message: 'is taken' }]
       throw new Problem('taken', 'This username is taken', { errors })
     },

@@ -53,8 +53,7 @@ export const users = new Hono<AppEnv>()
       summary: 'Sign up',
       description:
         'The password must not be a common one. The address receives a link to confirm it. Until then sign in with the ' +
-        'username. The answer is the same if an account has the address already; the mail says so. A request that is ' +
-        'repeated within ten minutes gets the same account.',
+        'username. The answer is the same if an account has the address already; the mail says so.',
       answer: OwnUser,
       status: 201,
       sends: ['Location'],

@@ -147,13 +147,16 @@ test.each(Object.keys(writes))('%s whose reply D1 loses answers a repeated reque
   expect(await effect()).toEqual(after)
 })
 
-test('a repeated sign-up, reset or confirmation with other values is refused', async () => {
+test('a reset with other values, and any second sign-up with a username, is refused', async () => {
   const edge = newEdge()
   const username = unique()
   const account = { username, email: `${username}@example.test`, password: PASSWORD, displayName: 'Somebody' }
   expect((await send(edge, 'POST', '/v1/users', account)).status).toBe(201)
+  expect((await send(edge, 'POST', '/v1/users', account)).status).toBe(409)
+  const lost = { ...account, username: unique() }
+  expect((await send(losingEdge(edge, /^insert into "users"/i, 2), 'POST', '/v1/users', lost)).status).toBe(503)
   for (const other of [{ password: `${PASSWORD}!` }, { email: 'other@example.test' }, { displayName: 'Other' }]) {
-    expect((await send(edge, 'POST', '/v1/users', { ...account, ...other })).status).toBe(409)
+    expect((await send(edge, 'POST', '/v1/users', { ...lost, ...other })).status).toBe(409)
   }
   const user = await addUser()
   const token = await newToken(user.id, user.email, 'reset')

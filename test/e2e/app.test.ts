@@ -251,10 +251,10 @@ test('who has forgotten the password sets a new one with the link that is mailed
   await page.getByRole('button', { name: 'Mail me a link' }).click()
   await page.getByText('a link is on its way').waitFor()
   // In development the mail is printed.
-  const linkOf = () => new RegExp(`Mail to ${username}@[^]*?(#reset-password=\\S+)`).exec(product.output())?.[1]
+  const linkOf = () => new RegExp(`Mail to ${username}@[^]*?(#reset-password=\\S+)`).exec(web.product.output())?.[1]
   await expect.poll(linkOf, { timeout: 60_000 }).toBeTruthy()
 
-  await page.goto(`${product.url}/app/${linkOf()}`)
+  await page.goto(`${web.product.url}/app/${linkOf()}`)
   const password = 'a-brand-new-battery'
   const dialog = page.getByRole('dialog')
   await dialog.getByLabel('New password').fill(password)

@@ -107,7 +107,7 @@ test.each(['cut', 'delay-after'] as const)(
     await view(edge, post.id)
     // What reads the unwritten views, whatever it is called, loses its reply, and its retry too.
     const hasty = newEdge({ REDIS_WRITE_TIMEOUT_MS: '150', REDIS_READ_TIMEOUT_MS: '150' }, edge.token)
-    for (const match of ['ZRANGE', 'SPOP']) await edge.redis.fault({ kind, match, times: 2, delayMs: 3_000 })
+    for (const match of ['ZRANGE', 'SPOP']) await edge.redis.fault({ kind, match, times: 20, delayMs: 3_000 })
     await hasty.cron().catch(() => {})
     await edge.redis.clearFaults()
     expect(await viewsInD1(post.id)).toBe(0)
