@@ -253,6 +253,7 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
     return {
       path: '/v1/users',
       body,
+      doneStatus: 409,
       happened: async () => isOne(await db.select().from(users).where(eq(users.username, username))),
     }
   },
