@@ -104,7 +104,6 @@ export function createWebhooks(context) {
   async function load() {
     clearTimeout(timer)
     try {
-      if (selected) detail.update(await api.webhooks('GET', `/webhooks/${selected}`), healthOfId(selected))
       /** @type {Listed[]} */
       const found = []
       /** @type {string | null} */
@@ -122,6 +121,7 @@ export function createWebhooks(context) {
       table.update(items)
       more.hidden = nextCursor === null
       write(problem, '')
+      if (selected) detail.update(await api.webhooks('GET', `/webhooks/${selected}`), healthOfId(selected))
       if (selected) await deliveries.load()
     } catch (error) {
       if (ended.aborted) return
