@@ -145,14 +145,11 @@ export function createWebhooks(context) {
   /** Does something with the endpoint, and shows what came of it. @param {() => Promise<string>} work */
   async function act(work) {
     try {
-      const done = await work()
-      detail.note(done)
-      say(done)
+      detail.note(await work()) // which announces it
     } catch (error) {
       if (!(error instanceof Failure)) throw error
       if (error.kind === 'session') return onEnd(error)
       detail.note(error.message, true)
-      say(error.message)
     }
     await load()
   }
