@@ -216,7 +216,7 @@ function headersOf(label, headers) {
 }
 
 /** @param {string} label @param {string} text */
-const preformatted = (label, text) => element('pre', { tabindex: '0', role: 'region', 'aria-label': label }, text)
+const preformatted = (label, text) => element('pre', { tabindex: '0', role: 'group', 'aria-label': label }, text)
 
 /** @param {string} json */
 function indented(json) {

@@ -91,7 +91,8 @@ export function ask({ title, text, fields, action, isDanger = false }, submit) {
     })
     for (const { input, error } of named) {
       const place = error.field.slice(input.field.name.length + 1)
-      input.say([place, error.message].filter(Boolean).join(' '))
+      const line = /^\d+$/.test(place) ? `Number ${Number(place) + 1}` : place
+      input.say([line, error.message].filter(Boolean).join(' '))
     }
     if (named.length === 0) write(general, message)
     ;(named[0]?.input.control ?? send).focus()

@@ -104,7 +104,6 @@ export function createWebhooks(context) {
   async function load() {
     clearTimeout(timer)
     try {
-      if (selected) detail.update(await api.webhooks('GET', `/webhooks/${selected}`), healthOfId(selected))
       /** @type {Listed[]} */
       const found = []
       /** @type {string | null} */
@@ -122,6 +121,7 @@ export function createWebhooks(context) {
       table.update(items)
       more.hidden = nextCursor === null
       write(problem, '')
+      if (selected) detail.update(await api.webhooks('GET', `/webhooks/${selected}`), healthOfId(selected))
       if (selected) await deliveries.load()
     } catch (error) {
       if (ended.aborted) return
@@ -145,14 +145,11 @@ export function createWebhooks(context) {
   /** Does something with the endpoint, and shows what came of it. @param {() => Promise<string>} work */
   async function act(work) {
     try {
-      const done = await work()
-      detail.note(done)
-      say(done)
+      detail.note(await work()) // which announces it
     } catch (error) {
       if (!(error instanceof Failure)) throw error
       if (error.kind === 'session') return onEnd(error)
       detail.note(error.message, true)
-      say(error.message)
     }
     await load()
   }
