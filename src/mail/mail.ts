@@ -53,7 +53,8 @@ export function createMailPort(
         if (Date.now() - event.createdAt > GIVE_UP_MS) continue
         const { to, subject, text } = reveal(event).data as unknown as Mail // the port recorded it
         if (binding) await binding.send({ to, from, subject, text })
-        else if (isPrinted) console.log(`Mail to ${to}: ${subject}\n\n${text}\n`)
+        // A warning, because `npm start` hides what is less.
+        else if (isPrinted) console.warn(`Mail to ${to}: ${subject}\n\n${text}\n`)
       }
     },
   }
