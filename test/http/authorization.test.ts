@@ -61,6 +61,7 @@ const DECLARED: Record<string, Policy> = {
   'GET /readyz': 'open',
   'GET /metrics': 'service: stats:read',
   'GET /v1/stats': 'service: stats:read',
+  'GET /v1/stats/route': 'service: stats:read',
   'POST /v1/maintenance': 'service: maintenance',
   'POST /v1/backup': 'service: backup',
   'GET /v1/backup/{table}': 'service: backup',
