@@ -410,6 +410,7 @@ async function watch(signal) {
   const onState = (/** @type {'open' | 'waiting'} */ state) => {
     if (signal.aborted) return
     byId('state').textContent = state === 'open' ? 'Live' : 'Connecting again …'
+    if (state === 'open') soon(showOnline) // what changed meanwhile is not repeated
   }
   const channels = /** @type {const} */ ([
     'post_events',

@@ -367,13 +367,14 @@ test('without Redis a suspension ends the sessions in D1, and the cron brings it
 test('a member reports a subject once; moderators list reports and resolve those about a subject', async () => {
   const edge = newEdge()
   const moderator = await newModerator(edge)
-  const { post, asFan, asAuthor } = await newContent(edge)
+  const { post, comments, asFan, asAuthor } = await newContent(edge)
   const report = (headers: object, reason = 'spam', subjectId = post.id) =>
     send<{ id: string }>(edge, 'POST', '/v1/reports', headers, { subjectId, reason, text: 'Look at this' })
   const [first, second] = [await report(asFan), await report(asFan, 'hate')]
   expect([first.status, second]).toEqual([201, first])
   expect((await report(asAuthor)).status).toBe(201)
   expect((await report(asFan, 'spam', 'p_nothing')).status).toBe(404)
+  expect((await report(asFan, 'spam', comments[0]?.id)).status).toBe(201)
   expect((await report({}, 'spam')).status).toBe(401)
 
   const list = async (status: string) => {
