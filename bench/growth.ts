@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Filled, fill } from './fill.ts'
 import { countsOf, median } from './measure.ts'
+import { DOLLARS_PER_COMMAND, DOLLARS_PER_ROW_READ, DOLLARS_PER_ROW_WRITTEN } from './prices.ts'
 import { type BilledEmulator, hasRedisServer, startBilledEmulator } from './redis.ts'
 import { printTable } from './report.ts'
 import { SERVICE_TOKEN } from './town.ts'
@@ -382,6 +383,10 @@ function growthOf(figures: Figures[], name: Counted): number {
   return last - first < COUNTED[name] ? 1 : last / Math.max(first, 1)
 }
 
+/** What a million of a step cost: commands of Redis, rows of D1. */
+const dollarsPerMillion = ({ commands, rowsRead, rowsWritten }: Figures) =>
+  1e6 * (commands * DOLLARS_PER_COMMAND + rowsRead * DOLLARS_PER_ROW_READ + rowsWritten * DOLLARS_PER_ROW_WRITTEN)
+
 /** Prints the table, and what grows by more than the target. */
 export function printGrowth({ isBilled, sizes, steps, grown }: Growth): void {
   printTable(
@@ -393,7 +398,7 @@ export function printGrowth({ isBilled, sizes, steps, grown }: Growth): void {
   console.log(`\nPer step and size${isBilled ? '' : ' (commands without those in scripts: there is no redis-server)'}`)
   // As docs/costs.md shows it.
   const line = (cells: string[]) => console.log(`| ${cells.join(' | ')} |`)
-  const head = ['step', 'D1 rows read', 'D1 rows written', 'Redis commands', 'ms', 'grows']
+  const head = ['step', 'D1 rows read', 'D1 rows written', 'Redis commands', 'ms', '$ per million', 'grows']
   line(head)
   line(head.map(() => '---'))
   for (const { step, figures } of steps) {
@@ -402,7 +407,8 @@ export function printGrowth({ isBilled, sizes, steps, grown }: Growth): void {
       const isSteady = Math.max(...values) - Math.min(...values) < COUNTED[name]
       return (isSteady ? values.slice(-1) : values).map((value) => value.toFixed(0)).join(' / ')
     })
-    line([step, ...shown, grown.flatMap((each) => (each.step === step ? each.figure : [])).join(', ')])
+    const dollars = [...new Set(figures.map((each) => dollarsPerMillion(each).toFixed(0)))].join(' / ')
+    line([step, ...shown, dollars, grown.flatMap((each) => (each.step === step ? each.figure : [])).join(', ')])
   }
   console.log(`\nGrows by more than ${MAX_GROWTH} ×, from ${sizes[0]?.rows} to ${sizes.at(-1)?.rows} rows`)
   for (const { step, figure, factor, worst } of grown) {

@@ -4,8 +4,8 @@
 export const DOLLARS_PER_COMMAND = 0.2 / 100_000
 
 /** https://developers.cloudflare.com/d1/platform/pricing/. Rows of Durable Objects cost the same. */
-const DOLLARS_PER_ROW_READ = 0.001 / 1_000_000
-const DOLLARS_PER_ROW_WRITTEN = 1 / 1_000_000
+export const DOLLARS_PER_ROW_READ = 0.001 / 1_000_000
+export const DOLLARS_PER_ROW_WRITTEN = 1 / 1_000_000
 
 /** https://developers.cloudflare.com/durable-objects/platform/pricing/ */
 const DOLLARS_PER_OBJECT_CALL = 0.15 / 1_000_000
