@@ -70,7 +70,7 @@ export function createReports({ api, say, ended, onEnd }) {
   const log = createTable({
     title: 'What moderators did',
     note: `the last ${LOG}`,
-    empty: 'Nothing yet.',
+    empty: 'No decisions yet: they appear here when a moderator has made one.',
     key: ({ id }) => id,
     columns: /** @type {import('./table.js').Column<LogEntry>[]} */ ([
       { title: 'Action', text: ({ action }) => action, isText: true },

@@ -75,7 +75,7 @@ export function createWebhooks(context) {
   })
   const problem = element('p', { class: 'error', role: 'alert' })
   const more = button('Show more', () => ((shownPages += 1), void load()))
-  const tenants = element('input', { type: 'search', id: 'tenant-filter', placeholder: 'all tenants', size: '16' })
+  const tenants = element('input', { type: 'search', placeholder: 'all tenants', size: '16' })
   tenants.addEventListener('change', () => ((filter = tenants.value.trim()), (shownPages = 1), void load()))
   const list = element(
     'div',
@@ -86,11 +86,7 @@ export function createWebhooks(context) {
       button('Add a webhook', add, 'primary'),
       ...(isPortal
         ? []
-        : [
-            button('Create a portal link', createLink),
-            element('label', { for: 'tenant-filter', class: 'end' }, 'Tenant'),
-            tenants,
-          ]),
+        : [button('Create a portal link', createLink), element('label', { class: 'end' }, 'Tenant ', tenants)]),
     ),
     table.element,
     more,
