@@ -127,6 +127,19 @@ test('six viewers, an evicted HyperLogLog and one more viewer are seven', async 
   expect(await viewsInD1(post.id)).toBe(7)
 })
 
+test('views whose place in the list of unwritten ones was evicted reach D1 with the next view', async () => {
+  const edge = newEdge()
+  const post = await addPost({ authorId: (await addUser()).id })
+  await view(edge, post.id, { 'CF-Connecting-IP': '192.0.2.1' })
+  await edge.redis.evict({ keys: ['views-unwritten'] })
+  await edge.cron()
+  expect(await viewsInD1(post.id)).toBe(0)
+  expect(await viewsOf(await view(edge, post.id, { 'CF-Connecting-IP': '192.0.2.1' }))).toBe(1)
+  expect(await viewsOf(await view(edge, post.id, { 'CF-Connecting-IP': '192.0.2.2' }))).toBe(2)
+  await edge.cron()
+  expect(await viewsInD1(post.id)).toBe(2)
+})
+
 test('each loss of everything counts an earlier viewer once more at most, and never goes below D1', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id })
