@@ -3,7 +3,7 @@ import type { BatchItem } from 'drizzle-orm/batch'
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
 import { forViewer, isBlocked } from '../db/relations.ts'
-import { repeatOnce } from '../db/repeat.ts'
+import { hasMessage, repeatOnce } from '../db/repeat.ts'
 import { isPresent } from '../db/present.ts'
 import { comments, posts } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
@@ -450,6 +450,4 @@ function toComment({ deletedAt, createdAt, updatedAt, ...row }: Row, likesCount:
 }
 
 /** Whether D1 refused a comment because there is no such post, or no such parent. */
-const isPostMissing = (error: unknown) =>
-  error instanceof Error &&
-  `${error.message} ${String(error.cause)}`.includes('NOT NULL constraint failed: comments.post_id')
+const isPostMissing = (error: unknown) => hasMessage(error, 'NOT NULL constraint failed: comments.post_id')

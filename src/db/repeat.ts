@@ -6,11 +6,11 @@ export async function repeatOnce<T>(write: () => Promise<T>): Promise<T> {
   try {
     return await write()
   } catch (error) {
-    if (isRefused(error)) throw error
+    if (hasMessage(error, 'SQLITE_CONSTRAINT')) throw error
     return write()
   }
 }
 
-/** Drizzle wraps the errors of D1. */
-const isRefused = (error: unknown): boolean =>
-  error instanceof Error && (error.message.includes('SQLITE_CONSTRAINT') || isRefused(error.cause))
+/** Whether the message of an error, or of one of its causes, contains `part`. Drizzle wraps the errors of D1. */
+export const hasMessage = (error: unknown, part: string): boolean =>
+  error instanceof Error && (error.message.includes(part) || hasMessage(error.cause, part))

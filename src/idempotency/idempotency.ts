@@ -2,6 +2,7 @@ import { and, eq, isNull, lt, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { removeSome } from '../db/remove.ts'
+import { hasMessage, repeatOnce } from '../db/repeat.ts'
 import { idempotencyKeys } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { service } from '../service.ts'
@@ -53,8 +54,10 @@ export function createIdempotency(db: DrizzleD1Database) {
       const isThis = and(eq(userId, user), eq(key, name))
       const isOver = sql`${createdAt} < ${now - KEEP_MS}`
       const isAbandoned = and(isNull(answer), lt(createdAt, now - ATTEMPT_MS), eq(fingerprint, print))
-      const take = () =>
-        db.batch([
+      let runs = 0
+      const [claimed, [held]] = await repeatOnce(() => {
+        runs += 1
+        return db.batch([
           db
             .insert(idempotencyKeys)
             .values({ userId: user, key: name, fingerprint: print, createdAt: now })
@@ -66,13 +69,9 @@ export function createIdempotency(db: DrizzleD1Database) {
             .returning({ createdAt }),
           db.select({ fingerprint, answer, createdAt }).from(idempotencyKeys).where(isThis),
         ])
-      let isRepeated = false
-      const [claimed, [held]] = await take().catch(() => {
-        isRepeated = true
-        return take()
       })
       // The first run may have been executed. If it was another request in this ms, only one of the two can record.
-      const isOurs = isRepeated && held?.answer === null && held.fingerprint === print && held.createdAt === now
+      const isOurs = runs > 1 && held?.answer === null && held.fingerprint === print && held.createdAt === now
       if (claimed.length === 0 && held && !isOurs) {
         if (held.fingerprint !== print) throw new Problem('idempotency-key-reused')
         if (held.answer === null) throw new Problem('idempotency-key-in-use', undefined, { retryAfter: 1 })
@@ -105,7 +104,6 @@ export function createIdempotency(db: DrizzleD1Database) {
   }
 }
 
-/** Whether a batch failed because another attempt has taken over its key. Drizzle wraps the errors of D1. */
+/** Whether a batch failed because another attempt has taken over its key. */
 export const isTakenOver = (error: unknown): boolean =>
-  error instanceof Error &&
-  (error.message.includes('NOT NULL constraint failed: idempotency_keys.fingerprint') || isTakenOver(error.cause))
+  hasMessage(error, 'NOT NULL constraint failed: idempotency_keys.fingerprint')
