@@ -86,6 +86,41 @@ async function call(method, path, body) {
 /** @param {string} text */
 const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`)
 
+/**
+ * Reads the first `count` pages of a list, and where the next one begins; null: it is complete.
+ *
+ * @template T
+ * @param {number} count
+ * @param {(cursor: string | undefined) => Promise<Page<T>>} read
+ * @returns {Promise<Page<T>>}
+ */
+export async function readPages(count, read) {
+  /** @type {Page<T>} */
+  const whole = { items: [], nextCursor: null }
+  for (let page = 0; page < count; page += 1) {
+    const { items, nextCursor } = await read(whole.nextCursor ?? undefined)
+    whole.items.push(...items)
+    whole.nextCursor = nextCursor
+    if (nextCursor === null) break
+  }
+  return whole
+}
+
+/**
+ * Why a call failed, for the page to show. Undefined: the session has ended, which `onEnd` shows. Throws what is no
+ * `Failure`.
+ *
+ * @param {unknown} error
+ * @param {(failure: Failure) => void} onEnd
+ * @returns {string | undefined}
+ */
+export function reasonOf(error, onEnd) {
+  if (!(error instanceof Failure)) throw error
+  if (error.kind !== 'session') return error.message
+  onEnd(error)
+  return undefined
+}
+
 const SESSION = '/dashboard/session'
 const V1 = '/dashboard/v1'
 

@@ -2,13 +2,13 @@
 /** @import { Context } from './sections.js' */
 /** @import { InferOutput } from 'valibot' */
 /** @import { DeliveryDetails, ShownAttempt as Attempt, ShownDelivery as Delivery } from '../../src/webhooks/schema.ts' */
-import { Failure } from './api.js'
+import { readPages, reasonOf } from './api.js'
 import { button, element, section } from './dom.js'
 import { count, milliseconds, moment, NONE } from './format.js'
 import { addressOf } from './sections.js'
 import { createTable } from './table.js'
 
-/** @typedef {InferOutput<typeof DeliveryDetails>} Told */
+/** @typedef {InferOutput<typeof DeliveryDetails>} Details */
 
 const PAGE = 20
 
@@ -69,8 +69,8 @@ export function createDeliveries({ api, say, ended, onEnd }) {
     element('label', { for: 'delivery-status' }, 'Show'),
     status,
   )
-  const told = element('div', { class: 'told' })
-  const root = section('deliveries', 'Deliveries', told, controls, table.element, more)
+  const opened = element('div', { class: 'opened' })
+  const root = section('deliveries', 'Deliveries', opened, controls, table.element, more)
   more.hidden = true
 
   /** @param {Delivery} row */
@@ -83,10 +83,10 @@ export function createDeliveries({ api, say, ended, onEnd }) {
       say(`${name} is queued again.`)
       await reload()
     } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      if (error.kind === 'session') return onEnd(error)
-      note(row.id, error.message)
-      say(`${name} could not be replayed. ${error.message}`)
+      const reason = reasonOf(error, onEnd)
+      if (reason === undefined) return
+      note(row.id, reason)
+      say(`${name} could not be replayed. ${reason}`)
     }
   }
 
@@ -99,22 +99,14 @@ export function createDeliveries({ api, say, ended, onEnd }) {
   async function load() {
     const asked = webhookId
     if (!asked) return
-    /** @type {Delivery[]} */
-    const found = []
-    /** @type {string | null} */
-    let cursor = null
-    for (let page = 0; page < pages; page += 1) {
-      const chosen = status.value === 'all' ? undefined : status.value
-      const query = api.query({ limit: PAGE, cursor: cursor ?? undefined, status: chosen })
-      /** @type {Page<Delivery>} */
-      const answer = await api.webhooks('GET', `/webhooks/${asked}/deliveries${query}`)
-      found.push(...answer.items)
-      cursor = answer.nextCursor
-      if (cursor === null) break
-    }
+    const chosen = status.value === 'all' ? undefined : status.value
+    /** @type {Page<Delivery>} */
+    const found = await readPages(pages, (cursor) =>
+      api.webhooks('GET', `/webhooks/${asked}/deliveries${api.query({ limit: PAGE, cursor, status: chosen })}`),
+    )
     if (asked !== webhookId || ended.aborted) return
-    rows = found
-    more.hidden = cursor === null
+    rows = found.items
+    more.hidden = found.nextCursor === null
     table.update(rows)
     if (selected) await loadOne(selected)
   }
@@ -129,21 +121,20 @@ export function createDeliveries({ api, say, ended, onEnd }) {
     try {
       await load()
     } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      if (error.kind === 'session') return onEnd(error)
-      say(error.message)
+      const reason = reasonOf(error, onEnd)
+      if (reason !== undefined) say(reason)
     }
   }
 
   let shown = ''
-  /** @param {Told} delivery */
+  /** @param {Details} delivery */
   function showOne(delivery) {
     const state = JSON.stringify(delivery)
     if (state === shown) return // what is read keeps its place
     shown = state
     const { type, eventId, status, attempts, request } = delivery
     const close = element('a', { href: addressOf('webhooks', webhookId) }, 'Close')
-    told.replaceChildren(
+    opened.replaceChildren(
       element(
         'div',
         { class: 'card delivery' },
@@ -173,7 +164,7 @@ export function createDeliveries({ api, say, ended, onEnd }) {
       }
       if (delivery !== selected) {
         shown = ''
-        told.replaceChildren()
+        opened.replaceChildren()
       }
       webhookId = webhook
       selected = delivery

@@ -1,6 +1,6 @@
-/** @import { Api, Stats } from './api.js' */
+/** @import { Api, Failure, Stats } from './api.js' */
 /** @import { Series } from './series.js' */
-import { Failure } from './api.js'
+import { reasonOf } from './api.js'
 import { element, part, write } from './dom.js'
 import { exactClock, milliseconds, moment } from './format.js'
 import { merge } from './series.js'
@@ -104,12 +104,12 @@ export function followFigures(api, show, onEnd, ended) {
       sayBanner(troublesOf(stats, whole))
     } catch (error) {
       if (ended.aborted) return
-      if (!(error instanceof Failure)) throw error
-      if (error.kind === 'session') return onEnd(error)
+      const reason = reasonOf(error, onEnd)
+      if (reason === undefined) return
       failures += 1
       dashboard.classList.add('stale')
       const known = latest ? ` These figures are from ${exactClock(latest.at)}.` : ''
-      sayBanner([error.message + known])
+      sayBanner([reason + known])
     } finally {
       isAsking = false
     }

@@ -46,7 +46,7 @@ async function resume() {
   const link = linkOf(location.hash)
   if (link) {
     leave()
-    history.replaceState(null, '', location.pathname) // whoever reads the address later learns nothing
+    history.replaceState(null, '', location.pathname) // the token must not stay in the history
     isPortal = true
   }
   try {

@@ -1,6 +1,6 @@
 /** @import { Context, Section } from './sections.js' */
 /** @import { Content, LogEntry, Report } from '../../src/moderation/schema.ts' */
-import { Failure } from './api.js'
+import { Failure, readPages, reasonOf } from './api.js'
 import { ask } from './dialog.js'
 import { button, element, section, write } from './dom.js'
 import { count, moment, NONE } from './format.js'
@@ -80,10 +80,10 @@ export function createReports({ api, say, ended, onEnd }) {
       { title: 'At', text: ({ createdAt }) => moment(createdAt), sortBy: ({ createdAt }) => createdAt },
       {
         title: 'Undo',
-        text: ({ action }) => UNDO[action]?.label ?? '',
+        text: ({ action }) => UNDO[action] ?? '',
         isText: true,
         button: {
-          name: ({ action, subjectId }) => `${UNDO[action]?.label} ${subjectId}`,
+          name: ({ action, subjectId }) => `${UNDO[action]} ${subjectId}`,
           isBusy: () => false,
           press: ({ action, subjectId }) => undo(action, subjectId),
         },
@@ -97,29 +97,20 @@ export function createReports({ api, say, ended, onEnd }) {
   async function load() {
     clearTimeout(timer)
     try {
-      /** @type {Report[]} */
-      const found = []
-      /** @type {string | null} */
-      let cursor = null
-      for (let page = 0; page < pages; page += 1) {
-        const answer = await api.reports({ limit: PAGE, ...(cursor === null ? {} : { cursor }) })
-        found.push(...answer.items)
-        cursor = answer.nextCursor
-        if (cursor === null) break
-      }
+      const found = await readPages(pages, (cursor) => api.reports({ limit: PAGE, ...(cursor && { cursor }) }))
       const entries = await api.log({ limit: LOG })
       if (ended.aborted) return
-      reports = found
-      more.hidden = cursor === null
+      reports = found.items
+      more.hidden = found.nextCursor === null
       log.update(entries.items)
       show()
       write(problem, '')
       await readContents()
     } catch (error) {
       if (ended.aborted) return
-      if (!(error instanceof Failure)) throw error
-      if (error.kind === 'session') return onEnd(error)
-      write(problem, error.message)
+      const reason = reasonOf(error, onEnd)
+      if (reason === undefined) return
+      write(problem, reason)
     }
     if (isShown && !ended.aborted) timer = setTimeout(() => void load(), RELOAD_MS)
   }
@@ -246,8 +237,8 @@ export function createReports({ api, say, ended, onEnd }) {
   }
 }
 
-/** @type {Partial<Record<LogEntry['action'], { label: string }>>} */
-const UNDO = { 'take-down': { label: 'Restore' }, suspend: { label: 'Reinstate' } }
+/** What undoes an action. @type {Partial<Record<LogEntry['action'], string>>} */
+const UNDO = { 'take-down': 'Restore', suspend: 'Reinstate' }
 
 /** What a button does; empty: nothing. @param {string} action @param {Case} row */
 function labelOf(action, { id, content }) {

@@ -1,7 +1,7 @@
 /** @import { RouteStats, Stats } from './api.js' */
 /** @import { ChartKind } from './chart.js' */
 /** @import { Context, Section } from './sections.js' */
-import { Failure } from './api.js'
+import { reasonOf } from './api.js'
 import { createChart } from './chart.js'
 import { element, write } from './dom.js'
 import { amount, count, milliseconds, percent, usd } from './format.js'
@@ -100,9 +100,9 @@ function createHistory({ api, ended, onEnd }) {
       )
       for (const chart of charts) chart.update(series)
     } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      if (error.kind === 'session') return onEnd(error)
-      if (shown === route) write(note, error.message)
+      const reason = reasonOf(error, onEnd)
+      if (reason === undefined) return
+      if (shown === route) write(note, reason)
       loadedAt = 0
     }
   }

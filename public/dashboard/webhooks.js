@@ -2,7 +2,7 @@
 /** @import { Field } from './dialog.js' */
 /** @import { Context, Section } from './sections.js' */
 /** @import { EndpointHealth as Health, ShownListed as Listed, ShownWebhook as Webhook } from '../../src/webhooks/schema.ts' */
-import { Failure } from './api.js'
+import { readPages, reasonOf } from './api.js'
 import { createDeliveries } from './deliveries.js'
 import { ask, showOnce } from './dialog.js'
 import { button, createFacts, element, write } from './dom.js'
@@ -100,20 +100,12 @@ export function createWebhooks(context) {
   async function load() {
     clearTimeout(timer)
     try {
-      /** @type {Listed[]} */
-      const found = []
-      /** @type {string | null} */
-      let cursor = null
-      for (let page = 0; page < shownPages; page += 1) {
-        const path = `/webhooks${api.query({ limit: PAGE, cursor: cursor ?? undefined, tenant: filter || undefined })}`
-        /** @type {Page<Listed>} */
-        const answer = await api.webhooks('GET', path)
-        found.push(...answer.items)
-        cursor = answer.nextCursor
-        if (cursor === null) break
-      }
+      /** @type {Page<Listed>} */
+      const found = await readPages(shownPages, (cursor) =>
+        api.webhooks('GET', `/webhooks${api.query({ limit: PAGE, cursor, tenant: filter || undefined })}`),
+      )
       if (ended.aborted) return
-      ;[items, nextCursor] = [found, cursor]
+      ;({ items, nextCursor } = found)
       table.update(items)
       more.hidden = nextCursor === null
       write(problem, '')
@@ -121,9 +113,9 @@ export function createWebhooks(context) {
       if (selected) await deliveries.load()
     } catch (error) {
       if (ended.aborted) return
-      if (!(error instanceof Failure)) throw error
-      if (error.kind === 'session') return onEnd(error)
-      write(problem, error.message)
+      const reason = reasonOf(error, onEnd)
+      if (reason === undefined) return
+      write(problem, reason)
     }
     schedule()
   }
@@ -143,9 +135,9 @@ export function createWebhooks(context) {
     try {
       detail.note(await work()) // which announces it
     } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      if (error.kind === 'session') return onEnd(error)
-      detail.note(error.message, true)
+      const reason = reasonOf(error, onEnd)
+      if (reason === undefined) return
+      detail.note(reason, true)
     }
     await load()
   }
@@ -173,7 +165,7 @@ export function createWebhooks(context) {
     ])
     ask({ title: 'Create a portal link', fields, action: 'Create' }, async (values) => {
       const { url, expiresAt } = await api.webhooks('POST', '/webhooks/portal-links', values)
-      showOnce('Portal link', `Whoever has it may use it, until ${moment(expiresAt)}.`, url)
+      showOnce('Portal link', `Anybody who has it may use it until ${moment(expiresAt)}.`, url)
     })
   }
 

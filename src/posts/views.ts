@@ -24,7 +24,7 @@ export const viewsService = service<Views>('views')
  * Where Redis loses everything it has about a post, its views since the last run of the cron are lost (about a minute),
  * and each earlier viewer counts once more when that user views the post again: after `n` losses a count is between the
  * one D1 had and `n + 1` times the unique viewers. It never falls below the count in D1. Where Redis evicts only the list of
- * unwritten views, the count in Redis stays right, and D1 gets it with the next view of the post.
+ * unwritten views, the count in Redis stays right, and D1 gets it with the next new viewer of the post.
  * Without Redis a view is refused as unavailable.
  */
 export function createViews(
