@@ -127,7 +127,7 @@ test('six viewers, an evicted HyperLogLog and one more viewer are seven', async 
   expect(await viewsInD1(post.id)).toBe(7)
 })
 
-test('views whose place in the list of unwritten ones was evicted reach D1 with the next view', async () => {
+test('views whose place in the list of unwritten ones was evicted reach D1 with the next new viewer', async () => {
   const edge = newEdge()
   const post = await addPost({ authorId: (await addUser()).id })
   await view(edge, post.id, { 'CF-Connecting-IP': '192.0.2.1' })
