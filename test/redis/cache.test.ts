@@ -397,7 +397,7 @@ test.each(['hang', 'cut', 'status', 'delay'] as const)(
   'a Redis that does "%s" costs its timeout, not the answer',
   async (fault) => {
     const world = newWorld()
-    await world.control.fault({ kind: fault, delayMs: 2_000, status: 503 })
+    await world.control.fault({ kind: fault, status: 503 })
     const cache = world.newCache({}, world.connect({ timeoutMs: 100 }))
 
     expect(await cache.get('a', async () => ada)).toEqual(ada)
@@ -412,9 +412,10 @@ test('a fresh or stale value in memory does not wait for a slow Redis', async ()
   await world.settle()
   await world.newCache().put('a', adaNow)
   world.clock.now += 2_000
-  await world.control.fault({ kind: 'delay', delayMs: 500, times: 1 })
+  await world.control.fault({ kind: 'delay', times: 1 })
 
   expect(await cache.get('a', never)).toEqual(ada)
+  await world.control.clearFaults()
   await world.settle() // the late reply is remembered
   expect(await cache.get('a', never)).toEqual(adaNow)
 })

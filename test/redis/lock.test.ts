@@ -232,7 +232,7 @@ test.each(['refuse', 'hang', 'delay-after'] as const)(
     await keyspace.connect().ping() // the first command of a keyspace may take longer than we wait below
     const working = newLocks(keyspace, 2_000).withLock('a', { ttlMs: 4_000 }, async (signal) => {
       // Before the first extension. One that was executed and not heard of only makes the hold longer.
-      await keyspace.control.fault({ kind, delayMs: 3_000 })
+      await keyspace.control.fault({ kind })
       await new Promise((resolve) => signal.addEventListener('abort', resolve))
       const abortedAt = Date.now()
       await keyspace.control.clearFaults()
