@@ -27,7 +27,7 @@ export const keys = {
   likesUnwritten: 'likes-unwritten',
   /** HyperLogLog: the viewers of a post. Expires 30 days after the last new one. */
   viewers: (postId: string) => `viewers:${postId}`,
-  /** Sorted set of post ids by their count of views: those that D1 has not confirmed. No expiry. */
+  /** Sorted set of post ids by their count of views: those that D1 has not confirmed, and a mark of completeness. No expiry. */
   viewsUnwritten: 'views-unwritten',
   /** String of JSON: a session, without its secret. Expires when idle. */
   session: (id: string) => `session:${id}`,

@@ -159,7 +159,7 @@ async function drain(product: Product, deadline: number): Promise<void> {
       (SELECT count(*) FROM revocations) AS revocations`)
     const unwritten = await product.redis([
       ['ZCARD', 'likes-unwritten'],
-      ['ZCARD', 'views-unwritten'],
+      ['ZCOUNT', 'views-unwritten', '1', '+inf'],
     ])
     if ([...Object.values(row ?? {}), ...unwritten].every((pending) => pending === 0)) return
     await sleep(500)

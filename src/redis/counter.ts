@@ -19,7 +19,10 @@ export interface CounterKeys {
   likesUnwritten: string
   /** HyperLogLog: the viewers of a content. */
   viewers: (contentId: string) => string
-  /** Sorted set: content id, by the count of views that the source has not confirmed. */
+  /**
+   * Sorted set: content id, by the count of views that the source has not confirmed. One more member, with score 0, shows
+   * whether the set is complete (`:complete`), or how far a walk has restored it (`:from:<cursor>`).
+   */
   viewsUnwritten: string
 }
 
@@ -42,6 +45,9 @@ export interface LoadedCounts extends KnownCounts {
   /** Rises with every change of the counts at the source. */
   revision: number
 }
+
+/** Counts of views at the source, by content. */
+export type KnownViews = Map<string, number>
 
 type LoadCounts = (contentIds: string[]) => Promise<Map<string, LoadedCounts>>
 type LoadStates = (contentIds: string[]) => Promise<Map<string, LikeState>>
@@ -336,6 +342,13 @@ if #written > 0 then redis.call('ZREM', KEYS[1], unpack(written)) end
 if #outdated > 0 then redis.call('DEL', unpack(outdated)) end
 return #written`
 
+/** The member of the unwritten views that shows that none is missing. An eviction of the set removes it. */
+const COMPLETE = ':complete'
+/** The member that shows how far a walk has come: this, and the cursor of its next page. */
+const WALKED = ':from:'
+/** `COUNT` of `SCAN`. */
+const PAGE = 1_000
+
 /** Removes a marker where it still is. KEYS: its key. ARGV: marker. */
 const RELEASE = `#!lua flags=allow-key-locking
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
@@ -385,6 +398,16 @@ export function createCounters(
 ) {
   const countKey = ({ counter, contentId }: CountOf) => keys.count(counter, contentId)
   const tallyKey = ({ counter, contentId }: CountOf) => keys.tally(counter, contentId)
+
+  /** The content whose count or tally of views the key `name` holds. */
+  function viewedIn(name: string): string[] {
+    return [keys.count, keys.tally].flatMap((key) => {
+      const [before = '', after = ''] = key('views', '*').split('*')
+      return name.startsWith(before) && name.endsWith(after)
+        ? name.slice(before.length, name.length - after.length)
+        : []
+    })
+  }
 
   /** Loads counts again, and stores them unless they change meanwhile. Two round trips. */
   async function fillCounts(missing: CountOf[], load: LoadCounts): Promise<void> {
@@ -589,12 +612,52 @@ export function createCounters(
 
     /** How many likes, or contents with views, the source has not confirmed. One command. */
     unwritten: (counter: 'likes' | 'views'): Promise<number> =>
-      redis.zcard(counter === 'likes' ? keys.likesUnwritten : keys.viewsUnwritten),
+      redis.zcount(counter === 'likes' ? keys.likesUnwritten : keys.viewsUnwritten, 1, '+inf'),
 
     /** Up to `most` counts of views that the source has not confirmed, by content. One command. */
     async unwrittenViews(most: number): Promise<Map<string, number>> {
-      const flat = await redis.zrange<(string | number)[]>(keys.viewsUnwritten, 0, most - 1, { withScores: true })
+      const flat = await redis.zrange<(string | number)[]>(keys.viewsUnwritten, 1, '+inf', {
+        byScore: true,
+        offset: 0,
+        count: most,
+        withScores: true,
+      })
       return new Map(Array.from({ length: flat.length / 2 }, (_, i) => [String(flat[i * 2]), Number(flat[i * 2 + 1])]))
+    },
+
+    /**
+     * Restores the unwritten views where Redis evicted the set: walks over all keys, and adds each count that is higher
+     * than that of the source, as `load` reads it. Returns whether the set is complete; else call it again, to walk
+     * `most` pages of a thousand keys more. One command if nothing was evicted, up to four for a page. Safe to repeat.
+     */
+    async restoreUnwrittenViews(load: (contentIds: string[]) => Promise<KnownViews>, most: number): Promise<boolean> {
+      const [state = ''] = await redis.zrange<string[]>(keys.viewsUnwritten, 0, 0, { byScore: true })
+      if (state === COMPLETE) return true
+      let cursor = state.startsWith(WALKED) ? state.slice(WALKED.length) : '0'
+      for (let page = 0; page < most; page += 1) {
+        const [next, names] = await redis.scan(cursor, { count: PAGE })
+        const ids = [...new Set(names.flatMap((name) => viewedIn(String(name))))]
+        if (ids.length > 0) {
+          const places = ids.map((contentId) => ({ counter: 'views' as const, contentId }))
+          const held = await redis.mget<unknown[]>(...places.map(countKey), ...places.map(tallyKey))
+          const written = await load(ids)
+          const missing = ids.flatMap((member, i) => {
+            const score = Math.max(Number(held[i]) || 0, countIn(held[ids.length + i]) ?? 0)
+            return score > (written.get(member) ?? Infinity) ? [{ score, member }] : []
+          })
+          const [first, ...others] = missing
+          if (first) await redis.zadd(keys.viewsUnwritten, { gt: true }, first, ...others)
+        }
+        cursor = next
+        if (cursor === '0') break
+      }
+      const isComplete = cursor === '0'
+      await redis
+        .multi()
+        .zremrangebyscore(keys.viewsUnwritten, 0, 0)
+        .zadd(keys.viewsUnwritten, { score: 0, member: isComplete ? COMPLETE : WALKED + cursor })
+        .exec()
+      return isComplete
     },
 
     /** The source has these counts of views; returns how many of them did not rise since. Safe to repeat. */

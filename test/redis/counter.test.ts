@@ -336,6 +336,36 @@ test('only counts that Redis contradicts differ', async () => {
   expect(await counters.differing([settlement, { ...settlement, count: 5 }])).toEqual([settlement])
 })
 
+test('a count of comments is that of the source, whatever Redis evicts', async () => {
+  const keyspace = newKeyspace()
+  for (const evicted of subsetsOf(['count', 'tally'] as const)) {
+    for (const isEvictedFirst of [true, false]) {
+      const { counters, redis, post, deferred } = newWorld(keyspace)
+      let atSource = 5
+      const load = async () => new Map([[post, { comments: atSource, changedAt: 0, revision: atSource }]])
+      const readCount = async () => {
+        const counts = await counters.read(['comments'], [post], load)
+        await deferred()
+        return counts
+      }
+      const settle = (count: number) =>
+        counters.settle([{ counter: 'comments', contentId: post, count, revision: count, changedAt: 0 }])
+      const evict = async () => {
+        for (const name of evicted) await redis.del(keys[name]('comments', post))
+      }
+      expect(await readCount()).toEqual([[5]])
+      atSource = 6
+      if (isEvictedFirst) await evict()
+      await settle(6)
+      if (!isEvictedFirst) await evict()
+      expect([evicted, await readCount()]).toEqual([evicted, [[6]]])
+      await settle(5) // a late one
+      await evict()
+      expect([evicted, await readCount(), await readCount()]).toEqual([evicted, [[6]], [[6]]])
+    }
+  }
+})
+
 describe('views, whatever Redis evicts', () => {
   const names = ['count', 'tally', 'viewers', 'unwritten'] as const
 
@@ -377,6 +407,45 @@ describe('views, whatever Redis evicts', () => {
         expect(await counters.view(post, 'u_0', load)).toBe(again)
       }
     }
+  })
+
+  test('the source gets every count of which Redis has kept a copy', async () => {
+    const keyspace = newKeyspace()
+    for (const evicted of subsetsOf(names)) {
+      for (const isWritten of [false, true]) {
+        const { counters, redis, post } = newWorld(keyspace)
+        await redis.flushdb()
+        for (let i = 0; i < 6; i += 1) await counters.view(post, `u_${i}`, async () => 10)
+        if (isWritten) await counters.confirmViews(await counters.unwrittenViews(10))
+        const places = [keys.count('views', post), keys.tally('views', post), keys.viewers(post), keys.viewsUnwritten]
+        const doomed = names.flatMap((name, i) => (evicted.includes(name) ? (places[i] ?? []) : []))
+        if (doomed.length > 0) await redis.del(...doomed)
+        const load = async () => new Map([[post, isWritten ? 16 : 10]])
+        expect(await counters.restoreUnwrittenViews(load, 10)).toBe(true)
+        const isLost = ['count', 'tally', 'unwritten'].every((name) => (evicted as string[]).includes(name))
+        const expected = isWritten || isLost ? [] : [[post, 16]]
+        expect([evicted, isWritten, [...(await counters.unwrittenViews(10))]]).toEqual([evicted, isWritten, expected])
+        expect(await counters.unwritten('views')).toBe(expected.length)
+      }
+    }
+  })
+
+  test('the list of unwritten views is restored in steps, and from the start if it is evicted again', async () => {
+    const { counters, redis } = newWorld()
+    const ids = Array.from({ length: 3_000 }, (_, i) => `p_${i}`)
+    await redis.mset(Object.fromEntries(ids.map((id) => [keys.count('views', id), 2])))
+    const load = async (asked: string[]) => new Map(asked.map((id) => [id, id.endsWith('7') ? 2 : 1]))
+    const expected = new Map(ids.filter((id) => !id.endsWith('7')).map((id) => [id, 2]))
+    expect(await counters.restoreUnwrittenViews(load, 1)).toBe(false)
+    const first = await counters.unwritten('views')
+    expect(first).toBeGreaterThan(0)
+    expect(first).toBeLessThan(expected.size)
+    await redis.del(keys.viewsUnwritten)
+    for (let runs = 1; !(await counters.restoreUnwrittenViews(load, 1)); runs += 1) expect(runs).toBeLessThan(10)
+    expect(new Map([...(await counters.unwrittenViews(5_000))].sort())).toEqual(new Map([...expected].sort()))
+    await redis.set(keys.count('views', 'p_later'), 9)
+    expect(await counters.restoreUnwrittenViews(load, 1)).toBe(true) // complete: it walks no more
+    expect(await counters.unwritten('views')).toBe(expected.size)
   })
 
   test('a count that rose while it was written stays unwritten', async () => {
