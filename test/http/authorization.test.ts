@@ -231,18 +231,21 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
     if (state) await edge.fetch(`/v1/service-tokens/${id}`, { method: 'DELETE', headers: root })
     return { Authorization: `Bearer ${token}` }
   }
-  const ended = await edge.signIn(owner)
-  await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers: ended })
-  const credentials: Record<Caller, Record<string, string>> = {
-    anonymous: {},
-    'bad token': { Authorization: `Bearer u_a.s_a.${'a'.repeat(22)}.${'a'.repeat(22)}` },
+  async function ended() {
+    const headers = await edge.signIn(owner)
+    await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers })
+    return headers
+  }
+  const credentials: Record<Caller, () => Record<string, string> | Promise<Record<string, string>>> = {
+    anonymous: () => ({}),
+    'bad token': () => ({ Authorization: `Bearer u_a.s_a.${'a'.repeat(22)}.${'a'.repeat(22)}` }),
     'ended session': ended,
-    owner: await edge.signIn(owner),
-    'other member': await edge.signIn(other),
-    'root token': root,
-    'token with the scope': await tokenWith((scope) => scope === rule || rule === 'root'),
-    'token with all other scopes': await tokenWith((scope) => scope !== rule),
-    'revoked token': await tokenWith(() => true, 'revoked'),
+    owner: () => edge.signIn(owner),
+    'other member': () => edge.signIn(other),
+    'root token': () => root,
+    'token with the scope': () => tokenWith((scope) => scope === rule || rule === 'root'),
+    'token with all other scopes': () => tokenWith((scope) => scope !== rule),
+    'revoked token': () => tokenWith(() => true, 'revoked'),
   }
   const [method = '', pattern = ''] = name.split(' ')
   const names: Record<string, string> = {
@@ -259,7 +262,7 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
   )
   const response = await edge.fetch(path + (QUERIES[name] ?? ''), {
     method,
-    headers: { ...credentials[caller], 'Content-Type': 'application/json', 'CF-Connecting-IP': newAddress() },
+    headers: { ...(await credentials[caller]()), 'Content-Type': 'application/json', 'CF-Connecting-IP': newAddress() },
     ...(operation.requestBody === undefined ? {} : { body: JSON.stringify(BODIES[name] ?? {}) }),
   })
   await response.body?.cancel()
