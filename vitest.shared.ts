@@ -6,6 +6,9 @@ process.env['WRANGLER_LOG'] ??= 'error'
 // Tests start wrangler dozens of times. With a cache of its compiled code each start takes a third less CPU time.
 process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules/.cache/compiled')
 
+/** Whether this is `npm run test:long`, which tests what takes minutes, and only that. */
+export const isLong = Boolean(process.env['TEST_LONG'])
+
 /** A passing run prints a few lines. A failing test prints its error and everything it logged. */
 export const run = {
   reporters: ['dot', './test/summary.ts'],

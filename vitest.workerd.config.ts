@@ -1,6 +1,6 @@
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
-import { run } from './vitest.shared.ts'
+import { isLong, run } from './vitest.shared.ts'
 
 const hasRedis = Boolean(process.env['REDIS_URL'])
 
@@ -26,6 +26,10 @@ const WITHOUT_REDIS = [
   'test/redis/{bounded-map,memory,write-through}.test.ts',
   'test/trace.test.ts',
 ]
+
+/** What `npm test` leaves to `npm run test:long`: every operation under faults, and random requests. */
+const LONG = ['test/drills/{drill,fuzz}.test.ts']
+const OF_NODE = ['test/{bench,deploy,e2e,emulator,scripts}/**']
 
 // The suites that run in workerd: real D1 and queues, real Redis commands over HTTP.
 export default defineConfig({
@@ -58,8 +62,8 @@ export default defineConfig({
   test: {
     ...run,
     name: 'workerd',
-    include: ['test/**/*.test.ts'],
-    exclude: ['test/{bench,deploy,e2e,emulator,scripts}/**', ...(hasRedis ? WITHOUT_REDIS : [])],
+    include: isLong ? LONG : ['test/**/*.test.ts'],
+    exclude: isLong ? [] : [...LONG, ...OF_NODE, ...(hasRedis ? WITHOUT_REDIS : [])],
     isolate: false, // files share four runtimes: each loads the modules once
     setupFiles: ['./test/storage.setup.ts'],
     globalSetup: ['./test/assets.setup.ts', './test/emulator.setup.ts', './test/receiver.setup.ts'],

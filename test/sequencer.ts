@@ -12,11 +12,14 @@ const LONGEST = [
   'test/scripts/backup.test.ts',
   'test/scripts/example-programs.test.ts',
   'test/drills/drill.test.ts',
+  'test/drills/fuzz.test.ts',
+  'test/streams/streams.test.ts',
+  'test/drills/matrix.test.ts',
+  'test/http/authorization.test.ts',
   'test/removals/account.test.ts',
   'test/webhooks/isolation.test.ts',
-  'test/drills/fuzz.test.ts',
+  'test/backup/backup.test.ts',
   'test/docs/openapi.test.ts',
-  'test/http/authorization.test.ts',
 ]
 
 /**

@@ -21,6 +21,8 @@ const LOG = 50
 export function createReports({ api, say, ended, onEnd }) {
   /** What is known of posts and comments. Null: gone. @type {Map<string, Content | null>} */
   const contents = new Map()
+  /** Those that were read since the last decision. @type {Set<string>} */
+  const current = new Set()
   /** @type {Report[]} */
   let reports = []
   let pages = 1
@@ -118,10 +120,15 @@ export function createReports({ api, say, ended, onEnd }) {
   /** Reads what the reports are about, a few at a time. */
   async function readContents() {
     const missing = [...new Set(reports.map(({ subjectId }) => subjectId))].filter(
-      (id) => !id.startsWith('u_') && !contents.has(id),
+      (id) => !id.startsWith('u_') && !current.has(id),
     )
     while (missing.length > 0 && !ended.aborted) {
-      await Promise.all(missing.splice(0, 4).map(async (id) => void contents.set(id, await readContent(id))))
+      await Promise.all(
+        missing.splice(0, 4).map(async (id) => {
+          contents.set(id, await readContent(id))
+          current.add(id)
+        }),
+      )
       show()
     }
   }
@@ -154,7 +161,7 @@ export function createReports({ api, say, ended, onEnd }) {
     ])
     ask({ ...question, fields }, async ({ note = '' }) => {
       await work(String(note))
-      contents.clear()
+      current.clear() // the rows keep what they show until it is read again
       say(done)
       void load()
     })

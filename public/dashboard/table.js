@@ -98,16 +98,16 @@ export function createTable({ title, note, empty, columns, key }) {
     /** @type {Map<string, HTMLTableRowElement>} */
     const held = new Map([...lines].map(([line, { key }]) => [key, line]))
     lines.clear()
+    const names = shown.map((row, i) => key?.(row) ?? String(i))
+    nothing.remove()
+    for (const [name, line] of held) if (!names.includes(name)) line.remove()
     shown.forEach((row, i) => {
-      const name = key?.(row) ?? String(i)
+      const name = names[i] ?? ''
       const line = held.get(name) ?? newLine()
-      held.delete(name)
       lines.set(line, { key: name, row })
       fill(line, row)
-      if (body.rows[i] !== line) body.insertBefore(line, body.rows[i] ?? null) // moving a row loses the focus
+      if (body.rows[i] !== line) body.insertBefore(line, body.rows[i] ?? null) // moving a row loses focus and clicks
     })
-    for (const line of held.values()) line.remove()
-    nothing.remove()
     if (shown.length === 0) body.append(nothing)
 
     if (index !== undefined && !activeElement?.isConnected) {

@@ -184,11 +184,12 @@ test('moderators take down, restore, suspend, reinstate and resolve in the queue
   const [ada, bob] = [createClient({ url: web.product.url }), createClient({ url: web.product.url })]
   await ada.signIn({ login: 'ada', password: DEMO_PASSWORD })
   await bob.signIn({ login: 'bob', password: DEMO_PASSWORD })
-  const post = await ada.createPost({ text: 'Buy my looms!' })
+  const text = `Buy my looms! ${crypto.randomUUID()}` // a second attempt has a post of its own
+  const post = await ada.createPost({ text })
   await bob.createReport({ subjectId: post.id, reason: 'spam', text: 'An advertisement.' })
 
   const page = await openSignedIn('/#/reports')
-  const row = page.getByRole('row', { name: /Buy my looms!/ })
+  const row = page.getByRole('row', { name: new RegExp(text) })
   await expect.poll(() => row.innerText()).toMatch(/\t1\tspam\t.*\tAn advertisement\./)
   await expectAccessible(page, 'reports')
   const decide = async (action: string) => {
@@ -201,7 +202,7 @@ test('moderators take down, restore, suspend, reinstate and resolve in the queue
   await dialogOf(page).getByRole('button', { name: 'Take down' }).click()
   await dialogOf(page).getByText('must not be empty').waitFor() // beside the note
   await decide('Take down')
-  await page.getByRole('row', { name: /\(taken down\) Buy my looms!/ }).waitFor()
+  await page.getByRole('row', { name: `(taken down) ${text}` }).waitFor()
   await expect
     .poll(() => fetch(`${web.product.url}/v1/posts/${post.id}`).then(({ status }) => status), { timeout: 30_000 })
     .toBe(404)
