@@ -2,7 +2,8 @@ import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
 // Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. Triggers maintain the counts of users, posts and
-// comments, and their revisions (migrations/0002_count_triggers.sql, migrations/0019_scores.sql). Writers only add and delete rows.
+// comments, and their revisions (migrations/0002_count_triggers.sql, 0023_safety.sql, 0028_first_like.sql). Writers only add and
+// delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -86,7 +87,7 @@ export const posts = sqliteTable(
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
-    /** How high it ranks (`score.ts`). Whatever changes its counts sets it. Null: its weight is below `SCORED_WEIGHT`. */
+    /** How high it ranks (`score.ts`). What changes its counts sets it. Null: its weight is below `SCORED_WEIGHT`. */
     score: real(),
   },
   (t) => [
