@@ -2,7 +2,8 @@ import { sql } from 'drizzle-orm'
 import { index, integer, primaryKey, real, sqliteTable, text, uniqueIndex } from 'drizzle-orm/sqlite-core'
 
 // Ids carry their kind and sort by time (`u_` + ULID). Times are Unix ms. Triggers maintain the counts of users, posts and
-// comments, and their revisions (migrations/0002_count_triggers.sql, migrations/0019_scores.sql). Writers only add and delete rows.
+// comments, and their revisions (migrations/0002_count_triggers.sql, 0023_safety.sql, 0028_first_like.sql). Writers only add and
+// delete rows.
 
 export const users = sqliteTable(
   'users',
@@ -86,7 +87,7 @@ export const posts = sqliteTable(
     createdDay: integer('created_day')
       .notNull()
       .generatedAlwaysAs(sql`created_at / 86400000`, { mode: 'virtual' }),
-    /** How high it ranks (`score.ts`). Whatever changes its counts sets it. Null: its weight is below `SCORED_WEIGHT`. */
+    /** How high it ranks (`score.ts`). What changes its counts sets it. Null: its weight is below `SCORED_WEIGHT`. */
     score: real(),
   },
   (t) => [
@@ -515,37 +516,36 @@ export const removals = sqliteTable(
   (t) => [index('removals_due').on(t.dueAt)],
 )
 
+/** All but the rowid, which has the age of the row. */
+export const notificationColumns = {
+  kind: text({ enum: ['like', 'comment', 'reply'] }).notNull(),
+  /** The liked content, or the comment. If it is deleted, readers skip the row. */
+  contentId: text('content_id').notNull(),
+  /** The recipient: the author of the liked content, of the commented post, or of the comment replied to. */
+  userId: text('user_id')
+    .notNull()
+    .references(() => users.id, { onDelete: 'cascade' }),
+  postId: text('post_id').notNull(),
+  /** `n_` + time + …: its position in the inbox of the user. */
+  id: text().notNull(),
+  /** The latest actors, at most three, the latest first. */
+  actorIds: text('actor_ids', { mode: 'json' }).$type<string[]>().notNull(),
+  actorsCount: integer('actors_count').notNull(),
+  /** When it last happened. */
+  createdAt: integer('created_at').notNull(),
+  /** When the row was written. A read mark from before does not cover it. */
+  notedAt: integer('noted_at').notNull(),
+}
+
 /**
  * Notifications of authors: one row for all likes of a content, and one for each comment and reply. Everything but `notedAt` derives
  * from other tables. Notifications of posts and follows have no rows: see `notifications/notifications`.
  */
-export const notifications = sqliteTable(
-  'notifications',
-  {
-    kind: text({ enum: ['like', 'comment', 'reply'] }).notNull(),
-    /** The liked content, or the comment. If it is deleted, readers skip the row. */
-    contentId: text('content_id').notNull(),
-    /** The recipient: the author of the liked content, of the commented post, or of the comment replied to. */
-    userId: text('user_id')
-      .notNull()
-      .references(() => users.id, { onDelete: 'cascade' }),
-    postId: text('post_id').notNull(),
-    /** `n_` + time + …: its position in the inbox of the user. */
-    id: text().notNull(),
-    /** The latest actors, at most three, the latest first. */
-    actorIds: text('actor_ids', { mode: 'json' }).$type<string[]>().notNull(),
-    actorsCount: integer('actors_count').notNull(),
-    /** When it last happened. */
-    createdAt: integer('created_at').notNull(),
-    /** When the row was written. A read mark from before does not cover it. */
-    notedAt: integer('noted_at').notNull(),
-  },
-  (t) => [
-    primaryKey({ columns: [t.kind, t.contentId] }),
-    // No index by age: each like moves its row. The purge reads the table in turns.
-    index('notifications_user').on(t.userId, t.id),
-  ],
-)
+export const notifications = sqliteTable('notifications', notificationColumns, (t) => [
+  primaryKey({ columns: [t.kind, t.contentId] }),
+  // No index by age: each like moves its entry. The rowid has the age: see `notifications/notifications`.
+  index('notifications_user').on(t.userId, t.id),
+])
 
 /**
  * Whom a post or comment names (`@name`). A notification without a row of its own, as posts and follows are. It stays as

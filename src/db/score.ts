@@ -24,7 +24,8 @@ const SCORED_WEIGHT = 2
 
 /**
  * The score of a row of `posts` with `views`, or null where it has none. Whatever writes counts sets the score in the same
- * statement: here for views and rebuilds, in the triggers of likes and comments (migrations/0019_scores.sql).
+ * statement: here for views and rebuilds, in the triggers of likes and comments (migrations/0023_safety.sql and
+ * 0028_first_like.sql). The first like of a post leaves the score to the next change: see docs/decisions/hints.md.
  */
 export const scoreWith = (views: SQL): SQL => {
   const weight = sql`3 * comments_count + likes_count + 0.1 * ${views}`

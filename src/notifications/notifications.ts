@@ -5,8 +5,17 @@ import { isBlocked, isBlockedOrMuted } from '../db/relations.ts'
 import { removeSome } from '../db/remove.ts'
 import { eq, inArray, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
+import { integer, sqliteTable } from 'drizzle-orm/sqlite-core'
 import { encodeTime } from 'ulid'
-import { commentLikes, comments, notificationReads, notifications, postLikes, posts } from '../db/schema.ts'
+import {
+  commentLikes,
+  comments,
+  notificationColumns,
+  notificationReads,
+  notifications,
+  postLikes,
+  posts,
+} from '../db/schema.ts'
 import type { EventType, StoredEvent } from '../events/catalog.ts'
 import type { Cursor, Listener } from '../events/dispatch.ts'
 import { type Page, pageOf } from '../page.ts'
@@ -93,11 +102,31 @@ const LAST_FOLLOW = 'f_~'
 /** How many rows one step of a rebuild reads. */
 const REBUILD_STEP = 500
 
-/** Of how many rows a minute the cron deletes those that are expired: of 14 million a day. */
-const PURGED_PER_MINUTE = 10_000
+/**
+ * The rowid of a notification is the second when it was stored, or last happened, with these bits below for its place among
+ * the others. So the purge finds in the first rows what may be expired, and no like writes an index by age.
+ */
+const PLACE_BITS = 21 // a rowid stays a safe integer until 2106
 
-/** `noted_at` of a notification that a rebuild restores: who read since then has read it. */
-const AS_CREATED = sql.raw('created_at')
+/** What a stored row has besides what its sources say. */
+interface Stored {
+  rowid: SQL
+  notedAt: SQL
+}
+const nextAfter = (rowids: string) => sql.raw(`${rowids} + row_number() OVER ()`)
+/** Above all others, and not below the current second. */
+const NEW: Stored = {
+  rowid: nextAfter(`max((SELECT coalesce(max(rowid), 0) FROM notifications), unixepoch() << ${PLACE_BITS})`),
+  notedAt: NOW,
+}
+/** From a rebuild: who read since it happened has read it. Below all seconds, from where the purge moves it to its own. */
+const RESTORED: Stored = {
+  rowid: nextAfter(`(SELECT coalesce(max(rowid), 0) FROM notifications WHERE rowid < 1 << ${2 * PLACE_BITS})`),
+  notedAt: sql.raw('created_at'),
+}
+
+/** The table with its rowid. */
+const placed = sqliteTable('notifications', { rowid: integer().notNull(), ...notificationColumns })
 
 export type Notifications = ReturnType<typeof createNotifications>
 export const notificationsService = service<Notifications>('notifications')
@@ -231,18 +260,18 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
    * Stores the notifications that `sources` selects (content_id, user_id, post_id, place, actor_ids, actors_count,
    * created_at). One that moves down in the list, because a like was taken back, is not new again.
    */
-  const store = (kind: 'like' | 'comment' | 'reply', sources: SQL, notedAt: SQL) =>
+  const store = (kind: 'like' | 'comment' | 'reply', sources: SQL, { rowid, notedAt }: Stored) =>
     db
-      .insert(notifications)
+      .insert(placed)
       .select(
         sql`
           WITH sources AS MATERIALIZED (${sources})
-          SELECT ${kind}, content_id, user_id, post_id, 'n_' || ${ENCODED_TIME} || place, actor_ids, actors_count,
+          SELECT ${rowid}, ${kind}, content_id, user_id, post_id, 'n_' || ${ENCODED_TIME} || place, actor_ids, actors_count,
             created_at, ${notedAt}
           FROM sources WHERE created_at IS NOT NULL`,
       )
       .onConflictDoUpdate({
-        target: [notifications.kind, notifications.contentId],
+        target: [placed.kind, placed.contentId],
         set: {
           id: sql`excluded.id`,
           actorIds: sql`excluded.actor_ids`,
@@ -257,7 +286,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
    * Stores the likes of `ids` as D1 has them now, or removes them. Users whom the author does not see, or mutes, are no
    * actors; they count. One D1 round trip. Returns the authors of those that others like or have liked.
    */
-  async function storeLikes(kind: 'post' | 'comment', ids: string[], notedAt: SQL): Promise<string[]> {
+  async function storeLikes(kind: 'post' | 'comment', ids: string[], as: Stored): Promise<string[]> {
     const { rows, likes, contentId, postId } = contents[kind]
     const ofOthers = (content: SQL, author: SQL) =>
       sql`FROM ${likes} WHERE ${contentId} = ${content} AND is_liked AND user_id <> ${author}
@@ -286,7 +315,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
             ) AS actors_count,
             (SELECT ${SINCE} ${latest} LIMIT 1) AS created_at
           FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${rows} AS content ON content.id = value`,
-        notedAt,
+        as,
       ),
     ])
     return authors.map(({ id }) => id)
@@ -298,7 +327,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
    */
   async function storeComments(
     ofPosts: { id: string; postId: string; parentId: string }[],
-    notedAt: SQL,
+    as: Stored,
   ): Promise<string[]> {
     const ids = ofPosts.map(({ id }) => id)
     const [authors, above] = await db.batch([
@@ -322,7 +351,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
           FROM json_each(${JSON.stringify(ids)}) CROSS JOIN ${comments} ON comments.id = value
             CROSS JOIN ${posts} ON posts.id = post_id AND posts.author_id <> comments.author_id
           WHERE comments.deleted_at IS NULL`,
-        notedAt,
+        as,
       ),
       store(
         'reply',
@@ -333,7 +362,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
             CROSS JOIN ${comments} AS above ON above.id = comments.parent_id AND above.author_id <> comments.author_id
             CROSS JOIN ${posts} ON posts.id = comments.post_id AND posts.author_id <> above.author_id
           WHERE comments.deleted_at IS NULL AND above.deleted_at IS NULL`,
-        notedAt,
+        as,
       ),
     ])
     return [...authors, ...above].map(({ id }) => id)
@@ -389,7 +418,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
           postId: field(event, 'postId'),
           parentId: field(event, 'parentId'),
         }))
-        userIds.push(...(await storeComments(ofPosts, NOW)))
+        userIds.push(...(await storeComments(ofPosts, NEW)))
       }
       const written = of('post_created', 'post_updated', 'comment_created', 'comment_updated').map(contentOf)
       const gone = of('post_deleted', 'comment_deleted').map(contentOf)
@@ -425,13 +454,13 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
           SELECT id, likes_changed_at AS likedAt FROM ${contents[phase].rows}
           WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
         const ids = page.filter(({ likedAt }) => likedAt > since).map(({ id }) => id)
-        if (ids.length > 0) await invalidate(await storeLikes(phase, ids, AS_CREATED))
+        if (ids.length > 0) await invalidate(await storeLikes(phase, ids, RESTORED))
         if (page.length === REBUILD_STEP) return `${phase} ${page.at(-1)?.id}`
         return phase === 'post' ? 'comment' : `comments c_${encoded(since)}`
       }
       const written = await db.all<{ id: string; postId: string; parentId: string }>(sql`
         SELECT id, post_id AS postId, coalesce(parent_id, '') AS parentId FROM ${comments} WHERE id > ${from} ORDER BY id LIMIT ${REBUILD_STEP}`)
-      if (written.length > 0) await invalidate(await storeComments(written, AS_CREATED))
+      if (written.length > 0) await invalidate(await storeComments(written, RESTORED))
       return written.length === REBUILD_STEP ? `comments ${written.at(-1)?.id}` : null
     },
   }
@@ -459,7 +488,7 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
      * one command; throws when D1 fails. Safe to repeat: it stores what D1 has now.
      */
     async refreshLikes(kind: 'post' | 'comment', contentIds: string[]): Promise<void> {
-      await invalidate(await storeLikes(kind, contentIds, NOW))
+      await invalidate(await storeLikes(kind, contentIds, NEW))
     },
 
     /**
@@ -528,23 +557,28 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
     },
 
     /**
-     * Deletes at most `most` expired notifications of the rows whose turn it is at `now`: each minute the next
-     * `PURGED_PER_MINUTE`, so a row stays longer than it must by as many minutes as the table has turns. Reading them costs
-     * less than an index by age, which every like would write. Returns how many. For the cron; safe to repeat.
+     * Looks at the first `most` rows that were stored long enough ago. Deletes those that are expired, and moves the others,
+     * whose likes went on, to the second when they last happened. Returns how many it has looked at; fewer than `most`: no
+     * expired one is left. At most three D1 queries, by rowid. For the cron; safe to repeat.
      */
     async purge(most: number, now: number): Promise<number> {
-      const [last] = await db.all<{ row: number | null }>(sql`SELECT max(rowid) AS row FROM ${notifications}`)
-      const turns = Math.ceil(((last?.row ?? 0) + 1) / PURGED_PER_MINUTE)
-      const first = (Math.floor(now / 60_000) % turns) * PURGED_PER_MINUTE
-      const gone = await db.all(sql`
-        DELETE FROM ${notifications}
-        WHERE rowid IN (
-          SELECT rowid FROM ${notifications}
-          WHERE rowid >= ${first} AND rowid < ${first + PURGED_PER_MINUTE} AND +id < ${`n_${encoded(now - keptMs)}`}
-          LIMIT ${most}
-        )
-        RETURNING id`)
-      return gone.length
+      const since = now - keptMs
+      const isExpired = sql`id < ${`n_${encoded(since)}`}`
+      const rows = await db.all<{ row: number; isExpired: number }>(sql`
+        SELECT rowid AS row, ${isExpired} AS isExpired FROM ${notifications}
+        WHERE rowid < (${Math.floor(since / 1_000)} << ${PLACE_BITS}) ORDER BY rowid LIMIT ${most}`)
+      const of = (expired: number) => listOf(rows.flatMap((row) => (row.isExpired === expired ? [row.row] : [])))
+      if (rows.some((row) => row.isExpired)) {
+        await db.run(sql`DELETE FROM ${notifications} WHERE rowid IN ${of(1)} AND +${isExpired}`)
+      }
+      if (rows.some((row) => !row.isExpired)) {
+        // A place is random. A row whose place is taken gets another one in the next step.
+        await db.run(sql`
+          UPDATE OR IGNORE ${notifications}
+          SET rowid = (created_at / 1000 << ${PLACE_BITS}) + (random() & ${(1 << PLACE_BITS) - 1})
+          WHERE rowid IN ${of(0)}`)
+      }
+      return rows.length
     },
   }
 }

@@ -457,38 +457,74 @@ test('expired notifications are neither listed nor kept', async () => {
   expect(await kept()).toEqual([])
 })
 
-test('each minute the purge reads as many rows of a large table as of a small one, and the next minute others', async () => {
+test('the purge finds expired notifications in the first rows of a table, and each row that stays once', async () => {
   const author = await addUser()
-  const minute = 40_000 * 86_400_000 // long after all that other tests have written
-  const add = (row: number, at: number) =>
-    env.DB.prepare(
-      `INSERT INTO notifications (rowid, kind, content_id, user_id, post_id, id, actor_ids, actors_count, created_at, noted_at)
-      VALUES (?1, 'comment', 'c_' || ?1, ?2, 'p_1', 'n_' || ?3 || ?1, '[]', 1, 0, 0)`,
+  const now = 40_000 * 86_400_000 // long after all that other tests have written
+  const since = now - 30 * 86_400_000
+  const at = (ms: number) => Math.floor(ms / 1_000) * 2 ** 21
+  const add = (rowid: number, count: number, createdAt: number) =>
+    db.run(sql`
+      WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ${count - 1})
+      INSERT INTO notifications (rowid, kind, content_id, user_id, post_id, id, actor_ids, actors_count, created_at, noted_at)
+      SELECT ${rowid} + i, 'comment', 'c_' || (${rowid} + i), ${author.id}, 'p_1',
+        'n_' || ${ulid(createdAt).slice(0, 10).toLowerCase()} || i, '[]', 1, ${createdAt}, 0 FROM n`)
+  const found = async () => {
+    const places = await db.all<{ second: number; rows: number }>(
+      sql`SELECT rowid >> 21 AS second, count(*) AS rows FROM notifications WHERE user_id = ${author.id} GROUP BY 1`,
     )
-      .bind(row, author.id, ulid(at).slice(0, 10).toLowerCase())
-      .run()
-  for (const row of [11_000, 12_000, 21_000]) await add(row, 0)
-  await add(22_000, minute)
-  const left = async () => {
-    const kept = await db.all<{ row: number }>(
-      sql`SELECT rowid AS row FROM notifications WHERE rowid > 10000 ORDER BY 1`,
-    )
-    return kept.map(({ row }) => row)
+    return places.map(({ second, rows }) => [second, rows])
   }
   const isolate = createIsolate(readConfig({ ...env }), features)
-  const purge = (turn: number, DB = env.DB) => {
+  const purge = async (most: number) => {
+    const { DB, rows } = meteredDatabase()
     const { use } = createPlatform(isolate, { ...env, DB }, { onFailure: () => {}, defer: () => {} })
-    return use(notificationsService).purge(100, minute + turn * 60_000)
+    return { looked: await use(notificationsService).purge(most, now), ...rows }
   }
-  const start = (minute / 60_000) % 3
-  const turnOf = (rows: number) => (rows - start + 3) % 3
-  expect(await purge(turnOf(1))).toBe(2)
-  expect(await left()).toEqual([21_000, 22_000])
-  const { DB, rows } = meteredDatabase()
-  expect(await purge(turnOf(1), DB)).toBe(0)
-  expect(rows.read).toBeLessThan(5)
-  expect(await purge(turnOf(2))).toBe(1)
-  expect(await left()).toEqual([22_000])
+  await db.delete(notifications)
+  await add(1, 20, since - 1) // from before rowids had an age
+  await add(101, 20, since + 9_000)
+  await add(at(since - 50_000), 30, since - 50_000)
+  await add(at(since - 40_000), 10, now - 1_000) // liked again
+  await add(at(since + 5_000), 2_000, since + 5_000)
+  expect(await purge(50)).toMatchObject({ looked: 50 })
+  expect((await purge(50)).looked).toBe(30)
+  const second = (ms: number) => Math.floor(ms / 1_000)
+  const left = [
+    [second(since + 5_000), 2_000],
+    [second(since + 9_000), 20],
+    [second(now - 1_000), 10],
+  ]
+  expect(await found()).toEqual(left)
+  expect(await purge(50)).toEqual({ looked: 0, read: expect.toSatisfy((read) => read <= 1), written: 0 })
+  expect(await found()).toEqual(left)
+})
+
+test('a notification is stored in its second, above all others; a restored one where the purge takes it first', async () => {
+  const { newMember, deliver, edge } = newWorld()
+  const [ada, bob] = [await newMember(), await newMember()]
+  await db.delete(notifications)
+  const post = await addPost({ authorId: ada.id })
+  const rowids = () =>
+    db.all<{ id: string; row: number }>(
+      sql`SELECT content_id AS id, rowid AS row FROM notifications WHERE user_id = ${ada.id} ORDER BY rowid`,
+    )
+  const before = Math.floor(Date.now() / 1_000) * 2 ** 21
+  for (let i = 0; i < 3; i += 1) {
+    await bob.comment(post.id)
+    await deliver()
+  }
+  const stored = await rowids()
+  expect(stored.map(({ row }) => row > before)).toEqual([true, true, true])
+  expect(stored.map(({ id }) => id)).toEqual(stored.map(({ id }) => id).toSorted())
+
+  const created = new Map(stored.map(({ id, row }) => [id, Math.floor(row / 2 ** 21)]))
+  await db.delete(notifications)
+  await rebuild(edge)
+  expect((await rowids()).map(({ row }) => row < 2 ** 42)).toEqual([true, true, true])
+  await edge.cron()
+  for (const { id, row } of await rowids()) {
+    expect(Math.abs(Math.floor(row / 2 ** 21) - (created.get(id) ?? 0))).toBeLessThan(60)
+  }
 })
 
 test('a rebuild runs in bounded queue steps and keeps what is unread', async () => {

@@ -208,6 +208,30 @@ test('whatever changes the counts of a post sets its score; few likes make none,
   expect((await scores()).map(({ postId }) => postId)).toEqual([other.id])
 })
 
+test('the first like of a post leaves the score to the next change, also when a batch brings both', async () => {
+  const { authorId } = await newWorld()
+  const [ada, bob] = [await addUser(), await addUser()]
+  const post = { authorId, commentsCount: 2 }
+  const score = (likes: number, createdAt: number) =>
+    expect.closeTo(scoreOf({ likes, comments: 2, views: 0, createdAt }), 6) as number
+  const one = await addPost({
+    ...post,
+    createdAt: 1_000,
+    score: scoreOf({ likes: 0, comments: 2, views: 0, createdAt: 1_000 }),
+  })
+  const two = await addPost({ ...post, createdAt: 2_000 })
+  await addLike(ada.id, one.id, two.id)
+  await addLike(bob.id, two.id)
+  expect(await scores()).toEqual(
+    [
+      { postId: one.id, score: score(0, 1_000) },
+      { postId: two.id, score: score(2, 2_000) },
+    ].toSorted((a, b) => (a.postId < b.postId ? -1 : 1)),
+  )
+  await addLike(bob.id, one.id)
+  expect((await scores()).find(({ postId }) => postId === one.id)).toEqual({ postId: one.id, score: score(2, 1_000) })
+})
+
 test('a rebuild continues step by step until every post has its score', async () => {
   const { edge, authorId } = await newWorld()
   const rows = Array.from({ length: 1_001 }, (_, i) => `p_${String(i).padStart(6, '0')}`)
