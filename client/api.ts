@@ -1478,7 +1478,7 @@ export interface MemberApi {
   /**
    * Sign out everywhere: `DELETE /v1/sessions`.
    *
-   * Ends all my sessions, including this one. Works without Redis. Then a session can stay usable in some places for up to a minute.
+   * Ends all my sessions, including this one, everywhere. Works without Redis: the answer then takes `SESSION_RECHECK_SECONDS` (5 s).
    *
    * @throws {Problem} `not-signed-in`, `cross-site`, `unsupported-media-type`
    */
@@ -1487,7 +1487,7 @@ export interface MemberApi {
   /**
    * Sign out: `DELETE /v1/sessions/current`.
    *
-   * Ends this session and takes its device offline. Works without Redis. Then the session can stay usable in some places for up to a minute.
+   * Ends this session everywhere, and takes its device offline. Works without Redis: the answer then takes `SESSION_RECHECK_SECONDS` (5 s).
    *
    * @throws {Problem} `not-signed-in`, `cross-site`, `unsupported-media-type`
    */

@@ -239,6 +239,12 @@ const sessions = {
   SESSION_IDLE_SECONDS: seconds(3_600, 60, 2_592_000, 'Time without a request after which a session expires.'),
   SESSION_ABSOLUTE_SECONDS: seconds(2_592_000, 60, 31_536_000, 'Time after sign-in at which a session expires.'),
   SESSION_TOUCH_SECONDS: seconds(300, 1, 3_600, 'Interval at which an active session records its last use.'),
+  SESSION_RECHECK_SECONDS: seconds(
+    5,
+    0,
+    20,
+    'Interval at which an isolate asks D1 for ended sessions that Redis missed. A sign-out that Redis misses waits as long.',
+  ),
 }
 
 const mail = {
@@ -567,6 +573,7 @@ export function readConfig(env: object) {
       idleMs: set.SESSION_IDLE_SECONDS,
       absoluteMs: set.SESSION_ABSOLUTE_SECONDS,
       touchMs: set.SESSION_TOUCH_SECONDS,
+      recheckMs: set.SESSION_RECHECK_SECONDS,
     },
     presence: {
       windowMs: set.PRESENCE_SECONDS,

@@ -280,6 +280,8 @@ function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, cla
     async <T>(script: Script, alone: () => Promise<T>) => {
       if (isDecided) return alone()
       isDecided = true
+      const preparing = claims && c.var.use(sessionStore).prepare()
+      if (preparing) await preparing // otherwise commands of the same turn share the request
       try {
         return await run<T>(script, claims ? checksOf(claims, contentId) : [])
       } catch (error) {

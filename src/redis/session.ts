@@ -52,6 +52,8 @@ export interface SessionPolicy {
   touchMs: number
   /** How long an isolate may use a user's state without asking Redis. */
   memoryMs: number
+  /** How long an isolate trusts Redis before it asks the source which ends Redis missed. Only with `SessionSource.missed`. */
+  recheckMs?: number
 }
 
 /** The source of truth for sessions. It survives the loss of Redis. */
@@ -59,6 +61,11 @@ export interface SessionSource<State> {
   load(claims: Claims): Promise<StoredSession<State> | null>
   /** Records a visit. Returns false if the session does not exist. */
   touch(sessionId: string, seenAt: number): Promise<boolean>
+  /**
+   * The ids of ended sessions, and of users whose sessions were ended, that Redis may have missed. Undefined: too many.
+   * Absent: the source does not know.
+   */
+  missed?: () => Promise<ReadonlySet<string> | undefined>
 }
 
 /** What an isolate remembers about Redis between requests. */
@@ -67,10 +74,17 @@ export interface SessionMemory<State> {
   redisFailedAt: number
   /** The states of users whose sessions were live, by user, and when they were read (Unix ms). */
   states: BoundedMap<{ state: State; readAt: number }>
+  /** The ends that Redis may have missed, and when the isolate began to read them (Unix ms). */
+  missed?: { ids: ReadonlySet<string>; readAt: number }
+  /** When a check began to read them after its answer (Unix ms). */
+  rereadAt?: number
 }
 
 /** How long a check trusts a confirmation of the source. */
 const TRUST_MS = 60_000
+
+/** A check that began in time may take effect so much later. */
+const SLACK_MS = 100
 
 /** Replaces an ended session, so that a load in progress cannot bring it back. */
 const ENDED = 'ended'
@@ -130,6 +144,11 @@ export type SessionStore<State extends Versioned> = ReturnType<typeof createSess
  * once in isolates that saw Redis fail, and in isolates that began after the last confirmation. A refused write never
  * extends the trust.
  *
+ * If the source lists the ends that Redis missed (`missed`), an isolate trusts Redis for `recheckMs` after it read that list,
+ * and never about what is on it. So such an end takes effect within `recheckMs` everywhere, and whoever ends a session can
+ * wait for that: `outlast`. An isolate in use reads the list after an answer, at half of that time, and then no check waits
+ * for it. If source and list fail, the check uses what Redis holds, except about what the isolate knows to be on the list.
+ *
  * A state is as current as its session: it holds at once where Redis took the change, and within 60 s where Redis missed
  * it, or lost it while an older state was on its way. Of two states the higher version wins, here and in Redis.
  *
@@ -158,13 +177,42 @@ export function createSessionStore<State extends Versioned>(
     return isTheirs && now < session.expiresAt && now < session.seenAt + policy.idleMs
   }
 
+  const { recheckMs = 0 } = policy
+
+  /** Whether this isolate knows that Redis may have missed the end of this session. */
+  const isMissed = ({ sessionId, userId }: Claims) =>
+    memory.missed !== undefined && (memory.missed.ids.has(sessionId) || memory.missed.ids.has(userId))
+
+  /** How long ago this isolate began to read the list of missed ends (ms). */
+  const listAgeMs = (now: number) => {
+    const ageMs = now - (memory.missed?.readAt ?? -Infinity)
+    return ageMs >= 0 ? ageMs : Infinity // the clock was set back
+  }
+
+  /** Reads the list of missed ends. If that fails, nothing is trusted. */
+  async function readMissed(now: number): Promise<void> {
+    const ids = await source.missed?.()
+    if (ids) memory.missed = { ids, readAt: now }
+  }
+
+  /** Reads the list of missed ends if it is too old, or after the answer if it soon is. Undefined: it is not too old. */
+  function prepare(now: number): Promise<void> | undefined {
+    if (!source.missed) return undefined
+    if (listAgeMs(now) >= recheckMs) return readMissed(now).catch(() => {})
+    const isRead = Math.abs(now - (memory.rereadAt ?? -Infinity)) < recheckMs / 2
+    if (isRead || listAgeMs(now) < recheckMs / 2) return undefined
+    memory.rereadAt = now
+    defer(() => readMissed(now).catch(() => {}))
+    return undefined
+  }
+
   /** When the source must have confirmed a session for a check to trust it (Unix ms). Later: a clock was set back. */
-  const trustedSpan = (now: number): [from: number, to: number] => [
-    Math.max(memory.redisFailedAt, now - TRUST_MS + 1),
-    now + TRUST_MS - 1,
-  ]
-  const isTrusted = ({ confirmedAt }: CachedSession, now: number) => {
-    const [from, to] = trustedSpan(now)
+  function trustedSpan(claims: Claims, now: number): [from: number, to: number] {
+    if (source.missed && (isMissed(claims) || listAgeMs(now) >= Math.max(recheckMs, 1))) return [1, 0] // never
+    return [Math.max(memory.redisFailedAt, now - TRUST_MS + 1), now + TRUST_MS - 1]
+  }
+  function isTrusted(claims: Claims, { confirmedAt }: CachedSession, now: number): boolean {
+    const [from, to] = trustedSpan(claims, now)
     return confirmedAt >= from && confirmedAt <= to
   }
 
@@ -265,12 +313,25 @@ export function createSessionStore<State extends Versioned>(
       text: GUARD,
       keys: keysOf(claims),
       reads: 3,
-      args: [claims.hash, ...[now, policy.idleMs, ...trustedSpan(now)].map(String)],
+      args: [claims.hash, ...[now, policy.idleMs, ...trustedSpan(claims, now)].map(String)],
     }),
 
     /**
+     * Reads the list of missed ends if it is too old for a guard: one query of the source. Undefined: it is not. `check`
+     * does it itself.
+     */
+    prepare: (now = Date.now()): Promise<void> | undefined => prepare(now),
+
+    /**
+     * Waits until an end that the source holds has taken effect in every isolate, although Redis missed it. Only with
+     * `SessionSource.missed`.
+     */
+    outlast: (): Promise<void> => new Promise((resolve) => setTimeout(resolve, recheckMs && recheckMs + SLACK_MS)),
+
+    /**
      * The state of the user if the session of `claims` is live. One round trip, unless a guard has just read what Redis
-     * holds: `held`. One query of the source if the session is not trusted, or Redis lacks the state.
+     * holds: `held`. One query of the source if the session is not trusted, or Redis lacks the state; and one beside the
+     * round trip if the list of missed ends is too old.
      */
     async check(
       claims: Claims,
@@ -279,7 +340,9 @@ export function createSessionStore<State extends Versioned>(
     ): Promise<State | undefined> {
       let replies: HeldSession<State>
       try {
+        const preparing = prepare(now)
         replies = await held.catch(noteFailure)
+        await preparing
       } catch {
         return confirm(claims, undefined, now, false, null)
       }
@@ -288,11 +351,11 @@ export function createSessionStore<State extends Versioned>(
       if (cached === null || typeof cached === 'string') return confirm(claims, undefined, now, true, state)
       if (epoch !== null && cached.epoch < epoch) return undefined
       if (epoch === cached.epoch && !isLive(cached, epoch, claims, now)) return undefined
-      if (epoch === cached.epoch && isTrusted(cached, now) && state) return remember(claims.userId, state, now)
+      if (epoch === cached.epoch && isTrusted(claims, cached, now) && state) return remember(claims.userId, state, now)
       try {
         return await confirm(claims, cached, now, true, state)
       } catch (error) {
-        if (epoch === cached.epoch && state) return state // nobody can end a session or change a state while the source fails
+        if (epoch === cached.epoch && state && !isMissed(claims)) return state // nobody can end a session or change a state while the source fails
         throw error
       }
     },

@@ -119,8 +119,8 @@ export const sessions = new Hono<AppEnv>()
       tag,
       summary: 'Sign out everywhere',
       description:
-        'Ends all my sessions, including this one. Works without Redis. Then a session can stay usable in some places for ' +
-        'up to a minute.',
+        'Ends all my sessions, including this one, everywhere. Works without Redis: the answer then takes ' +
+        '`SESSION_RECHECK_SECONDS` (5 s).',
       status: 204,
       sends: ['Set-Cookie'],
       problems: ['not-signed-in'],
@@ -139,8 +139,8 @@ export const sessions = new Hono<AppEnv>()
       tag,
       summary: 'Sign out',
       description:
-        'Ends this session and takes its device offline. Works without Redis. Then the session can stay usable in some ' +
-        'places for up to a minute.',
+        'Ends this session everywhere, and takes its device offline. Works without Redis: the answer then takes ' +
+        '`SESSION_RECHECK_SECONDS` (5 s).',
       status: 204,
       sends: ['Set-Cookie'],
       problems: ['not-signed-in'],

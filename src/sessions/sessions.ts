@@ -22,6 +22,9 @@ import type { SessionTokens } from './token.ts'
 /** How many revocations one run of the cron sends to Redis. */
 const REVOCATIONS_PER_RUN = 1_000
 
+/** The most ends that an isolate remembers of those that Redis missed. While there are more, D1 answers every check. */
+const MOST_MISSED = 1_000
+
 /** The queue has this long to begin the removal of a user. After that the cron does. */
 const REMOVAL_MS = 60_000
 
@@ -48,6 +51,14 @@ export const createSessionSource = (db: DrizzleD1Database): SessionSource<Relati
       .where(eq(sessions.id, sessionId))
       .returning({ id: sessions.id })
     return seen.length > 0
+  },
+  async missed() {
+    const ends = await db
+      .select({ id: revocations.subjectId })
+      .from(revocations)
+      .where(gt(revocations.createdAt, 0)) // by the index
+      .limit(MOST_MISSED + 1)
+    return ends.length > MOST_MISSED ? undefined : new Set(ends.map(({ id }) => id))
   },
 })
 
@@ -90,8 +101,8 @@ interface Parts {
 /**
  * Accounts: sign-up, sign-in, sign-out, devices. D1 holds every session. Redis answers the checks.
  *
- * Without Redis a sign-out still succeeds: D1 records a revocation in the batch that deletes the session, and the cron
- * sends it to Redis. See `createSessionStore` for when it takes effect.
+ * Without Redis a sign-out still succeeds: D1 records a revocation in the batch that deletes the session, isolates read the
+ * revocations from D1 every `recheckMs`, and the cron sends them to Redis. The sign-out answers after that time.
  */
 export function createAccounts(parts: Parts) {
   const { db, store, tokens, policy, outbox, defer, unanswered, onSignUp, onSignOut, onDeleted } = parts
@@ -131,9 +142,12 @@ export function createAccounts(parts: Parts) {
     return rows.length > 0
   }
 
-  /** The same for a request: waits for Redis only, and leaves to the cron what Redis missed. */
-  async function revoke(subjectId: string, epoch: number | null): Promise<void> {
-    await sendToRedis([{ subjectId, epoch }]).then(defer, () => {})
+  /**
+   * The same for a request, which answers only when the sessions have ended everywhere. Waits for Redis, or if that fails,
+   * until every isolate has learned of the end from D1 (`outlast`). Never throws: the cron sends what Redis missed.
+   */
+  async function revoke(ended: { subjectId: string; epoch: number | null }[]): Promise<void> {
+    await sendToRedis(ended).then(defer, store.outlast)
   }
 
   return {
@@ -142,16 +156,16 @@ export function createAccounts(parts: Parts) {
     requirePassword,
 
     /**
-     * Brings to Redis what D1 has recorded as ended: sessions of a user, or with `epoch` all of them. One round trip. Never
-     * throws: the cron sends what Redis missed, and the rest of very many sessions.
+     * Brings to Redis what D1 has recorded as ended: sessions of a user, or with `epoch` all of them. One round trip.
+     * Returns when they have ended everywhere, like `signOut`. Never throws: the cron sends what Redis missed, and the rest
+     * of very many sessions. Safe to repeat.
      */
     async sendEnded(userId: string, { sessionIds, epoch }: { sessionIds: string[]; epoch?: number }): Promise<void> {
-      const ended =
-        epoch === undefined
-          ? sessionIds.slice(0, REVOCATIONS_PER_RUN).map((id) => ({ subjectId: id, epoch: null }))
-          : [{ subjectId: userId, epoch }]
-      await sendToRedis(ended).then(defer, () => {})
       onSignOut(userId, sessionIds)
+      if (epoch !== undefined) return revoke([{ subjectId: userId, epoch }])
+      const sent = sessionIds.slice(0, REVOCATIONS_PER_RUN)
+      await revoke(sent.map((subjectId) => ({ subjectId, epoch: null })))
+      if (sent.length < sessionIds.length) await store.outlast()
     },
 
     /**
@@ -273,16 +287,18 @@ export function createAccounts(parts: Parts) {
     },
 
     /**
-     * Ends the session of `claims`. One D1 batch and one round trip. Recorded first, then completed by the cron if Redis
-     * fails. Safe to repeat.
+     * Ends the session of `claims`, everywhere: when this returns, no isolate accepts it. One D1 batch and one round trip. If
+     * Redis fails, it waits until every isolate has asked D1 (`SESSION_RECHECK_SECONDS`).
+     *
+     * Recorded first, then completed by the cron if Redis fails or the reply is lost. Safe to repeat.
      */
     async signOut({ sessionId, userId }: Claims, now = Date.now()): Promise<void> {
       await db.batch([
         db.delete(sessions).where(and(eq(sessions.id, sessionId), eq(sessions.userId, userId))),
         db.insert(revocations).values({ subjectId: sessionId, createdAt: now }).onConflictDoNothing(),
       ])
-      await revoke(sessionId, null)
       onSignOut(userId, [sessionId])
+      await revoke([{ subjectId: sessionId, epoch: null }])
     },
 
     /** Ends every session of a user. Like `signOut`. */
@@ -302,11 +318,11 @@ export function createAccounts(parts: Parts) {
             set: { epoch: sql`excluded.epoch`, createdAt: now },
           }),
       ])
-      if (raised[0]) await revoke(userId, raised[0].epoch)
       onSignOut(
         userId,
         ended.map(({ id }) => id),
       )
+      if (raised[0]) await revoke([{ subjectId: userId, epoch: raised[0].epoch }])
     },
 
     /**
@@ -367,7 +383,10 @@ export function createAccounts(parts: Parts) {
       if (!removed && (await isThere(userId))) throw new Problem('wrong-password') // it changed meanwhile
       if (!removed) return // another request was first
       transaction.enqueue()
-      await Promise.allSettled([revoke(userId, removed.epoch), onDeleted(userId, user.username)])
+      await Promise.allSettled([
+        revoke([{ subjectId: userId, epoch: removed.epoch }]),
+        onDeleted(userId, user.username),
+      ])
     },
 
     /**

@@ -84,6 +84,7 @@ export function newLab() {
     ALLOW_PRIVATE_WEBHOOKS: 'true',
     LOCK_SECONDS: '1',
     REDIS_BREAKER_SECONDS: '0.1', // write-through waits for it
+    SESSION_RECHECK_SECONDS: '0.2', // a sign-out waits for it
     STREAM_LIFE_SECONDS: '0.5',
   }
   /** A Worker in an isolate of its own. */

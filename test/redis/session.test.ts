@@ -6,6 +6,7 @@ import { newKeyspace } from './setup.ts'
 const IDLE_MS = 3_600_000
 const TOUCH_MS = 300_000
 const MEMORY_MS = 5_000
+const RECHECK_MS = 4_000
 const START = 1_700_000_000_000
 
 /** What travels with the checks of the user. */
@@ -21,9 +22,14 @@ function newWorld() {
   const stored = new Map<string, StoredSession<State>>()
   const touched: string[] = []
   /** An isolate whose source answers after `pause`. `settle` runs its deferred work. */
-  const newIsolate = (pause: Promise<unknown> = Promise.resolve(), beganAt = 0) => {
+  const newIsolate = (
+    pause: Promise<unknown> = Promise.resolve(),
+    beganAt = 0,
+    missed?: () => Promise<Set<string>>,
+  ) => {
     const later: (() => Promise<unknown>)[] = []
     const source = {
+      ...(missed && { missed }),
       async load({ sessionId }: Claims) {
         const session = stored.get(sessionId) ?? null
         const copy = session && { ...session } // read now, returned later
@@ -40,7 +46,7 @@ function newWorld() {
       epoch: (id: string) => `epoch:${id}`,
       state: (id: string) => `state:${id}`,
     }
-    const policy = { idleMs: IDLE_MS, touchMs: TOUCH_MS, memoryMs: MEMORY_MS }
+    const policy = { idleMs: IDLE_MS, touchMs: TOUCH_MS, memoryMs: MEMORY_MS, recheckMs: RECHECK_MS }
     const sessions = createSessionStore(keyspace.connect(), source, policy, keys, (work) => void later.push(work), {
       redisFailedAt: beganAt,
       states: createBoundedMap<{ state: State; readAt: number }>(100, () => 1),
@@ -338,4 +344,65 @@ test('an isolate knows a state for as long as memory may serve it', async () => 
   await sessions.check(claims, START)
   expect(sessions.known('u_ada', START + MEMORY_MS - 1)).toEqual(STATE)
   expect(sessions.known('u_ada', START + MEMORY_MS)).toBeUndefined()
+})
+
+/** Isolates whose source lists missed ends, and how often it was asked. */
+function newListingWorld() {
+  const world = newWorld()
+  const listed = new Set<string>()
+  const source = { asked: 0, isDown: false }
+  const newIsolate = () =>
+    world.newIsolate(Promise.resolve(), 0, async () => {
+      source.asked += 1
+      if (source.isDown) throw new Error('D1 is down')
+      return new Set(listed)
+    })
+  return { ...world, listed, source, newIsolate }
+}
+
+test.each(['s_1', 'u_ada'])('an end that Redis missed takes effect when the list with %s is read', async (id) => {
+  const { newIsolate, claims, stored, session, listed } = newListingWorld()
+  const { sessions, settle } = newIsolate()
+  expect(await sessions.check(claims, START)).toEqual(STATE)
+  await settle()
+  if (id === 's_1') stored.delete('s_1')
+  else session.currentEpoch = 2
+  listed.add(id) // after the isolate read it
+
+  expect(await sessions.check(claims, START + RECHECK_MS - 1)).toEqual(STATE)
+  expect(await sessions.check(claims, START + RECHECK_MS)).toBeUndefined()
+})
+
+test('an isolate in use reads the list after its answers, once in half of the time', async () => {
+  const { newIsolate, claims, source } = newListingWorld()
+  const { sessions, settle } = newIsolate()
+  for (let now = START; now < START + 10 * RECHECK_MS; now += RECHECK_MS / 8) {
+    const before = source.asked
+    await Promise.all([sessions.check(claims, now), sessions.check(claims, now)])
+    if (now > START) expect(source.asked).toBe(before)
+    sessions.guard(claims, now)
+    await settle()
+  }
+  expect(source.asked).toBe(2 + 19) // the first two waited for it
+})
+
+test('without the list no session is trusted, and what is listed stays ended while the source fails', async () => {
+  const { newIsolate, claims, stored, session, listed, source } = newListingWorld()
+  const { sessions, settle } = newIsolate()
+  const other = { ...claims, sessionId: 's_2' }
+  stored.set('s_2', session)
+  for (const some of [claims, other]) await sessions.check(some, START)
+  await settle()
+  stored.delete('s_1') // nobody lists it
+  source.isDown = true
+  expect(await sessions.check(claims, START + RECHECK_MS)).toBeUndefined()
+  await settle()
+
+  source.isDown = false
+  listed.add('s_2')
+  expect(await sessions.prepare(START + RECHECK_MS)).toBeUndefined()
+  stored.get = () => {
+    throw new Error('D1 is away')
+  }
+  await expect(sessions.check(other, START + RECHECK_MS + 1)).rejects.toThrow('D1 is away')
 })

@@ -3,7 +3,8 @@ import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { revocations, sessions, signInSources, users } from '../../src/db/schema.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
-import { addUser, db, quickHash } from '../rows.ts'
+import { guardedD1 } from '../guarded-d1.ts'
+import { addPost, addUser, db, quickHash } from '../rows.ts'
 import { keysOf } from '../redis/setup.ts'
 
 beforeAll(migrate)
@@ -161,7 +162,7 @@ test('guesses are limited per account and source, per account from all new sourc
 })
 
 test('without Redis sessions stay live, sign-out works, and sign-in is unavailable', async () => {
-  const edge = newEdge()
+  const edge = newEdge(RECHECKS_SOON)
   const member = await newMember(edge)
   const { headers } = await member.signIn()
   await edge.redis.fault({ kind: 'refuse' })
@@ -261,12 +262,17 @@ test.each(['GET /v1/sessions', 'DELETE /v1/sessions', 'DELETE /v1/sessions/curre
   },
 )
 
+const sessionIdOf = ({ Authorization = '' }: Record<string, string>) => Authorization.split('.')[1] ?? ''
+
 const signOut = (edge: Edge, headers: Record<string, string>, path = '/v1/sessions/current') =>
   edge.fetch(path, { method: 'DELETE', headers })
 
 /** The revocations of these subjects that Redis has not confirmed. */
 const waiting = async (...subjects: string[]) =>
   (await db.select().from(revocations)).filter(({ subjectId }) => subjects.includes(subjectId))
+
+/** A sign-out that Redis misses answers this much later. */
+const RECHECKS_SOON = { SESSION_RECHECK_SECONDS: '0.3' }
 
 test.each([
   ['/v1/sessions/current', 'refuse'],
@@ -276,7 +282,7 @@ test.each([
   ['/v1/sessions/current', 'readonly'],
   ['/v1/sessions', 'cut'],
 ] as const)('DELETE %s while Redis does "%s" ends the session, also when Redis is back', async (path, kind) => {
-  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
+  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000', ...RECHECKS_SOON })
   const member = await newMember(edge)
   const { token, headers } = await member.signIn()
   expect(await isSignedIn(edge, headers)).toBe(true)
@@ -299,6 +305,79 @@ test.each([
   expect(path === '/v1/sessions' ? held[1] : held[0]).toBe(path === '/v1/sessions' ? 1 : 'ended')
 })
 
+const NO_REDIS = { UPSTASH_REDIS_REST_URL: 'http://127.0.0.1:1' }
+
+test.each([
+  ['DELETE', '/v1/sessions/current', undefined],
+  ['DELETE', '/v1/sessions', undefined],
+  ['PUT', '/v1/moderation/suspensions/USER', { note: 'spam' }],
+] as const)(
+  'once %s %s has answered without Redis, isolates that saw no failure refuse every write of the session',
+  async (method, path, body) => {
+    const edge = newEdge(RECHECKS_SOON)
+    const cutOff = newEdge({ ...RECHECKS_SOON, ...NO_REDIS }, edge.token)
+    const member = await newMember(edge)
+    const { headers } = await member.signIn()
+    const post = await addPost({ authorId: (await addUser()).id })
+    const service = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
+    const writes = () => {
+      const write = (verb: string, to: string, init: { body?: string } = {}) =>
+        edge.fetch(to, { ...init, method: verb, headers: { ...headers, 'Content-Type': 'application/json' } })
+      return Promise.all([
+        write('POST', '/v1/posts', { body: JSON.stringify({ text: 'Hello' }) }),
+        write('PUT', `/v1/posts/${post.id}/like`),
+        write('PUT', `/v1/users/${post.authorId}/follow`),
+        write('POST', '/v1/presence/heartbeat'),
+        write('GET', '/v1/sessions'),
+      ]).then((answers) => answers.map(({ status }) => status))
+    }
+    for (let i = 0; i < 2; i += 1) {
+      expect(await writes()).not.toContain(401)
+      await edge.settle() // the second time Redis holds the session, and D1 has confirmed it
+    }
+    const held = await edge.sdk.get<{ confirmedAt: number }>(`session:${sessionIdOf(headers)}`)
+    expect(held?.confirmedAt).toBeGreaterThan(Date.now() - 50_000) // the isolate would trust it for longer
+
+    const ended = await cutOff.fetch(path.replace('USER', member.id), {
+      method,
+      headers: { ...(body ? service : headers), 'Content-Type': 'application/json' },
+      body: body ? JSON.stringify(body) : null,
+    })
+    expect(ended.ok).toBe(true)
+    expect(await edge.sdk.get(`session:${sessionIdOf(headers)}`)).toEqual(held) // Redis missed it
+    expect(await writes()).toEqual([401, 401, 401, 401, 401])
+  },
+)
+
+test('an isolate asks D1 once in a while for the ends that Redis missed, which reads one row', async () => {
+  const asked: string[] = []
+  const DB = guardedD1((sql, work) => {
+    asked.push(sql)
+    return work()
+  })
+  const edge = newEdge({ DB, SESSION_RECHECK_SECONDS: '20' })
+  const { headers } = await (await newMember(edge)).signIn()
+  const post = await addPost({ authorId: (await addUser()).id })
+  const like = () => edge.fetch(`/v1/posts/${post.id}/like`, { method: 'PUT', headers })
+  for (let i = 0; i < 2; i += 1) {
+    await like()
+    await edge.settle() // the isolate has the list, and Redis the session that D1 confirmed
+  }
+  expect(asked.filter((sql) => /from "revocations"/i.test(sql))).toHaveLength(1)
+
+  asked.length = 0
+  for (let i = 0; i < 5; i += 1) {
+    const liked = await like()
+    expect([liked.status, roundTrips(liked)]).toEqual([200, 1])
+  }
+  await edge.settle()
+  expect(asked).toEqual([])
+
+  await db.delete(revocations)
+  const { meta } = await env.DB.prepare('SELECT subject_id FROM revocations WHERE created_at > 0 LIMIT 1001').run()
+  expect(meta.rows_read).toBe(1) // the end of the index
+})
+
 test('a sign-out leaves no revocation in D1 once Redis has confirmed it', async () => {
   const edge = newEdge()
   const member = await newMember(edge)
@@ -310,7 +389,7 @@ test('a sign-out leaves no revocation in D1 once Redis has confirmed it', async 
 })
 
 test('the cron keeps a revocation while Redis refuses it, and fails alone', async () => {
-  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000' })
+  const edge = newEdge({ REDIS_BREAKER_FAILURES: '1000', ...RECHECKS_SOON })
   const member = await newMember(edge)
   const { headers } = await member.signIn()
   await edge.redis.fault({ kind: 'readonly' })
