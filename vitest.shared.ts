@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { join } from 'node:path'
 import type { TestUserConfig } from 'vitest/config'
 
@@ -8,6 +9,9 @@ process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules/.c
 
 /** Whether this is `npm run test:long`, which tests what takes minutes, and only that. */
 export const isLong = Boolean(process.env['TEST_LONG'])
+
+/** Of the fuzzed requests and of the keys that a drill evicts. `SEED` repeats those of an earlier run, which printed it. */
+export const seed = (process.env['SEED'] ??= String(randomInt(2 ** 31)))
 
 /** A passing run prints a few lines. A failing test prints its error and everything it logged. */
 export const run = {

@@ -1,6 +1,6 @@
 import { cloudflareTest, readD1Migrations } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
-import { isLong, run } from './vitest.shared.ts'
+import { isLong, run, seed } from './vitest.shared.ts'
 
 const hasRedis = Boolean(process.env['REDIS_URL'])
 
@@ -53,7 +53,7 @@ export default defineConfig({
           // See CONTRIBUTING.md: `npm run drill`, `npm run fuzz`.
           DRILL_FAULTS: process.env['DRILL_FAULTS'] ?? DRILL_FAULTS,
           FUZZ_REQUESTS: process.env['FUZZ_REQUESTS'] ?? '2000',
-          SEED: process.env['SEED'] ?? '1',
+          SEED: seed,
           MIGRATIONS: await readD1Migrations('./migrations'),
         },
       },

@@ -57,8 +57,8 @@ export interface ControlState extends Counts {
   latencyMs: number
 }
 
-/** Which keys to evict: these, or this many random ones. */
-export type Eviction = { keys: string[] } | { count: number }
+/** Which keys to evict: these, or this many random ones. The same `seed` takes the same places of the sorted keys. */
+export type Eviction = { keys: string[] } | { count: number; seed?: number }
 
 export type Control = ReturnType<typeof createControl>
 

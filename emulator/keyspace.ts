@@ -2,7 +2,7 @@
  * The keyspace of a token: one database of the engine. It also separates what Redis shares between databases and Upstash
  * does not: channels, the script cache, `FLUSHALL`.
  */
-import { randomInt } from 'node:crypto'
+import { createHash, randomInt } from 'node:crypto'
 import { RedisServerState, Resp2Server, createRedisCommandExecutor } from 'js-redis-server/core'
 import { commandError, keyword, unavailable, withoutDatabase, wrongArity } from './commands.ts'
 import type { Eviction } from './control.ts'
@@ -440,7 +440,7 @@ async function openKeyspace(dial: Dial, database: number, abilities: Abilities) 
 
     /** Deletes these keys, or this many random keys. Returns the keys that existed. */
     async evict(eviction: Eviction): Promise<string[]> {
-      const keys = 'keys' in eviction ? eviction.keys : takeRandom(await scanKeys(), eviction.count)
+      const keys = 'keys' in eviction ? eviction.keys : takeRandom(await scanKeys(), eviction)
       const replies = await (await connected()).send(keys.map((key): Command => ['DEL', key]))
       return keys.filter((_, i) => replies[i] === 1).map(textOf)
     },
@@ -488,8 +488,13 @@ async function openKeyspace(dial: Dial, database: number, abilities: Abilities) 
   }
 }
 
-/** `count` random keys, or all. Removes them from `keys`. */
-function takeRandom(keys: Buffer[], count: number): Buffer[] {
-  const length = Math.min(count, keys.length)
-  return Array.from({ length }, () => keys.splice(randomInt(keys.length), 1)).flat()
+/** `count` random keys, or all. `seed` decides which places of the sorted keys. */
+function takeRandom(keys: Buffer[], { count, seed = randomInt(2 ** 32) }: { count: number; seed?: number }): Buffer[] {
+  const drawn = keys
+    .toSorted((a, b) => a.compare(b))
+    .map((key, place) => ({ key, draw: createHash('sha256').update(`${seed} ${place}`).digest('hex') }))
+  return drawn
+    .toSorted((a, b) => (a.draw < b.draw ? -1 : 1))
+    .slice(0, count)
+    .map(({ key }) => key)
 }

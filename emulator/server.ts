@@ -452,7 +452,10 @@ const LatencySchema = v.strictObject({ ms: v.pipe(v.number(), v.minValue(0)) })
 
 const EvictionSchema = v.union([
   v.strictObject({ keys: v.array(v.string()) }),
-  v.strictObject({ count: v.pipe(v.number(), v.integer(), v.minValue(0)) }),
+  v.strictObject({
+    count: v.pipe(v.number(), v.integer(), v.minValue(0)),
+    seed: v.exactOptional(v.pipe(v.number(), v.integer())),
+  }),
 ])
 
 /** Runs a control request, and returns the JSON of its answer. */

@@ -60,6 +60,7 @@ export async function injectFaults(
     const share = random.number.float()
     const fault = random.helpers.arrayElement(FAULTS)
     const keys = random.number.int({ min: 1, max: 200 })
+    const seed = random.number.int()
     await sleep(restMs)
 
     const nextKillAt = begunAt + ((endsAt - begunAt) * (killed + 0.7)) / kills
@@ -72,7 +73,7 @@ export async function injectFaults(
     } else if (share < 0.25) {
       if (!(await mayLose('Redis'))) continue
       if (share < 0.1) await control.flush()
-      else await control.evict({ count: keys })
+      else await control.evict({ count: keys, seed })
       missing = { from: 'Redis', until: Date.now() }
       note(share < 0.1 ? 'flush' : 'eviction')
     } else if (share < 0.3) {

@@ -16,6 +16,7 @@ declare global {
     interface Env {
       /** `all`, or the names of the faults to drill. */
       DRILL_FAULTS: string
+      SEED: string
     }
   }
 }
@@ -59,7 +60,7 @@ const isLate = ({ redis }: Breakage) => redis !== undefined && ['hang', 'delay',
 async function breakDown(lab: Lab, { redis, database = 'none', queues = 'none', loses }: Breakage): Promise<void> {
   if (redis) await lab.redis.fault(redis)
   if (loses === 'all keys') await lab.redis.flush()
-  if (loses === 'some keys') await lab.redis.evict({ count: 100 })
+  if (loses === 'some keys') await lab.redis.evict({ count: 100, seed: Number(env.SEED) })
   lab.database.failure = database
   for (const queue of lab.queues) queue.failure = queues
 }
@@ -214,7 +215,7 @@ test.each(drilled)('no operation fails or is left half done: %s', { timeout: 600
     operations,
     breakages[name] ?? expect.fail(`no such fault: ${name}`),
   )
-  expect([...new Set(wrong)].sort()).toEqual([])
+  expect([...new Set(wrong)].sort(), `SEED=${env.SEED}`).toEqual([])
   if (name === RECORDED) await expect(render(operations, statuses)).toMatchFileSnapshot(DOCUMENTED)
 })
 

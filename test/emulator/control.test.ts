@@ -337,7 +337,14 @@ test('keys are evicted by name or at random', async () => {
   expect(await redis.exists(...evicted)).toBe(0)
   expect(await redis.dbsize()).toBe(29)
   expect(evicted).not.toEqual([...evicted].sort()) // one order of 20! would be sorted
-  expect(await control.evict({ count: 100 })).toHaveLength(29)
+  const left = names.slice(1).filter((name) => !evicted.includes(name))
+  const seeded = await control.evict({ count: 5, seed: 7 })
+  await redis.mset(Object.fromEntries(seeded.map((name) => [name, 1])))
+  expect(left).toEqual(expect.arrayContaining(seeded))
+  expect(await control.evict({ count: 5, seed: 7 })).toEqual(seeded)
+  await redis.mset(Object.fromEntries(seeded.map((name) => [name, 1])))
+  expect(await control.evict({ count: 5, seed: 8 })).not.toEqual(seeded)
+  expect(await control.evict({ count: 100 })).toHaveLength(24)
   expect(await control.evict({ count: 1 })).toEqual([])
   expect(await control.evict({ keys: [] })).toEqual([])
 })
@@ -364,7 +371,7 @@ test('the control API refuses unknown kinds, fields, values and paths', async ()
       json: { error: expect.stringMatching(/^control: /) },
     })
   }
-  for (const eviction of ['{}', '{"keys":"a"}', '{"count":-1}', '{"keys":[],"count":1}']) {
+  for (const eviction of ['{}', '{"keys":"a"}', '{"count":-1}', '{"keys":[],"count":1}', '{"count":1,"seed":"a"}']) {
     expect((await send(emulator, token, '/control/evict', eviction)).status).toBe(400)
   }
   expect((await control.counts()).faults).toEqual([])
