@@ -37,7 +37,7 @@ export const keys = {
   relations: (userId: string) => `relations:${userId}`,
   /** String: the id of an account that D1 may have created without an answer. Expires after ten minutes. */
   signUp: (username: string) => `sign-up:${username}`,
-  /** String: the author of a post or comment, and of the post of a comment. Never changes; expires after a day. */
+  /** String: the author of a post or comment, and of the post of a comment. Never changes; expires after 30 days. */
   authors: (contentId: string) => `authors:${contentId}`,
   /** Sorted set: the users online, by when last seen (Unix ms). Bounded; expires a day after its last sweep. */
   presence: (shard: number) => `presence:${shard}`,

@@ -92,9 +92,18 @@ export function createComments(
         likes: comments.likesCount,
         changedAt: comments.likesChangedAt,
         revision: comments.countsRevision,
+        authors: sql<string>`${comments.authorId} || ' ' || ${posts.authorId}`,
       })
       .from(comments)
-      .where(and(sql`${comments.id} IN ${listOf(ids)}`, isNull(comments.deletedAt)))
+      .innerJoin(posts, eq(posts.id, comments.postId))
+      .where(
+        and(
+          sql`${comments.id} IN ${listOf(ids)}`,
+          isNull(comments.deletedAt),
+          isPresent(comments.authorId),
+          isPresent(posts.authorId),
+        ),
+      )
     return new Map(rows.map((row) => [row.id, row]))
   }
 
@@ -326,10 +335,10 @@ export function createComments(
     },
 
     /**
-     * Deletes at most `most` comments of a deleted post. Returns how many. `onRemoved` is called before the rows go. Two D1
-     * queries. Safe to repeat.
+     * Deletes at most `most` comments of a deleted post. Returns how many. Their counts leave Redis first: a failed step is
+     * repeated while it has rows. Two D1 queries. Safe to repeat.
      */
-    async removeOfPost(postId: string, most: number, onRemoved: (ids: string[]) => Promise<unknown>): Promise<number> {
+    async removeOfPost(postId: string, most: number): Promise<number> {
       const isOrphan = sql`NOT EXISTS (SELECT 1 FROM ${posts} WHERE ${posts.id} = ${postId})`
       const rows = await db
         .select({ id: comments.id })
@@ -338,20 +347,19 @@ export function createComments(
         .limit(most)
       if (rows.length === 0) return 0
       const ids = rows.map(({ id }) => id)
-      await onRemoved(ids)
+      await counters.evict(['likes'], ids)
       await db.delete(comments).where(inArray(comments.id, listOf(ids)))
       return ids.length
     },
 
     /**
      * Deletes at most `most` comments of a deleted author; returns how many, and the ids of those that have likes. Their
-     * counts leave Redis first: a failed step is repeated while it has rows. `onRemoved` is called before the rows go,
-     * `onCounted` with the authors of the posts before and after. Safe to repeat; the cron settles the counts of posts that Redis missed.
+     * counts leave Redis first: a failed step is repeated while it has rows. `onCounted` is called with the authors of the
+     * posts before and after. Safe to repeat; the cron settles the counts of posts that Redis missed.
      */
     async removeOf(
       authorId: string,
       most: number,
-      onRemoved: (ids: string[]) => Promise<unknown>,
       onCounted: (postAuthorIds: string[]) => Promise<unknown>,
     ): Promise<{ removed: number; owners: string[] }> {
       const rows = await db
@@ -363,7 +371,7 @@ export function createComments(
       if (rows.length === 0) return { removed: 0, owners: [] }
       const ids = rows.map(({ id }) => id)
       const postAuthorIds = [...new Set(rows.flatMap((row) => row.postAuthorId ?? []))]
-      await Promise.all([counters.evict(['likes'], ids), onRemoved(ids), onCounted(postAuthorIds)])
+      await Promise.all([counters.evict(['likes'], ids), onCounted(postAuthorIds)])
       const [removed] = await db.batch([
         db
           .delete(comments)

@@ -2,7 +2,6 @@ import { hintsService } from '../events/hints.ts'
 import { type Feature, provide } from '../feature.ts'
 import { mentionsService } from '../notifications/mentions.ts'
 import { notificationsService } from '../notifications/notifications.ts'
-import { relationsService } from '../relations/relations.ts'
 import { removalsService } from '../removals/removals.ts'
 import { commentExports } from './export.ts'
 import { commentsService, createComments } from './comments.ts'
@@ -24,13 +23,10 @@ export const comments: Feature = {
   ],
   exports: () => commentExports,
   removals: {
-    post: ({ use }, postId, most) => use(commentsService).removeOfPost(postId, most, use(relationsService).forget),
+    post: ({ use }, postId, most) => use(commentsService).removeOfPost(postId, most),
     async user({ use }, id, most) {
-      const { removed, owners } = await use(commentsService).removeOf(
-        id,
-        most,
-        use(relationsService).forget,
-        (userIds) => use(notificationsService).invalidate(userIds),
+      const { removed, owners } = await use(commentsService).removeOf(id, most, (userIds) =>
+        use(notificationsService).invalidate(userIds),
       )
       await use(removalsService).begin(owners)
       return removed

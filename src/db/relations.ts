@@ -1,7 +1,7 @@
 import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
 
-/** How many ids each list of a user's relations holds. Of a user with more, each request asks D1. */
-const MAX_LISTED = 500
+/** How many ids each list of a user's relations holds: 64 KB. Of a user with more, each request asks D1. */
+const MAX_LISTED = 2_000
 
 type Id = SQLWrapper | string
 

@@ -2,10 +2,10 @@ import type { Context, MiddlewareHandler } from 'hono'
 import type { LimitName } from '../config.ts'
 import { Problem } from '../errors.ts'
 import { limitsService } from '../rate-limit/rate-limit.ts'
-import type { Allowance } from '../redis/rate-limit.ts'
+import type { Allowance, Taken } from '../redis/rate-limit.ts'
 import { relationsService } from '../relations/relations.ts'
 import type { Relations, Viewer } from '../relations/schema.ts'
-import type { Evaluate, Guard, Script } from '../redis/script.ts'
+import type { Evaluate, Script } from '../redis/script.ts'
 import type { Claims, HeldSession } from '../redis/session.ts'
 import type { Scope } from '../service-tokens/scopes.ts'
 import { sessionStore } from '../sessions/sessions.ts'
@@ -215,6 +215,8 @@ export function admit<R extends SessionRule>(
 function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, claims: Claims | undefined) {
   const limits = c.var.use(limitsService)
   let isDecided = false
+  /** What D1 decides while the script loads what Redis lacks. */
+  let visible: Promise<void> | undefined
 
   /** Throws the 401 of a session that has ended; the request counts against its address. */
   async function requireLive(session: Claims, held: Promise<HeldSession<Relations>> | undefined): Promise<Relations> {
@@ -227,49 +229,29 @@ function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, cla
   }
 
   /** Throws the 404 of a content that a block hides from the user. */
-  async function requireVisible({ userId }: Claims, contentId: string): Promise<void> {
-    const service = c.var.use(relationsService)
-    const authorIds = await service.requireVisible(userId, contentId)
-    c.var.defer(() => service.remember(contentId, authorIds).catch(() => {})) // else D1 answers the next time too
-  }
+  const requireVisible = ({ userId }: Claims, contentId: string) =>
+    c.var.use(relationsService).requireVisible(userId, contentId)
 
-  /** A check that a script carries: its guard, and what decides where the guard cannot. */
-  interface Check {
-    guard: Guard
-    /** Throws, or returns the checks that are left. */
-    resolve: (reply: unknown[]) => Promise<Check[]>
-  }
-
-  function checksOf(session: Claims, contentId: string | undefined): Check[] {
-    const reach: Check[] =
-      contentId === undefined
-        ? []
-        : [
-            {
-              guard: c.var.use(relationsService).guard(session.userId, contentId),
-              async resolve() {
-                await requireVisible(session, contentId)
-                return []
-              },
-            },
-          ]
-    const live: Check = {
-      guard: c.var.use(sessionStore).guard(session),
-      async resolve([, ...held]) {
-        const { hidden } = await requireLive(session, Promise.resolve(held as unknown as HeldSession<Relations>))
-        return hidden?.length === 0 ? [] : reach
-      },
-    }
-    return [live, ...reach]
-  }
-
-  async function run<T>(script: Script, checks: Check[]): Promise<T> {
-    const guards = checks.map(({ guard }) => guard)
-    const taken = await limits.takeAndRun<T>(name, subject, guards, script)
+  /** The script of a user, with what it must check: the session, and whether a block hides the content. */
+  async function runAs<T>(session: Claims, contentId: string | undefined, script: Script): Promise<T> {
+    const isLive = c.var.use(sessionStore).guard(session)
+    const isVisible = contentId === undefined ? [] : [c.var.use(relationsService).guard(session.userId, contentId)]
+    let taken = await limits.takeAndRun<T>(name, subject, [isLive, ...isVisible], script)
     if ('heldBack' in taken) {
-      return run(script, (await checks[taken.by]?.resolve(taken.heldBack)) ?? [])
+      const [, ...held] = taken.heldBack
+      const { hidden } = await requireLive(session, Promise.resolve(held as unknown as HeldSession<Relations>))
+      taken = await limits.takeAndRun<T>(name, subject, hidden?.length === 0 ? [] : isVisible, script)
     }
-    if (claims) rememberLive(c, claims)
+    rememberLive(c, session)
+    if (contentId !== undefined && 'reply' in taken && taken.isUndecided) {
+      visible = requireVisible(session, contentId)
+      visible.catch(() => {}) // nobody may wait for it: the content may not exist
+    }
+    return replyOf(taken)
+  }
+
+  function replyOf<T>(taken: Taken<T>): T {
+    if ('heldBack' in taken) throw new Error('a guard refused that cannot')
     requireAllowed(c, name, taken.allowance)
     setLimitHeaders(c, name, taken.allowance)
     return taken.reply
@@ -278,12 +260,16 @@ function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, cla
   const evaluate =
     (contentId?: string): Evaluate =>
     async <T>(script: Script, alone: () => Promise<T>) => {
-      if (isDecided) return alone()
+      if (isDecided) {
+        await visible
+        return alone()
+      }
       isDecided = true
       const preparing = claims && c.var.use(sessionStore).prepare()
       if (preparing) await preparing // otherwise commands of the same turn share the request
       try {
-        return await run<T>(script, claims ? checksOf(claims, contentId) : [])
+        if (claims) return await runAs<T>(claims, contentId, script)
+        return replyOf(await limits.takeAndRun<T>(name, subject, [], script))
       } catch (error) {
         if (error instanceof Problem) throw error
         // After an error reply, of a full database say, Redis may still answer reads.

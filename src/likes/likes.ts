@@ -15,8 +15,20 @@ import type { Liked, LikeMessage } from './schema.ts'
 export type LikedKind = LikeMessage['kind']
 
 const contents = {
-  post: { rows: posts, likes: postLikes, contentId: postLikes.postId, userId: postLikes.userId },
-  comment: { rows: comments, likes: commentLikes, contentId: commentLikes.commentId, userId: commentLikes.userId },
+  post: {
+    rows: posts,
+    likes: postLikes,
+    contentId: postLikes.postId,
+    userId: postLikes.userId,
+    authors: sql<string>`${posts.authorId}`,
+  },
+  comment: {
+    rows: comments,
+    likes: commentLikes,
+    contentId: commentLikes.commentId,
+    userId: commentLikes.userId,
+    authors: sql<string>`${comments.authorId} || ' ' || (SELECT author_id FROM posts WHERE id = ${comments.postId})`,
+  },
 } as const
 
 const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? 'comment' : 'post')
@@ -62,17 +74,17 @@ export function createLikes(dependencies: {
       .select({ id: posts.id })
       .from(comments)
       .innerJoin(posts, eq(posts.id, comments.postId))
-      .where(and(eq(comments.id, commentId), isNull(comments.deletedAt)))
+      .where(and(eq(comments.id, commentId), isNull(comments.deletedAt), isPresent(posts.authorId)))
 
   /** The state of one user and the count, or null where there is no such content. */
   async function load(kind: LikedKind, id: string, userId: string) {
-    const { rows, likes, contentId, userId: likerId } = contents[kind]
+    const { rows, likes, contentId, userId: likerId, authors } = contents[kind]
     const [[content], [like]] = await db.batch([
       db
-        .select({ count: rows.likesCount, changedAt: rows.likesChangedAt, revision: rows.countsRevision })
+        .select({ count: rows.likesCount, changedAt: rows.likesChangedAt, revision: rows.countsRevision, authors })
         .from(rows)
         // A comment goes some time after its post.
-        .where(and(eq(rows.id, id), kind === 'comment' ? exists(postOf(id)) : undefined)),
+        .where(and(eq(rows.id, id), isPresent(rows.authorId), kind === 'comment' ? exists(postOf(id)) : undefined)),
       db
         .select({ isLiked: likes.isLiked, changedAt: likes.changedAt, stateSince: likes.since })
         .from(likes)

@@ -2,7 +2,6 @@ import { commentsService } from '../comments/comments.ts'
 import { type Feature, provide } from '../feature.ts'
 import { likesService } from '../likes/likes.ts'
 import { postsService } from '../posts/posts.ts'
-import { relationsService } from '../relations/relations.ts'
 import { accountsService } from '../sessions/sessions.ts'
 import { usersService } from '../users/users.ts'
 import { moderationExports } from './export.ts'
@@ -35,5 +34,5 @@ export const moderation: Feature = {
   ],
   dashboard: [['/v1/moderation', () => routes]],
   exports: () => moderationExports,
-  removals: { user: ({ use }, id, most) => use(moderationService).removeOf(id, most, use(relationsService).forget) },
+  removals: { user: ({ use }, id, most) => use(moderationService).removeOf(id, most) },
 }

@@ -1,7 +1,6 @@
-import { and, desc, eq, getTableColumns, inArray, isNull, lt, type SQL, sql } from 'drizzle-orm'
+import { and, desc, eq, getTableColumns, isNull, lt, type SQL, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { SQLiteColumn, SQLiteTable } from 'drizzle-orm/sqlite-core'
-import { listOf } from '../db/list.ts'
 import { isOneOf } from '../db/remove.ts'
 import { comments, moderationLog, posts, reports, revocations, suspensions, takedowns, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
@@ -137,24 +136,15 @@ export function createModeration(
 
     /**
      * Deletes at most `most` rows of each kind that belong to a deleted user: reports by and about them, and their content
-     * that was taken down, about which `onRemoved` is called first. Entries of the log lose the user and the note. Returns
-     * how many. Safe to repeat. A D1 query and a batch, by indexes.
+     * that was taken down. Entries of the log lose the user and the note. Returns how many. Safe to repeat. One D1 batch, by
+     * indexes.
      */
-    async removeOf(userId: string, most: number, onRemoved: (ids: string[]) => Promise<unknown>): Promise<number> {
-      const down = await db
-        .select({ id: takedowns.contentId })
-        .from(takedowns)
-        .where(eq(takedowns.authorId, userId))
-        .limit(most)
-      await onRemoved(down.map(({ id }) => id))
+    async removeOf(userId: string, most: number): Promise<number> {
       const some = (table: SQLiteTable, owner: SQLiteColumn) => isOneOf(table, eq(owner, userId), most)
       const removed = await db.batch([
         db.delete(reports).where(some(reports, reports.reporterId)).returning({ id: reports.id }),
         db.delete(reports).where(some(reports, reports.subjectId)).returning({ id: reports.id }),
-        db
-          .delete(takedowns)
-          .where(inArray(takedowns.contentId, listOf(down.map(({ id }) => id))))
-          .returning({ id: takedowns.contentId }),
+        db.delete(takedowns).where(some(takedowns, takedowns.authorId)).returning({ id: takedowns.contentId }),
         db.delete(suspensions).where(eq(suspensions.userId, userId)).returning({ id: suspensions.userId }),
         db
           .update(moderationLog)

@@ -3,7 +3,6 @@ import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { likesService } from '../likes/likes.ts'
 import { mentionsService } from '../notifications/mentions.ts'
-import { relationsService } from '../relations/relations.ts'
 import { removalsService } from '../removals/removals.ts'
 import { usersService } from '../users/users.ts'
 import { postExports } from './export.ts'
@@ -65,7 +64,7 @@ export const posts: Feature = {
   exports: () => postExports,
   removals: {
     async user({ use }, id, most) {
-      const { removed, owners } = await use(postsService).removeOf(id, most, use(relationsService).forget)
+      const { removed, owners } = await use(postsService).removeOf(id, most)
       await use(removalsService).begin(owners)
       return removed
     },

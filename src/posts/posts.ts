@@ -110,9 +110,10 @@ export function createPosts(
         views: posts.viewsCount,
         changedAt: posts.likesChangedAt,
         revision: posts.countsRevision,
+        authors: posts.authorId,
       })
       .from(posts)
-      .where(sql`${posts.id} IN ${listOf(ids)}`)
+      .where(and(sql`${posts.id} IN ${listOf(ids)}`, isPresent(posts.authorId)))
     return new Map(rows.map((row) => [row.id, row]))
   }
 
@@ -334,13 +335,9 @@ export function createPosts(
     /**
      * Deletes at most `most` posts of a deleted author; returns how many, and the ids of those that have likes or comments.
      * Their entries and counts leave Redis first: while posts are in D1, a failed step is repeated, and no reader loads
-     * them. `onRemoved` is called before the rows go. One D1 query, one round trip, one D1 query. Safe to repeat.
+     * them. One D1 query, one round trip, one D1 query. Safe to repeat.
      */
-    async removeOf(
-      authorId: string,
-      most: number,
-      onRemoved: (ids: string[]) => Promise<unknown>,
-    ): Promise<{ removed: number; owners: string[] }> {
+    async removeOf(authorId: string, most: number): Promise<{ removed: number; owners: string[] }> {
       const rows = await platform.db
         .select({ id: posts.id })
         .from(posts)
@@ -349,7 +346,7 @@ export function createPosts(
         .limit(most)
       const ids = rows.map((row) => row.id)
       if (ids.length === 0) return { removed: 0, owners: [] }
-      await Promise.all([byId.invalidate(ids), platform.counters.writes.evict(COUNTERS, ids), onRemoved(ids)])
+      await Promise.all([byId.invalidate(ids), platform.counters.writes.evict(COUNTERS, ids)])
       const [removed] = await platform.db.batch([
         platform.db
           .delete(posts)

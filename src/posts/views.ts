@@ -1,7 +1,8 @@
-import { eq, inArray, sql } from 'drizzle-orm'
+import { and, eq, inArray, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
+import { isPresent } from '../db/present.ts'
 import { posts } from '../db/schema.ts'
 import { scoreWith } from '../db/score.ts'
 import { Problem, unavailable } from '../errors.ts'
@@ -48,8 +49,11 @@ export function createViews(
     /** Records that `viewer` (a user, or an address) saw a post; returns its views. One round trip. Safe to repeat. */
     async add(postId: string, viewer: string, evaluate?: Evaluate): Promise<number> {
       const load = async () => {
-        const [row] = await db.select({ views: posts.viewsCount }).from(posts).where(eq(posts.id, postId))
-        return row?.views ?? null
+        const [row] = await db
+          .select({ views: posts.viewsCount, authors: posts.authorId })
+          .from(posts)
+          .where(and(eq(posts.id, postId), isPresent(posts.authorId)))
+        return row ?? null
       }
       const views = await counters
         .view(postId, viewer, load, evaluate)

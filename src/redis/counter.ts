@@ -24,6 +24,8 @@ export interface CounterKeys {
    * whether the set is complete (`:complete`), or how far a walk has restored it (`:from:<cursor>`).
    */
   viewsUnwritten: string
+  /** String: who wrote a content, ids separated by spaces. Beside its counts wherever `load` says it. */
+  authors: (contentId: string) => string
 }
 
 /** Whether a user likes a content, and since when. Times are Unix ms. */
@@ -44,6 +46,8 @@ export interface LoadedCounts extends KnownCounts {
   changedAt: number
   /** Rises with every change of the counts at the source. */
   revision: number
+  /** Who wrote the content, ids separated by spaces, for guards of scripts. They never change. */
+  authors?: string
 }
 
 /** Counts of views at the source, by content. */
@@ -64,7 +68,12 @@ export interface LoadedLike {
   count: number
   changedAt: number
   revision: number
+  /** As in `LoadedCounts`. */
+  authors?: string
 }
+
+/** What the source of truth has for a view. */
+export type LoadedViews = Pick<LoadedCounts, 'authors'> & { views: number }
 
 /** A count at the source, for Redis to adopt. */
 export interface Settlement {
@@ -106,9 +115,20 @@ const MAX_ATTEMPTS = 5
 const VIEWERS_TTL_MS = 30 * 86_400_000
 
 /**
- * Sets whether a user likes a content. KEYS: tally, count, states, unwritten. ARGV: content, user, 1 or 0, TTL (ms), new
- * marker, then what was loaded, or '' each: marker, state, count, changed at, revision.
- * Returns the count, when this was, and since when the state holds; or the marker under which to load ('' for none).
+ * How long Redis keeps the authors of a content after a load. Longer than a count, which a load brings together with them:
+ * changes of a count do not refresh them, because that would cost each one a command.
+ */
+const AUTHORS_TTL_MS = 30 * 86_400_000
+
+/** Stores the authors of a content, if they were loaded. KEYS: authors at the end. ARGV: authors or '' at the end. */
+const KEEP_AUTHORS = `
+if ARGV[#ARGV] ~= '' then redis.call('SET', KEYS[#KEYS], ARGV[#ARGV], 'PX', ${AUTHORS_TTL_MS}) end`
+
+/**
+ * Sets whether a user likes a content. KEYS: tally, count, states, unwritten, authors. ARGV: content, user, 1 or 0, TTL (ms),
+ * new marker, then what was loaded, or '' each: marker, state, count, changed at, revision, authors.
+ * Returns the count, when this was, and since when the state holds; or the marker under which to load ('' for none), which
+ * it does wherever a guard is `UNDECIDED`.
  *
  * The count comes from the tally, else from the published count, else from the load. The user's state comes from the
  * states, else from the unwritten likes, else from the load. Only where both counts are lost, count and state come from
@@ -135,6 +155,8 @@ if not count then
     return {tally}
   end
   count, at, revision, state = ARGV[8], ARGV[9], ARGV[10], ARGV[7]
+elseif UNDECIDED then
+  return {''}
 elseif not state then
   local liked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '1') or '-1')
   local unliked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '0') or '-1')
@@ -157,18 +179,19 @@ if HELD[2] ~= count then redis.call('SET', KEYS[2], count, 'PX', ARGV[4]) end
 local isNew = redis.call('HSET', KEYS[3], ARGV[1], ARGV[3] .. ':' .. (since == changedAt and '' or since .. ':') .. changedAt)
 if isNew == 1 then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
 redis.call('ZADD', KEYS[4], changedAt, member .. ARGV[3])
+${KEEP_AUTHORS}
 return {tonumber(count), changedAt, since}`
 
 /**
- * Stores loaded counts where their marker still is. KEYS: counts, then their tallies. ARGV: marker, TTL (ms), then for
- * each count its value ('' removes the marker) and its tally ('' for none). A count whose tally is still there is
- * taken from the tally, which includes what the source has not confirmed.
+ * Stores loaded counts where their marker still is. KEYS: counts, then their tallies, then the authors of their contents.
+ * ARGV: marker, TTL (ms), then for each count its value ('' removes the marker), its tally and authors ('' for none). A
+ * count whose tally is still there is taken from the tally, which includes what the source has not confirmed.
  */
 const FILL_COUNTS = `#!lua flags=allow-key-locking
-local held = redis.call('MGET', unpack(KEYS))
-local counts = #KEYS / 2
+local counts = #KEYS / 3
+local held = redis.call('MGET', unpack(KEYS, 1, 2 * counts))
 for i = 1, counts do
-  local value, tally = ARGV[i * 2 + 1], ARGV[i * 2 + 2]
+  local value, tally, authors = ARGV[i * 3], ARGV[i * 3 + 1], ARGV[i * 3 + 2]
   if held[i] == ARGV[1] then
     if value == '' then
       redis.call('DEL', KEYS[i])
@@ -176,6 +199,7 @@ for i = 1, counts do
       local kept = string.match(held[counts + i] or '', '^%d+')
       redis.call('SET', KEYS[i], kept or value, 'PX', ARGV[2])
       if tally ~= '' and not kept then redis.call('SET', KEYS[counts + i], tally, 'PX', ARGV[2]) end
+      if authors ~= '' then redis.call('SET', KEYS[2 * counts + i], authors, 'PX', ${AUTHORS_TTL_MS}) end
     end
   end
 end
@@ -276,8 +300,9 @@ if #written > 0 then redis.call('ZREM', KEYS[1], unpack(written)) end
 return #written`
 
 /**
- * Adds a viewer. KEYS: tally, count, viewers, unwritten. ARGV: viewer, content, TTL of the count, TTL of the viewers (ms),
- * new marker, loaded count and its marker ('' each when not loaded). Returns the count, or the marker under which to load.
+ * Adds a viewer. KEYS: tally, count, viewers, unwritten, authors. ARGV: viewer, content, TTL of the count, TTL of the viewers
+ * (ms), new marker, then what was loaded, or '' each: count, marker, authors. Returns the count, or the marker under which to
+ * load ('' for none), which it does wherever a guard is `UNDECIDED`.
  *
  * The count goes up as the HyperLogLog does. It continues from the published count or the tally, else from the load or
  * from what is unwritten: it falls only where Redis lost all of them.
@@ -300,6 +325,8 @@ if not count then
     count = math.max(tonumber(ARGV[6]), tonumber(redis.call('ZSCORE', KEYS[4], ARGV[2]) or '0'))
   end
 end
+if UNDECIDED then return '' end
+${KEEP_AUTHORS}
 count = tonumber(count)
 if not isIntact then
   local before = redis.call('PFCOUNT', KEYS[3])
@@ -418,14 +445,17 @@ export function createCounters(
     const claimed = missing.filter((_, i) => replies[i] === 'OK')
     if (claimed.length === 0) return
     const loaded = await load(contentsOf(claimed))
+    const contents = new Set<string>()
     const args = claimed.flatMap(({ counter, contentId }) => {
-      const { [counter]: count, changedAt, revision } = loaded.get(contentId) ?? { changedAt: 0, revision: 0 }
-      if (count === undefined) return ['', '']
+      const isFirst = contents.size < contents.add(contentId).size
+      const { [counter]: count, authors = '', ...order } = loaded.get(contentId) ?? { changedAt: 0, revision: 0 }
+      if (count === undefined) return ['', '', '']
       // Views have no revision. Comments reach the source first: their revision alone orders them.
-      const tally = `${count}:${counter === 'likes' ? changedAt : 0}:${revision}`
-      return [String(count), counter === 'views' ? '' : tally]
+      const tally = `${count}:${counter === 'likes' ? order.changedAt : 0}:${order.revision}`
+      return [String(count), counter === 'views' ? '' : tally, isFirst ? authors : '']
     })
-    const places = [...claimed.map(countKey), ...claimed.map(tallyKey)]
+    const owners = claimed.map(({ contentId }) => keys.authors(contentId))
+    const places = [...claimed.map(countKey), ...claimed.map(tallyKey), ...owners]
     await redis.eval(FILL_COUNTS, places, [marker, String(ttlMs), ...args])
   }
 
@@ -509,7 +539,8 @@ export function createCounters(
      * Sets whether a user likes a content, counted once however often it is called. `load` is asked when Redis lacks the
      * count or the state; null from it (no such content) is returned as null.
      * Recorded, then completed: in the same script the like becomes one of `unwrittenLikes`, so a like whose reply is
-     * lost still reaches the source. `evaluate` may refuse to run the script: then nothing is counted.
+     * lost still reaches the source. `evaluate` may refuse to run the script: then nothing is counted. Where its guard is
+     * undecided, `load` is asked while it decides.
      */
     async like(
       contentId: string,
@@ -519,8 +550,14 @@ export function createCounters(
       evaluate?: Evaluate,
     ): Promise<{ count: number; changedAt: number; stateSince: number } | null> {
       const tally = keys.tally('likes', contentId)
-      const places = [tally, keys.count('likes', contentId), keys.likedBy(userId), keys.likesUnwritten]
-      let loaded = ['', '', '', '', '']
+      const places = [
+        tally,
+        keys.count('likes', contentId),
+        keys.likedBy(userId),
+        keys.likesUnwritten,
+        keys.authors(contentId),
+      ]
+      let loaded = ['', '', '', '', '', '']
       for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
         const asked = [contentId, userId, isLiked ? '1' : '0', String(ttlMs), newMarker()]
         const script = { text: LIKE, keys: places, reads: 2, args: [...asked, ...loaded] }
@@ -535,7 +572,8 @@ export function createCounters(
           if (marker !== '') defer(() => redis.eval(RELEASE, [tally], [marker]).catch(() => {})) // it expires
           return null
         }
-        loaded = [marker, written(source.state), ...[source.count, source.changedAt, source.revision].map(String)]
+        const { state, count, changedAt, revision, authors = '' } = source
+        loaded = [marker, written(state), ...[count, changedAt, revision].map(String), authors]
       }
       throw new Error(`The likes of ${contentId} changed during ${MAX_ATTEMPTS} loads`)
     },
@@ -589,12 +627,18 @@ export function createCounters(
     async view(
       contentId: string,
       viewer: string,
-      load: () => Promise<number | null>,
+      load: () => Promise<LoadedViews | null>,
       evaluate?: Evaluate,
     ): Promise<number | null> {
       const count = keys.count('views', contentId)
-      const places = [keys.tally('views', contentId), count, keys.viewers(contentId), keys.viewsUnwritten]
-      let loaded = ['', '']
+      const places = [
+        keys.tally('views', contentId),
+        count,
+        keys.viewers(contentId),
+        keys.viewsUnwritten,
+        keys.authors(contentId),
+      ]
+      let loaded = ['', '', '']
       for (let attempt = 1; attempt <= MAX_ATTEMPTS; attempt += 1) {
         const asked = [viewer, contentId, String(ttlMs), String(VIEWERS_TTL_MS), newMarker()]
         const script = { text: VIEW, keys: places, reads: 2, args: [...asked, ...loaded] }
@@ -605,7 +649,7 @@ export function createCounters(
           defer(() => redis.eval(RELEASE, [count], [reply]).catch(() => {})) // it expires
           return null
         }
-        loaded = [String(source), reply]
+        loaded = [String(source.views), reply, source.authors ?? '']
       }
       throw new Error(`The views of ${contentId} changed during ${MAX_ATTEMPTS} loads`)
     },
@@ -676,13 +720,14 @@ export function createCounters(
       await redis.del(keys.likedBy(userId))
     },
 
-    /** Removes the counts `counters` of contents that are gone, and ends every load of them. One command. */
+    /** Removes the counts `counters` of contents that are gone, with their authors, and ends every load of them. One command. */
     async evict(counters: Counter[], contentIds: string[]): Promise<void> {
       const evicted = contentIds.flatMap((contentId) =>
         counters.flatMap((counter) => [
           keys.count(counter, contentId),
           keys.tally(counter, contentId),
           ...(counter === 'views' ? [keys.viewers(contentId)] : []),
+          ...(counter === 'likes' ? [keys.authors(contentId)] : []),
         ]),
       )
       if (evicted.length > 0) await redis.del(...evicted)

@@ -19,10 +19,10 @@ export interface Allowance {
 }
 
 /**
- * What became of a script with guards: what remains of the quota and, if it is allowed, the reply; or the guard that
- * refused.
+ * What became of a script with guards: what remains of the quota and, if it is allowed, the reply, and whether a guard could
+ * not decide; or the guard that refused.
  */
-export type Taken<T> = { allowance: Allowance; reply: T } | { heldBack: unknown[]; by: number }
+export type Taken<T> = { allowance: Allowance; reply: T; isUndecided: boolean } | { heldBack: unknown[]; by: number }
 
 /** The allowances of recent subjects, by policy and subject. One per isolate. Bounded by count. */
 export type KnownAllowances = BoundedMap<Allowance>
@@ -236,7 +236,7 @@ export class RateLimit<Policy extends string> {
   }
 
   /**
-   * Spends one request and runs `script`, if `guards` and the quota allow it: one command, one round trip, also when
+   * Spends one request and runs `script`, unless `guards` or the quota refuse it: one command, one round trip, also when
    * the quota is spent. `heldBack` is the reply of the guard that refused, number `by`: then nothing is spent and `script` did not
    * run. Repeating it spends another request.
    */
@@ -265,7 +265,8 @@ export class RateLimit<Policy extends string> {
       resetsAt: isAllowed ? (window + 1) * windowMs : freeAt(quota, window * windowMs, previous, current),
     }
     this.#known.set(this.#nameOf(policy, subject), allowance)
-    return { allowance, reply: replies[guards.length + 1] as T } // the script's own, or nothing
+    const isUndecided = replies.slice(0, guards.length).some((reply) => (reply as unknown[])[0] === 2)
+    return { allowance, reply: replies[guards.length + 1] as T, isUndecided } // the script's own reply, or nothing
   }
 
   /** Undoes a `take` of a subject that did not make the request. One round trip. */

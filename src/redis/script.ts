@@ -10,12 +10,16 @@ export interface Script {
   args: string[]
 }
 
-/** A script that decides whether others may run: it returns a list that begins with 1 (they may) or 0. */
+/**
+ * A script that decides whether others may run: it returns a list that begins with 1 (they may), 0 (they must not), or 2: it
+ * lacks what decides. Then they run with `UNDECIDED`, and must change nothing but markers of loads.
+ */
 export type Guard = Script
 
 /**
  * Runs a script together with what its caller adds to it, or calls `alone`, which runs it by itself. Throws when Redis
- * fails, or when a guard of the caller refuses.
+ * fails, or when a guard of the caller refuses. Where a guard is undecided, the reply is one that asks for a load; the next
+ * call then waits for the decision.
  */
 export type Evaluate = <T>(script: Script, alone: () => Promise<T>) => Promise<T>
 
@@ -29,8 +33,8 @@ export function run<T>(redis: Redis, script: Script, evaluate?: Evaluate): Promi
 }
 
 /**
- * Runs `guards` in order, and `script` if all of them allow it, as one script: one command, one round trip, atomic.
- * Returns what each of them returned; a refusal is the last.
+ * Runs `guards` in order, and `script` if none refuses, as one script: one command, one round trip, atomic. Returns what
+ * each of them returned; a refusal is the last.
  */
 export const runGuarded = (redis: Redis, guards: Guard[], script: Script): Promise<unknown[]> =>
   runAll(redis, [...guards, script])
@@ -51,23 +55,28 @@ function compose(scripts: Script[]): string {
     calls += callsIn(text)
   }
   const runs = scripts.map(({ text, keys, reads: count, args }, i) => {
-    const call = `run(function(KEYS, ARGV, HELD)${bodyOf(text)}\nend, ${keys.length}, ${count}, ${args.length})`
-    return i < scripts.length - 1 ? `if ${call}[1] == 0 then return replies end` : call
+    const call = `run(function(KEYS, ARGV, HELD, UNDECIDED)${bodyOf(text)}\nend, ${keys.length}, ${count}, ${args.length})`
+    return i < scripts.length - 1 ? `if refuses(${call}) then return replies end` : call
   })
   const isReading = reads.length > 0
   return `#!lua flags=allow-key-locking
 -- usually calls ${calls + Number(isReading)}
-local keys, args, key, read, arg, replies = KEYS, ARGV, 0, 0, 0, {}
+local keys, args, key, read, arg, replies, undecided = KEYS, ARGV, 0, 0, 0, {}, false
 local held = ${isReading ? `redis.call('MGET', ${reads.map((i) => `KEYS[${i}]`).join(', ')})` : '{}'}
 local function run(script, keyCount, readCount, argCount)
   local reply = script(
     { unpack(keys, key + 1, key + keyCount) },
     { unpack(args, arg + 1, arg + argCount) },
-    { unpack(held, read + 1, read + readCount) }
+    { unpack(held, read + 1, read + readCount) },
+    undecided
   )
   key, read, arg = key + keyCount, read + readCount, arg + argCount
   replies[#replies + 1] = reply or false
   return reply
+end
+local function refuses(reply)
+  undecided = undecided or reply[1] == 2
+  return reply[1] == 0
 end
 ${runs.join('\n')}
 return replies`

@@ -1,7 +1,7 @@
 import { type Feature, provide } from '../feature.ts'
 import { keys } from '../keys.ts'
 import { notificationsService } from '../notifications/notifications.ts'
-import { createAuthors } from '../redis/authors.ts'
+import { authorsGuard } from '../redis/authors.ts'
 import { sessionStore } from '../sessions/sessions.ts'
 import { usersService } from '../users/users.ts'
 import { relationExports } from './export.ts'
@@ -16,7 +16,7 @@ export const relations: Feature = {
       const { use } = platform
       return createRelations(platform, {
         profiles: () => use(usersService),
-        authors: createAuthors(() => platform.redis.reads, keys),
+        guard: authorsGuard(keys),
         change: (userId, state) => use(sessionStore).change(userId, state),
         dropInboxes: (userIds) => use(notificationsService).dropInboxes(userIds),
       })

@@ -7,7 +7,6 @@ import { invalidField, Problem, unavailable } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
 import type { Platform } from '../platform.ts'
-import type { Authors } from '../redis/authors.ts'
 import type { Guard } from '../redis/script.ts'
 import { service } from '../service.ts'
 import type { User } from '../users/schema.ts'
@@ -18,7 +17,8 @@ type Kind = 'block' | 'mute'
 
 export interface RelationsDependencies {
   profiles: () => Pick<Users, 'getMany' | 'select' | 'refreshCache' | 'invalidateCache'>
-  authors: Authors
+  /** Lets a script of a user write to a content unless a block hides it, as far as Redis knows. */
+  guard: (userId: string, contentId: string) => Guard
   /** Replaces what the sessions of a user carry. One round trip. */
   change: (userId: string, state: Relations) => Promise<void>
   /** Drops cached inboxes. One command. */
@@ -38,14 +38,14 @@ export const relationsService = service<RelationsService>('relations')
  * D1 is the truth. Pages that D1 answers filter there. Everything else uses the lists that travel with the check of the
  * session (`createSessionStore`): one more key in its `MGET`. A change is in D1 and Redis before it is acknowledged, so it
  * holds at once; where an isolate answers from memory, after `MEMORY_SECONDS`; where Redis missed the change, within 60 s.
- * A list of more than 500 users is not held: then each answer that needs it asks D1.
+ * A list of more than 2,000 users is not held: then each answer that needs it asks D1.
  *
  * Without Redis D1 answers. Without D1 the lists in Redis hold; if Redis has none either, or the list is too long, the
  * request is refused as unavailable: it is never answered unfiltered.
  */
 export function createRelations(
   platform: Pick<Platform, 'db' | 'outbox' | 'writeThrough'>,
-  { profiles, authors, change, dropInboxes }: RelationsDependencies,
+  { profiles, guard, change, dropInboxes }: RelationsDependencies,
 ) {
   const pair = (kind: Kind, userId: string, otherId: string) =>
     and(eq(relations.userId, userId), eq(relations.kind, kind), eq(relations.otherId, otherId))
@@ -244,40 +244,29 @@ export function createRelations(
       },
     }),
 
-    /** Lets a script of `userId` write to a content unless a block hides it. Part of the script's round trip. */
-    guard: (userId: string, contentId: string): Guard => authors.guard(userId, contentId),
+    guard,
 
     /**
      * Throws `not-found` if a block hides a content from `userId`, or it does not exist. For what the guard could not decide.
-     * One D1 query. Returns the authors; give them to `remember` after the answer, so that the guard knows them.
+     * One D1 query.
      */
-    async requireVisible(userId: string, contentId: string): Promise<string[]> {
+    async requireVisible(userId: string, contentId: string): Promise<void> {
       const isComment = contentId.startsWith('c_')
       const isHidden = (author: typeof posts.authorId | typeof comments.authorId) => isBlocked(userId, author)
       const [row] = await (
         isComment
           ? platform.db
-              .select({
-                authors: sql<string>`${comments.authorId} || ' ' || ${posts.authorId}`,
-                isHidden: sql<number>`${isHidden(comments.authorId)} OR ${isHidden(posts.authorId)}`,
-              })
+              .select({ isHidden: sql<number>`${isHidden(comments.authorId)} OR ${isHidden(posts.authorId)}` })
               .from(comments)
               .innerJoin(posts, eq(posts.id, comments.postId))
               .where(and(eq(comments.id, contentId), isNull(comments.deletedAt)))
           : platform.db
-              .select({ authors: sql<string>`${posts.authorId}`, isHidden: sql<number>`${isHidden(posts.authorId)}` })
+              .select({ isHidden: sql<number>`${isHidden(posts.authorId)}` })
               .from(posts)
               .where(eq(posts.id, contentId))
       ).catch(unavailable('Blocks cannot be checked right now'))
       if (!row || row.isHidden) throw contentNotFound(contentId)
-      return [...new Set(row.authors.split(' '))]
     },
-
-    /** Remembers who wrote a content. One command. */
-    remember: (contentId: string, authorIds: string[]) => authors.remember(contentId, authorIds),
-
-    /** Forgets who wrote deleted contents: the ids of authors go with them. One command. Safe to repeat. */
-    forget: (contentIds: string[]) => authors.forget(contentIds),
   }
 }
 

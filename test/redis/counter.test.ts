@@ -293,10 +293,12 @@ test('a load that a deletion overtakes leaves nothing in Redis, for a like, a vi
     }
   }
   const state = { isLiked: false, changedAt: 0, stateSince: null }
-  expect(await counters.like(post, ADA, true, loadOnce({ state, count: 5, changedAt: 1, revision: 1 }))).toBeNull()
-  expect(await counters.view(post, ADA, loadOnce(5))).toBeNull()
+  const authors = 'u_cleo'
+  const like = { state, count: 5, changedAt: 1, revision: 1, authors }
+  expect(await counters.like(post, ADA, true, loadOnce(like))).toBeNull()
+  expect(await counters.view(post, ADA, loadOnce({ views: 5, authors }))).toBeNull()
   const loadCounts = async () => {
-    const loaded = new Map([[post, { likes: 5, comments: 4, views: 3, changedAt: 1, revision: 1 }]])
+    const loaded = new Map([[post, { likes: 5, comments: 4, views: 3, changedAt: 1, revision: 1, authors }]])
     await evict()
     return loaded
   }
@@ -382,7 +384,7 @@ describe('views, whatever Redis evicts', () => {
           unwritten: keys.viewsUnwritten,
         }
         let atSource = 10
-        const load = async () => atSource
+        const load = async () => ({ views: atSource })
         for (let i = 0; i < 6; i += 1) expect(await counters.view(post, `u_${i}`, load)).toBe(11 + i)
         const unwritten = await counters.unwrittenViews(10)
         expect(unwritten).toEqual(new Map([[post, 16]]))
@@ -450,7 +452,7 @@ describe('views, whatever Redis evicts', () => {
 
   test('a count that rose while it was written stays unwritten', async () => {
     const { counters, post } = newWorld()
-    const load = async () => 0
+    const load = async () => ({ views: 0 })
     await counters.view(post, 'u_1', load)
     const views = await counters.unwrittenViews(10)
     await counters.view(post, 'u_2', load)
@@ -462,7 +464,7 @@ describe('views, whatever Redis evicts', () => {
     for (const isStored of [false, true]) {
       const { counters, redis, post, deferred } = newWorld()
       let atSource = 0
-      await counters.view(post, 'u_1', async () => atSource)
+      await counters.view(post, 'u_1', async () => ({ views: atSource }))
       const unwritten = await counters.unwrittenViews(10)
       await redis.del(keys.count('views', post), keys.tally('views', post))
       const loading = Promise.withResolvers<void>()
@@ -490,9 +492,10 @@ describe('views, whatever Redis evicts', () => {
 
   test('a view whose reply is lost is counted once', async () => {
     const { counters, keyspace, post, redis } = newWorld()
-    await counters.view(post, 'u_1', async () => 0)
+    const load = async () => ({ views: 0 })
+    await counters.view(post, 'u_1', load)
     await keyspace.control.fault({ kind: 'cut', match: 'EVAL', times: 1 })
-    expect(await counters.view(post, 'u_2', async () => 0)).toBe(2)
+    expect(await counters.view(post, 'u_2', load)).toBe(2)
     expect(await redis.zscore(keys.viewsUnwritten, post)).toBe(2)
   })
 })
