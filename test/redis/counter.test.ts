@@ -417,7 +417,7 @@ describe('views, whatever Redis evicts', () => {
       for (const isWritten of [false, true]) {
         const { counters, redis, post } = newWorld(keyspace)
         await redis.flushdb()
-        for (let i = 0; i < 6; i += 1) await counters.view(post, `u_${i}`, async () => 10)
+        for (let i = 0; i < 6; i += 1) await counters.view(post, `u_${i}`, async () => ({ views: 10 }))
         if (isWritten) await counters.confirmViews(await counters.unwrittenViews(10))
         const places = [keys.count('views', post), keys.tally('views', post), keys.viewers(post), keys.viewsUnwritten]
         const doomed = names.flatMap((name, i) => (evicted.includes(name) ? (places[i] ?? []) : []))
