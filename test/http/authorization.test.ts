@@ -2,7 +2,7 @@ import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import { SCOPES, type ServiceRule } from '../../src/service-tokens/scopes.ts'
 import { type Operation, readOperations } from '../docs/document.ts'
-import { migrate, newEdge } from '../edge.ts'
+import { type Edge, migrate, newEdge } from '../edge.ts'
 import { addComment, addPost, addUser } from '../rows.ts'
 
 beforeAll(migrate)
@@ -204,8 +204,7 @@ const root = { Authorization: `Bearer ${env.SERVICE_TOKEN}` }
 const newAddress = () => `2001:db8:${[1, 2].map(() => Math.floor(Math.random() * 65_536).toString(16)).join(':')}::1`
 
 /** One call of an operation, on data of its own. Returns its status. */
-async function call(name: string, operation: Operation, caller: Caller): Promise<number> {
-  const edge = newEdge({ STREAM_LIFE_SECONDS: '0.5' })
+async function call(edge: Edge, name: string, operation: Operation, caller: Caller): Promise<number> {
   const [owner, other] = [await addUser(), await addUser()]
   const post = await addPost({ authorId: owner.id })
   const ids: Record<string, string> = {
@@ -266,20 +265,21 @@ async function call(name: string, operation: Operation, caller: Caller): Promise
     ...(operation.requestBody === undefined ? {} : { body: JSON.stringify(BODIES[name] ?? {}) }),
   })
   await response.body?.cancel()
-  await edge.settle()
   return response.status
 }
 
 test.each(Object.entries(DECLARED))('%s admits the callers of its policy: %s', async (name, policy) => {
   const operation = (await readOperations()).operations.get(name) ?? expect.fail(`${name} is not documented`)
+  const edge = newEdge({ STREAM_LIFE_SECONDS: '0.5' })
   const outcomes = await Promise.all(
     CALLERS.map(async (caller): Promise<[Caller, number | 'admitted']> => {
-      const status = await call(name, operation, caller)
+      const status = await call(edge, name, operation, caller)
       const isRefusal = status === 401 || status === 403 || status === 429 || status >= 500
       expect(operation.responses, `${caller}: ${status}`).toHaveProperty(String(status))
       return [caller, isRefusal ? status : 'admitted']
     }),
   )
+  await edge.settle()
   expect(outcomes).toEqual(CALLERS.map((caller) => [caller, outcomeOf(policy, caller)]))
 })
 
