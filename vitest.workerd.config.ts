@@ -19,7 +19,6 @@ const DRILL_FAULTS = hasRedis
 const WITHOUT_REDIS = [
   'test/{client,comments,credentials,db,docs,export,feed,idempotency,moderation}/**',
   'test/{notifications,recommendations,relations,removals,search,service-tokens,users,webhooks}/**',
-  'test/drills/{fuzz,matrix}.test.ts',
   'test/http/{authorization,edge-cache,errors,input,log,record}.test.ts',
   'test/posts/{hot,write}.test.ts',
   'test/monitoring/folded.test.ts',
@@ -27,8 +26,8 @@ const WITHOUT_REDIS = [
   'test/trace.test.ts',
 ]
 
-/** What `npm test` leaves to `npm run test:long`: every operation under faults, and random requests. */
-const LONG = ['test/drills/{drill,fuzz}.test.ts']
+/** What `npm test` leaves to `npm run test:long`: every operation under faults, and as every caller; random requests. */
+const LONG = ['test/drills/{drill,fuzz,matrix}.test.ts']
 const OF_NODE = ['test/{bench,deploy,e2e,emulator,scripts}/**']
 
 // The suites that run in workerd: real D1 and queues, real Redis commands over HTTP.
