@@ -383,15 +383,11 @@ export async function compare(
     })
   }
 
-  /**
-   * Readers see who is online, and the last status change of each member that was announced agrees. Not compared: members
-   * who ended a session and shall be offline. Its device may stay online for a window, if Redis missed the sign-out.
-   */
+  /** Readers see who is online, and the last status change of each member that was announced agrees. */
   async function comparePresence(): Promise<void> {
     const { items } = await read(`/v1/presence?ids=${traffic.members.map(({ id }) => id).join()}`)
     const online = (items as { isOnline: boolean }[]).map(({ isOnline }) => isOnline)
-    for (const [i, { id, hasEndedSession }] of traffic.members.entries()) {
-      if (hasEndedSession && !isPresent(i)) continue
+    for (const [i, { id }] of traffic.members.entries()) {
       equal('wrong answers', `whether ${id} is online`, online[i], isPresent(i))
       equalHint(`user_status_change ${id} `, 'status', isPresent(i) ? 'online' : 'offline', 'offline')
     }

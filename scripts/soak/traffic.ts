@@ -62,8 +62,6 @@ export interface Member {
   token: string
   posts: Content[]
   comments: Content[]
-  /** Whether the member has signed out on a device. */
-  hasEndedSession: boolean
   /** Notifications that were listed when the member marked all of them as read. */
   read: Set<string>
 }
@@ -299,7 +297,6 @@ export function createTraffic(product: Product, model: Model, randomOf: (name: s
       }
       case 'sign in again': {
         const { token } = member
-        member.hasEndedSession = true
         member.token = await signIn(member)
         const answer = await send('DELETE', '/v1/sessions/current', token)
         // 401: an earlier sign-out of unknown outcome has ended it.
@@ -308,7 +305,6 @@ export function createTraffic(product: Product, model: Model, randomOf: (name: s
         return model.write('session', `${member.username} ${token}`, null, outcome)
       }
       case 'sign out everywhere': {
-        member.hasEndedSession = true
         const answer = await send('DELETE', '/v1/sessions', member.token)
         const outcome = outcomeOf(answer)
         model.count(action, outcome)
@@ -385,7 +381,7 @@ export function createTraffic(product: Product, model: Model, randomOf: (name: s
       await product.createAccounts(accounts)
       for (const { id, username, displayName } of accounts) {
         model.write('profile', id, `${displayName} `, 'done')
-        members.push({ id, username, token: '', posts: [], comments: [], hasEndedSession: false, read: new Set() })
+        members.push({ id, username, token: '', posts: [], comments: [], read: new Set() })
       }
     },
 

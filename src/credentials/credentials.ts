@@ -11,6 +11,7 @@ import { newId } from '../ids.ts'
 import type { MailPort } from '../mail/mail.ts'
 import type { Allowance } from '../redis/rate-limit.ts'
 import type { Claims } from '../redis/session.ts'
+import type { EndedSessions } from '../sessions/sessions.ts'
 import { service } from '../service.ts'
 import type { createMessages } from './messages.ts'
 import type { ResetMessage } from './schema.ts'
@@ -39,8 +40,8 @@ export interface CredentialsDependencies {
   requirePassword: (userId: string, password: string) => Promise<Account>
   hashPassword: (password: string) => Promise<string>
   isPassword: (password: string, hash: string) => Promise<boolean>
-  /** Brings to Redis what D1 has recorded as ended: sessions, or all of a user. Never throws. */
-  sendEnded: (userId: string, ended: { sessionIds: string[]; epoch?: number }) => Promise<void>
+  /** Ends everywhere what D1 has recorded as ended: sessions, or all of a user. Never throws. */
+  sendEnded: (userId: string, ended: EndedSessions) => Promise<void>
   isCommon: (password: string) => Promise<boolean>
   /** Counts a message to this address. Undefined: nobody counts, without Redis. */
   spendMail: (email: string) => Promise<Allowance | undefined>
@@ -148,7 +149,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
       .innerJoin(users, eq(users.id, credentialTokens.userId))
       .where(validToken(hashOf(token), 'reset-used', now))
     if (!owner || !(await isPassword(password, owner.passwordHash))) throw new Problem('token-expired')
-    await sendEnded(owner.id, { sessionIds: [], epoch: owner.epoch })
+    await sendEnded(owner.id, { epoch: owner.epoch })
   }
 
   /** Answers a repeated confirmation as its first attempt, or throws `token-expired`. */
@@ -210,7 +211,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
         db.update(users).set({ passwordHash: after, updatedAt: now }).where(isSame).returning({ id: users.id }),
         db
           .insert(revocations)
-          .select(sql`SELECT ${sessions.id}, NULL, ${now} FROM ${sessions} WHERE ${others}`)
+          .select(sql`SELECT ${sessions.id}, NULL, ${now}, ${sessions.userId} FROM ${sessions} WHERE ${others}`)
           .onConflictDoNothing(),
         db.delete(sessions).where(others).returning({ id: sessions.id }),
         db
@@ -255,16 +256,15 @@ export function createCredentials(dependencies: CredentialsDependencies) {
       const isStillValid = sql`EXISTS (SELECT 1 FROM ${credentialTokens} WHERE ${isValid})`
       const isOwner = and(eq(users.id, owner.id), isStillValid)
       const transaction = outbox.transaction()
-      const [, , ended, [changed]] = await db.batch([
+      const [, , , [changed]] = await db.batch([
         db
           .insert(revocations)
-          .select(sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now} FROM ${users} WHERE ${isOwner}`)
+          .select(
+            sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now}, ${users.id} FROM ${users} WHERE ${isOwner}`,
+          )
           .onConflictDoUpdate({ target: revocations.subjectId, set: { epoch: sql`excluded.epoch`, createdAt: now } }),
         notify(transaction, owner, messages.passwordChanged(owner.username), isStillValid, now),
-        db
-          .delete(sessions)
-          .where(and(eq(sessions.userId, owner.id), isStillValid))
-          .returning({ id: sessions.id }),
+        db.delete(sessions).where(and(eq(sessions.userId, owner.id), isStillValid)),
         db
           .update(users)
           .set({ passwordHash, sessionEpoch: sql`${users.sessionEpoch} + 1`, updatedAt: now })
@@ -278,7 +278,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
       ])
       if (!changed) return repeatReset(token, password, now) // another request was first
       transaction.enqueue()
-      await sendEnded(owner.id, { sessionIds: ended.map(({ id }) => id), epoch: changed.epoch })
+      await sendEnded(owner.id, changed)
     },
 
     /**

@@ -252,7 +252,7 @@ export const sessions = sqliteTable(
   (t) => [index('sessions_user').on(t.userId, t.id), index('sessions_expiry').on(t.expiresAt)],
 )
 
-/** Ended sessions that Redis has not confirmed yet. The cron retries them. */
+/** Ended sessions that Redis has not confirmed yet, or whose devices are not offline yet. The cron retries them. */
 export const revocations = sqliteTable(
   'revocations',
   {
@@ -261,6 +261,8 @@ export const revocations = sqliteTable(
     /** The new `sessionEpoch` of the user. Null for a session. */
     epoch: integer(),
     createdAt: integer('created_at').notNull(),
+    /** Whose devices go offline. Null: those of a user who is removed, or recorded by an earlier version. */
+    userId: text('user_id'),
   },
   (t) => [index('revocations_created').on(t.createdAt)],
 )

@@ -324,7 +324,9 @@ export function createModeration(
           .where(eq(users.id, userId)),
         db
           .insert(revocations)
-          .select(sql`SELECT ${users.id}, ${users.sessionEpoch}, ${now} FROM ${users} WHERE ${users.id} = ${userId}`)
+          .select(
+            sql`SELECT ${users.id}, ${users.sessionEpoch}, ${now}, ${users.id} FROM ${users} WHERE ${users.id} = ${userId}`,
+          )
           .onConflictDoUpdate({ target: revocations.subjectId, set: { epoch: sql`excluded.epoch`, createdAt: now } }),
         db.select({ userId: suspensions.userId }).from(suspensions).where(eq(suspensions.userId, userId)),
       ])

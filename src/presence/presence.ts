@@ -12,6 +12,9 @@ import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
 import type { Status } from './schema.ts'
 
+/** The device of an ended session, or all devices of a user that were last seen by `until` (Unix ms). */
+export type EndedDevices = { userId: string; deviceId: string } | { userId: string; until: number }
+
 export interface PresenceDependencies {
   db: DrizzleD1Database
   online: Online
@@ -320,6 +323,19 @@ export function createPresence({ db, online, capacity, sendHints, defer, onFailu
     async leave(userId: string, deviceId: string, now?: number, evaluate?: Evaluate): Promise<void> {
       const change = await online.leave(userId, deviceId, now, evaluate).catch(cannotRecord)
       if (change) defer(() => announce([change]))
+    },
+
+    /**
+     * Devices of ended sessions leave; users go offline with their last one. One round trip, then the announcement. Throws
+     * if Redis, D1 or the queue fails. Safe to repeat: the cron announces a departure that Redis has recorded.
+     */
+    async leaveEnded(ended: EndedDevices[]): Promise<void> {
+      const changes = await Promise.all(
+        ended.map(({ userId, ...which }) =>
+          'deviceId' in which ? online.leaveWithTabs(userId, which.deviceId) : online.leaveUntil(userId, which.until),
+        ),
+      )
+      await announce(changes.filter((change) => change !== undefined))
     },
 
     /** Those of `userIds` that exist, in that order, as `viewerId` may see them. One round trip and one query. */

@@ -2,10 +2,15 @@ import { Hono } from 'hono'
 import { admit } from '../http/admit.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
+import type { Claims } from '../redis/session.ts'
 import { presenceService } from './presence.ts'
 import { DeviceQuery, Statuses, StatusQuery, Visibility } from './schema.ts'
 
 const tag = 'Presence'
+
+/** A session is a device, and so is each of its tabs. The end of the session ends them all. */
+const deviceOf = ({ sessionId }: Claims, { deviceId }: { deviceId?: string | undefined }) =>
+  deviceId === undefined ? sessionId : `${sessionId}:${deviceId}`
 
 export const presence = new Hono<AppEnv>()
   .post(
@@ -24,7 +29,7 @@ export const presence = new Hono<AppEnv>()
     valid('query', DeviceQuery),
     async (c) => {
       const { writer, use } = c.var
-      const { deviceId = writer.claims.sessionId } = c.req.valid('query')
+      const deviceId = deviceOf(writer.claims, c.req.valid('query'))
       await writer.write((userId, evaluate) => use(presenceService).heartbeat(userId, deviceId, undefined, evaluate))
       return c.body(null, 204)
     },
@@ -43,7 +48,7 @@ export const presence = new Hono<AppEnv>()
     valid('query', DeviceQuery),
     async (c) => {
       const { writer, use } = c.var
-      const { deviceId = writer.claims.sessionId } = c.req.valid('query')
+      const deviceId = deviceOf(writer.claims, c.req.valid('query'))
       await writer.write((userId, evaluate) => use(presenceService).leave(userId, deviceId, undefined, evaluate))
       return c.body(null, 204)
     },

@@ -32,6 +32,13 @@ export interface Beat {
  */
 export type BeatOutcome = Change | 'online' | 'hidden' | 'unknown'
 
+interface Leaving {
+  deviceId?: string
+  hasTabs?: boolean
+  until?: number
+  isHiding?: boolean
+}
+
 export interface OnlinePolicy {
   /** A user is online until this long after the last beat. */
   windowMs: number
@@ -118,7 +125,7 @@ return { text(at), last and 0 or 1 }`
 
 /**
  * KEYS: shard, changes, devices, visibility, last.
- * ARGV: user, device or '' for all, time or '', silent at, claim for, hide, TTL of that, TTL of last.
+ * ARGV: user, device or '' for all, time or '', silent at, claim for, hide, TTL of that, TTL of last, until or '', with tabs.
  * Answers when the user was last seen, if this took the user offline.
  */
 const LEAVE = `#!lua flags=allow-key-locking
@@ -126,8 +133,12 @@ const LEAVE = `#!lua flags=allow-key-locking
 ${CLOCK}
 local user, device = ARGV[1], ARGV[2]
 if ARGV[6] == '1' then redis.call('SET', KEYS[4], 'nobody', 'PX', ARGV[7]) end
-if device ~= '' then
-  redis.call('ZREM', KEYS[3], device)
+if device ~= '' or ARGV[9] ~= '' then
+  if device == '' then redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', ARGV[9])
+  else redis.call('ZREM', KEYS[3], device) end
+  for _, tab in ipairs(ARGV[10] == '1' and redis.call('ZRANGE', KEYS[3], 0, -1) or {}) do
+    if string.sub(tab, 1, #device + 1) == device .. ':' then redis.call('ZREM', KEYS[3], tab) end
+  end
   if redis.call('ZCOUNT', KEYS[3], '(' .. ARGV[4], '+inf') > 0 then return false end
 end
 redis.call('DEL', KEYS[3])
@@ -226,10 +237,10 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
     keys.presenceLast(userId),
   ]
 
+  /** Those who leave: one device, maybe with its tabs; those last seen by `until`; or all, which may also hide the user. */
   async function depart(
     userId: string,
-    deviceId: string,
-    isHiding: boolean,
+    { deviceId = '', hasTabs = false, until, isHiding = false }: Leaving,
     now?: number,
     evaluate?: Evaluate,
   ): Promise<Change | undefined> {
@@ -243,6 +254,8 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
         deviceId,
         timeOf(now),
         ...[(now ?? Date.now()) - windowMs, CLAIM_MS, isHiding ? 1 : 0, visibilityMs('nobody'), userMs].map(String),
+        until === undefined ? '' : String(until),
+        hasTabs ? '1' : '',
       ],
     }
     const at = await run<number | null>(redis, script, evaluate)
@@ -286,14 +299,20 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
 
     /** One device leaves; the user goes offline with the last one. */
     leave: (userId: string, deviceId: string, now?: number, evaluate?: Evaluate) =>
-      depart(userId, deviceId, false, now, evaluate),
+      depart(userId, { deviceId }, now, evaluate),
+
+    /** A device leaves with its tabs, which are the devices named `<device>:…`. */
+    leaveWithTabs: (userId: string, deviceId: string, now?: number) => depart(userId, { deviceId, hasTabs: true }, now),
+
+    /** The devices that were last seen by `until` (Unix ms) leave; the user goes offline with the last one. */
+    leaveUntil: (userId: string, until: number, now?: number) => depart(userId, { until }, now),
 
     /** Takes a user offline on all devices, and refuses their beats. */
-    hide: (userId: string, now?: number) => depart(userId, '', true, now),
+    hide: (userId: string, now?: number) => depart(userId, { isHiding: true }, now),
 
     /** Removes everything about a user who is gone. Changes that are not announced stay until they are. Two round trips. */
     async forget(userId: string): Promise<void> {
-      const change = await depart(userId, '', true)
+      const change = await depart(userId, { isHiding: true })
       const [shard, changes, ...ofUser] = keysOf(userId, shardOf(userId))
       if (!shard || !changes) return // a user has them
       const pipeline = redis.pipeline().del(...ofUser)

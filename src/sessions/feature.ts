@@ -57,9 +57,7 @@ export const sessions: Feature = {
             use(postsService).invalidateNewest(userId),
           ]),
         onSignUp: (username) => use(usersService).invalidateUsername(username),
-        // A session is a device. Without Redis it goes offline after its presence window.
-        onSignOut: (userId, sessionIds) =>
-          defer(() => Promise.allSettled(sessionIds.map((sessionId) => use(presenceService).leave(userId, sessionId)))),
+        leaveEnded: (ended) => use(presenceService).leaveEnded(ended), // a session is a device
       }),
     ),
   ],

@@ -10,6 +10,7 @@ import { repeatOnce } from '../db/repeat.ts'
 import { removals, revocations, sessions, signInSources, suspensions, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import type { Outbox } from '../events/outbox.ts'
+import type { EndedDevices } from '../presence/presence.ts'
 import type { Relations } from '../relations/schema.ts'
 import { service } from '../service.ts'
 import { newId } from '../ids.ts'
@@ -76,13 +77,18 @@ export interface Login {
 export type Accounts = ReturnType<typeof createAccounts>
 export const accountsService = service<Accounts>('accounts')
 
+type Revocation = typeof revocations.$inferSelect
+
+/** Sessions of a user that D1 has recorded as ended: some, or all that began before `epoch`. */
+export type EndedSessions = { sessionIds: string[] } | { epoch: number }
+
 /** What accounts use. */
 interface Parts {
   db: DrizzleD1Database
   store: SessionStore<Relations>
   tokens: SessionTokens
   /** In ms. */
-  policy: { idleMs: number; touchMs: number; absoluteMs: number }
+  policy: { idleMs: number; touchMs: number; absoluteMs: number; recheckMs: number }
   outbox: Outbox
   defer: (work: () => Promise<unknown>) => void
   /** Sign-ups that D1 did not answer, by username: the id that the account has, if it was created. */
@@ -92,8 +98,8 @@ interface Parts {
   }
   /** Called after a sign-up, with the new username. */
   onSignUp: (username: string) => Promise<void>
-  /** Called after a sign-out, with the ids of the ended sessions. */
-  onSignOut: (userId: string, sessionIds: string[]) => void
+  /** Takes the devices of ended sessions offline. */
+  leaveEnded: (ended: EndedDevices[]) => Promise<void>
   /** Called after an account is deleted, and by the steps of its removal, with the former username. */
   onDeleted: (userId: string, username: string) => Promise<unknown>
 }
@@ -105,18 +111,29 @@ interface Parts {
  * revocations from D1 every `recheckMs`, and the cron sends them to Redis. The sign-out answers after that time.
  */
 export function createAccounts(parts: Parts) {
-  const { db, store, tokens, policy, outbox, defer, unanswered, onSignUp, onSignOut, onDeleted } = parts
+  const { db, store, tokens, policy, outbox, defer, unanswered, onSignUp, leaveEnded, onDeleted } = parts
 
-  /** Sends revocations to Redis, all in one round trip, then deletes them from D1. Safe to repeat. */
-  async function sendToRedis(ended: { subjectId: string; epoch: number | null }[]): Promise<() => Promise<unknown>> {
+  /**
+   * Sends revocations to Redis, all in one round trip. Returns what is left: it takes the devices offline, then deletes the
+   * revocations from D1. Safe to repeat.
+   */
+  async function sendToRedis(ended: readonly Revocation[]): Promise<() => Promise<unknown>> {
     await Promise.all(
       ended.map(({ subjectId, epoch }) => (epoch === null ? store.end(subjectId) : store.endAll(subjectId, epoch))),
     )
+    const devices = ended.flatMap(({ subjectId, userId, epoch, createdAt }): EndedDevices[] => {
+      if (userId === null) return []
+      // Until then an isolate may have accepted a beat.
+      return epoch === null ? [{ userId, deviceId: subjectId }] : [{ userId, until: createdAt + policy.recheckMs }]
+    })
     const subjects = listOf(ended.map(({ subjectId }) => subjectId))
     const marks = listOf(ended.map(({ subjectId, epoch }) => `${subjectId}:${epoch ?? ''}`))
     // A later revocation of the same user has another epoch: it stays.
     const isSent = sql`${revocations.subjectId} || ':' || coalesce(${revocations.epoch}, '') IN ${marks}`
-    return async () => db.delete(revocations).where(and(sql`${revocations.subjectId} IN ${subjects}`, isSent))
+    return async () => {
+      await leaveEnded(devices)
+      await db.delete(revocations).where(and(sql`${revocations.subjectId} IN ${subjects}`, isSent))
+    }
   }
 
   /** The account of `userId`, if `password` is right. Throws `wrong-password`. One D1 query. */
@@ -146,8 +163,8 @@ export function createAccounts(parts: Parts) {
    * The same for a request, which answers only when the sessions have ended everywhere. Waits for Redis, or if that fails,
    * until every isolate has learned of the end from D1 (`outlast`). Never throws: the cron sends what Redis missed.
    */
-  async function revoke(ended: { subjectId: string; epoch: number | null }[]): Promise<void> {
-    await sendToRedis(ended).then(defer, store.outlast)
+  async function revoke(ended: Revocation[]): Promise<void> {
+    if (ended.length > 0) await sendToRedis(ended).then(defer, store.outlast)
   }
 
   return {
@@ -156,16 +173,16 @@ export function createAccounts(parts: Parts) {
     requirePassword,
 
     /**
-     * Brings to Redis what D1 has recorded as ended: sessions of a user, or with `epoch` all of them. One round trip.
+     * Brings to Redis what D1 has recorded as ended: sessions of a user, or with `epoch` all of them, and takes
+     * their devices offline after the answer. One round trip.
      * Returns when they have ended everywhere, like `signOut`. Never throws: the cron sends what Redis missed, and the rest
      * of very many sessions. Safe to repeat.
      */
-    async sendEnded(userId: string, { sessionIds, epoch }: { sessionIds: string[]; epoch?: number }): Promise<void> {
-      onSignOut(userId, sessionIds)
-      if (epoch !== undefined) return revoke([{ subjectId: userId, epoch }])
-      const sent = sessionIds.slice(0, REVOCATIONS_PER_RUN)
-      await revoke(sent.map((subjectId) => ({ subjectId, epoch: null })))
-      if (sent.length < sessionIds.length) await store.outlast()
+    async sendEnded(userId: string, ended: EndedSessions, now = Date.now()): Promise<void> {
+      if ('epoch' in ended) return revoke([{ subjectId: userId, userId, epoch: ended.epoch, createdAt: now }])
+      const sent = ended.sessionIds.slice(0, REVOCATIONS_PER_RUN)
+      await revoke(sent.map((subjectId) => ({ subjectId, userId, epoch: null, createdAt: now })))
+      if (sent.length < ended.sessionIds.length) await store.outlast()
     },
 
     /**
@@ -290,39 +307,41 @@ export function createAccounts(parts: Parts) {
      * Ends the session of `claims`, everywhere: when this returns, no isolate accepts it. One D1 batch and one round trip. If
      * Redis fails, it waits until every isolate has asked D1 (`SESSION_RECHECK_SECONDS`).
      *
-     * Recorded first, then completed by the cron if Redis fails or the reply is lost. Safe to repeat.
+     * Recorded first, then completed by the cron if Redis fails. A lost reply of D1 is resolved by repeating the batch. Safe
+     * to repeat.
      */
     async signOut({ sessionId, userId }: Claims, now = Date.now()): Promise<void> {
-      await db.batch([
-        db.delete(sessions).where(and(eq(sessions.id, sessionId), eq(sessions.userId, userId))),
-        db.insert(revocations).values({ subjectId: sessionId, createdAt: now }).onConflictDoNothing(),
-      ])
-      onSignOut(userId, [sessionId])
-      await revoke([{ subjectId: sessionId, epoch: null }])
+      await repeatOnce(() =>
+        db.batch([
+          db.delete(sessions).where(and(eq(sessions.id, sessionId), eq(sessions.userId, userId))),
+          db.insert(revocations).values({ subjectId: sessionId, userId, createdAt: now }).onConflictDoNothing(),
+        ]),
+      )
+      await this.sendEnded(userId, { sessionIds: [sessionId] }, now)
     },
 
-    /** Ends every session of a user. Like `signOut`. */
+    /** Ends every session of a user. Recorded first, then completed, and safe to repeat, like `signOut`. */
     async signOutEverywhere(userId: string, now = Date.now()): Promise<void> {
-      const [raised, ended] = await db.batch([
-        db
-          .update(users)
-          .set({ sessionEpoch: sql`${users.sessionEpoch} + 1` })
-          .where(eq(users.id, userId))
-          .returning({ epoch: users.sessionEpoch }),
-        db.delete(sessions).where(eq(sessions.userId, userId)).returning({ id: sessions.id }),
-        db
-          .insert(revocations)
-          .select(sql`SELECT ${users.id}, ${users.sessionEpoch}, ${now} FROM ${users} WHERE ${users.id} = ${userId}`)
-          .onConflictDoUpdate({
-            target: revocations.subjectId,
-            set: { epoch: sql`excluded.epoch`, createdAt: now },
-          }),
-      ])
-      onSignOut(
-        userId,
-        ended.map(({ id }) => id),
+      const [[raised]] = await repeatOnce(() =>
+        db.batch([
+          db
+            .update(users)
+            .set({ sessionEpoch: sql`${users.sessionEpoch} + 1` })
+            .where(eq(users.id, userId))
+            .returning({ epoch: users.sessionEpoch }),
+          db.delete(sessions).where(eq(sessions.userId, userId)),
+          db
+            .insert(revocations)
+            .select(
+              sql`SELECT ${users.id}, ${users.sessionEpoch}, ${now}, ${users.id} FROM ${users} WHERE ${users.id} = ${userId}`,
+            )
+            .onConflictDoUpdate({
+              target: revocations.subjectId,
+              set: { epoch: sql`excluded.epoch`, createdAt: now },
+            }),
+        ]),
       )
-      if (raised[0]) await revoke([{ subjectId: userId, epoch: raised[0].epoch }])
+      if (raised) await this.sendEnded(userId, raised, now)
     },
 
     /**
@@ -355,7 +374,7 @@ export function createAccounts(parts: Parts) {
           .onConflictDoNothing(),
         db
           .insert(revocations)
-          .select(sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now} FROM ${users} WHERE ${isSame}`)
+          .select(sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now}, NULL FROM ${users} WHERE ${isSame}`)
           .onConflictDoUpdate({
             target: revocations.subjectId,
             set: { epoch: sql`excluded.epoch`, createdAt: now },
@@ -384,7 +403,7 @@ export function createAccounts(parts: Parts) {
       if (!removed) return // another request was first
       transaction.enqueue()
       await Promise.allSettled([
-        revoke([{ subjectId: userId, epoch: removed.epoch }]),
+        revoke([{ subjectId: userId, epoch: removed.epoch, userId: null, createdAt: now }]),
         onDeleted(userId, user.username),
       ])
     },
@@ -412,19 +431,19 @@ export function createAccounts(parts: Parts) {
     },
 
     /**
-     * Sends to Redis the revocations that it missed, oldest first. Returns how many are left. For the cron. Safe to
-     * repeat and to run twice at once.
+     * Sends to Redis the revocations that it missed, oldest first, and takes the devices offline. Returns how many are left.
+     * For the cron. Safe to repeat and to run twice at once.
      */
     async sendRevocations(now = Date.now()): Promise<number> {
       const waiting = await db
-        .select({ subjectId: revocations.subjectId, epoch: revocations.epoch })
+        .select()
         .from(revocations)
         .where(lte(revocations.createdAt, now))
         .orderBy(asc(revocations.createdAt))
         .limit(REVOCATIONS_PER_RUN)
       if (waiting.length === 0) return 0
-      const forget = await sendToRedis(waiting)
-      await forget()
+      const complete = await sendToRedis(waiting)
+      await complete()
       return countUpTo(db, revocations)
     },
 

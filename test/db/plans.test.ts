@@ -213,6 +213,7 @@ test('every query of a read uses an index and sorts nothing', async () => {
       'follows',
       'relations',
       'sessions',
+      'revocations',
       'notification_reads',
       'service_tokens',
       'stat_minutes',

@@ -11,13 +11,14 @@ beforeAll(migrate)
 
 /**
  * What a request may cost at most. Redis: round trips before the answer, and all commands (a script is one), also those after
- * it. D1: rows as it bills them, with the entries of indexes and what triggers do.
+ * it. D1: rows as it bills them, with the entries of indexes and what triggers do. A
+ * request with a session may read one row of the ends that Redis missed.
  */
 type Budget = [trips: number, commands: number, rowsRead: number, rowsWritten: number]
 
 /** The routes of accounts, moderation and service tokens. */
 const BUDGETS: Record<string, Budget> = {
-  'POST /v1/reports': [1, 2, 9, 13],
+  'POST /v1/reports': [1, 2, 10, 13],
   'GET /v1/moderation/reports': [0, 0, 21, 0],
   'POST /v1/moderation/reports/resolve': [0, 0, 18, 11],
   'GET /v1/moderation/log': [0, 0, 21, 0],
@@ -30,13 +31,13 @@ const BUDGETS: Record<string, Budget> = {
   'POST /v1/service-tokens': [0, 0, 1, 3],
   'POST /v1/service-tokens/{id}/rotate': [0, 0, 2, 1],
   'DELETE /v1/service-tokens/{id}': [0, 0, 2, 1],
-  'POST /v1/users/me/password': [2, 4, 23, 14],
+  'POST /v1/users/me/password': [2, 4, 24, 14],
   'POST /v1/password-resets': [2, 2, 0, 0],
   'PUT /v1/password-resets': [2, 3, 26, 15],
-  'POST /v1/email-verifications': [2, 3, 9, 12],
+  'POST /v1/email-verifications': [2, 3, 10, 12],
   'PUT /v1/email-verifications': [1, 1, 15, 11],
-  'GET /v1/users/me/export': [1, 2, 4, 0],
-  'DELETE /v1/users/me': [3, 9, 19, 18],
+  'GET /v1/users/me/export': [1, 2, 5, 0],
+  'DELETE /v1/users/me': [3, 9, 20, 18],
 }
 
 /** Rows of each kind that the routes touch: a cost that grows with them breaks its budget. */
@@ -62,7 +63,7 @@ async function fill(): Promise<void> {
 function newWorld() {
   const lab = newLab()
   const { DB, rows } = meteredDatabase()
-  const isolate = lab.newIsolate({ DB })
+  const isolate = lab.newIsolate({ DB, SESSION_RECHECK_SECONDS: '20' })
 
   /** What a request costs. */
   async function costOf(method: string, { path, headers, body }: Call): Promise<Budget> {

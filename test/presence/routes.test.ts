@@ -1,5 +1,6 @@
+import { eq } from 'drizzle-orm'
 import { beforeAll, beforeEach, expect, test } from 'vitest'
-import { users } from '../../src/db/schema.ts'
+import { revocations, users } from '../../src/db/schema.ts'
 import type { EventMessage } from '../../src/events/schema.ts'
 import { CLAIM_MS } from '../../src/redis/presence.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
@@ -42,6 +43,16 @@ async function read(edge: Edge, query: string, headers: Headers = {}) {
   const response = await edge.fetch(`/v1/presence${query}`, { headers })
   expect(response.status).toBe(200)
   return (await response.json<Answer>()).items
+}
+
+/** The statuses of a user that were announced, in order. */
+async function statusesOf(edge: Edge, userId: string) {
+  await edge.settle()
+  const hints = edge.events.sent.flatMap(({ body }) => {
+    const message = body as EventMessage
+    return message.kind === 'hints' ? message.hints : []
+  })
+  return hints.filter(({ data }) => data['userId'] === userId).map(({ data }) => data['status'])
 }
 
 test('a user is online after a beat, and offline after leaving', async () => {
@@ -239,14 +250,7 @@ test('an arrival, a departure and a change of visibility whose replies are lost 
   await beat(edge, ada.headers)
   await leave(edge, ada.headers)
   await edge.settle()
-  const statuses = async () => {
-    await edge.settle()
-    const hints = edge.events.sent.flatMap(({ body }) => {
-      const message = body as EventMessage
-      return message.kind === 'hints' ? message.hints : []
-    })
-    return hints.map(({ data }) => data['status'])
-  }
+  const statuses = () => statusesOf(edge, ada.id)
   // Executed with the session and the limit, then alone, and repeated once.
   const loseReplies = (times = 3) => edge.redis.fault({ kind: 'cut', times, match: 'EVAL' })
   const expected = ['online', 'offline']
@@ -271,6 +275,79 @@ test('an arrival, a departure and a change of visibility whose replies are lost 
   for (let run = 0; run < 3; run += 1) await edge.cron(Date.now() + CLAIM_MS)
   expect(await statuses()).toEqual([...expected, 'online', 'offline', 'online', 'offline'])
   expect(await edge.sdk.exists('presence:0', 'presence:0:changes')).toBe(0)
+})
+
+const cronLater = (edge: Edge) => edge.cron(Date.now() + CLAIM_MS)
+
+test.each([
+  ['/v1/sessions/current', false],
+  ['/v1/sessions', false],
+  ['/v1/sessions/current', true],
+  ['/v1/sessions', true],
+] as const)(
+  'after DELETE %s without Redis the cron takes the last device offline, once (its replies are lost: %s)',
+  async (path, isCut) => {
+    const edge = newEdge({ SESSION_RECHECK_SECONDS: '0.2', REDIS_BREAKER_FAILURES: '1000' })
+    const ada = await newMember(edge)
+    await beat(edge, ada.headers)
+    await edge.redis.fault({ kind: 'refuse' })
+    expect((await edge.fetch(path, { method: 'DELETE', headers: ada.headers })).status).toBe(204)
+    await edge.settle()
+    await edge.redis.reset()
+    expect(await read(edge, `?ids=${ada.id}`)).toMatchObject([{ isOnline: true }])
+
+    if (isCut) {
+      await edge.redis.fault({ kind: 'cut', match: 'EVAL' })
+      await edge.cron().catch(() => {})
+      await edge.redis.clearFaults()
+      await cronLater(edge)
+    } else await edge.cron()
+    expect(await read(edge, `?ids=${ada.id}`)).toMatchObject([{ isOnline: false }])
+    expect(await statusesOf(edge, ada.id)).toEqual(['online', 'offline'])
+    await cronLater(edge)
+    await cronLater(edge)
+    expect(await statusesOf(edge, ada.id)).toEqual(['online', 'offline'])
+    expect(await db.select().from(revocations).where(eq(revocations.userId, ada.id))).toEqual([])
+  },
+)
+
+test.each(['/v1/sessions/current', '/v1/sessions'])(
+  'a device that signed in after DELETE %s without Redis keeps its user online',
+  async (path) => {
+    const edge = newEdge({ SESSION_RECHECK_SECONDS: '0.2', REDIS_BREAKER_FAILURES: '1000' })
+    const user = await addUser()
+    const old = await edge.signIn(user)
+    await beat(edge, old)
+    await edge.redis.fault({ kind: 'oom' })
+    expect((await edge.fetch(path, { method: 'DELETE', headers: old })).status).toBe(204)
+    await edge.redis.reset()
+    const [after] = await db.select().from(users).where(eq(users.id, user.id))
+    const fresh = await edge.signIn(after ?? expect.fail('the user is gone'))
+    expect((await beat(edge, fresh)).status).toBe(204)
+    await edge.cron()
+    await cronLater(edge)
+    expect(await read(edge, `?ids=${user.id}`)).toMatchObject([{ isOnline: true }])
+    expect(await statusesOf(edge, user.id)).toEqual(['online'])
+    expect((await leave(edge, fresh)).status).toBe(204)
+    expect(await statusesOf(edge, user.id)).toEqual(['online', 'offline'])
+  },
+)
+
+test('a sign-out takes the tabs of its session offline, and no tab of another session', async () => {
+  const edge = newEdge()
+  const ada = await newMember(edge)
+  const phone = await ada.onAnotherDevice()
+  await beat(edge, ada.headers, '?deviceId=tab-1')
+  await beat(edge, ada.headers, '?deviceId=tab-2')
+  await beat(edge, phone, '?deviceId=tab-1')
+  for (const [headers, isOnline] of [
+    [ada.headers, true],
+    [phone, false],
+  ] as const) {
+    expect((await edge.fetch('/v1/sessions/current', { method: 'DELETE', headers })).status).toBe(204)
+    await edge.settle()
+    expect(await read(edge, `?ids=${ada.id}`)).toMatchObject([{ isOnline }])
+  }
 })
 
 test('the cron takes silent users offline, also when it runs twice, unless another cron is running', async () => {

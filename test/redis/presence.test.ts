@@ -162,6 +162,16 @@ test('a user goes offline with the last of their devices', async () => {
   expect(await online.seen('u_ada', T + 40, 'phone')).toBe('joined')
 })
 
+test('devices that were last seen by a time leave, and others keep their user online', async () => {
+  const online = newOnline()
+  await online.seen('u_ada', T, 'phone')
+  await online.seen('u_ada', T + 10, 'tablet')
+  await online.seen('u_ada', T + 20, 'laptop')
+  expect(await online.leaveUntil('u_ada', T + 10, T + 30)).toBeUndefined()
+  expect(await online.leaveUntil('u_ada', T + 20, T + 30)).toMatchObject({ userId: 'u_ada', at: T + 30 })
+  expect(await online.leaveUntil('u_ada', T + 20, T + 40)).toBeUndefined()
+})
+
 test('a device without heartbeats does not keep its user online', async () => {
   const online = newOnline()
   await online.seen('u_ada', T, 'phone')
