@@ -1,9 +1,9 @@
 /**
  * `npm run deploy` for the top level of wrangler.toml, `npm run deploy -- --env staging` for an environment: checks that
- * everything the Worker needs exists, applies migrations, deploys, and checks that the deployed Worker is healthy. If
- * something is missing, it says so in one line and changes nothing.
- * `--url` is the Worker's address, if wrangler does not report it. `--patience` is how many seconds it may take to become
- * healthy (60).
+ * everything the Worker needs exists, makes the secrets that nobody has to choose, applies migrations, deploys, and
+ * checks that the deployed Worker is healthy. If something is missing, it says so in one line and changes nothing.
+ * `--url` is the Worker's address, if wrangler does not report it. `--patience` is how many seconds it may take to
+ * become healthy (60).
  */
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -16,7 +16,10 @@ import {
   findInvalid,
   findRedisProblem,
   inspect,
+  MADE_SECRETS,
+  makeSecrets,
   Obstacle,
+  putSecrets,
   readArguments,
   readEnvironment,
   readInput,
@@ -43,8 +46,12 @@ await run(async () => {
   const patienceSeconds = Number(patience)
   if (!(patienceSeconds >= 0)) throw new Obstacle(`--patience is ${patience}: it must be a number of seconds`)
   const environment = readEnvironment(env)
-  await requireAll(environment)
+  const made = makeSecrets(await requireAll(environment))
   console.log(`${environment.worker}: its bindings and secrets exist`)
+  if (Object.keys(made).length > 0) {
+    await putSecrets(env, made)
+    console.log(`${environment.worker}: added ${Object.keys(made).join(', ')}`)
+  }
 
   await migrate(environment)
   const deployed = await deploy(environment)
@@ -53,15 +60,21 @@ await run(async () => {
   await smokeTest(address, env, patienceSeconds)
 })
 
-/** Throws an obstacle that names what is missing: checks wrangler.toml first, then Redis, then Cloudflare. */
-async function requireAll(environment: Environment): Promise<void> {
+/**
+ * Throws an obstacle that names what is missing: checks wrangler.toml first, then Redis, then Cloudflare. Returns the
+ * names of the Worker's secrets.
+ */
+async function requireAll(environment: Environment): Promise<Set<string>> {
   const { name: env, databases, queues, buckets, secrets, redisUrl } = environment
   const setup = `run ${commandFor(env, 'npm run setup')}`
   const unset = databases.filter(({ id }) => id === undefined).map(({ name }) => `the id of D1 database ${name}`)
   if (redisUrl === undefined) unset.push('the URL of Redis')
   if (redisUrl === undefined || unset.length > 0) refuse(env, `wrangler.toml lacks ${unset.join(' and ')}: ${setup}`)
 
-  const invalid = Object.entries(findInvalid(env, {})).map(([name, expected]) => `${name} (${expected})`)
+  const keys = MADE_SECRETS.flatMap((name) => (process.env[name] ? [[name, process.env[name]] as const] : []))
+  const invalid = Object.entries(findInvalid(env, Object.fromEntries(keys))).map(
+    ([name, expected]) => `${name} (${expected})`,
+  )
   if (invalid.length > 0) refuse(env, `wrangler.toml has invalid values: ${invalid.join(', ')}`)
 
   const token = await readInput('UPSTASH_REDIS_REST_TOKEN', { isSecret: true })
@@ -83,6 +96,7 @@ async function requireAll(environment: Environment): Promise<void> {
     ...secrets.flatMap((secret) => (present.secrets.has(secret) ? [] : `secret ${secret}`)),
   ]
   if (absent.length > 0) refuse(env, `Cloudflare lacks ${absent.join(', ')}: ${setup}`)
+  return present.secrets
 }
 
 function refuse(env: string, reason: string): never {

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
@@ -15,6 +16,9 @@ const root = dirname(import.meta.dirname)
 const configPath = join(root, 'wrangler.toml')
 /** wrangler itself. Its `bin` file only checks the version of Node and starts this in a second process. */
 const wranglerCli = fileURLToPath(import.meta.resolve('wrangler'))
+
+/** Secrets that nobody has to choose: `npm run setup` and `npm run deploy` make those that a Worker lacks. */
+export const MADE_SECRETS = ['WEBHOOK_KEY'] as const
 
 /** A problem that the user can solve. Its message is one line. */
 export class Obstacle extends Error {}
@@ -387,6 +391,21 @@ export async function readInput(name: string, { isSecret }: { isSecret: boolean 
   if (isSecret) process.stderr.write('\n')
   return answer.trim() || undefined
 }
+
+/**
+ * New values of the secrets that a Worker lacks and nobody has to choose. An environment variable of that name wins.
+ */
+export const makeSecrets = (present: Set<string>): Record<string, string> =>
+  Object.fromEntries(
+    MADE_SECRETS.filter((name) => !present.has(name)).map((name) => [
+      name,
+      process.env[name] || randomBytes(32).toString('base64url'),
+    ]),
+  )
+
+/** Sets secrets of the Worker. Through a pipe: no command line, file or terminal shows them. */
+export const putSecrets = (env: string, values: Record<string, string>): Promise<unknown> =>
+  wrangler(env, ['secret', 'bulk'], { input: JSON.stringify(values) })
 
 /** Writes the id of a database into `wrangler.toml`. */
 export const writeDatabaseId = (env: string, binding: string, id: string) =>

@@ -11,7 +11,10 @@ import {
   inspect,
   jurisdictionFlag,
   listDatabases,
+  MADE_SECRETS,
+  makeSecrets,
   Obstacle,
+  putSecrets,
   readArguments,
   readEnvironment,
   readInput,
@@ -41,6 +44,7 @@ function printPlan({ name, worker, databases, queues, buckets, secrets, redisUrl
     ...queues.map((queue) => `  Queue ${queue}: create it unless it exists`),
     ...buckets.map((bucket) => `  R2 bucket ${bucket.name}: create it unless it exists`),
     ...secrets.map((secret) => `  Secret ${secret}: ask for it unless the Worker has it`),
+    ...MADE_SECRETS.map((secret) => `  Secret ${secret}: make it unless the Worker has it`),
   ]
   console.log(lines.join('\n'))
 }
@@ -49,7 +53,7 @@ async function setUp(env: string): Promise<void> {
   const environment = readEnvironment(env)
   const { databases, queues, buckets, secrets, worker } = environment
   // Before anything is created: whether the values in the environment variables are valid.
-  for (const name of ['UPSTASH_REDIS_REST_URL', ...secrets]) requireValid(env, name, process.env[name])
+  for (const name of ['UPSTASH_REDIS_REST_URL', ...secrets, ...MADE_SECRETS]) requireValid(env, name, process.env[name])
   // A new URL needs its token, whatever Cloudflare has.
   const isFirst = environment.redisUrl === undefined
   const checked = isFirst ? await checkRedis(environment, false) : undefined
@@ -88,14 +92,13 @@ async function setUp(env: string): Promise<void> {
   }
 
   const missing = secrets.filter((secret) => !present.secrets.has(secret))
-  const given: Record<string, string> = {}
+  const given = makeSecrets(present.secrets)
   for (const secret of missing) {
     const isChecked = secret === 'UPSTASH_REDIS_REST_TOKEN' && token !== undefined
     given[secret] = isChecked ? token : await requireInput(env, secret, true)
   }
-  // Through a pipe: no command line, file or terminal shows them.
-  if (missing.length > 0) await wrangler(env, ['secret', 'bulk'], { input: JSON.stringify(given) })
-  for (const secret of secrets) report('Secret', secret, present.secrets.has(secret))
+  if (Object.keys(given).length > 0) await putSecrets(env, given)
+  for (const secret of [...secrets, ...MADE_SECRETS]) report('Secret', secret, present.secrets.has(secret))
 
   console.log(
     `${worker} has all it needs. Commit wrangler.toml if it changed, then: ${commandFor(env, 'npm run deploy')}`,

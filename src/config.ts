@@ -361,6 +361,15 @@ const webhooks = {
       'Keys for webhook secrets and header values. The first encrypts, all decrypt. Without it, list the old SERVICE_TOKEN here before you change that token.',
     ),
   ),
+  WEBHOOK_KEY_NEXT: v.pipe(
+    v.optional(v.pipe(v.string(), v.minLength(16, 'at least 16 characters'))),
+    declare(
+      'secret',
+      'none',
+      'at least 16 characters',
+      'Key that replaces WEBHOOK_KEY, which nobody has to know: this one encrypts, and those decrypt.',
+    ),
+  ),
   WEBHOOK_MAX_ENDPOINTS: whole(
     'endpoints',
     1_000,
@@ -611,7 +620,7 @@ export function readConfig(env: object) {
     webhooks: {
       isPrivateAllowed: set.ALLOW_PRIVATE_WEBHOOKS === 'true',
       ownHosts: set.PUBLIC_HOSTS.map((host) => host.toLowerCase()),
-      keys: [...(set.WEBHOOK_KEY ?? []), set.SERVICE_TOKEN],
+      keys: [set.WEBHOOK_KEY_NEXT ?? [], set.WEBHOOK_KEY ?? [], set.SERVICE_TOKEN].flat(),
       maxEndpoints: set.WEBHOOK_MAX_ENDPOINTS,
       timeoutMs: set.WEBHOOK_TIMEOUT_SECONDS,
       retryMs: set.WEBHOOK_RETRY_SECONDS,

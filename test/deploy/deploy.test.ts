@@ -70,8 +70,17 @@ test('a project that was set up deploys, migrates once, and is healthy', { timeo
   const consumed = [...cloudflare.queues].filter(([, { consumers }]) => consumers.length > 0).map(([name]) => name)
   expect(consumed).toContain('likes-staging')
 
+  // Setup made the key of webhooks. A Worker from before it had none gets one with its next deployment, and keeps it.
+  expect(first.output).not.toContain('WEBHOOK_KEY')
+  const key = worker().secrets.get('WEBHOOK_KEY')
+  expect(worker().secrets.delete('WEBHOOK_KEY')).toBe(true)
   const second = await deploy()
   expect(second).toEqual({ code: 0, output: expect.stringContaining('threads-staging: no migration is pending\n') })
+  expect(second.output).toContain('threads-edge-staging: added WEBHOOK_KEY\n')
+  const made = worker().secrets.get('WEBHOOK_KEY') ?? ''
+  expect(made).toMatch(/^[\w-]{43}$/)
+  expect(made).not.toBe(key)
+  expect(second.output).not.toContain(made)
 })
 
 test('without flags, setup and deploy take the top level: one environment', { timeout: 240_000 }, async () => {

@@ -86,6 +86,8 @@ function createResources(): void {
   cloudflare.buckets.set('backups-staging', 'default').set('others-staging', 'eu')
 }
 
+const webhookKey = () => cloudflare.workers.get('app-staging')?.secrets.get('WEBHOOK_KEY')
+
 const idOf = (name: string) => cloudflare.databases.get(name)?.uuid
 
 test('the plan is printed without contacting Cloudflare', async () => {
@@ -107,6 +109,7 @@ test('the plan is printed without contacting Cloudflare', async () => {
   R2 bucket others-staging: create it unless it exists
   Secret UPSTASH_REDIS_REST_TOKEN: ask for it unless the Worker has it
   Secret SERVICE_TOKEN: ask for it unless the Worker has it
+  Secret WEBHOOK_KEY: make it unless the Worker has it
 `)
   expect(code).toBe(0)
   expect(await clone.readConfig()).toBe(CONFIG)
@@ -138,6 +141,7 @@ R2 bucket backups-staging: added
 R2 bucket others-staging: added
 Secret UPSTASH_REDIS_REST_TOKEN: added
 Secret SERVICE_TOKEN: added
+Secret WEBHOOK_KEY: added
 app-staging has all it needs. Commit wrangler.toml if it changed, then: npm run deploy -- --env staging
 `,
     })
@@ -146,7 +150,9 @@ app-staging has all it needs. Commit wrangler.toml if it changed, then: npm run 
     expect(Object.fromEntries(cloudflare.workers.get('app-staging')?.secrets ?? [])).toEqual({
       UPSTASH_REDIS_REST_TOKEN: REDIS_TOKEN,
       SERVICE_TOKEN,
+      WEBHOOK_KEY: expect.stringMatching(/^[\w-]{43}$/),
     })
+    expect(first.output).not.toContain(webhookKey())
 
     const config = await clone.readConfig()
     expect(config.split('\n').filter((line, i) => line !== CONFIG.split('\n')[i])).toEqual([
@@ -156,9 +162,11 @@ app-staging has all it needs. Commit wrangler.toml if it changed, then: npm run 
     ])
 
     const changes = [...cloudflare.changes]
-    const second = await setup({}) // without input
+    const key = webhookKey()
+    const second = await setup({ WEBHOOK_KEY: 'another key of the user' }) // without other input
     expect(second.code).toBe(0)
-    expect(second.output.match(/exists$/gm)).toHaveLength(10)
+    expect(second.output.match(/exists$/gm)).toHaveLength(11)
+    expect(webhookKey()).toBe(key)
     expect(cloudflare.changes).toEqual(changes)
     expect(await clone.readConfig()).toBe(config)
   },
@@ -179,6 +187,7 @@ test('setup continues where it was stopped', { timeout: 240_000 }, async () => {
     'Queue events-staging: added',
     'Secret UPSTASH_REDIS_REST_TOKEN: added',
     'Secret SERVICE_TOKEN: added',
+    'Secret WEBHOOK_KEY: added',
   ])
   expect(cloudflare.changes.filter((change) => !change.includes('/workers/'))).toEqual(['POST /queues'])
   expect(await clone.readConfig()).toContain(`database_id = "${idOf('app-staging')}" # filled in`)

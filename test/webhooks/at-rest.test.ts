@@ -71,6 +71,24 @@ test('keys are rotated: the first encrypts, all decrypt, and the cron encrypts a
   }
 })
 
+test('a key that nobody knows is replaced, and nothing needs the service token any more', async () => {
+  const to = receiver()
+  const { id, secret, channel } = await addWebhook(newDevEdge(), to, { headers: { Authorization: 'Bearer theirs' } })
+  for (const keys of [
+    { WEBHOOK_KEY: first },
+    { WEBHOOK_KEY: first, WEBHOOK_KEY_NEXT: second },
+    { WEBHOOK_KEY: second, WEBHOOK_KEY_NEXT: second },
+  ]) {
+    const edge = newDevEdge(keys)
+    await expectSigned(edge, to, channel, [secret])
+    await edge.cron()
+  }
+  const row = await rowOf(id)
+  const vault = createVault([second]) // without the service token
+  const opened = [row?.secret, row?.headers['Authorization']].map((value) => vault.open(value ?? '', id))
+  expect(opened).toEqual([secret, 'Bearer theirs'])
+})
+
 test.each(['the cron', 'a rotation'])('rows in plain text still work, and are encrypted by %s', async (by) => {
   const edge = newDevEdge({ WEBHOOK_KEY: first })
   const to = receiver()
