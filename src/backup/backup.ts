@@ -179,7 +179,10 @@ export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDep
       return readTable(tableOf(name), after ?? '0', limit)
     },
 
-    /** Begins to restore the backup `id`, or begins again. Throws `not-empty` if the database has other rows. */
+    /**
+     * Begins to restore the backup `id`, or begins again. Throws `not-empty` if the database has other rows. Safe to
+     * repeat, after a lost reply too.
+     */
     async beginRestore(id: string): Promise<void> {
       const restoring = await findRestore()
       if (restoring !== undefined && restoring !== id) {
@@ -217,7 +220,7 @@ export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDep
 
     /**
      * Inserts rows of a table, in their order. Skips rows that exist, and rows whose parent does not. Returns how many it
-     * inserted. A column that the backup lacks gets its default.
+     * inserted. A column that the backup lacks gets its default. Safe to repeat: it then inserts what is missing.
      */
     async restore(name: string, { columns, rows }: Omit<Page, 'next'>, now = Date.now()): Promise<number> {
       if ((await findRestore()) === undefined) throw new Problem('not-restoring')
@@ -247,7 +250,10 @@ export function createBackup({ db, redis, writeBehind, beginRebuild }: BackupDep
       return meta.changes
     },
 
-    /** Ends the restore: creates the triggers, and begins to rebuild what derives from the rows. Returns what is rebuilt. */
+    /**
+     * Ends the restore: creates the triggers, and begins to rebuild what derives from the rows. Returns what is
+     * rebuilt. Safe to repeat, after a lost reply too: rebuilding again changes nothing.
+     */
     async endRestore(): Promise<string[]> {
       if ((await findRestore()) !== undefined) {
         const triggers = await db.all<{ sql: string }>(sql`SELECT sql FROM restoring WHERE name <> ''`)

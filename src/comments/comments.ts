@@ -269,7 +269,8 @@ export function createComments(
 
     /**
      * Removes a comment, if it or its post is `userId`'s. A comment with replies stays in its place without its text. Two D1
-     * round trips, then one for the counts. With `versions`, only at one of them. A repetition is refused as `not-found`.
+     * round trips, then one for the counts. With `versions`, only at one of them. Safe to repeat: it is refused as
+     * `not-found`, because the comment is gone.
      * Recorded in D1, then completed: the cron settles what Redis missed.
      */
     async remove(id: string, userId: string, versions?: number[], now = Date.now()): Promise<void> {
@@ -387,7 +388,7 @@ export function createComments(
       return { removed: ids.length, owners: removed.filter(({ likes }) => likes > 0).map(({ id }) => id) }
     },
 
-    /** Brings the counts of comments of `postIds` to those in D1. D1, then one round trip. */
+    /** Brings the counts of comments of `postIds` to those in D1. D1, then one round trip. Safe to repeat. */
     async recount(postIds: string[]): Promise<void> {
       if (postIds.length > 0) await settle(await countOf(postIds))
     },

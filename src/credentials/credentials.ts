@@ -344,7 +344,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
       if (confirmed.length === 0) await repeatVerification(token, now) // another request was first
     },
 
-    /** Deletes at most `most` expired tokens. Returns how many. */
+    /** Deletes at most `most` expired tokens. Returns how many. Safe to repeat. */
     purge: (most: number, now: number): Promise<number> =>
       removeSome(db, credentialTokens, lt(credentialTokens.expiresAt, now), most),
 

@@ -117,7 +117,7 @@ export function createDashboard(dependencies: {
       checked.set(claims.id, ENDED)
     },
 
-    /** Deletes at most `most` records of sessions that have expired. Answers how many. For the cron. */
+    /** Deletes at most `most` records of sessions that have expired. Answers how many. For the cron. Safe to repeat. */
     purge(most: number, now: number): Promise<number> {
       const oldest = newId('s', Math.max(0, now - MAX_LINK_SECONDS * 1_000)) // ids sort by time
       return removeSome(db, dashboardSignOuts, lt(dashboardSignOuts.sessionId, oldest), most)

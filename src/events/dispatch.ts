@@ -94,7 +94,7 @@ export function createDispatch({ db, listeners, enqueue, onFailure }: DispatchDe
 
   /**
    * Dispatches the events `ids`, of which the cron has enqueued `resent`. Returns which failed. It ignores events that are
-   * dispatched already, and ids whose batch failed.
+   * dispatched already, and ids whose batch failed. Safe to repeat.
    */
   async function dispatch(ids: string[], resent: Set<string>): Promise<{ failed: Set<string> }> {
     if (ids.length === 0) return { failed: new Set() }
@@ -180,7 +180,10 @@ export function createDispatch({ db, listeners, enqueue, onFailure }: DispatchDe
       return outdated.length
     },
 
-    /** Begins to rebuild the data of a listener from D1. The queue does it step by step. */
+    /**
+     * Begins to rebuild the data of a listener from D1. The queue does it step by step. Safe to repeat, after a lost
+     * reply too: rebuilding again changes nothing.
+     */
     async beginRebuild(name: string): Promise<void> {
       const names = listeners.flatMap((listener) => (listener.rebuild ? [listener.name] : []))
       if (!names.includes(name)) {

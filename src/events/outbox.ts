@@ -82,6 +82,9 @@ export function createOutbox(
      *
      * Call `enqueue` after the batch: it sends the events to the queue after the answer. Events whose batch failed do
      * not exist, and `dispatch` ignores their messages.
+     *
+     * Both are safe to repeat: a batch that runs twice records its events once. Recorded first, then completed: where
+     * the request dies or the queue refuses, the cron enqueues.
      */
     transaction() {
       const recorded: string[] = []
@@ -126,7 +129,7 @@ export function createOutbox(
 
     /**
      * Enqueues at most `most` overdue events again, the oldest first. The wait doubles with each attempt. Returns how many
-     * are still overdue, counted up to 10,000. For the cron.
+     * are still overdue, counted up to 10,000. For the cron. Safe to repeat: an event is dispatched once.
      */
     async resend(most: number, now = Date.now()): Promise<number> {
       const overdue = await db
@@ -191,7 +194,8 @@ export function createOutbox(
 
     /**
      * Deletes at most `most` dispatched events that are older than `before` (Unix ms), the oldest first, and the sequences
-     * of subjects that have had no event since: the next event about such a subject begins at 1. Returns how many events.
+     * of subjects that have had no event since: the next event about such a subject begins at 1. Returns how many
+     * events. Safe to repeat.
      */
     async purge(most: number, before: number): Promise<number> {
       const old = db

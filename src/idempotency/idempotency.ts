@@ -48,7 +48,7 @@ export function createIdempotency(db: DrizzleD1Database) {
     /**
      * Claims the key `name` for a request, or returns the stored answer of its first attempt. One D1 round trip; another one
      * where its reply is lost. Throws if the first attempt is still running, or if it was another request (another
-     * fingerprint `print`).
+     * fingerprint `print`). Safe to repeat: `record` fails the batch of an attempt that lost its claim.
      */
     async begin(user: string, name: string, print: string, now = Date.now()): Promise<KeyClaim | StoredAnswer> {
       const isThis = and(eq(userId, user), eq(key, name))
@@ -98,7 +98,7 @@ export function createIdempotency(db: DrizzleD1Database) {
     /** Deletes at most `most` keys of a deleted user. Returns how many. Safe to repeat. */
     removeOf: (user: string, most: number): Promise<number> => removeSome(db, idempotencyKeys, eq(userId, user), most),
 
-    /** Deletes at most `most` keys older than a day. Returns how many. One D1 query. */
+    /** Deletes at most `most` keys older than a day. Returns how many. One D1 query. Safe to repeat. */
     purge: (most: number, now = Date.now()): Promise<number> =>
       removeSome(db, idempotencyKeys, lt(createdAt, now - KEEP_MS), most),
   }

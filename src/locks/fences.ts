@@ -19,7 +19,8 @@ export function createFences(db: DrizzleD1Database) {
   return {
     /**
      * Runs `statements` as one D1 batch. If a higher fence has written under the name, it writes nothing and throws
-     * `lock-lost`. The same fence may write again. One D1 request; D1 keeps one row per name.
+     * `lock-lost`. The same fence may write again: so it is safe to repeat if the statements are. One D1 request; D1
+     * keeps one row per name.
      *
      * The first statement raises the fence. To lower it would violate NOT NULL, and roll back the whole batch, because D1
      * batches are transactions.

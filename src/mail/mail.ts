@@ -47,7 +47,10 @@ export function createMailPort(
   const listener: Listener = {
     name: 'mail',
     wants: ({ channel }) => channel === MAIL_CHANNEL,
-    /** Sends again what it sent when a later message of the batch fails: a user may get a message twice. */
+    /**
+     * Recorded first, then completed by the queue. Repeating it sends again: where a reply is lost, or a later message
+     * of the batch fails, a user may get a message twice.
+     */
     async handle(events) {
       for (const event of events) {
         if (Date.now() - event.createdAt > GIVE_UP_MS) continue

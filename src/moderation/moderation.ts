@@ -105,8 +105,8 @@ export function createModeration(
     read,
 
     /**
-     * Reports a subject: once per reporter and subject, so a repetition answers the first report. Throws `not-found` if there
-     * is no such subject. One D1 batch.
+     * Reports a subject: once per reporter and subject, so a repetition answers the first report, after a lost reply
+     * too. Throws `not-found` if there is no such subject. One D1 batch.
      */
     async report(reporterId: string, { subjectId, reason, text }: NewReport, now = Date.now()) {
       const table = subjectId.startsWith('u_') ? users : tableOf(subjectId)
@@ -166,7 +166,10 @@ export function createModeration(
       return pageOf(rows, limit, (row) => row.id, shownReport)
     },
 
-    /** Resolves open reports about a subject, at most 500. Repeat it while there are more. */
+    /**
+     * Resolves open reports about a subject, at most 500. Repeat it while there are more. One D1 batch. Safe to repeat,
+     * after a lost reply too: it counts and logs only what was still open.
+     */
     async resolve({ subjectId, outcome, note }: Resolution, by: Decision['by'], now = Date.now()) {
       // `+`: by the index of the subject. That of the status has every open report.
       const isOpen = sql`${reports.subjectId} = ${subjectId} AND +${reports.status} = 'open'`
@@ -234,7 +237,8 @@ export function createModeration(
 
     /**
      * Restores what was taken down, with all its likes and comments. Two D1 round trips, then at most four to Redis.
-     * Throws `not-found` for a comment whose post was deleted meanwhile.
+     * Throws `not-found` for a comment whose post was deleted meanwhile. Recorded in D1 first; what Redis misses
+     * expires, or the cron settles. Safe to repeat, after a lost reply too: then it answers the content.
      */
     async restore(id: string, decision: Decision, now = Date.now()): Promise<Content> {
       const { authorId, postId, text, takenDown, parentId } = await find(id)
@@ -301,7 +305,7 @@ export function createModeration(
 
     /**
      * Suspends an account: no sign-in succeeds, and its sessions end. Recorded in D1 with the revocation of the sessions, which
-     * the cron sends to Redis if this request cannot.
+     * the cron sends to Redis if this request cannot. Safe to repeat: it ends the sessions again, and logs nothing.
      */
     async suspend(userId: string, decision: Decision, now = Date.now()): Promise<void> {
       const isFree = sql`EXISTS (SELECT 1 FROM ${users} WHERE ${users.id} = ${userId})
@@ -335,7 +339,10 @@ export function createModeration(
       await signOutEverywhere(userId)
     },
 
-    /** Ends the suspension of an account. Its sessions do not come back. */
+    /**
+     * Ends the suspension of an account. Its sessions do not come back. One D1 batch. Safe to repeat, after a lost
+     * reply too: then it logs nothing.
+     */
     async reinstate(userId: string, decision: Decision, now = Date.now()): Promise<void> {
       const isSuspended = sql`EXISTS (SELECT 1 FROM ${suspensions} WHERE ${suspensions.userId} = ${userId})`
       const transaction = outbox.transaction()

@@ -189,7 +189,7 @@ export function createScan(redis: Redis, budget: number) {
     /** The state after the last tick. One command. */
     read,
 
-    /** Does one step of the walk. Also measures `asked`, the most used keys. */
+    /** Does one step of the walk. Also measures `asked`, the most used keys. Safe to repeat: it does the next step. */
     async tick(asked: string[], now = Date.now()): Promise<void> {
       if (budget === 0) return
       const state = (await read()) ?? { walk: newWalk(now), hasMemory: null, whole: null, looked: {} }

@@ -49,7 +49,10 @@ export function createMentions(db: DrizzleD1Database) {
   return {
     forgetting,
 
-    /** Statements for the batch that writes a content, after it. `when`: whether the batch has written it. */
+    /**
+     * Statements for the batch that writes a content, after it. `when`: whether the batch has written it. Safe to
+     * repeat: a user is named once.
+     */
     record({ contentId, postId, authorId, text, isEdit }: Naming, when: SQL, now: number): BatchItem<'sqlite'>[] {
       const names = namesIn(text)
       const parent = sql`SELECT above.author_id FROM ${comments} AS said CROSS JOIN ${comments} AS above
@@ -82,21 +85,21 @@ export function createMentions(db: DrizzleD1Database) {
       return rows.map((row) => row.id)
     },
 
-    /** Deletes what deleted contents named. One D1 query. */
+    /** Deletes what deleted contents named. One D1 query. Safe to repeat. */
     async forget(contentIds: string[]): Promise<void> {
       if (contentIds.length === 0) return
       await forgetting(contentIds)
     },
 
-    /** Deletes at most `most` mentions on a deleted post. Returns how many. */
+    /** Deletes at most `most` mentions on a deleted post. Returns how many. Safe to repeat. */
     removeOfPost: (postId: string, most: number): Promise<number> =>
       removeOwned(db, [mentions, mentions.postId], posts, postId, most),
 
-    /** Deletes at most `most` mentions in a deleted comment. Returns how many. */
+    /** Deletes at most `most` mentions in a deleted comment. Returns how many. Safe to repeat. */
     removeOfComment: (id: string, most: number): Promise<number> =>
       removeOwned(db, [mentions, mentions.contentId], comments, id, most),
 
-    /** Deletes at most `most` mentions of a deleted user. Returns how many. */
+    /** Deletes at most `most` mentions of a deleted user. Returns how many. Safe to repeat. */
     removeOf: (userId: string, most: number): Promise<number> =>
       removeSome(db, mentions, eq(mentions.userId, userId), most),
   }

@@ -284,7 +284,8 @@ export function createNotifications(platform: NotificationsDependencies, sizes =
 
   /**
    * Stores the likes of `ids` as D1 has them now, or removes them. Users whom the author does not see, or mutes, are no
-   * actors; they count. One D1 round trip. Returns the authors of those that others like or have liked.
+   * actors; they count. One D1 round trip. Returns the authors of those that others like or have liked. Safe to
+   * repeat.
    */
   async function storeLikes(kind: 'post' | 'comment', ids: string[], as: Stored): Promise<string[]> {
     const { rows, likes, contentId, postId } = contents[kind]

@@ -30,7 +30,7 @@ export function createCounts(
   fences: Fences,
   sendCounts: (counts: CountRead[]) => Promise<unknown>,
 ) {
-  /** Brings the counts of `ids` in Redis to those in D1, and sends them as hints. */
+  /** Brings the counts of `ids` in Redis to those in D1, and sends them as hints. Safe to repeat. */
   async function reconcileAll(ids: string[], lock: FencedRun['lock']): Promise<void> {
     const [foundPosts, foundComments] = await db.batch([
       db

@@ -313,7 +313,7 @@ export function createPosts(
       return updated ?? toPost(row, row, undefined)
     },
 
-    /** Invalidates the texts of posts that another back end wrote in D1. One round trip. */
+    /** Invalidates the texts of posts that another back end wrote in D1. One round trip. Safe to repeat. */
     async invalidate(ids: string[]): Promise<void> {
       await byId.invalidate(ids)
       platform.purge(ids)
@@ -367,7 +367,9 @@ export function createPosts(
 
     /**
      * Removes a post, if it is `authorId`'s and at one of `versions`, with its likes, comments, counts, and places in
-     * caches and feeds. One D1 round trip, then one for the caches. A repetition is refused as `not-found`.
+     * caches and feeds. One D1 round trip, then one for the caches. Recorded in D1, then
+     * completed: the queue and the cron do what a request with a lost reply left. Safe to repeat: it is refused as
+     * `not-found`, because the post is gone.
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
       const isEditable = editable(id, authorId, versions)

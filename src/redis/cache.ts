@@ -655,7 +655,8 @@ export class Cache<T> {
 
   /**
    * Write-through, after the source of truth has the value: stored unless a newer version is there. A value without
-   * a version, with a generation, or too large is invalidated instead. One round trip.
+   * a version, with a generation, or too large is invalidated instead. One round trip. Safe to repeat; after a lost
+   * reply this isolate accepts no older value.
    */
   async put(id: string, value: T): Promise<void> {
     const key = this.#kind.key(id)
@@ -674,7 +675,7 @@ export class Cache<T> {
 
   /**
    * Removes `ids`, and ends any load of them in flight. `versions`, in the same order, are those that the source of truth
-   * has now: `Infinity` for what it has no more, 0 or absent if unknown. One round trip.
+   * has now: `Infinity` for what it has no more, 0 or absent if unknown. One round trip. Safe to repeat.
    */
   async invalidate(ids: string[], versions: number[] = []): Promise<void> {
     if (ids.length === 0) return
@@ -692,7 +693,7 @@ export class Cache<T> {
 
   /**
    * Removes `ids` of a kind that is never `put`, and ends any load of them in flight. Without tombstones this is one
-   * command, however many ids there are.
+   * command, however many ids there are. Safe to repeat.
    */
   async drop(ids: string[]): Promise<void> {
     if (ids.length === 0) return
@@ -700,7 +701,7 @@ export class Cache<T> {
     await this.#invalidating(keys, () => this.#redis.del(...keys.map(leaseOf), ...keys))
   }
 
-  /** Expires every entry of a kind with a generation. One command, however many entries there are. */
+  /** Expires every entry of a kind with a generation. One command, however many entries there are. Safe to repeat. */
   async expireAll(): Promise<void> {
     const { generationKey } = this.#kind
     if (generationKey === undefined) throw new Error(`The cache ${this.#kind.name} has no generation`)
@@ -712,7 +713,9 @@ export class Cache<T> {
     await this.#invalidating([generationKey], () => this.#redis.incr(generationKey)).finally(forgetAll)
   }
 
-  /** Removes the entries of `ids` that belong to an earlier generation; returns how many. One script. */
+  /**
+   * Removes the entries of `ids` that belong to an earlier generation; returns how many. One script. Safe to repeat.
+   */
   async purge(ids: string[]): Promise<number> {
     if (this.#kind.generationKey === undefined || ids.length === 0) return 0
     return this.#redis.eval<string[], number>(PURGE, [this.#kind.generationKey, ...ids.map(this.#kind.key)], [])

@@ -51,6 +51,7 @@ export function createConcurrency(
   { maxPerCaller, maxTotal, ttlMs, lifeMs }: ConcurrencyPolicy,
 ) {
   return {
+    /** Takes a place, if there is one. Safe to repeat: a place that is held is taken again. */
     take: (caller: string, member: string, now: number): Promise<Place> =>
       redis.eval<string[], Place>(
         TAKE,
@@ -58,12 +59,13 @@ export function createConcurrency(
         [member, ...[now, now + ttlMs, maxPerCaller, maxTotal, lifeMs + ttlMs].map(String)],
       ),
 
-    /** Holds the place for another `ttlMs`. */
+    /** Holds the place for another `ttlMs`. Safe to repeat. */
     async keep(caller: string, member: string, now: number): Promise<void> {
       const place = { score: now + ttlMs, member }
       await redis.pipeline().zadd(openStreams(caller), place).zadd(allOpenStreams, place).exec()
     },
 
+    /** Gives the place back. Safe to repeat; a place that is not given back is free after `ttlMs`. */
     async release(caller: string, member: string): Promise<void> {
       await redis.pipeline().zrem(openStreams(caller), member).zrem(allOpenStreams, member).exec()
     },

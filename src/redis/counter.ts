@@ -715,12 +715,15 @@ export function createCounters(
       )
     },
 
-    /** Removes the like states of a user who is gone. One command. */
+    /** Removes the like states of a user who is gone. One command. Safe to repeat. */
     async forgetStates(userId: string): Promise<void> {
       await redis.del(keys.likedBy(userId))
     },
 
-    /** Removes the counts `counters` of contents that are gone, with their authors, and ends every load of them. One command. */
+    /**
+     * Removes the counts `counters` of contents that are gone, with their authors, and ends every load of them. One command.
+     * Safe to repeat.
+     */
     async evict(counters: Counter[], contentIds: string[]): Promise<void> {
       const evicted = contentIds.flatMap((contentId) =>
         counters.flatMap((counter) => [

@@ -121,7 +121,10 @@ export function createLocks(dependencies: LockDependencies) {
       : { retryAfterMs: Math.max(0, value) }
   }
 
-  /** Acquires `name`, and retries for `waitMs`. Returns `Refused` if another owner holds it at the deadline. */
+  /**
+   * Acquires `name`, and retries for `waitMs`. Returns `Refused` if another owner holds it at the deadline. Safe to
+   * repeat with the same owner.
+   */
   async function acquire(name: string, { ttlMs, waitMs = 0, owner }: Acquire): Promise<HeldLock | Refused> {
     const self = owner ?? crypto.randomUUID()
     const deadline = now() + waitMs
@@ -145,14 +148,14 @@ export function createLocks(dependencies: LockDependencies) {
     }
   }
 
-  /** Extends the lock: it lasts `ttlMs` from now. Returns undefined if the owner does not hold it. */
+  /** Extends the lock: it lasts `ttlMs` from now. Returns undefined if the owner does not hold it. Safe to repeat. */
   async function extend(name: string, owner: string, ttlMs: number): Promise<HeldLock | undefined> {
     const askedAt = now()
     const fence = await redis.eval<string[], number | null>(EXTEND, [keys.lock(name)], [owner, String(ttlMs)])
     return fence === null ? undefined : { name, owner, fence, expiresAt: askedAt + ttlMs }
   }
 
-  /** Releases the lock. Returns false if another owner holds it. A free lock counts as released. */
+  /** Releases the lock. Returns false if another owner holds it. A free lock counts as released. Safe to repeat. */
   async function release(name: string, owner: string): Promise<boolean> {
     return (await redis.eval<string[], number>(RELEASE, [keys.lock(name)], [owner])) === 1
   }

@@ -297,7 +297,10 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       return { userId, at, isOnline: true, shard, isFirst: isFirst === 1 }
     },
 
-    /** One device leaves; the user goes offline with the last one. */
+    /**
+     * One device leaves; the user goes offline with the last one. Safe to repeat: after a lost reply `takeChanges`
+     * returns the departure. The same holds for the other ways to leave.
+     */
     leave: (userId: string, deviceId: string, now?: number, evaluate?: Evaluate) =>
       depart(userId, { deviceId }, now, evaluate),
 
@@ -310,7 +313,10 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
     /** Takes a user offline on all devices, and refuses their beats. */
     hide: (userId: string, now?: number) => depart(userId, { isHiding: true }, now),
 
-    /** Removes everything about a user who is gone. Changes that are not announced stay until they are. Two round trips. */
+    /**
+     * Removes everything about a user who is gone. Changes that are not announced stay until they are. Two round trips.
+     * Safe to repeat.
+     */
     async forget(userId: string): Promise<void> {
       const change = await depart(userId, { isHiding: true })
       const [shard, changes, ...ofUser] = keysOf(userId, shardOf(userId))
@@ -320,7 +326,10 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       await pipeline.exec()
     },
 
-    /** Admits beats of a user again, or changes who sees them. Answers an arrival if the user is online. */
+    /**
+     * Admits beats of a user again, or changes who sees them. Answers an arrival if the user is online. Safe to repeat:
+     * after a lost reply `takeChanges` returns the arrival.
+     */
     async show(userId: string, visibility: Exclude<Visibility, 'nobody'>, now?: number): Promise<Change | undefined> {
       const shard = shardOf(userId)
       const at = await redis.eval<string[], number | null>(
@@ -388,7 +397,8 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
 
     /**
      * Takes silent users offline, about `count` at most, an equal share of each shard, and returns them with the changes
-     * that nobody has confirmed. The caller has `CLAIM_MS` to confirm them. `hasMore`: there may be others.
+     * that nobody has confirmed. The caller has `CLAIM_MS` to confirm them. `hasMore`: there may be others. After a
+     * lost reply they are taken again when the claim lapses.
      */
     async takeChanges(count: number, now: number): Promise<{ changes: Change[]; hasMore: boolean }> {
       const perShard = Math.ceil(count / shards)
@@ -415,7 +425,7 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       return (await pipeline.exec<number[]>()).reduce((sum, changes) => sum + changes, 0)
     },
 
-    /** Removes changes that are announced. */
+    /** Removes changes that are announced. Safe to repeat. */
     async confirm(changes: Change[]): Promise<void> {
       if (changes.length === 0) return
       const pipeline = redis.pipeline()
@@ -427,7 +437,7 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
 
     /**
      * When Redis lost presence in a flush, once users had a window to come back; undefined: it has not, or that is
-     * recovered.
+     * recovered. Safe to repeat.
      */
     async findLoss(now: number): Promise<number | undefined> {
       return (
@@ -436,7 +446,7 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
       )
     },
 
-    /** Ends a loss: the users who did not come back are announced. */
+    /** Ends a loss: the users who did not come back are announced. Safe to repeat. */
     async endLoss(): Promise<void> {
       await redis.set(keys.presenceLoss, 'none', { px: SHARD_MS })
     },

@@ -269,7 +269,10 @@ export class RateLimit<Policy extends string> {
     return { allowance, reply: replies[guards.length + 1] as T, isUndecided } // the script's own reply, or nothing
   }
 
-  /** Undoes a `take` of a subject that did not make the request. One round trip. */
+  /**
+   * Undoes a `take` of a subject that did not make the request. One round trip. Repeating it refunds another request;
+   * after a lost reply it is not repeated, so the subject may have spent one too many until the window ends.
+   */
   async refund(policy: Policy, subject: string): Promise<void> {
     this.#known.delete(this.#nameOf(policy, subject))
     await this.#limiterOf(policy).limit(subject, { rate: -1 })
@@ -306,7 +309,7 @@ export class RateLimit<Policy extends string> {
   /**
    * Counts what is due. While one invocation of this isolate counts, the others leave theirs to it, so all of them share
    * a round trip, and those of one subject share a command. If Redis fails, the requests are forgotten: these windows are
-   * ephemeral.
+   * ephemeral. After a lost reply they are not counted again. Repeating it counts what is due since.
    */
   async count(): Promise<void> {
     const startedAt = Date.now()

@@ -375,26 +375,31 @@ export function createSessionStore<State extends Versioned>(
       await putState(userId, state).catch(noteFailure)
     },
 
-    /** Adds a session that the source has just stored. One round trip, and another one after the answer. */
+    /**
+     * Adds a session that the source has just stored. One round trip, and another one after the answer. Safe to repeat.
+     */
     async begin(claims: Claims, session: Session, now = Date.now()): Promise<void> {
       const filled = { ...session, confirmedAt: 0 }
       await fill(claims, filled, session.epoch, now)
       defer(() => confirmFilled(claims, filled, now).catch(() => {})) // otherwise the first check asks the source
     },
 
-    /** Ends one session, after the source deleted it. One round trip. Throws if Redis fails. */
+    /** Ends one session, after the source deleted it. One round trip. Throws if Redis fails. Safe to repeat. */
     async end(sessionId: string): Promise<void> {
       await writeTombstone(sessionId).catch(noteFailure)
     },
 
-    /** Removes the epoch and the state of a user who is gone: a check then asks the source. One round trip. Throws if Redis fails. */
+    /**
+     * Removes the epoch and the state of a user who is gone: a check then asks the source. One round trip. Throws if
+     * Redis fails. Safe to repeat.
+     */
     async forget(userId: string): Promise<void> {
       await redis.del(keys.epoch(userId), keys.state(userId)).catch(noteFailure)
     },
 
     /**
      * Ends the sessions of a user that began before `epoch`, after the source raised it. One round trip. Throws if
-     * Redis fails.
+     * Redis fails. Safe to repeat.
      */
     async endAll(userId: string, epoch: number): Promise<void> {
       await raiseEpoch(userId, epoch).catch(noteFailure)

@@ -116,7 +116,10 @@ export function createRemovals(
   return {
     listener,
 
-    /** Enqueues up to `most` removals that the queue lost, the oldest first. Returns how many contents are not removed. */
+    /**
+     * Enqueues up to `most` removals that the queue lost, the oldest first. Returns how many contents are not removed.
+     * Safe to repeat: a step that runs twice removes no more.
+     */
     async resume(most: number, now: number): Promise<number> {
       const due = await db
         .select({ id: removals.contentId })
@@ -135,7 +138,10 @@ export function createRemovals(
       return countUpTo(db, removals)
     },
 
-    /** Begins the removals of those of `ids` that have one, without an event. What is not enqueued, the cron continues. */
+    /**
+     * Begins the removals of those of `ids` that have one, without an event. What is not enqueued, the cron continues.
+     * Safe to repeat.
+     */
     begin: (ids: string[]): Promise<unknown> => enqueue(ids),
   }
 }

@@ -157,9 +157,9 @@ export function createServiceTokens(
     },
 
     /**
-     * Adds a token, and returns it with its secret, this once. Throws `taken` if another token has the name: so a repeated
-     * request adds nothing. A lost reply of D1 is resolved by repeating the batch. If the answer was lost, rotate the token or
-     * revoke it. One D1 round trip.
+     * Adds a token, and returns it with its secret, this once. Throws `taken` if another token has the name: so it is
+     * safe to repeat: a repeated request adds nothing. A lost reply of D1 is resolved by repeating the batch. If the
+     * answer was lost, rotate the token or revoke it. One D1 round trip.
      */
     async create({ name, scopes }: NewServiceToken, now = Date.now()) {
       const id = newId('st', now)

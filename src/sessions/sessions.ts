@@ -259,8 +259,8 @@ export function createAccounts(parts: Parts) {
 
     /**
      * Begins a session if `password` is right. The answer and its time do not reveal whether the login exists. Ends the
-     * session `replaced` (session rotation). A lost reply of D1 is resolved by repeating the batch. A repeated request begins
-     * another session.
+     * session `replaced` (session rotation). A lost reply of D1 is resolved by repeating the batch. A request may be
+     * repeated: it begins another session, and one whose token was lost ends when idle.
      */
     async signIn(
       { user }: Login,
@@ -473,7 +473,7 @@ export function createAccounts(parts: Parts) {
       }))
     },
 
-    /** Deletes at most `most` sessions that have reached their absolute end. Returns how many. */
+    /** Deletes at most `most` sessions that have reached their absolute end. Returns how many. Safe to repeat. */
     async purge(most: number, now = Date.now()): Promise<number> {
       const due = db.select({ id: sessions.id }).from(sessions).where(lt(sessions.expiresAt, now)).limit(most)
       const gone = await db
@@ -483,7 +483,7 @@ export function createAccounts(parts: Parts) {
       return gone.length
     },
 
-    /** Deletes at most `most` networks without a sign-in for 90 days. Returns how many. */
+    /** Deletes at most `most` networks without a sign-in for 90 days. Returns how many. Safe to repeat. */
     purgeSources: (most: number, now = Date.now()): Promise<number> =>
       removeSome(db, signInSources, lt(signInSources.seenAt, now - SOURCE_MS), most),
   }

@@ -56,7 +56,10 @@ export function createAttempts(dependencies: Dependencies) {
     await within(work, BATCH_MS)
   }
 
-  /** Attempts the deliveries named by messages of the queue. What is claimed and lost returns when its lease ends. */
+  /**
+   * Attempts the deliveries named by messages of the queue. What is claimed and lost returns when its lease ends. Safe
+   * to repeat: who has claimed a delivery attempts it.
+   */
   async function deliver(tickets: { id: string; turn: number }[], startedAt: number): Promise<void> {
     const claimed = await claims.claim(tickets, startedAt)
     if (claimed.length === 0) return
@@ -92,7 +95,10 @@ export function createAttempts(dependencies: Dependencies) {
     await waitFor(work())
   }
 
-  /** Tests whether an endpoint that was disabled for failing answers again: once in `probeMs`, by one invocation. */
+  /**
+   * Tests whether an endpoint that was disabled for failing answers again: once in `probeMs`, by one invocation. Safe
+   * to repeat.
+   */
   async function probe(webhook: WebhookRow, now: number): Promise<void> {
     const claimed = await db
       .update(webhooks)

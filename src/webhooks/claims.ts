@@ -32,7 +32,7 @@ export function createDeliveryClaims(db: DrizzleD1Database) {
         RETURNING ${deliveries.id} AS id, event_id AS eventId, webhook_id AS webhookId, attempts, turn`)
   }
 
-  /** Claims the one delivery that tests an endpoint with a half-open circuit (compare-and-set). */
+  /** Claims the one delivery that tests an endpoint with a half-open circuit (compare-and-set). Safe to repeat. */
   async function claimTest({ id, openUntil }: WebhookRow, now: number): Promise<boolean> {
     const until = now + LEASE_MS
     const claimed = await db

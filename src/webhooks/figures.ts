@@ -91,7 +91,9 @@ function sharesOf(hours: (typeof webhookHours.$inferSelect)[]) {
   return { succeeded, failed, successRate: succeeded + failed === 0 ? null : succeeded / (succeeded + failed) }
 }
 
-/** Deletes at most `most` hourly counts that are older than two days. Answers how many. For the cron. */
+/**
+ * Deletes at most `most` hourly counts that are older than two days. Answers how many. For the cron. Safe to repeat.
+ */
 export async function purgeFigures(db: DrizzleD1Database, most: number, now: number): Promise<number> {
   const old = db
     .select({ rowid: sql`rowid` })

@@ -21,14 +21,17 @@ export function createWaking(
   enqueue: (messages: Outgoing[]) => Promise<unknown>,
   probe: (webhook: WebhookRow, now: number) => Promise<unknown>,
 ) {
-  /** Enqueues the `most` oldest parked deliveries of an endpoint. Answers how many there were. */
+  /** Enqueues the `most` oldest parked deliveries of an endpoint. Answers how many there were. Safe to repeat. */
   async function unpark(webhookId: string, most: number, now: number): Promise<number> {
     const [freed] = await db.batch(unparkStatements(db, webhookId, most, now))
     await enqueue(oldestFirst(freed).map((delivery) => deliveryMessage(delivery)))
     return freed.length
   }
 
-  /** Sends the parked deliveries of an endpoint, tests one that was disabled for failing, or removes an unfinished one. */
+  /**
+   * Sends the parked deliveries of an endpoint, tests one that was disabled for failing, or removes an unfinished one.
+   * Safe to repeat: what the queue refused is due, so the cron sends it.
+   */
   async function wake(webhookId: string, now: number): Promise<void> {
     const [webhook] = await db.select().from(webhooks).where(eq(webhooks.id, webhookId))
     if (webhook?.status === 'disabled' && webhook.disabledReason === 'failing') {
@@ -45,7 +48,7 @@ export function createWaking(
 
   /**
    * Enqueues at most `most` deliveries that are overdue, and the endpoints that are due to wake. Returns how many
-   * deliveries are still overdue. For the cron.
+   * deliveries are still overdue. For the cron. Safe to repeat: an attempt claims its delivery.
    */
   async function resend(most: number, now = Date.now()): Promise<number> {
     const [late, waking] = await db.batch(resendStatements(db, most, now))
