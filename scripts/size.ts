@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 
 /** The largest size of the Worker, minified and gzipped. */
-const BUDGET_KIB = 148
+const BUDGET_KIB = 149
 
 const folder = mkdtempSync(join(tmpdir(), 'threads-edge-'))
 try {
