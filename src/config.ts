@@ -367,7 +367,7 @@ const webhooks = {
       'secret',
       'none',
       'at least 16 characters',
-      'Key that replaces WEBHOOK_KEY, which nobody has to know: this one encrypts, and those decrypt.',
+      'The next WEBHOOK_KEY, to rotate one that nobody knows: this one encrypts, all decrypt.',
     ),
   ),
   WEBHOOK_MAX_ENDPOINTS: whole(

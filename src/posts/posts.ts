@@ -367,9 +367,8 @@ export function createPosts(
 
     /**
      * Removes a post, if it is `authorId`'s and at one of `versions`, with its likes, comments, counts, and places in
-     * caches and feeds. One D1 round trip, then one for the caches. Recorded in D1, then
-     * completed: the queue and the cron do what a request with a lost reply left. Safe to repeat: it is refused as
-     * `not-found`, because the post is gone.
+     * caches and feeds. One D1 round trip, then one for the caches. Recorded in D1, then completed: the queue and the cron do what
+     * a request with a lost reply left. Safe to repeat: it is refused as `not-found`, because the post is gone.
      */
     async remove(id: string, authorId: string, versions?: number[], now = Date.now()): Promise<void> {
       const isEditable = editable(id, authorId, versions)
