@@ -39,7 +39,10 @@ export default defineConfig({
       verbose: false, // workerd would print a stack trace for each connection that a test cuts
       miniflare: {
         r2Buckets: ['TEST_BACKUPS'], // no test writes daily backups unless it binds this as BACKUPS
-        d1Databases: { TEST_REPLICA: 'test-replica' }, // what a replica of DB shows, in tests of replicas
+        d1Databases: {
+          TEST_REPLICA: 'test-replica', // what a replica of DB shows, in tests of replicas
+          ...Object.fromEntries([1, 2, 3, 4, 5, 6].map((i) => [`TEST_EMPTY_${i}`, `test-empty-${i}`])),
+        },
         bindings: {
           UPSTASH_REDIS_REST_URL: inject('emulatorUrl'),
           UPSTASH_REDIS_REST_TOKEN: 'test',

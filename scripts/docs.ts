@@ -95,7 +95,7 @@ const NOTES: Record<string, string> = {
   Moderation: 'Recorded in D1. Caches and sessions follow',
   Credentials: 'Attempts cannot be counted, so none is allowed',
   Locks: 'A lock lives in Redis only',
-  Backup: 'A backup needs both. Reading one needs D1 only',
+  Backup: 'Beginning a backup or a restore needs both Redis and D1. The rest needs D1 only',
   Cache: 'Caches are stale for at most their TTL',
   Monitoring: 'Only what the answering isolate has counted. The answer names the rest as unavailable',
 }

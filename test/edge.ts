@@ -26,6 +26,7 @@ declare global {
       MIGRATIONS: D1Migration[]
       TEST_BACKUPS: R2Bucket
       TEST_REPLICA: D1Database
+      [empty: `TEST_EMPTY_${number}`]: D1Database
     }
   }
 }

@@ -1,14 +1,20 @@
 import { env } from 'cloudflare:workers'
 import { createHash, randomBytes } from 'node:crypto'
-import { and, eq } from 'drizzle-orm'
+import { and, eq, sql } from 'drizzle-orm'
+import { expect } from 'vitest'
 import * as t from '../../src/db/schema.ts'
+import { keys } from '../../src/keys.ts'
+import { createTables } from '../edge.ts'
 import { addComment, addFollow, addPost, addUser, addWebhookRows, db, quickHash } from '../rows.ts'
 import { receiver } from '../webhooks/endpoints.ts'
-import type { Lab } from './lab.ts'
+import { type Lab, newLab } from './lab.ts'
 
 /** One valid request of an operation, with data of its own. */
 export interface Call {
   path: string
+  /** The environment that it is sent to, if it needs one of its own. It fails as the other does. */
+  lab?: Lab
+  bindings?: Record<string, unknown>
   headers?: Record<string, string>
   body?: object
   /** A refusal by which a client that repeats the request learns that its first attempt succeeded. */
@@ -223,6 +229,31 @@ const serviceToken =
   }
 type TokenRow = typeof t.serviceTokens.$inferSelect
 
+const BACKUP = { backup: '2026-01-01T00:00:00Z' }
+/** Rows of a backup. */
+const RESTORED = {
+  columns: ['id', 'username', 'email', 'password_hash', 'display_name', 'created_at', 'updated_at'],
+  rows: ['ada', 'bob'].map((name) => [`u_${name}`, name, `${name}@example.test`, 'x', `Restored ${name}`, 1, 1]),
+}
+
+/** An empty environment, to restore a backup into. */
+async function newEnvironment(lab: Lab) {
+  const database = lab.emptyDatabases.pop() ?? expect.fail('there are no more databases')
+  await createTables(database)
+  const other = newLab(database)
+  const readTriggers = () =>
+    other.rows.all<{ name: string }>(sql`SELECT name FROM sqlite_schema WHERE type = 'trigger'`)
+  const all = await readTriggers()
+  /** Whether a restore has begun and has not ended: completely. */
+  async function isRestoring(): Promise<boolean> {
+    const triggers = await readTriggers()
+    const [restoring] = await other.rows.all(sql`SELECT name FROM sqlite_schema WHERE name = 'restoring'`)
+    if (triggers.length !== (restoring ? 1 : all.length)) throw new Error(`${triggers.length} triggers`)
+    return restoring !== undefined
+  }
+  return { lab: other, isRestoring }
+}
+
 async function newLock(lab: Lab) {
   const [name, owner] = [unique(), unique()]
   await ask(lab, 'POST', `/v1/locks/${name}`, service, { owner, ttlMs: 600_000 })
@@ -245,6 +276,40 @@ export const calls: Record<string, (lab: Lab) => Promise<Call>> = {
   'GET /v1/rate-limit': fixed('/v1/rate-limit'),
   'POST /v1/backup': fixed('/v1/backup', service),
   'GET /v1/backup/{table}': fixed('/v1/backup/fences', service),
+  async 'GET /v1/backup/{date}/{file}'() {
+    await env.TEST_BACKUPS.put('2026-01-01/manifest.json', '{}')
+    const bindings = { BACKUPS: env.TEST_BACKUPS }
+    return { path: '/v1/backup/2026-01-01/manifest.json', headers: service, bindings }
+  },
+  async 'PUT /v1/restore'(lab) {
+    const { lab: other, isRestoring } = await newEnvironment(lab)
+    const key = keys.user('u_old')
+    await other.edge.sdk.set(key, 1)
+    const happened = async () => (await isRestoring()) && (await other.edge.sdk.exists(key)) === 0
+    return { lab: other, path: '/v1/restore', headers: service, body: BACKUP, happened }
+  },
+  async 'POST /v1/restore/{table}'(lab) {
+    const { lab: other } = await newEnvironment(lab)
+    await ask(other, 'PUT', '/v1/restore', service, BACKUP)
+    const happened = async () => {
+      const rows = await other.rows.select().from(t.users)
+      if (rows.length % RESTORED.rows.length !== 0) throw new Error(`${rows.length} rows`)
+      return rows.length > 0
+    }
+    return { lab: other, path: '/v1/restore/users', headers: service, body: RESTORED, happened }
+  },
+  async 'DELETE /v1/restore'(lab) {
+    const { lab: other, isRestoring } = await newEnvironment(lab)
+    await ask(other, 'PUT', '/v1/restore', service, BACKUP)
+    await ask(other, 'POST', '/v1/restore/users', service, RESTORED)
+    const happened = async () => {
+      if (await isRestoring()) return false
+      while ((await other.deliver()) > 0);
+      const found = await answerOf<{ items: unknown[] }>(other, '/v1/search?q=restored&type=users', {})
+      return found.items.length === RESTORED.rows.length
+    }
+    return { lab: other, path: '/v1/restore', headers: service, happened }
+  },
 
   async 'POST /v1/users'() {
     const username = unique()
