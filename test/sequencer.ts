@@ -15,6 +15,7 @@ const LONGEST = [
   'test/removals/account.test.ts',
   'test/webhooks/isolation.test.ts',
   'test/drills/fuzz.test.ts',
+  'test/drills/relations.test.ts',
   'test/docs/openapi.test.ts',
   'test/http/authorization.test.ts',
 ]
