@@ -27,7 +27,7 @@ const WITHOUT_REDIS = [
 ]
 
 /** What `npm test` leaves to `npm run test:long`: every operation under faults, and as every caller; random requests. */
-const LONG = ['test/drills/{drill,fuzz,matrix}.test.ts']
+const LONG = ['test/drills/{drill,fuzz,matrix,relations}.test.ts']
 const OF_NODE = ['test/{bench,deploy,e2e,emulator,scripts}/**']
 
 // The suites that run in workerd: real D1 and queues, real Redis commands over HTTP.

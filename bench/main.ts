@@ -71,12 +71,15 @@ const flags = readFlags({
   /** Measures what grows with the database, and nothing else. `max`: the most rows. */
   growth: { type: 'boolean', default: false },
   max: { type: 'string', default: '10000000' },
+  /** Measures the export of an account, and nothing else. */
+  export: { type: 'boolean', default: false },
+  'export-rows': { type: 'string', default: '100000' },
   /** File for the JSON. Without it, none is written. */
   out: { type: 'string' },
 })
 const chosen = flags.quick ? QUICK : FULL
 const given = (
-  flag: Exclude<keyof typeof flags, 'quick' | 'latencies' | 'growth' | 'max' | 'out'>,
+  flag: Exclude<keyof typeof flags, 'quick' | 'latencies' | 'growth' | 'max' | 'export' | 'export-rows' | 'out'>,
   otherwise: number,
 ) => (flags[flag] === undefined ? otherwise : readNumber(flag, flags[flag], { min: 1 }))
 const settings: Settings = {
@@ -101,6 +104,14 @@ if (flags.growth) {
   const growth = await measureGrowth(readNumber('max', flags.max, { min: 1_000 }), progress)
   printGrowth(growth)
   await write({ machine, ...growth })
+  process.exit()
+}
+
+if (flags.export) {
+  const { measureExport, printExport } = await import('./export.ts')
+  const figures = await measureExport(readNumber('export-rows', flags['export-rows'], { min: 1_000 }))
+  printExport(figures)
+  await write({ machine, ...figures })
   process.exit()
 }
 

@@ -220,6 +220,7 @@ export async function startWorkers(
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
       resourcePersistencePath: folder,
+      ...('BENCH_INSPECTOR' in variables ? { inspectorPort: 0 } : {}),
       workers: names.map((worker, i) => ({
         name: worker,
         modules,
@@ -256,6 +257,8 @@ export async function startWorkers(
     url: url.origin,
     urls: urls.map(({ origin }) => origin),
     control,
+    /** Of the first isolate, with `BENCH_INSPECTOR` among the variables. */
+    inspectorUrl: async () => new URL(`/core:user:${names[0]}`, await miniflare.getInspectorURL()).href,
     /** The work of all isolates since they started. */
     async counts(): Promise<Counts> {
       const all = await Promise.all(countUrls.map(async (from) => (await fetch(from)).json() as Promise<Counts>))

@@ -45,6 +45,35 @@ export function interruptedDatabase(pattern: RegExp, nth: number, interrupt: () 
   })
 }
 
+/**
+ * The D1 of these tests, which calls `before` ahead of every query. A batch is one query. A `before` that throws is a query
+ * that never reaches D1.
+ */
+export function watchedDatabase(before: () => void) {
+  const originals = new WeakMap<object, D1PreparedStatement>()
+  function watch(statement: D1PreparedStatement): D1PreparedStatement {
+    const watched = new Proxy(statement, {
+      get(target, name) {
+        const method = Reflect.get(target, name) as (...values: unknown[]) => unknown
+        return (...values: unknown[]) => {
+          if (name === 'bind') return watch(method.apply(target, values) as D1PreparedStatement)
+          before()
+          return method.apply(target, values)
+        }
+      },
+    })
+    originals.set(watched, statement)
+    return watched
+  }
+  return {
+    prepare: (query: string) => watch(env.DB.prepare(query)),
+    batch: (statements: D1PreparedStatement[]) => {
+      before()
+      return env.DB.batch(statements.map((statement) => originals.get(statement) ?? statement))
+    },
+  }
+}
+
 /** The D1 of these tests while it cannot be written: reads work. `onRefusal` is called for each refused write. */
 export function readOnlyDatabase(onRefusal: () => void = () => {}): { DB: D1Database; recover: () => void } {
   let isReadOnly = true

@@ -19,6 +19,7 @@ const LONGEST = [
   'test/removals/account.test.ts',
   'test/webhooks/isolation.test.ts',
   'test/backup/backup.test.ts',
+  'test/drills/relations.test.ts',
   'test/docs/openapi.test.ts',
 ]
 

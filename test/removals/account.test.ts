@@ -3,7 +3,7 @@ import { eq, sql } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
 import { newId } from '../../src/ids.ts'
-import { meteredDatabase } from '../database.ts'
+import { meteredDatabase, watchedDatabase } from '../database.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { keysOf } from '../redis/setup.ts'
 import { addFollow, addLikes, addPost, addUser, addUsers, db, quickHash } from '../rows.ts'
@@ -277,33 +277,7 @@ test('a removal that dies at any of its queries is completed, and counts stay ex
     death.queries += 1
     if (death.queries === death.at) throw new Error('D1_ERROR: the Worker died')
   }
-  const originals = new WeakMap<object, D1PreparedStatement>()
-  const watch = (statement: D1PreparedStatement): D1PreparedStatement => {
-    const watched = new Proxy(statement, {
-      get(target, name) {
-        const method = Reflect.get(target, name) as (...values: unknown[]) => unknown
-        return (...values: unknown[]) => {
-          if (name === 'bind') return watch(method.apply(target, values) as D1PreparedStatement)
-          count()
-          return method.apply(target, values)
-        }
-      },
-    })
-    originals.set(watched, statement)
-    return watched
-  }
-  const DB = new Proxy(env.DB, {
-    get(target, name) {
-      if (name === 'prepare') return (text: string) => watch(target.prepare(text))
-      if (name === 'batch') {
-        return (statements: D1PreparedStatement[]) => {
-          count()
-          return target.batch(statements.map((statement) => originals.get(statement) ?? statement))
-        }
-      }
-      return Reflect.get(target, name) as unknown
-    },
-  })
+  const DB = watchedDatabase(count)
   for (let nth = 1; ; nth += 1) {
     const { me, asMe, needles } = await newWorld(edge)
     expect((await deleteAccount(edge, asMe)).status).toBe(204)
