@@ -117,7 +117,7 @@ export async function startEngine(redisUrl: string | undefined): Promise<Engine>
       ...(compared instanceof Failure ? [] : ['SET IFEQ']),
       ...(combined instanceof Failure ? [] : ['BITOP ONE']),
     ]),
-    readScript: createScriptReader(!(shebang instanceof Failure)),
+    readScript: createScriptReader(!(shebang instanceof Failure), !(trimmed instanceof Failure)),
     trims: !(trimmed instanceof Failure),
     digestOf: await createDigest(),
   }

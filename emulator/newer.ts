@@ -20,6 +20,10 @@ export const flagsOfNewer: Record<string, string[]> = {
 }
 
 const syntaxError = new Failure('ERR syntax error')
+/** A script cannot make fields expire: every other command that reads the hash would have to know. */
+const noFieldsExpire = new Failure(
+  'ERR emulator: fields of hashes expire from Redis 7.4 on, and with the embedded engine',
+)
 const wrongNumber = (name: string) => new Failure(wrongArity(name.toLowerCase()))
 const evaluate = (script: string, keys: Argument[], ...args: Argument[]): Command => [
   'EVAL',
@@ -199,6 +203,7 @@ export function asScript(command: Command, has: HasCommand): Command | Failure |
       if (has(name)) return undefined
       const option = keyword(command, 2)
       const expiry = EXPIRIES.get(option)
+      if (expiry && !has(expiry)) return noFieldsExpire
       const fields = itemsFrom(command, expiry ? 4 : option === 'PERSIST' ? 3 : 2, 'FIELDS')
       if (fields instanceof Failure) return fields
       const how = expiry ?? (option === 'PERSIST' ? 'HPERSIST' : '')
@@ -209,6 +214,7 @@ export function asScript(command: Command, has: HasCommand): Command | Failure |
       let index = 2
       const condition = ['FNX', 'FXX'].includes(keyword(command, index)) ? keyword(command, index++) : ''
       const expiry = EXPIRIES.get(keyword(command, index))
+      if (expiry && !has(expiry)) return noFieldsExpire
       const at = expiry ? textOf(command[index + 1]) : ''
       if (expiry) index += 2
       else if (keyword(command, index) === 'KEEPTTL') index += 1

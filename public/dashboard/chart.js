@@ -31,7 +31,7 @@ const HEIGHT = 168
 const TABLE_STEPS = 30
 /** A figure this many times as high as nearly all others is an outlier. */
 const OUTLYING = 3
-/** Fewer figures do not show what is usual. */
+/** Fewer figures do not show what is usual, nor that there was nothing before. */
 const FEW = 10
 
 /**
@@ -60,7 +60,7 @@ let charts = 0
  * A chart with its legend, a description in words, and its last steps as a table. The pointer changes texts only: all of
  * them have their place from the start.
  *
- * @template {{ at: number[] }} Series
+ * @template {{ at: number[], requests: Column }} Series whose requests are null where nothing is known
  * @param {ChartKind<Series>} kind
  * @param {AbortSignal} ended when it is not shown any more
  */
@@ -81,7 +81,7 @@ export function createChart(kind, ended) {
   const summary = element('p', { class: 'hidden', id: `${id}-summary` })
   const canvas = element('div', { class: 'plot', role: 'img', 'aria-labelledby': `${id}-title ${id}-summary` })
   const nothing = element('p', { class: 'empty' }, empty)
-  const outliers = element('p', { class: 'outliers quiet' })
+  const note = element('p', { class: 'note quiet' })
   const body = element('tbody')
   const table = element(
     'table',
@@ -112,9 +112,8 @@ export function createChart(kind, ended) {
     legend,
     canvas,
     nothing,
-    outliers,
     summary,
-    details,
+    element('div', { class: 'foot' }, details, note),
   )
 
   /** @type {number[]} Unix seconds */
@@ -181,7 +180,7 @@ export function createChart(kind, ended) {
       {
         width: canvas.clientWidth,
         height: HEIGHT,
-        padding: [8, 8, 0, 0],
+        padding: [8, 18, 0, 0], // right: half of the last time
         legend: { show: false },
         cursor: { y: false, drag: { x: false, y: false }, sync: { key: 'time' }, points: { size: 6 } },
         scales: { x: { time: true }, y: { range: () => [0, top] } },
@@ -224,11 +223,14 @@ export function createChart(kind, ended) {
     return `The last ${minutes} minutes. ${sentences.join(' ')}`
   }
 
-  function sayOutliers() {
+  /** What the lines alone would not tell: what is above the scale, and that they are short because the history is. @param {Column} requests */
+  function noteOf(requests) {
     const found = outlying()
     const [highest] = found
-    const time = highest && clock((times[highest.i] ?? 0) * 1_000)
-    write(outliers, highest ? `▲ ${found.length} above the scale, up to ${format(highest.value)} at ${time}` : '\u00a0')
+    if (highest) return `▲ ${found.length} above the scale, up to ${format(highest.value)}`
+    const begin = requests.findIndex((value) => value !== null)
+    const isShort = begin > 0 && requests.length - begin < FEW
+    return isShort ? `The history begins at ${clock((times[begin] ?? 0) * 1_000)}.` : ''
   }
 
   function fillTable() {
@@ -263,7 +265,7 @@ export function createChart(kind, ended) {
       figure.toggleAttribute('data-empty', !hasFigures)
       nothing.hidden = hasFigures
       write(summary, hasFigures ? describe() : empty)
-      sayOutliers()
+      write(note, hasFigures ? noteOf(series.requests) : '')
       if (!plot) draw()
       else plot.setData(aligned())
       showValues()

@@ -49,16 +49,18 @@ export function createDeliveries({ api, say, ended, onEnd }) {
       { title: 'State', text: ({ status }) => status, isText: true, isBad: ({ status }) => status === 'dead' },
       { title: 'Attempts', text: ({ attempts }) => count(attempts.length) },
       { title: 'Last attempt', text: ({ attempts }) => timeOf(attempts.at(-1)) },
-      { title: 'Outcome', text: ({ attempts }) => outcomeOf(attempts.at(-1)), isText: true },
+      { title: 'Outcome', text: ({ attempts }) => outcomeOf(attempts.at(-1)), isText: true, isLong: true },
       {
-        title: 'Replay',
-        text: () => 'Replay',
+        title: 'Actions',
         isText: true,
-        button: {
-          name: ({ type, eventId }) => `Replay ${type ?? eventId}`,
-          isBusy: ({ id }) => notes.get(id) === REPLAYING,
-          press: (row) => void replay(row),
-        },
+        buttons: [
+          {
+            text: () => 'Replay',
+            name: ({ type, eventId }) => `Replay ${type ?? eventId}`,
+            isBusy: ({ id }) => notes.get(id) === REPLAYING,
+            press: (row) => void replay(row),
+          },
+        ],
       },
       { title: 'Result', text: ({ id }) => notes.get(id) ?? '', isText: true },
     ]),

@@ -67,6 +67,7 @@ const jobs = createTable({
       text: ({ lastFailure }) => (lastFailure ? `${moment(lastFailure.at)}: ${lastFailure.reason}` : NONE),
       sortBy: ({ lastFailure }) => lastFailure?.at ?? null,
       isText: true,
+      isLong: true,
     },
   ]),
 })

@@ -30,12 +30,12 @@ export function createReports({ api, say, ended, onEnd }) {
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let timer
 
-  /** @param {string} title @param {(row: Case) => void} press @param {string} [what] */
-  const action = (title, press, what = title) => ({
-    title,
-    text: (/** @type {Case} */ row) => labelOf(title, row),
-    isText: true,
-    button: { name: (/** @type {Case} */ row) => `${labelOf(what, row)} ${row.id}`, isBusy: () => false, press },
+  /** @param {string} label @param {(row: Case) => void} press @param {string} [what] */
+  const action = (label, press, what = label) => ({
+    text: (/** @type {Case} */ row) => labelOf(label, row),
+    name: (/** @type {Case} */ row) => `${labelOf(what, row)} ${row.id}`,
+    isBusy: () => false,
+    press,
   })
   const queue = createTable({
     title: 'Open reports',
@@ -63,10 +63,17 @@ export function createReports({ api, say, ended, onEnd }) {
             .slice(0, 3)
             .join(' / '),
         isText: true,
+        isLong: true,
       },
-      action('Take down', (row) => takeDown(row)),
-      action('Suspend', (row) => suspend(row), 'Suspend the author of'),
-      action('Resolve', (row) => resolve(row), 'Resolve the reports about'),
+      {
+        title: 'Actions',
+        isText: true,
+        buttons: [
+          action('Take down', (row) => takeDown(row)),
+          action('Suspend', (row) => suspend(row), 'Suspend the author of'),
+          action('Resolve', (row) => resolve(row), 'Resolve the reports about'),
+        ],
+      },
     ]),
   })
   const log = createTable({
@@ -77,18 +84,20 @@ export function createReports({ api, say, ended, onEnd }) {
     columns: /** @type {import('./table.js').Column<LogEntry>[]} */ ([
       { title: 'Action', text: ({ action }) => action, isText: true },
       { title: 'Subject', text: ({ subjectId }) => subjectId, isText: true, isCode: true },
-      { title: 'Note', text: ({ note }) => note, isText: true },
+      { title: 'Note', text: ({ note }) => note, isText: true, isLong: true },
       { title: 'Token', text: ({ tokenName }) => tokenName, isText: true },
       { title: 'At', text: ({ createdAt }) => moment(createdAt), sortBy: ({ createdAt }) => createdAt },
       {
-        title: 'Undo',
-        text: ({ action }) => UNDO[action] ?? '',
+        title: 'Actions',
         isText: true,
-        button: {
-          name: ({ action, subjectId }) => `${UNDO[action]} ${subjectId}`,
-          isBusy: () => false,
-          press: ({ action, subjectId }) => undo(action, subjectId),
-        },
+        buttons: [
+          {
+            text: ({ action }) => UNDO[action] ?? '',
+            name: ({ action, subjectId }) => `${UNDO[action]} ${subjectId}`,
+            isBusy: () => false,
+            press: ({ action, subjectId }) => undo(action, subjectId),
+          },
+        ],
       },
     ]),
   })

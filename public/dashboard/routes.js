@@ -15,7 +15,7 @@ const RELOAD_MS = 30_000
 const KINDS = [
   {
     title: 'Latency',
-    empty: 'No requests in this time.',
+    empty: 'No requests in this time. Send one, or show 60 minutes.',
     format: milliseconds,
     lines: [
       { label: 'p50', color: '--line-2', column: ({ p50Ms }) => p50Ms },
@@ -25,7 +25,7 @@ const KINDS = [
   },
   {
     title: 'Requests per minute',
-    empty: 'No requests in this time.',
+    empty: 'No requests in this time. Send one, or show 60 minutes.',
     format: amount,
     lines: [
       { label: 'all', color: '--line-1', column: ({ requests }) => requests, isFilled: true },
@@ -35,7 +35,7 @@ const KINDS = [
   },
   {
     title: 'Redis per request',
-    empty: 'No commands in this time.',
+    empty: 'No commands in this time. Send a request, or show 60 minutes.',
     format: amount,
     lines: [
       { label: 'commands', color: '--line-1', column: ({ commandsPerRequest }) => commandsPerRequest },

@@ -71,7 +71,6 @@ export function createSections(sections, onShow, ended) {
         if (sections[i] === next) link.setAttribute('aria-current', 'page')
         else link.removeAttribute('aria-current')
       }
-      links[sections.indexOf(next)]?.scrollIntoView({ block: 'nearest', inline: 'nearest' })
       if (figures) next.update?.(figures)
       onShow(next)
     }

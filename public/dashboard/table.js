@@ -4,11 +4,12 @@ import { element, write } from './dom.js'
  * @template Row
  * @typedef {object} Column
  * @property {string} title
- * @property {(row: Row) => string} text of the cell, or of its button
+ * @property {(row: Row) => string} [text] of the cell
  * @property {(row: Row) => number | string | null} [sortBy] absent: not sortable
- * @property {Button<Row>} [button]
+ * @property {Button<Row>[]} [buttons] instead of a text
  * @property {(row: Row) => string} [href] of the first column: a link to more about the row
  * @property {boolean} [isText] else figures: right-aligned
+ * @property {boolean} [isLong] sentences: they wrap, so that what follows stays in sight
  * @property {boolean} [isCode]
  * @property {(row: Row) => boolean} [isBad] to be looked at
  */
@@ -16,6 +17,7 @@ import { element, write } from './dom.js'
 /**
  * @template Row
  * @typedef {object} Button
+ * @property {(row: Row) => string} text empty: there is nothing to do, and no button
  * @property {(row: Row) => string} name what it does, complete without the rest of the row
  * @property {(row: Row) => boolean} isBusy
  * @property {(row: Row) => void} press
@@ -56,7 +58,7 @@ export function createTable({ title, note, empty, columns, key }) {
     body,
   )
   const scroller = element('div', { class: 'scroller card', role: 'group', 'aria-label': title }, table)
-  const none = element('div', { class: 'held empty' }, empty)
+  const none = element('div', { class: 'held empty' }, 'Loading …')
   const nothing = element('tr', {}, element('td', { colspan: String(columns.length) }, none))
 
   buttons.forEach((button, index) =>
@@ -118,42 +120,54 @@ export function createTable({ title, note, empty, columns, key }) {
   }
 
   function newLine() {
-    const cells = columns.map(({ isText, isCode, button, href }, i) => {
-      const classes = [isText ? 'text' : 'number', isCode ? 'code' : ''].join(' ').trim()
+    const cells = columns.map(({ isText, isLong, isCode, buttons = [], href }, i) => {
+      const classes = [isText ? 'text' : 'number', isLong ? 'long' : '', isCode ? 'code' : ''].filter(Boolean).join(' ')
       if (i === 0)
         return element('th', { scope: 'row', class: classes }, element(href ? 'a' : 'span', { class: 'name' }))
-      return element('td', { class: classes }, ...(button ? [element('button', { type: 'button' })] : []))
+      const actions = buttons.map(() => element('button', { type: 'button' }))
+      return element(
+        'td',
+        { class: classes },
+        ...(actions.length > 0 ? [element('div', { class: 'row' }, ...actions)] : []),
+      )
     })
     const line = element('tr', {}, ...cells)
-    columns.forEach(({ button }, i) =>
-      cells[i]?.querySelector('button')?.addEventListener('click', () => {
-        const row = lines.get(line)?.row
-        if (row && !button?.isBusy(row)) button?.press(row)
-      }),
+    columns.forEach(({ buttons = [] }, i) =>
+      cells[i]?.querySelectorAll('button').forEach((node, index) =>
+        node.addEventListener('click', () => {
+          const [row, button] = [lines.get(line)?.row, buttons[index]]
+          if (row && !button?.isBusy(row)) button?.press(row)
+        }),
+      ),
     )
     return line
   }
 
   /** @param {HTMLTableRowElement} line @param {Row} row */
   function fill(line, row) {
-    columns.forEach(({ text, isBad, button, href }, i) => {
+    columns.forEach(({ text, isBad, buttons, href }, i) => {
       const cell = line.cells[i]
       if (!cell) return
       const name = cell.querySelector('.name')
-      write(cell.querySelector('button, .name') ?? cell, text(row))
+      if (text) write(name ?? cell, text(row))
       if (name instanceof HTMLAnchorElement && href) name.href = href(row)
       cell.classList.toggle('bad', isBad?.(row) ?? false)
-      if (!button) return
-      const node = cell.querySelector('button')
-      node?.toggleAttribute('hidden', text(row) === '') // nothing to do
-      node?.setAttribute('aria-label', button.name(row))
-      node?.setAttribute('aria-disabled', String(button.isBusy(row))) // `disabled` would lose the focus
+      buttons?.forEach((button, index) => {
+        const node = cell.querySelectorAll('button')[index]
+        if (!node) return
+        const label = button.text(row)
+        write(node, label)
+        node.hidden = label === ''
+        node.setAttribute('aria-label', button.name(row))
+        node.setAttribute('aria-disabled', String(button.isBusy(row))) // `disabled` would lose the focus
+      })
     })
   }
 
+  body.append(nothing)
   return {
     element: scroller,
-    /** @param {Row[] | null} next null: unknown */
+    /** Until the first update the table says that it loads. @param {Row[] | null} next null: unknown */
     update(next) {
       write(none, next ? empty : 'Unknown: the API cannot read this now.')
       rows = next ?? []

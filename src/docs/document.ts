@@ -174,7 +174,8 @@ const IF_NONE_MATCH = {
 
 /**
  * The OpenAPI 3.1 document of an app. The build writes it to public/openapi.json, which the platform serves: the Worker holds
- * neither descriptions nor the libraries that convert schemas. `examples` are real answers by operation and status.
+ * neither descriptions nor the libraries that convert schemas. `examples` are real answers by operation and status, and below
+ * `webhooks` real deliveries by type.
  */
 export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): Promise<object> {
   const groups = Object.entries(TAGS)
@@ -235,7 +236,7 @@ export async function describeApp(app: Hono<AppEnv>, examples: Examples = {}): P
   return {
     ...document,
     paths: Object.fromEntries(Object.entries(document.paths).sort(([, a], [, b]) => placeOf(a) - placeOf(b))),
-    webhooks: describeWebhooks(),
+    webhooks: describeWebhooks(examples['webhooks'] ?? {}),
     'x-tagGroups': groups.map(([name, group]) => ({ name, tags: Object.keys(group) })),
   }
 }

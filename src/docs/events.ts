@@ -95,8 +95,11 @@ const delivery = (name: string, summary: string, description: string, body: obje
   },
 })
 
-const json = (schema: Schema) => ({ 'application/json': { schema } })
-const cloudEvent = (schema: Schema) => ({ 'application/cloudevents+json': { schema } })
+const withExample = (schema: Schema, example: unknown) => (example === undefined ? { schema } : { schema, example })
+const json = (schema: Schema, example?: unknown) => ({ 'application/json': withExample(schema, example) })
+const cloudEvent = (schema: Schema, example: unknown) => ({
+  'application/cloudevents+json': withExample(schema, example),
+})
 
 const RECEIVED = {
   '2XX': { description: 'The endpoint has received the event. Only the first KB of a body is kept.' },
@@ -118,13 +121,16 @@ const CHALLENGE_ANSWER: Schema = {
 
 const summaryOf = (type: string) => type.charAt(0).toUpperCase() + type.slice(1).replaceAll('_', ' ')
 
-/** What endpoints receive: the challenge, and each type of event with its data (OpenAPI 3.1 `webhooks`). */
-export const describeWebhooks = (): Record<string, object> => ({
+/**
+ * What endpoints receive: the challenge, and each type of event with its data (OpenAPI 3.1 `webhooks`). `received` are real bodies
+ * by type, as examples.
+ */
+export const describeWebhooks = (received: Record<string, unknown>): Record<string, object> => ({
   'endpoint.challenge': delivery(
     'endpointChallenge',
     'Challenge',
     'The API sends it when a webhook is added, enabled or gets a new URL. An endpoint that does not answer it gets nothing else.',
-    json(CHALLENGE),
+    json(CHALLENGE, received['endpoint.challenge']),
     {
       '200': { description: 'The endpoint wants the events.', content: json(CHALLENGE_ANSWER) },
       '4XX': { description: 'The webhook stays unverified.' },
@@ -133,7 +139,7 @@ export const describeWebhooks = (): Record<string, object> => ({
   ...Object.fromEntries(
     Object.entries(catalog).map(([type, { channel, data }]) => {
       const { $schema: _, ...schema } = toJsonSchema(data, { errorMode: 'ignore' })
-      const body = cloudEvent(envelope({ const: type }, { const: channel }, schema, isHint({ type })))
+      const body = cloudEvent(envelope({ const: type }, { const: channel }, schema, isHint({ type })), received[type])
       return [type, delivery(type, summaryOf(type), `${CAUSES[type as EventType]}.`, body, RECEIVED)]
     }),
   ),
@@ -147,6 +153,7 @@ export const describeWebhooks = (): Record<string, object> => ({
         { type: 'string', pattern: '^custom_[a-z0-9_]{1,50}$' },
         { type: 'object' },
       ),
+      received['custom'],
     ),
     RECEIVED,
   ),

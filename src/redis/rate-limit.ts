@@ -230,9 +230,12 @@ export class RateLimit<Policy extends string> {
     return { isAllowed: true, limit, remaining: Math.max(0, remaining), resetsAt }
   }
 
-  /** Spends one request. Repeating it spends another one. */
-  take(policy: Policy, subject: string): Promise<Allowance> {
-    return this.#take(policy, subject, 1)
+  /**
+   * Spends `requests`. Repeating it spends them again. More than what remains is refused and spent all the same: a penalty
+   * may exceed the quota.
+   */
+  take(policy: Policy, subject: string, requests = 1): Promise<Allowance> {
+    return this.#take(policy, subject, requests)
   }
 
   /**
@@ -270,12 +273,12 @@ export class RateLimit<Policy extends string> {
   }
 
   /**
-   * Undoes a `take` of a subject that did not make the request. One round trip. Repeating it refunds another request;
-   * after a lost reply it is not repeated, so the subject may have spent one too many until the window ends.
+   * Gives requests back: of a subject that did not make them, or as a reward. One round trip. Repeating it gives more; after a
+   * lost reply it is not repeated, so the subject may have spent too many until the window ends.
    */
-  async refund(policy: Policy, subject: string): Promise<void> {
+  async refund(policy: Policy, subject: string, requests = 1): Promise<void> {
     this.#known.delete(this.#nameOf(policy, subject))
-    await this.#limiterOf(policy).limit(subject, { rate: -1 })
+    await this.#limiterOf(policy).limit(subject, { rate: -requests })
   }
 
   /** Forgets what a subject has spent of every policy. One command. Safe to repeat. */

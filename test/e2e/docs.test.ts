@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { createClient } from '../../client/index.ts'
 import { type Product, SERVICE_TOKEN, startProduct } from './product.ts'
 
 const { CHROMIUM = '/usr/bin/chromium' } = process.env
@@ -94,15 +95,9 @@ test('search finds an operation and goes to it', async () => {
 
 test('a member tries a route with the token of a sign-in, and a service with the service token', async () => {
   const account = { username: 'reader', email: 'reader@example.test', password: 'correct horse', displayName: 'Reader' }
-  const post = (path: string, body: object) =>
-    fetch(product.url + path, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify(body),
-    })
-  expect((await post('/v1/users', account)).status).toBe(201)
-  const signedIn = await post('/v1/sessions', { login: account.username, password: account.password })
-  const { token } = (await signedIn.json()) as { token: string }
+  const client = createClient({ url: product.url })
+  await client.signUp(account)
+  const { token } = await client.signIn({ login: account.username, password: account.password })
 
   const member = await open('#tag/sessions/GET/v1/sessions')
   const sessions = await tryIt(member.page, /Test Request.*get .v1.sessions\)/, token)

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
 import { rolldown } from 'rolldown'
@@ -18,6 +18,8 @@ let folder: string
 let emulator: Emulator
 /** The code of each page, by its name. */
 const examples = new Map<string, string>()
+/** The files that examples import, by their names. A page has them below its example. */
+const imported = new Map<string, string>()
 
 /** What the comments of an example say that it prints: after each `console.log`, its line; `|` parts the lines of a loop. */
 const expectedOutput = (code: string): string[] =>
@@ -32,6 +34,7 @@ async function createProject(name: string): Promise<string> {
   await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', join(folder, tarball ?? '')], {
     cwd: project,
   })
+  for (const [file, code] of imported) await writeFile(join(project, file), code)
   return project
 }
 
@@ -43,8 +46,12 @@ beforeAll(async () => {
   emulator = await startEmulator({ openTokens: true })
   await run('npm', ['pack', '--pack-destination', folder], { cwd: root })
   for (const file of await readdir(pages)) {
-    const [, code] = /```js\n(.*?)```/s.exec(await readFile(join(pages, file), 'utf8')) ?? []
-    if (code !== undefined) examples.set(file.replace('.md', ''), code)
+    const blocks = (await readFile(join(pages, file), 'utf8')).matchAll(/```js\n(.*?)```/gs)
+    for (const [, code = ''] of blocks) {
+      const [, name] = /^\/\/ (\S+\.js)$/m.exec(code) ?? []
+      if (name === undefined) examples.set(file.replace('.md', ''), code)
+      else imported.set(name, code)
+    }
   }
 })
 
@@ -59,6 +66,49 @@ test('npm pack leaves our manifest as it was', async () => {
   expect([...examples.keys()].toSorted()).toEqual(
     (await readdir(pages)).map((file) => file.replace('.md', '')).toSorted(),
   )
+})
+
+test('the tarball has these files and no others', async () => {
+  const tarball = (await readdir(folder)).find((file) => file.endsWith('.tgz'))
+  const { stdout } = await run('tar', ['-tzf', join(folder, tarball ?? '')])
+  await expect(`${stdout.trim().split('\n').toSorted().join('\n')}\n`).toMatchFileSnapshot('package-files.txt')
+})
+
+test('an import has no effect, and bundlers drop what is not used', async () => {
+  const project = await createProject('effects')
+  const entries = ['redis', 'client', 'emulator'].map((name) => `threads-edge/${name}`)
+  // By itself: no globals, no timers, no listeners, no output.
+  await writeFile(
+    join(project, 'import.js'),
+    `import 'node:http' // by itself it adds globals
+const before = Reflect.ownKeys(globalThis)
+const listeners = process.eventNames().length
+for (const name of ${JSON.stringify(entries)}) await import(name)
+const added = Reflect.ownKeys(globalThis).filter((key) => !before.includes(key)).map(String)
+const active = process.getActiveResourcesInfo().filter((kind) => !['PipeWrap', 'TTYWrap'].includes(kind)) // the output
+console.log(JSON.stringify({ added, active, listeners: process.eventNames().length - listeners }))
+`,
+  )
+  const { stdout, stderr } = await run(process.execPath, ['import.js'], { cwd: project })
+  expect([JSON.parse(stdout), stderr]).toEqual([{ added: [], active: [], listeners: 0 }, ''])
+
+  const bundled = async (code: string) => {
+    await writeFile(join(project, 'bundled.js'), code)
+    await using build = await rolldown({
+      input: join(project, 'bundled.js'),
+      external: /^(@upstash|node:|eventsource-parser|js-redis-server)/,
+    })
+    const { output } = await build.generate({ format: 'esm' })
+    return output
+      .map((part) => (part.type === 'chunk' ? part.code : ''))
+      .join('')
+      .trim()
+  }
+  const unused = entries.map((name, i) => `import * as unused${i} from '${name}'\n`).join('')
+  expect(await bundled(unused)).toBe('')
+  const one = await bundled("export { createLocks } from 'threads-edge/redis'")
+  const all = await bundled("export * from 'threads-edge/redis'")
+  expect(one.length).toBeLessThan(all.length / 5)
 })
 
 test('in an empty Node project each example prints what its comments say', async () => {
@@ -121,7 +171,50 @@ export default {
   }
 })
 
-test('its types check in a strict project, and its emulator starts from the command line', async () => {
+test('its emulator starts from a program, and from the command line', async () => {
+  const project = await createProject('emulator')
+  await writeFile(
+    join(project, 'program.js'),
+    `import { Redis } from '@upstash/redis'
+import { createControl, startEmulator } from 'threads-edge/emulator'
+const emulator = await startEmulator({ openTokens: true })
+const redis = new Redis({ url: emulator.url, token: 'a' })
+await redis.set('greeting', 'hello')
+const other = new Redis({ url: emulator.url, token: 'b' })
+const { requests } = await createControl(emulator.url, 'a').counts()
+console.log(await redis.get('greeting'), await other.get('greeting'), requests)
+await emulator.close()
+`,
+  )
+  // It ends by itself: nothing is left running.
+  const { stdout } = await run(process.execPath, ['program.js'], { cwd: project, timeout: 60_000 })
+  expect(stdout).toBe('hello null 1\n')
+
+  // What npx runs. Its first line asks the PATH for node.
+  const command = join(project, 'node_modules/.bin/threads-edge-emulator')
+  const env = { ...process.env, PATH: `${dirname(process.execPath)}:${process.env['PATH']}` }
+  const started = execFile(command, ['--port', '0', '--token', 'one', '--token', 'two'], { env })
+  try {
+    const line = await new Promise<string>((resolve, reject) => {
+      started.stdout?.once('data', (data) => resolve(String(data)))
+      started.once('exit', () => reject(new Error('The emulator has ended')))
+    })
+    const [, url = ''] = /(http:\S+) over the embedded engine, 2 tokens/.exec(line) ?? []
+    const pings = await Promise.all(
+      ['one', 'two', 'three'].map(async (token) => {
+        const response = await fetch(`${url}/ping`, { headers: { Authorization: `Bearer ${token}` } })
+        return response.status
+      }),
+    )
+    expect(pings).toEqual([200, 200, 401])
+  } finally {
+    started.kill()
+  }
+  const { stdout: help } = await run('npx', ['--no-install', 'threads-edge-emulator', '--help'], { cwd: project, env })
+  expect(help).toContain('--token TOKEN')
+})
+
+test('its types check in a strict project', async () => {
   const project = await createProject('types')
   await writeFile(
     join(project, 'index.ts'),
@@ -142,21 +235,6 @@ export { health, user }
   )
   const types = ['--strict', '--noEmit', '--module', 'nodenext', '--target', 'es2024', '--types', 'node']
   const roots = ['--typeRoots', join(root, 'node_modules/@types')]
-  await run(join(root, 'node_modules/.bin/tsc'), [...types, ...roots, 'index.ts'], { cwd: project })
-
-  const command = join(project, 'node_modules/threads-edge/dist/package/emulator-main.js')
-  const started = execFile(process.execPath, [command, '--port', '0', '--token', 'one', '--token', 'two'])
-  try {
-    const line = await new Promise<string>((resolve) => started.stdout?.once('data', (data) => resolve(String(data))))
-    const [, url = ''] = /(http:\S+) over the embedded engine, 2 tokens/.exec(line) ?? []
-    const pings = await Promise.all(
-      ['one', 'two', 'three'].map(async (token) => {
-        const response = await fetch(`${url}/ping`, { headers: { Authorization: `Bearer ${token}` } })
-        return response.status
-      }),
-    )
-    expect(pings).toEqual([200, 200, 401])
-  } finally {
-    started.kill()
-  }
+  const { stdout } = await run(join(root, 'node_modules/.bin/tsc'), [...types, ...roots, 'index.ts'], { cwd: project })
+  expect(stdout).toBe('')
 })

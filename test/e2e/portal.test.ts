@@ -1,6 +1,6 @@
 import type { Page } from 'playwright-core'
 import { expect, test } from 'vitest'
-import { createClient } from '../../client/index.ts'
+import { createClient, createServiceClient, Problem } from '../../client/index.ts'
 import { DEMO_PASSWORD } from '../../scripts/demo/data.ts'
 import { expectAccessible, useBrowser } from './browser.ts'
 import { SERVICE_TOKEN } from './product.ts'
@@ -18,17 +18,8 @@ async function openSignedIn(path: string, width = 1280): Promise<Page> {
   return page
 }
 
-/** What a back end asks of the API. */
-async function service(method: string, path: string, body?: object): Promise<unknown> {
-  const response = await fetch(web.product.url + path, {
-    method,
-    headers: { Authorization: `Bearer ${SERVICE_TOKEN}`, 'Content-Type': 'application/json' },
-    ...(body ? { body: JSON.stringify(body) } : {}),
-  })
-  const answer: unknown = await response.json()
-  if (!response.ok) throw new Error(`${method} ${path}: ${JSON.stringify(answer)}`)
-  return answer
-}
+/** A back end. */
+const newService = () => createServiceClient({ url: web.product.url, token: SERVICE_TOKEN })
 
 const dialogOf = (page: Page) => page.getByRole('dialog')
 const press = (page: Page, name: string) => page.getByRole('button', { name, exact: true }).click()
@@ -37,7 +28,7 @@ test('add a webhook, test it, read its deliveries, replay, pause, verify, rotate
   const receiver = await startReceiver()
   web.expectComplaint(/status of 4(00|09|22)/)
   const publish = async (type: string) => {
-    await service('POST', '/v1/events', { channel: 'custom_shop', type, data: { amount: 7 } })
+    await newService().publishEvent({ channel: 'custom_shop', type, data: { amount: 7 } })
     await web.product.cron()
   }
   try {
@@ -147,7 +138,7 @@ test('a portal link opens the webhooks of its tenant and nothing else', async ()
   const receiver = await startReceiver()
   try {
     const add = (tenant: string) =>
-      service('POST', '/v1/webhooks', { url: `http://${receiver.host}/${tenant}`, channels: ['post_events'], tenant })
+      newService().createWebhook({ url: `http://${receiver.host}/${tenant}`, channels: ['post_events'], tenant })
     await add('acme')
     await add('other')
     const page = await openSignedIn('/#/webhooks')
@@ -203,9 +194,14 @@ test('moderators take down, restore, suspend, reinstate and resolve in the queue
   await dialogOf(page).getByText('must not be empty').waitFor() // beside the note
   await decide('Take down')
   await page.getByRole('row', { name: `(taken down) ${text}` }).waitFor()
-  await expect
-    .poll(() => fetch(`${web.product.url}/v1/posts/${post.id}`).then(({ status }) => status), { timeout: 30_000 })
-    .toBe(404)
+  const statusOf = ({ id }: { id: string }) =>
+    createClient({ url: web.product.url })
+      .getPost({ id })
+      .then(
+        () => 'there',
+        (error: Error) => (error instanceof Problem ? error.type : String(error)),
+      )
+  await expect.poll(() => statusOf(post), { timeout: 30_000 }).toBe('not-found')
   await page
     .getByRole('row', { name: /^take-down/ })
     .getByRole('button', { name: `Restore ${post.id}` })

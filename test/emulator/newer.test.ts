@@ -79,6 +79,29 @@ test('HGETDEL, HSETEX and HGETEX take and set fields', async () => {
   expect(await run('HGETDEL h FIELDS 2 a')).toContain('ERR')
 })
 
+test('fields of hashes expire where the engine can do that; elsewhere the command is refused and changes nothing', async () => {
+  const run = newRun()
+  const canExpire = !String(await run('HEXPIRE absent 1 FIELDS 1 a')).startsWith('ERR')
+  await run('HSET h a x')
+  const set = String(await run('HSETEX h EX 100 FIELDS 1 b y'))
+  if (canExpire) {
+    expect([set, await run('HTTL h FIELDS 2 a b')]).toEqual(['1', [-1, 100]])
+    expect([await run('HGETEX h PERSIST FIELDS 1 b'), await run('HTTL h FIELDS 1 b')]).toEqual([['y'], [-1]])
+  } else {
+    expect([set, await run('HKEYS h')]).toEqual([expect.stringMatching(/^ERR emulator/), ['a']])
+    expect(await run('HGETEX h EX 100 FIELDS 1 a')).toMatch(/^ERR emulator/)
+  }
+})
+
+test('COPY knows the only database of a keyspace, as on Upstash', async () => {
+  const run = newRun()
+  await run('SET a x')
+  expect([await run('COPY a b DB 0'), await run('GET b')]).toEqual([1, 'x'])
+  for (const line of ['COPY a c DB 1', 'COPY a c REPLACE DB 1'])
+    expect(await run(line)).toContain('ERR DB index is out of range')
+  expect(await run('EXISTS c')).toBe(0)
+})
+
 test('XDELEX and XACKDEL delete entries, by what groups still refer to', async () => {
   const run = newRun()
   for (const id of ['1-0', '2-0', '3-0']) await run(`XADD s ${id} n x`)
@@ -91,6 +114,29 @@ test('XDELEX and XACKDEL delete entries, by what groups still refer to', async (
   await run('XREADGROUP GROUP g c COUNT 2 STREAMS s >')
   expect(await run('XDELEX s DELREF IDS 1 3-0')).toEqual([1])
   expect([await run('XLEN s'), await run('XPENDING s g')]).toEqual([0, [1, '2-0', '2-0', [['c', expect.anything()]]]])
+})
+
+test('XADD and XTRIM take =, ~ and LIMIT in scripts too, and lines of errors keep their numbers', async () => {
+  const { redis } = newClient(emulator)
+  const lengthAfter = async (options: string, script: string) => {
+    await redis.del('s')
+    for (const id of ['1-0', '2-0', '3-0']) await redis.xadd('s', id, { n: 1 })
+    await redis.eval(script.replace('OPTIONS', options), ['s'], [])
+    return redis.xlen('s')
+  }
+  const add = "return redis.call('XADD', KEYS[1], OPTIONS, '9-0', 'n', 1)"
+  for (const first of ['', '#!lua flags=allow-key-locking\n']) {
+    expect(await lengthAfter("'MAXLEN', 2", first + add)).toBe(2)
+    expect(await lengthAfter("'MAXLEN', '=', 2", first + add)).toBe(2)
+    expect(await lengthAfter("'NOMKSTREAM', 'minid', '=', '3-0'", first + add)).toBe(2)
+    expect(await lengthAfter("'MAXLEN', '=', 1", `${first}return redis.pcall('XTRIM', KEYS[1], OPTIONS)`)).toBe(1)
+    // Redis trims whole nodes of its tree: it may keep more.
+    const most = await lengthAfter("'MAXLEN', '~', 2, 'LIMIT', 10", first + add)
+    expect([2, 4]).toContain(most)
+  }
+  const broken = "local a = 1\nredis.call('XADD', KEYS[1], 'MAXLEN', '=', 'x', '*', 'n', 1)"
+  await expect(redis.eval(broken, ['s'], [])).rejects.toThrow(/ERR/)
+  await expect(redis.eval("local a = 'XADD'\nreturn a + nil", [], [])).rejects.toThrow(/user_script:2/)
 })
 
 test('BITOP has DIFF, DIFF1, ANDOR and ONE', async () => {

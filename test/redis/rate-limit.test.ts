@@ -267,6 +267,16 @@ test('a refund gives a request back, and the isolate no longer knows the subject
   expect((await limits.take('reads', 'u_ada')).isAllowed).toBe(false)
 })
 
+test('a penalty spends several requests at once, and a reward gives several back', async () => {
+  const limits = newLimits(newKeyspace(), createKnownAllowances(100), 10)
+  expect((await limits.take('reads', 'u_ada', 7)).remaining).toBe(3)
+  await limits.refund('reads', 'u_ada', 5)
+  expect((await limits.peek('reads', 'u_ada')).remaining).toBe(8)
+  expect((await limits.take('reads', 'u_ada', 12)).isAllowed).toBe(false) // and spent
+  await limits.refund('reads', 'u_ada', 5)
+  expect((await limits.peek('reads', 'u_ada')).remaining).toBe(1)
+})
+
 test('a clock that is set back neither keeps a subject refused, nor keeps an isolate from counting', async () => {
   const keyspace = newKeyspace()
   const uncounted = createUncounted<'reads'>()

@@ -44,6 +44,17 @@ const RUN_ELSEWHERE: { command: RegExp; file: string; needs: string }[] = [
   { command: /^npm run costs\b/, file: 'test/scripts/flags.test.ts', needs: 'bench/costs.ts' },
 ]
 
+test.each(globSync('docs/primitives/*.md', { cwd: root }))(
+  'the page %s names its round trips, and its example has at most ten lines',
+  (page) => {
+    const text = readFileSync(join(root, page), 'utf8')
+    expect(text.replaceAll('\n', ' ')).toMatch(/round trip/)
+    const [, example = ''] = /^```js\n(.*?)^```$/ms.exec(text) ?? []
+    expect(example).toContain('console.log')
+    expect(example.trimEnd().split('\n').length).toBeLessThanOrEqual(10)
+  },
+)
+
 /** Commands that run until they are ended. */
 const isLasting = (command: string) => /npm run receiver$|^curl -sN /.test(command)
 

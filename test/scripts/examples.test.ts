@@ -7,16 +7,18 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { Miniflare } from 'miniflare'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { type Emulator, startEmulator } from '../../emulator/server.ts'
+import { catalog } from '../../src/events/catalog.ts'
 import committed from '../../src/docs/examples.json'
 import { SERVICE_TOKEN, startWorker } from './worker.ts'
 
-// `npm run examples` writes src/docs/examples.json: the answers of the running Worker to this story. Each test run replays the
-// story again, and compares the shape of its answers with that file.
+// `npm run examples` writes src/docs/examples.json: the answers of the running Worker to this story, and what it delivers to an
+// endpoint. Each test run replays the story again, and compares the shapes with that file.
 
 interface Document {
   paths: Record<string, Record<string, { operationId: string; responses: Record<string, { content?: object }> }>>
+  webhooks: Record<string, object>
 }
 type Body = Record<string, unknown>
 
@@ -25,12 +27,22 @@ let emulator: Emulator
 let workerd: Miniflare
 let origin = ''
 
-/** An endpoint that answers the challenge. */
+/** What an endpoint has received: the first of each type. */
+const received: Record<string, Body> = {}
+/** An endpoint that answers the challenge. At `/gone` it wants nothing else. */
 const receiver = createServer((request, response) => {
   let body = ''
   request.setEncoding('utf8').on('data', (chunk: string) => (body += chunk))
   request.on('end', () => {
-    const { challenge } = JSON.parse(body) as { challenge?: string }
+    const event = JSON.parse(body) as Body // an object, as we send it
+    const { type, channel, challenge } = event
+    if (challenge === undefined && request.url === '/gone') {
+      response.writeHead(410).end()
+      return
+    }
+    const name = String(channel).startsWith('custom_') ? 'custom' : String(type)
+    const known = received[name]
+    if (!known || String(event['time']) < String(known['time'])) received[name] = event
     response.end(challenge === undefined ? '' : JSON.stringify({ challenge }))
   })
 })
@@ -57,9 +69,9 @@ async function readDocument(): Promise<Document> {
   return JSON.parse(stdout) as Document
 }
 
-/** Replays the story. Returns the bodies of the answers by operation and status. */
-async function replay({ paths }: Document): Promise<Record<string, Record<string, unknown>>> {
-  const operations = Object.entries(paths).flatMap(([path, methods]) =>
+/** Replays the story. Returns the bodies of the answers by operation and status, and what was delivered by type. */
+async function replay(document: Document): Promise<Record<string, Record<string, unknown>>> {
+  const operations = Object.entries(document.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, { operationId }]) => ({ path, method: method.toUpperCase(), operationId })),
   )
   const answers: Record<string, Record<string, unknown>> = {}
@@ -102,6 +114,12 @@ async function replay({ paths }: Document): Promise<Record<string, Record<string
   await asService('beginRestore', [], { backup: '2026-11-28' })
   await asService('restoreRows', ['fences'], { columns: ['name', 'fence'], rows: [['reports', 41]] })
   await asService('endRestore')
+
+  // An endpoint for everything that happens from now on.
+  const { port } = receiver.address() as AddressInfo
+  const url = `http://127.0.0.1:${port}/`
+  const channels = [...new Set(Object.values(catalog).map(({ channel }) => channel))]
+  await asService('createWebhook', [], { url, channels })
 
   const people = [
     { username: 'grace', email: 'grace@example.com', password: 'a-compiler-in-1952', displayName: 'Grace Hopper' },
@@ -158,7 +176,6 @@ async function replay({ paths }: Document): Promise<Record<string, Record<string
   const { owner } = await asService('acquireLock', ['reports'], { ttlMs: 10_000 })
   await asService('extendLock', ['reports'], { owner, ttlMs: 10_000 })
 
-  const url = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/`
   const webhookId = idOf(await asService('createWebhook', [], { url, channels: ['custom_orders'] }))
   await asService('publishEvent', [], { channel: 'custom_orders', type: 'order.paid', data: { total: 12.5 } })
   const isDone = ({ status }: Body) => status === 'delivered'
@@ -194,6 +211,24 @@ async function replay({ paths }: Document): Promise<Record<string, Record<string
   await send('unlikeComment', [commentId], undefined, asAda)
   await send('unlikePost', [postId], undefined, asGrace)
   await send('unfollowUser', [ada], undefined, asGrace)
+
+  // What is left of the types of events.
+  await asService('suspendUser', [grace], { note: 'Advertising' })
+  await asService('reinstateUser', [grace], { note: 'It was a metaphor' })
+  const goneId = idOf(await asService('createWebhook', [], { url: `${url}gone`, channels: ['custom_returns'] }))
+  await asService('publishEvent', [], { channel: 'custom_returns', type: 'order.returned', data: { total: 12.5 } })
+  while ((await asService('getWebhook', [goneId]))['status'] !== 'disabled') await sleep(100)
+  await asService('enableWebhook', [goneId])
+  await send('deleteComment', [commentId], undefined, await tokenOf(0)) // the suspension ended the sessions
+  await send('deletePost', [postId], undefined, asAda)
+  await send('deleteAccount', [], { password: people[1]?.password }, asAda)
+  const isMissing = (type: string) => !(type in received)
+  await vi
+    .waitUntil(() => !Object.keys(document.webhooks).some(isMissing), { timeout: 60_000 })
+    .catch(() => {
+      throw new Error(`Not received: ${Object.keys(document.webhooks).filter(isMissing).join(', ')}`)
+    })
+  answers['webhooks'] = Object.fromEntries(Object.keys(document.webhooks).map((type) => [type, received[type]]))
 
   const refused = await fetch(`${origin}/v1/users/42`)
   answers['Problem'] = { [refused.status]: await refused.json() }
@@ -236,6 +271,7 @@ test('the examples of the document are answers of the running Worker', { timeout
         .map(([status]) => `${operationId} ${status}`),
     ),
   )
+  const delivered = Object.keys(document.webhooks).map((type) => `webhooks ${type}`)
   const replayed = Object.entries(answers).flatMap(([id, some]) => Object.keys(some).map((status) => `${id} ${status}`))
-  expect(replayed.sort()).toEqual([...answered, 'Problem 400'].sort())
+  expect(replayed.sort()).toEqual([...answered, ...delivered, 'Problem 400'].sort())
 })
