@@ -680,7 +680,7 @@ export function createCounters(
       let cursor = state.startsWith(WALKED) ? state.slice(WALKED.length) : '0'
       for (let page = 0; page < most; page += 1) {
         const [next, names] = await redis.scan(cursor, { count: PAGE })
-        const ids = [...new Set(names.flatMap((name) => viewedIn(String(name))))]
+        const ids = [...new Set(names.map(String).flatMap(viewedIn))] // the SDK makes numbers of names
         if (ids.length > 0) {
           const places = ids.map((contentId) => ({ counter: 'views' as const, contentId }))
           const held = await redis.mget<unknown[]>(...places.map(countKey), ...places.map(tallyKey))
