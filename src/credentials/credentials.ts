@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto'
-import { and, eq, gt, lt, ne, or, type SQL, sql } from 'drizzle-orm'
+import { and, eq, gt, isNull, lt, ne, or, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isPresent } from '../db/present.ts'
 import { removeSome } from '../db/remove.ts'
@@ -15,6 +15,9 @@ import type { EndedSessions } from '../sessions/sessions.ts'
 import { service } from '../service.ts'
 import type { createMessages } from './messages.ts'
 import type { ResetMessage } from './schema.ts'
+
+/** How long after a change its repetition ends what the first attempt may have missed. Then the cron has. */
+const REPEATED_MS = 600_000
 
 /** How long a mailed token is valid, by its purpose. */
 const VALID_MS = { reset: 30 * 60_000, verify: 86_400_000 }
@@ -184,7 +187,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
     /**
      * Changes the password of a session's user and ends the user's other sessions. One D1 query and one batch, then one round
      * trip. Recorded, then completed: the cron ends in Redis what the request could not. Safe to repeat: with the new
-     * password set already, it succeeds and changes nothing.
+     * password set already, it succeeds, and ends in Redis what the first attempt may have missed.
      */
     async changePassword(
       { userId, sessionId }: Claims,
@@ -198,8 +201,18 @@ export function createCredentials(dependencies: CredentialsDependencies) {
         account = await requirePassword(userId, password)
       } catch (error) {
         const isDone = await requirePassword(userId, newPassword).catch(() => undefined)
-        if (isDone !== undefined) return
-        throw error
+        if (isDone === undefined) throw error
+        const missed = await db
+          .select({ id: revocations.subjectId })
+          .from(revocations)
+          .where(
+            and(
+              gt(revocations.createdAt, now - REPEATED_MS),
+              eq(revocations.userId, userId),
+              isNull(revocations.epoch),
+            ),
+          )
+        return sendEnded(userId, { sessionIds: missed.map(({ id }) => id) })
       }
       const after = await hashPassword(newPassword)
       const isSame = and(eq(users.id, userId), eq(users.passwordHash, account.passwordHash), isPresent(users.id))

@@ -73,7 +73,7 @@ test('a changed password ends the other sessions and keeps this one', async () =
 })
 
 test('a password change that Redis missed ends the other sessions by the cron, and never this one', async () => {
-  const edge = newEdge()
+  const edge = newEdge({ SESSION_RECHECK_SECONDS: '0.2' })
   const me = await newUser()
   const [mine, other] = [await edge.signIn(me), await edge.signIn(me)]
   for (const headers of [mine, other]) await isSignedIn(edge, headers)
@@ -87,6 +87,26 @@ test('a password change that Redis missed ends the other sessions by the cron, a
   await edge.settle()
   const elsewhere = newEdge({}, edge.token)
   expect([await isSignedIn(elsewhere, mine), await isSignedIn(elsewhere, other)]).toEqual([true, false])
+  expect(await db.$count(schema.revocations)).toBe(0)
+})
+
+test('a repeated password change ends at once what the first attempt missed', async () => {
+  const edge = newEdge({ SESSION_RECHECK_SECONDS: '0.2' })
+  const me = await newUser()
+  const [mine, other] = [await edge.signIn(me), await edge.signIn(me)]
+  for (const headers of [mine, other]) await isSignedIn(edge, headers)
+  await edge.settle()
+  const held = () => edge.sdk.get(`session:${other.Authorization.split('.')[1]}`)
+  await edge.redis.fault({ kind: 'status', status: 500, match: 'SET' })
+  expect((await changePassword(edge, mine)).status).toBe(204)
+  await edge.settle()
+  await edge.redis.clearFaults()
+  expect(await held()).not.toBe('ended')
+
+  expect((await changePassword(edge, mine)).status).toBe(204)
+  expect(await held()).toBe('ended')
+  expect(await isSignedIn(edge, mine)).toBe(true)
+  await edge.settle()
   expect(await db.$count(schema.revocations)).toBe(0)
 })
 
