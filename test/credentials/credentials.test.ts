@@ -3,6 +3,7 @@ import { env } from 'cloudflare:workers'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
 import { readOnlyDatabase } from '../database.ts'
+import { readOperations } from '../docs/document.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { keysOf } from '../redis/setup.ts'
 import { addUser, db, quickHash } from '../rows.ts'
@@ -312,6 +313,29 @@ test('common passwords are refused wherever one is set, in any case, and the fie
   // Without the asset nobody is refused.
   const ASSETS = { fetch: async () => new Response(null, { status: 500 }) }
   expect((await changePassword(newEdge({ ASSETS }, edge.token), headers, PASSWORD, 'password1')).status).toBe(204)
+})
+
+test('no read and no sign-in loads the list of common passwords; the first new password of an isolate loads it once', async () => {
+  const edge = newMailingEdge()
+  const me = await newUser()
+  let loads = 0
+  const ASSETS = { fetch: async (url: string) => ((loads += 1), env.ASSETS.fetch(url)) }
+  const isolate = newEdge({ ASSETS }, edge.token)
+  const headers = await edge.signIn(me)
+  expect(await signIn(isolate, me.username, PASSWORD)).toBe(201)
+  const { operations } = await readOperations()
+  for (const name of operations.keys()) {
+    const [method, path = ''] = name.split(' ')
+    if (method !== 'GET' || path.includes('stream')) continue
+    const one = path.replace('{username}', me.username).replaceAll(/\{\w+\}/g, me.id)
+    await (await isolate.fetch(one, { headers })).text()
+  }
+  await isolate.settle()
+  expect(loads).toBe(0)
+  for (const common of ['password1', 'password2']) {
+    await expectRefused(changePassword(isolate, headers, PASSWORD, common), 'body', 'newPassword')
+  }
+  expect(loads).toBe(1)
 })
 
 test('without an Email binding the mailer of a back end receives the link, and no stream does', async () => {

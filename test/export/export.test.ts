@@ -1,9 +1,9 @@
 import { env } from 'cloudflare:workers'
-import { eq, getTableColumns, getTableName, is, sql } from 'drizzle-orm'
-import { getTableConfig, type SQLiteColumn, SQLiteTable } from 'drizzle-orm/sqlite-core'
+import { eq, getTableName, sql } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
 import { meteredDatabase } from '../database.ts'
+import { newOther, newRow, references } from '../references.ts'
 import { expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addComment, addFollow, addLike, addPost, addUser, db, quickHash } from '../rows.ts'
 
@@ -58,42 +58,6 @@ const NOT_EXPORTED: Record<string, string> = {
   'relations.other_id': 'who blocks or mutes the user is their own business',
 }
 
-/** Every column that refers to a user, with its table. */
-const references = Object.values(schema)
-  .filter((table) => is(table, SQLiteTable))
-  .flatMap((table) =>
-    getTableConfig(table).foreignKeys.flatMap((key) => {
-      const { columns, foreignTable } = key.reference()
-      return getTableName(foreignTable) === 'users' ? columns.map((column) => ({ table, column })) : []
-    }),
-  )
-
-/** A row of any table: `owner` has the id of `userId`; what else refers to something refers to what `other` wrote. */
-async function newRow(table: SQLiteTable, owner: SQLiteColumn, userId: string) {
-  const other = await addUser()
-  const post = await addPost({ authorId: other.id })
-  const comment = await addComment({ postId: post.id, authorId: other.id })
-  const ids: Record<string, string> = { users: other.id, posts: post.id, comments: comment.id }
-  const config = getTableConfig(table)
-  const referred = new Map(
-    config.foreignKeys.flatMap((key) => {
-      const { columns, foreignTable } = key.reference()
-      return columns.map((column) => [column.name, ids[getTableName(foreignTable)]])
-    }),
-  )
-  const unique = crypto.randomUUID()
-  return Object.fromEntries(
-    Object.entries(getTableColumns(table)).flatMap(([name, column]): [string, unknown][] => {
-      if (column.name === owner.name) return [[name, userId]]
-      if (referred.has(column.name)) return column.notNull ? [[name, referred.get(column.name)]] : []
-      if (!column.notNull || column.hasDefault || column.generated) return []
-      if (column.enumValues?.[0] !== undefined) return [[name, column.enumValues[0]]]
-      const values: Record<string, unknown> = { string: unique, number: 1_700_000_000_000, boolean: true, json: [] }
-      return [[name, values[column.dataType]]]
-    }),
-  )
-}
-
 test('each column that refers to a user is exported to that user, and emptied with the account', async () => {
   const edge = newEdge()
   const me = await addUser({ passwordHash: quickHash(PASSWORD) })
@@ -106,7 +70,7 @@ test('each column that refers to a user is exported to that user, and emptied wi
   const silent: string[] = []
   for (const { table, column } of references) {
     const before = await linesNow()
-    await db.insert(table).values(await newRow(table, column, me.id))
+    await db.insert(table).values(newRow(table, column, me.id, await newOther()))
     if ((await linesNow()) !== before + 1) silent.push(`${getTableName(table)}.${column.name}`)
   }
   // A table that is new here needs a line in `exports` and `removals.user` of its feature.

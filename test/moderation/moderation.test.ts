@@ -1,6 +1,6 @@
 import { env } from 'cloudflare:workers'
 import { eq, inArray } from 'drizzle-orm'
-import { beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import * as t from '../../src/db/schema.ts'
 import { newLab } from '../drills/lab.ts'
 import { type Edge, expectRefused, migrate, newEdge } from '../edge.ts'
@@ -86,6 +86,7 @@ async function sightings(edge: Edge, { author, post, word, asFan }: Awaited<Retu
     hot: await ids('/v1/posts/hot?limit=100'),
     search: await ids(`/v1/search?q=${word}`),
     inbox: await ids('/v1/notifications'),
+    recommendations: await ids('/v1/recommendations?limit=50'),
     postsCount: profile.postsCount,
   }
 }
@@ -98,6 +99,7 @@ const SEEN = {
   hot: true,
   search: true,
   inbox: true,
+  recommendations: true,
   postsCount: 1,
 }
 const GONE = {
@@ -109,6 +111,7 @@ const GONE = {
   hot: false,
   search: false,
   inbox: false,
+  recommendations: false,
   postsCount: 0,
 }
 
@@ -165,6 +168,31 @@ test('a post that is taken down is gone everywhere, and comes back with exact co
     { action: 'restore', ...by },
     { action: 'take-down', ...by },
   ])
+})
+
+test('another isolate answers 404 for what was taken down once its memory is as old as MEMORY_SECONDS', async () => {
+  const edge = newEdge()
+  const { post, asFan } = await newContent(edge)
+  const memorySeconds = 5
+  const other = newEdge({ MEMORY_SECONDS: String(memorySeconds) }, edge.token)
+  const paths = [`/v1/posts/${post.id}`, `/v1/posts/${post.id}/comments`]
+  const statuses = async () => {
+    const found = []
+    for (const path of paths) found.push((await send(other, 'GET', path, asFan)).status)
+    await other.settle()
+    return found
+  }
+  vi.useFakeTimers({ toFake: ['Date'] }) // the clock of both isolates stands still
+  onTestFinished(() => void vi.useRealTimers())
+  const readAt = Date.now()
+  expect(await statuses()).toEqual([200, 200])
+  expect((await send(edge, 'PUT', `/v1/moderation/takedowns/${post.id}`, root, note)).status).toBe(200)
+  await settle(edge)
+  vi.setSystemTime(readAt + memorySeconds * 1_000 - 1)
+  expect((await statuses())[0]).toBe(200) // from memory
+  vi.setSystemTime(readAt + memorySeconds * 1_000)
+  expect(await statuses()).toEqual([404, 404])
+  expect((await send(edge, 'GET', `/v1/moderation/contents/${post.id}`, root)).status).toBe(200)
 })
 
 test('a comment that is taken down leaves the count of its post, and comes back with its likes', async () => {

@@ -1,11 +1,12 @@
 import { env } from 'cloudflare:workers'
 import { eq, sql } from 'drizzle-orm'
-import { beforeAll, expect, test } from 'vitest'
+import { beforeAll, expect, onTestFinished, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
 import { newId } from '../../src/ids.ts'
 import { meteredDatabase, watchedDatabase } from '../database.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { keysOf } from '../redis/setup.ts'
+import { newOther, newRow, references } from '../references.ts'
 import { addFollow, addLikes, addPost, addUser, addUsers, db, quickHash } from '../rows.ts'
 
 const PASSWORD = 'correct-horse-battery'
@@ -270,38 +271,77 @@ test('a deletion leaves nothing in D1 or Redis but the event that says so, and e
   expect(await db.$count(schema.comments, eq(schema.comments.postId, mine.id))).toBe(0)
 })
 
-test('a removal that dies at any of its queries is completed, and counts stay exact', async () => {
+/** An account with a row in every table that refers to a user, and with what Redis keeps of one. */
+async function newAccount({ token }: Edge) {
+  const edge = newEdge({}, token) // an isolate counts reads of a user for ten seconds
+  const me = await newUser()
+  const other = await newOther()
+  const asMe = await edge.signIn(me)
+  const [first, ...rows] = references.map(({ table, column }) =>
+    db.insert(table).values(newRow(table, column, me.id, other)),
+  )
+  if (!first) throw new Error('no table refers to a user')
+  await db.batch([first, ...rows])
+  const mine = await addPost({ authorId: me.id })
+  for (const [method, path] of [
+    ['GET', `users/${me.id}`],
+    ['GET', `posts?ids=${mine.id},${other['posts']}`],
+    ['PUT', `posts/${mine.id}/like`],
+    ['POST', 'presence/heartbeat'],
+    ['GET', 'notifications'],
+  ] as const) {
+    await send(edge, method, `/v1/${path}`, asMe)
+  }
+  expect((await deleteAccount(edge, asMe)).status).toBe(204)
+  await edge.settle()
+  edge.events.take() // the queue loses it
+  return me
+}
+
+test('a removal that dies before any of its queries of D1 or requests to Redis is completed, and counts stay exact', async () => {
   const edge = newEdge()
-  const death = { at: Infinity, queries: 0 }
-  const count = () => {
-    death.queries += 1
-    if (death.queries === death.at) throw new Error('D1_ERROR: the Worker died')
+  const death = { at: Infinity, acts: 0 }
+  /** The invocation ends before the act `at`: from then on it reaches nothing. */
+  const act = () => {
+    death.acts += 1
+    if (death.acts >= death.at) throw new Error('the Worker died')
   }
-  const DB = watchedDatabase(count)
-  for (let nth = 1; ; nth += 1) {
-    const { me, asMe, needles } = await newWorld(edge)
-    expect((await deleteAccount(edge, asMe)).status).toBe(204)
-    await edge.settle()
-    edge.events.take()
-    const dying = newEdge({ DB }, edge.token)
-    death.at = nth
-    death.queries = 0
-    // One invocation after the other, until one dies; the queue loses what it held.
-    let message: unknown = { kind: 'proceed', listener: 'removals', cursor: me.id }
-    while (message !== undefined && death.queries < death.at) {
-      await dying.deliver([message], 'events').catch(() => {})
-      message = dying.events.take().find((body) => JSON.stringify(body).includes(me.id))
+  const { fetch } = globalThis
+  onTestFinished(() => void (globalThis.fetch = fetch))
+  /** Runs the removal of a user until it is done, or dies before the act `at`. Returns how many acts there were. */
+  async function proceed(userId: string, at: number): Promise<number> {
+    Object.assign(death, { at, acts: 0 })
+    const dying = newEdge({ DB: watchedDatabase(act), REDIS_BREAKER_SECONDS: '0.1' }, edge.token)
+    globalThis.fetch = async (...parameters) => {
+      act()
+      return fetch(...parameters)
     }
-    const hasDied = death.queries >= death.at
-    death.at = Infinity
-    await finish(edge)
-    expect([nth, await rowsWith(needles)]).toEqual([nth, []])
-    expect([nth, await keysWith(edge, needles)]).toEqual([nth, []])
-    expect(await wrongCounts()).toEqual([])
-    if (!hasDied) break
-    expect(nth).toBeLessThan(200)
-    nth += 6 // each seventh query: all of them take minutes
+    // What its posts and comments leave is removed in steps of their own.
+    const messages: unknown[] = [{ kind: 'proceed', listener: 'removals', cursor: userId }]
+    while (messages.length > 0 && death.acts < death.at) {
+      await dying.deliver([messages.shift()], 'events').catch(() => {})
+      const sent = dying.events.take() as { kind: string }[] // what the outbox and the listeners send
+      messages.push(...sent.filter(({ kind }) => kind === 'proceed'))
+    }
+    globalThis.fetch = fetch
+    return death.acts
   }
+  const users = [await newAccount(edge)]
+  const acts = await proceed(users[0]?.id ?? '', Infinity)
+  expect(acts).toBeGreaterThan(60)
+  expect(await db.$count(schema.removals, eq(schema.removals.contentId, users[0]?.id ?? ''))).toBe(0)
+  for (let at = 1; at <= acts; at += 1) {
+    const user = await newAccount(edge)
+    users.push(user)
+    expect([at, (await proceed(user.id, at)) >= at]).toEqual([at, true])
+  }
+  console.log(`a removal of ${acts} queries and requests died before each of them`)
+  expect(await db.$count(schema.removals)).toBeGreaterThan(acts / 2)
+  const needles = users.flatMap(({ id, username }) => [id, username])
+  await finish(edge)
+  expect(await rowsWith(needles)).toEqual([])
+  expect(await keysWith(edge, needles)).toEqual([])
+  expect(await wrongCounts()).toEqual([])
 }, 300_000)
 
 test('deleting an account with 20,000 followers and likes takes bounded steps', async () => {
