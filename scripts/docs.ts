@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes the generated parts of README.md and docs/. The variables come from src/config.ts, the event
- * types from src/events/catalog.ts, the scopes of service tokens from the routes, what happens without Redis from the last `npm run drill`.
+ * types from src/events/catalog.ts, the scopes of service tokens from the routes, the public repository from package.json, what happens without Redis from the last `npm run drill`.
  */
 import { execFile } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
@@ -143,6 +143,32 @@ async function scopeTable(): Promise<string> {
   )
 }
 
+/**
+ * How to begin from a public repository: `github:owner/name`, or its address, as `repository` of package.json has it. Without
+ * one, how to name it: a link to nowhere helps nobody.
+ */
+export function startFrom(repository: string | undefined): string {
+  if (repository === undefined) {
+    return `This project names no public repository yet. If yours is public, write the command and the button for it with
+\`npm pkg set repository=github:OWNER/NAME && npm run docs\`, and commit both files.`
+  }
+  const [, name] =
+    /^(?:github:|(?:git\+)?https:\/\/github\.com\/)?([\w.-]+\/[\w.-]+?)(?:\.git)?$/.exec(repository) ?? []
+  if (name === undefined) throw new Error('repository in package.json must be github:OWNER/NAME')
+  const button = 'https://deploy.workers.cloudflare.com'
+  return `\`npm create cloudflare@latest -- my-app --template ${name}\`, or:
+
+[![Deploy to Cloudflare](${button}/button)](${button}/?url=https://github.com/${name})`
+}
+
+async function readRepository(): Promise<string | undefined> {
+  const { repository } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as {
+    repository?: string | { url: string } // `npm pkg fix` writes the long form
+  }
+  return typeof repository === 'object' ? repository.url : repository
+}
+
+const REPOSITORY_BLOCK = /(<!-- generated: repository -->\n)[^]*(\n<!-- end -->)/
 const SCOPES_BLOCK = /(<!-- generated: scopes -->\n)[^]*(\n<!-- end -->)/
 const REDIS_BLOCK = /(<!-- generated: without Redis -->\n)[^]*(\n<!-- end -->)/
 const EVENTS_BLOCK = /(<!-- generated: event types -->\n)[^]*(\n<!-- end -->)/
@@ -155,11 +181,18 @@ export async function generate(): Promise<Record<string, string>> {
   if (!REDIS_BLOCK.test(readme)) throw new Error('README.md has no block for what happens without Redis')
   const operations = await readFile(join(root, 'docs/operations.md'), 'utf8')
   if (!SCOPES_BLOCK.test(operations)) throw new Error('docs/operations.md has no block for the scopes')
+  const deploying = await readFile(join(root, 'docs/deploying.md'), 'utf8')
+  if (!REPOSITORY_BLOCK.test(deploying)) throw new Error('docs/deploying.md has no block for the repository')
+  const beginning = startFrom(await readRepository())
   const scopes = await scopeTable()
   const redisTable = await withoutRedis()
   return {
     'README.md': readme.replace(REDIS_BLOCK, (_, start: string, end: string) => `${start}\n${redisTable}\n${end}`),
     'docs/configuration.md': configuration(),
+    'docs/deploying.md': deploying.replace(
+      REPOSITORY_BLOCK,
+      (_, start: string, end: string) => `${start}\n${beginning}\n${end}`,
+    ),
     'docs/operations.md': operations.replace(
       SCOPES_BLOCK,
       (_, start: string, end: string) => `${start}\n${scopes}\n${end}`,

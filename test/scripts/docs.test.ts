@@ -4,7 +4,7 @@ import { appendFile, readFile, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { generate } from '../../scripts/docs.ts'
+import { generate, startFrom } from '../../scripts/docs.ts'
 import { freePort } from '../../scripts/ports.ts'
 import { cloneProject } from '../../scripts/clone.ts'
 
@@ -155,9 +155,22 @@ const pattern = (output: string) => {
   return new RegExp(`^${parts.map((part) => part.replaceAll(/[$()*+./?[\\\]^{|}]/g, '\\$&')).join('[^]*?')}$`)
 }
 
-test.each(['README.md', 'docs/configuration.md', 'docs/events.md'])('%s is what npm run docs writes', async (path) => {
-  const generated = await generate()
-  expect(await readFile(join(root, path), 'utf8')).toBe(generated[path])
+test.each(['README.md', 'docs/configuration.md', 'docs/deploying.md', 'docs/events.md', 'docs/operations.md'])(
+  '%s is what npm run docs writes',
+  async (path) => {
+    const generated = await generate()
+    expect(await readFile(join(root, path), 'utf8')).toBe(generated[path])
+  },
+)
+
+test('the button and the template name the repository of package.json, and without one there is no link to nowhere', () => {
+  const written = startFrom('github:ada/threads')
+  expect(written).toContain('npm create cloudflare@latest -- my-app --template ada/threads`')
+  expect(written).toContain('(https://deploy.workers.cloudflare.com/?url=https://github.com/ada/threads)')
+  for (const same of ['git+https://github.com/ada/threads.git', 'https://github.com/ada/threads', 'ada/threads'])
+    expect(startFrom(same)).toBe(written)
+  expect(startFrom(undefined)).not.toContain('https://')
+  expect(() => startFrom('https://gitlab.com/ada/threads')).toThrow('repository in package.json')
 })
 
 test('docs/configuration.md has every variable that the Worker reads', async () => {
