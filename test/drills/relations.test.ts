@@ -96,15 +96,31 @@ async function memberRoutes(): Promise<string[]> {
   )
 }
 
+/** The least of two measurements: what a request costs whenever it is sent. */
+const least = (one: Cost[], other: Cost[]): Cost[] =>
+  one.map((cost, i) => ({
+    status: cost.status,
+    roundTrips: Math.min(cost.roundTrips, other[i]?.roundTrips ?? Infinity),
+    commands: Math.min(cost.commands, other[i]?.commands ?? Infinity),
+    queries: Math.min(cost.queries, other[i]?.queries ?? Infinity),
+  }))
+
+/** How often both are measured at most: on a busy machine, work of an earlier request may be counted. */
+const MEASUREMENTS = 4
+
 test.each(await memberRoutes())(
   '%s costs a user with 100 hidden users no round trip and no command more than others',
-  { timeout: 60_000 },
+  { timeout: 120_000 },
   async (name) => {
-    const expected = await costsOf(name, false)
+    let [expected, costs]: [Cost[], Cost[]] = [[], []]
+    for (let i = 0; i < MEASUREMENTS; i += 1) {
+      const others = await costsOf(name, false)
+      if (others[0] && DECIDED_BESIDE_LOAD.has(name)) others[0].queries += 1
+      expected = least(others, expected)
+      costs = least(await costsOf(name, true), costs)
+      if (LISTS.has(name) || JSON.stringify(costs) === JSON.stringify(expected)) break
+    }
     expect(expected.filter(({ status }) => status >= 300)).toEqual([])
-    const [cold] = expected
-    if (cold && DECIDED_BESIDE_LOAD.has(name)) cold.queries += 1
-    const costs = await costsOf(name, true)
     if (LISTS.has(name)) expect(Math.max(...costs.map((cost) => cost.roundTrips))).toBeLessThanOrEqual(3)
     else expect(costs).toEqual(expected)
   },
