@@ -3,7 +3,7 @@ import { invalidField } from '../errors.ts'
 import type { Platform } from '../platform.ts'
 import { answerHeaders } from './answer.ts'
 import type { RequestContext } from './context.ts'
-import { MAX_CONDITION, parseVersions } from './headers.ts'
+import { namesTag, parseVersions } from './headers.ts'
 
 /** The entity tag `"version-…"` of these parts. */
 export const etagOf = (...parts: (number | string)[]) => `"${parts.join('-')}"`
@@ -55,7 +55,7 @@ export function answerCacheable(
     headers['Vary'] === undefined ? 'Authorization, Cookie' : `Authorization, Cookie, ${headers['Vary']}`
   const link = nextLink(c, value)
   if (link !== undefined) headers['Link'] = link
-  const isCurrent = matches(c.req.header('If-None-Match'), tag)
+  const isCurrent = namesTag(c.req.header('If-None-Match'), tag)
   if (!isCurrent) headers['Content-Type'] = 'application/json'
   const answer = new Response(isCurrent ? null : body, { status: isCurrent ? 304 : 200, headers })
   c.get('answer').complete = answer
@@ -75,10 +75,4 @@ function sharedControl({ config, cacheEvents }: Platform): string {
   if (seconds === 0) return 'public, no-cache' // stored, and checked before each use
   const staleSeconds = Math.floor(seconds / 4)
   return `public, max-age=${seconds - staleSeconds}, stale-while-revalidate=${staleSeconds}, stale-if-error=0`
-}
-
-/** Whether the condition of a read (RFC 9110 §13.1.2) names `tag`. The comparison is weak. A longer list names none. */
-function matches(condition: string | undefined, tag: string): boolean {
-  if (condition === undefined || condition.length > MAX_CONDITION) return false
-  return condition.trim() === '*' || condition.split(',').some((listed) => listed.trim().replace(/^W\//, '') === tag)
 }

@@ -6,7 +6,7 @@ const PROMETHEUS = 'text/plain; version=0.0.4; charset=utf-8'
 type Format = typeof OPEN_METRICS | typeof PROMETHEUS
 
 /** How much `Accept` wants a media type (RFC 9110 §12.5.1), from 0 to 1. Names must be whole: `*` counts as 0. */
-function qualityOf(type: string, accept: string): number {
+export function qualityOf(type: string, accept: string): number {
   const range = accept.split(',').find((each) => each.trim().toLowerCase().startsWith(type))
   return range === undefined ? 0 : Number(/;\s*q=([\d.]+)/i.exec(range)?.[1] ?? 1)
 }

@@ -5,7 +5,7 @@ import { beforeAll, expect, test, vi } from 'vitest'
 import { notificationReads, users } from '../../src/db/schema.ts'
 import { limitLocally } from '../../src/http/limit.ts'
 import { type Edge, expectRefused, migrate, newEdge } from '../edge.ts'
-import { addPost, addUser, db } from '../rows.ts'
+import { addComment, addPost, addUser, db } from '../rows.ts'
 
 beforeAll(migrate)
 
@@ -93,7 +93,7 @@ test.each([
 
 test('a body that is not UTF-8 is refused, and nothing is stored', async () => {
   const edge = newEdge()
-  const { headers } = await newMember(edge)
+  const { user, headers } = await newMember(edge)
   const body = new Uint8Array([...new TextEncoder().encode('{"bio":"'), 0xff, 0xfe, ...new TextEncoder().encode('"}')])
   const response = await edge.fetch('/v1/users/me', { method: 'PATCH', headers: { ...headers, ...JSON_TYPE }, body })
   expect(response.status).toBe(400)
@@ -101,7 +101,45 @@ test('a body that is not UTF-8 is refused, and nothing is stored', async () => {
     type: '/problems/malformed-json',
     detail: 'The body is not UTF-8',
   })
+  expect(await db.select().from(users).where(eq(users.id, user.id))).toMatchObject([{ bio: user.bio, version: 1 }])
 })
+
+test.each(['\u2800', '\u3164', '\u115f', '\u00ad', '\u200d', '\u2800 \u3164\u200d'])(
+  'every route that takes text refuses %j, of which nothing is visible',
+  async (text) => {
+    const edge = newEdge()
+    const { user, headers } = await newMember(edge)
+    const post = await addPost({ authorId: user.id })
+    const comment = await addComment({ postId: post.id, authorId: user.id })
+    const account = { username: 'somebody', email: 'somebody@example.test', password: 'correct-horse-battery' }
+    const routes: [string, string, string, object][] = [
+      ['POST', '/v1/users', 'displayName', { ...account, displayName: text }],
+      ['PATCH', '/v1/users/me', 'displayName', { displayName: text }],
+      ['PATCH', '/v1/users/me', 'bio', { bio: text }],
+      ['POST', '/v1/posts', 'text', { text }],
+      ['PATCH', `/v1/posts/${post.id}`, 'text', { text }],
+      ['POST', `/v1/posts/${post.id}/comments`, 'text', { text }],
+      ['PATCH', `/v1/comments/${comment.id}`, 'text', { text }],
+      ['POST', '/v1/reports', 'text', { subjectId: post.id, reason: 'spam', text }],
+      ['POST', '/v1/moderation/reports/resolve', 'note', { subjectId: post.id, outcome: 'dismissed', note: text }],
+      ['PUT', `/v1/moderation/takedowns/${post.id}`, 'note', { note: text }],
+      ['PUT', `/v1/moderation/suspensions/${user.id}`, 'note', { note: text }],
+    ]
+    for (const [method, path, field, body] of routes) {
+      const as = path.startsWith('/v1/moderation') ? service : headers
+      const init = { method, headers: { ...as, ...JSON_TYPE }, body: JSON.stringify(body) }
+      await expectRefused(edge.fetch(path, init), 'body', field)
+    }
+    for (const name of ['\u202eadA', 'a\u2066b', 'a\u202c']) {
+      const init = {
+        method: 'PATCH',
+        headers: { ...headers, ...JSON_TYPE },
+        body: JSON.stringify({ displayName: name }),
+      }
+      await expectRefused(edge.fetch('/v1/users/me', init), 'body', 'displayName')
+    }
+  },
+)
 
 test.each(['%ff%fe', 'a%ff', '%ed%a0%80', '%c0%af', '%f0%9f%98', 'a%e9b'])(
   'a query that is not UTF-8 is refused: %s',
