@@ -223,7 +223,11 @@ export function createChart(kind, ended) {
     return `The last ${minutes} minutes. ${sentences.join(' ')}`
   }
 
-  /** What the lines alone would not tell: what is above the scale, and that they are short because the history is. @param {Column} requests */
+  /**
+   * What the lines do not tell: what is above the scale, and that they are short because the history is.
+   *
+   * @param {Column} requests
+   */
   function noteOf(requests) {
     const found = outlying()
     const [highest] = found

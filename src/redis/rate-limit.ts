@@ -232,7 +232,7 @@ export class RateLimit<Policy extends string> {
 
   /**
    * Spends `requests`. Repeating it spends them again. More than what remains is refused and spent all the same: a penalty
-   * may exceed the quota.
+   * may exceed the quota. Where nothing remains, nothing more is spent.
    */
   take(policy: Policy, subject: string, requests = 1): Promise<Allowance> {
     return this.#take(policy, subject, requests)

@@ -47,6 +47,8 @@ beforeAll(async () => {
   await bob.signIn({ login: 'bob', password: DEMO_PASSWORD })
   const post = await ada.createPost({ text: 'Buy my looms!' })
   const other = await ada.createPost({ text: 'Buy all my looms: they are cheaper today than ever before.' })
+  await bob.likePost({ id: post.id }) // chance decides on the likes and heartbeats of the traffic
+  await bob.sendHeartbeat()
   await bob.createReport({ subjectId: post.id, reason: 'spam', text: 'An advertisement.' })
   await bob.createReport({ subjectId: other.id, reason: 'spam', text: 'One more advertisement for looms.' })
   await service.takeDownContent({ id: other.id, note: 'It is spam' })
@@ -79,7 +81,10 @@ afterAll(async () => receiver?.close())
 /** What people could not read or would stumble over. */
 const faultsOf = async (page: Page): Promise<string[]> =>
   page.evaluate(() => {
-    const isShown = (node: Element) => node.getClientRects().length > 0 && !node.closest('.hidden, .skip')
+    const isShown = (node: Element) =>
+      node.getClientRects().length > 0 &&
+      getComputedStyle(node).visibility === 'visible' &&
+      !node.closest('.hidden, .skip')
     const all = [...document.querySelectorAll('body *')].filter(isShown)
     const canScroll = (node: Element) => /auto|scroll/.test(getComputedStyle(node).overflowX)
     const isHeld = (node: Element | null): boolean => node !== null && (canScroll(node) || isHeld(node.parentElement))

@@ -273,6 +273,7 @@ test('a penalty spends several requests at once, and a reward gives several back
   await limits.refund('reads', 'u_ada', 5)
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(8)
   expect((await limits.take('reads', 'u_ada', 12)).isAllowed).toBe(false) // and spent
+  expect((await limits.take('reads', 'u_ada', 9)).isAllowed).toBe(false) // nothing remained: not spent
   await limits.refund('reads', 'u_ada', 5)
   expect((await limits.peek('reads', 'u_ada')).remaining).toBe(1)
 })
