@@ -56,6 +56,9 @@ export default defineConfig({
           DRILL_FAULTS: process.env['DRILL_FAULTS'] ?? DRILL_FAULTS,
           FUZZ_REQUESTS: process.env['FUZZ_REQUESTS'] ?? '2000',
           SEED: seed,
+          USERS_ONLINE: hasRedis ? '1000000' : '100000',
+          // How often the cron runs in the two hours of test/monitoring/growth.test.ts. 120: each minute.
+          GROWTH_RUNS: process.env['GROWTH_RUNS'] ?? '6',
           MIGRATIONS: await readD1Migrations('./migrations'),
         },
       },

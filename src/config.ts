@@ -284,6 +284,7 @@ const presence = {
 const features = {
   LOCK_SECONDS: seconds(10, 0.1, 600, 'Time a lock is held when the caller names none.'),
   HOT_DAYS: whole('days', 7, 1, 31, 'Age up to which a post can be in the hot feed.'),
+  REPORT_DAYS: whole('days', 365, 1, 3_650, 'Time a report to moderators is kept after they have resolved it.'),
   NOTIFICATION_DAYS: whole('days', 30, 1, 365, 'Time a notification is kept.'),
   INBOX_SIZE: whole(
     'notifications',
@@ -643,6 +644,7 @@ export function readConfig(env: object) {
       maxPerIsolate: set.STREAM_MAX_PER_ISOLATE,
     },
     hotWindowMs: set.HOT_DAYS * DAY_MS,
+    moderation: { keptMs: set.REPORT_DAYS * DAY_MS },
     notifications: { inboxSize: set.INBOX_SIZE, keptMs: set.NOTIFICATION_DAYS * DAY_MS },
     limits,
   }

@@ -328,6 +328,21 @@ function change(id, changes) {
   showCounts(card, changed)
 }
 
+/** Reads the counts of all posts on the page again. One request per hundred posts. */
+async function readCounts() {
+  await act(
+    (async () => {
+      const ids = [...posts.keys()]
+      for (let from = 0; from < ids.length; from += 100) {
+        const { items } = await api.getPosts({ ids: ids.slice(from, from + 100) })
+        for (const { id, likesCount, commentsCount, viewsCount, likedByMe = false } of items) {
+          change(id, { likesCount, commentsCount, viewsCount, likedByMe })
+        }
+      }
+    })(),
+  )
+}
+
 /** Shows the like at once, and what the API says when it has answered. @param {string} id */
 async function like(id) {
   const post = posts.get(id)
@@ -410,7 +425,9 @@ async function watch(signal) {
   const onState = (/** @type {'open' | 'waiting'} */ state) => {
     if (signal.aborted) return
     byId('state').textContent = state === 'open' ? 'Live' : 'Connecting again …'
-    if (state === 'open') soon(showOnline) // what changed meanwhile is not repeated
+    if (state !== 'open') return
+    soon(showOnline) // the stream does not repeat what changed meanwhile
+    soon(readCounts)
   }
   const channels = /** @type {const} */ ([
     'post_events',

@@ -428,12 +428,16 @@ export const reports = sqliteTable(
     text: text().notNull(),
     status: text({ enum: ['open', 'dismissed', 'acted'] }).notNull(),
     createdAt: integer('created_at').notNull(),
+    /** Null: it is open. */
     resolvedAt: integer('resolved_at'),
   },
   (t) => [
     uniqueIndex('reports_once').on(t.subjectId, t.reporterId),
     index('reports_reporter').on(t.reporterId),
     index('reports_status').on(t.status, t.id),
+    index('reports_resolved')
+      .on(t.resolvedAt)
+      .where(sql`resolved_at IS NOT NULL`),
   ],
 )
 
@@ -467,7 +471,7 @@ export const suspensions = sqliteTable('suspensions', {
   createdAt: integer('created_at').notNull(),
 })
 
-/** What moderators did, and with which service token. Nothing removes a row. */
+/** What moderators did, and with which service token. Nothing removes a row: see docs/moderation.md. */
 export const moderationLog = sqliteTable(
   'moderation_log',
   {

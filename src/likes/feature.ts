@@ -3,7 +3,7 @@ import { consumer, type Feature, provide } from '../feature.ts'
 import { notificationsService } from '../notifications/notifications.ts'
 import { likeExports } from './export.ts'
 import { createLikes, likesService } from './likes.ts'
-import { purgeRemovedLikes, removeLikesOfComment, removeLikesOfPost } from './purge.ts'
+import { purgeRemoved, removeLikesOfComment, removeLikesOfPost } from './purge.ts'
 import { commentLikes, postLikes } from './routes.ts'
 import { LikeMessage } from './schema.ts'
 
@@ -44,7 +44,10 @@ export const likes: Feature = {
       run: ({ use }, { signal }) => use(likesService).complete(COMPLETED_PER_RUN, signal),
     },
   ],
-  purges: { removedLikes: ({ db }, most, now) => purgeRemovedLikes(db, most, now) },
+  purges: {
+    removedPostLikes: ({ db }, most, now) => purgeRemoved(db, 'post', most, now),
+    removedCommentLikes: ({ db }, most, now) => purgeRemoved(db, 'comment', most, now),
+  },
   exports: () => likeExports,
   removals: {
     post: ({ db }, id, most) => removeLikesOfPost(db, id, most),

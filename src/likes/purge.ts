@@ -10,14 +10,13 @@ import { commentLikes, comments, postLikes, posts } from '../db/schema.ts'
 const KEPT_MS = 30 * 86_400_000
 
 /** Deletes at most `most` likes that were taken back more than a month ago. Returns how many. Safe to repeat. */
-export async function purgeRemovedLikes(db: DrizzleD1Database, most: number, now: number): Promise<number> {
-  let purged = 0
-  for (const likes of [postLikes, commentLikes]) {
-    purged += await removeSome(db, likes, sql`NOT is_liked AND changed_at < ${now - KEPT_MS}`, most - purged)
-    if (purged >= most) break
-  }
-  return purged
-}
+export const purgeRemoved = (
+  db: DrizzleD1Database,
+  of: 'post' | 'comment',
+  most: number,
+  now: number,
+): Promise<number> =>
+  removeSome(db, of === 'post' ? postLikes : commentLikes, sql`NOT is_liked AND changed_at < ${now - KEPT_MS}`, most)
 
 /** Deletes at most `most` likes of a deleted post. Returns how many. Safe to repeat. */
 export const removeLikesOfPost = (db: DrizzleD1Database, id: string, most: number): Promise<number> =>

@@ -34,5 +34,8 @@ export const moderation: Feature = {
   ],
   dashboard: [['/v1/moderation', () => routes]],
   exports: () => moderationExports,
+  purges: {
+    reports: ({ use, config }, most, now) => use(moderationService).purge(most, now - config.moderation.keptMs),
+  },
   removals: { user: ({ use }, id, most) => use(moderationService).removeOf(id, most) },
 }

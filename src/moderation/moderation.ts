@@ -1,7 +1,7 @@
 import { and, desc, eq, getTableColumns, isNull, lt, type SQL, sql } from 'drizzle-orm'
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { SQLiteColumn, SQLiteTable } from 'drizzle-orm/sqlite-core'
-import { isOneOf } from '../db/remove.ts'
+import { isOneOf, removeSome } from '../db/remove.ts'
 import { comments, moderationLog, posts, reports, revocations, suspensions, takedowns, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
@@ -154,6 +154,10 @@ export function createModeration(
       ])
       return removed.flat().length
     },
+
+    /** Deletes at most `most` reports that were resolved before `before` (Unix ms). Returns how many. Safe to repeat. */
+    purge: (most: number, before: number): Promise<number> =>
+      removeSome(db, reports, lt(reports.resolvedAt, before), most),
 
     /** A page of reports with a status, newest first. */
     async reports(status: Report['status'], limit: number, cursor = 'rp_~'): Promise<Page<Report>> {

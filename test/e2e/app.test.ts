@@ -35,18 +35,19 @@ async function openAs(login: string, options: BrowserContextOptions = {}, passwo
 async function newUser(): Promise<{
   username: string
   displayName: string
-  write: (text: string) => Promise<unknown>
+  write: (text: string) => Promise<{ id: string }>
+  id: string
 }> {
   const username = `n${crypto.randomUUID().replaceAll('-', '').slice(0, 12)}`
   const api = createClient({ url: web.product.url })
-  const { displayName } = await api.signUp({
+  const { id, displayName } = await api.signUp({
     username,
     email: `${username}@example.com`,
     password: DEMO_PASSWORD,
     displayName: `New ${username}`,
   })
   await api.signIn({ login: username, password: DEMO_PASSWORD })
-  return { username, displayName, write: (text) => api.createPost({ text }) }
+  return { id, username, displayName, write: (text) => api.createPost({ text }) }
 }
 
 const posts = (page: Page) => page.getByRole('article')
@@ -91,6 +92,24 @@ test('two users see who is online, new posts and the likes of each other, live',
 
   await bob.getByRole('button', { name: 'Sign out' }).click()
   await expect.poll(() => ada.locator('#online').innerText(), { timeout: 60_000 }).not.toContain('Bob')
+})
+
+test('what was liked while the stream was away is counted when it opens again', async () => {
+  expectComplaint(/ERR_FAILED/)
+  const [author, fan] = [await newUser(), createClient({ url: web.product.url })]
+  await fan.signIn({ login: 'bob', password: DEMO_PASSWORD })
+  const { id } = await author.write(`Unheard, ${crypto.randomUUID()}`)
+  const [page, other] = [await open(), await open({}, `/app/#/user?id=${author.id}`)]
+  await page.route('**/v1/events/stream*', (route) => route.abort())
+  await page.goto(`${web.product.url}/app/?again#/user?id=${author.id}`)
+  const likesOn = (at: Page, name: string) =>
+    posts(at).filter({ hasText: 'Unheard' }).getByRole('button', { name, exact: true }).waitFor({ timeout: 60_000 })
+  for (const at of [page, other]) await likesOn(at, 'Like, 0 likes')
+  await fan.likePost({ id })
+  await likesOn(other, 'Like, 1 like') // so the hint is over
+  await page.getByText('Connecting again …').waitFor()
+  await page.unroute('**/v1/events/stream*')
+  await likesOn(page, 'Like, 1 like')
 })
 
 test('a session survives a reload, and ends with its sign-out elsewhere', async () => {
