@@ -7,6 +7,7 @@ import { written } from '../../src/http/input.ts'
 import { qualityOf } from '../../src/monitoring/open-metrics.ts'
 import { namesIn } from '../../src/notifications/mentions.ts'
 import { parseCursor } from '../../src/search/cursor.ts'
+import { parseQuery } from '../../src/search/words.ts'
 import { NewAccount, Username } from '../../src/users/schema.ts'
 import { Position } from '../../src/streams/schema.ts'
 import { objectionTo } from '../../src/webhooks/guard.ts'
@@ -46,6 +47,7 @@ const patterns: Record<string, [read: (text: string) => unknown, length: number,
     [',', ';', '; ', 'text/plain; ', 'text/plain;q=1.', ';q=', ' '],
   ],
   'Last-Event-ID': [check(Position), HEADER, ['1', '-', '1-', '0-0']],
+  'text of a search': [parseQuery, 200, ['a', 'ﷺ', 'đ', '\u0301', '😀', 'ก', '漢', 'a\u200d', "'", 'ʼ']],
   'search cursor': [parseCursor, URL_LENGTH, ['a', '.', '-', 'a-', 'a-1.', '1.1']],
   username: [check(Username.entries.username), URL_LENGTH, ['a', '_', '.']],
   'new username': [field('username'), BODY, ['a', '_', ' ', 'a ']],
