@@ -14,8 +14,8 @@ declare global {
 export const SERVICE = { Authorization: `Bearer ${env.SERVICE_TOKEN}`, 'Content-Type': 'application/json' }
 
 /** An edge that allows endpoints on loopback. */
-export const newDevEdge = (bindings: Record<string, unknown> = {}, token?: string) =>
-  newEdge({ ALLOW_PRIVATE_WEBHOOKS: 'true', ...bindings }, token)
+export const newDevEdge = (bindings: Record<string, unknown> = {}) =>
+  newEdge({ ALLOW_PRIVATE_WEBHOOKS: 'true', ...bindings })
 
 export const receiver = () => newReceiver(env.RECEIVER_URL)
 
