@@ -32,6 +32,7 @@ export default async function setup(project: TestProject) {
     received.set(path, all)
     if (plan.isHanging) return
     if (plan.delayMs) await sleep(plan.delayMs)
+    while (plan.isHeld && plans.get(path) === queue) await sleep(10)
     if (plan.isDropping) return void request.socket.destroy()
     response.writeHead(plan.status ?? 200, plan.headers)
     if (isChallenge && plan.body === undefined) {

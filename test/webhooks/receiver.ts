@@ -6,6 +6,8 @@ export interface Plan {
   /** `thanks` unless given; to a challenge, the right answer. */
   body?: string
   delayMs?: number
+  /** It answers when it gets another plan. */
+  isHeld?: boolean
   /** It never answers. */
   isHanging?: boolean
   /** It closes the connection. */

@@ -215,11 +215,12 @@ test('a paused endpoint stays paused when it moves or answers a challenge; enabl
   await deliverAll(edge)
   expect(await next.events()).toHaveLength(1)
 
-  await next.plan({ delayMs: 1_000 })
+  await next.plan({ isHeld: true })
   const before = (await next.all()).length
   const enabling = ask(edge, 'POST', `/v1/webhooks/${id}/enable`)
   while ((await next.all()).length === before) await sleep(20)
   expect(await pause()).toMatchObject({ status: 'paused' })
+  await next.plan({})
   expect(await (await enabling).json()).toMatchObject({ status: 'paused' })
 
   await db.update(webhooks).set({ status: 'disabled', disabledReason: 'gone' }).where(eq(webhooks.id, id))
