@@ -295,7 +295,7 @@ async function compareRedis({ edge: { sdk }, members }: Lab): Promise<string[]> 
   }
 
   for (const key of [keys.likesUnwritten, keys.viewsUnwritten]) {
-    const left = await sdk.zcard(key)
+    const left = await sdk.zcount(key, 1, '+inf')
     if (left > 0) found.push(`${left} in ${key}`)
   }
   return found
