@@ -28,7 +28,18 @@ const VARIABLES = {
 }
 const READY_WITHIN_MS = 100_000
 
+/** Starts the product, again on other ports if another process has taken one meanwhile. */
 export async function startProduct(): Promise<Product> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await tryStart()
+    } catch (error) {
+      if (attempt === 3 || !(error instanceof Error && error.message.includes('Address already in use'))) throw error
+    }
+  }
+}
+
+async function tryStart(): Promise<Product> {
   const copy = await cloneProject()
   const lines = (values: object) => Object.entries(values).map(([name, value]) => `${name} = "${value}"\n`)
   await writeFile(join(copy, '.dev.vars'), lines(SECRETS).join(''))
