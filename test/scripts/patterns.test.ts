@@ -2,12 +2,14 @@ import { parse } from 'hono/utils/cookie'
 import { expect, test } from 'vitest'
 import * as v from 'valibot'
 import { Email } from '../../src/credentials/schema.ts'
-import { namesTag, parseIdempotencyKey } from '../../src/http/headers.ts'
+import { namesTag, parseBearer, parseIdempotencyKey, parseVersions } from '../../src/http/headers.ts'
 import { written } from '../../src/http/input.ts'
 import { qualityOf } from '../../src/monitoring/open-metrics.ts'
 import { namesIn } from '../../src/notifications/mentions.ts'
 import { parseCursor } from '../../src/search/cursor.ts'
 import { parseQuery } from '../../src/search/words.ts'
+import { createSessionTokens } from '../../src/sessions/token.ts'
+import { joinTrace } from '../../src/trace.ts'
 import { NewAccount, Username } from '../../src/users/schema.ts'
 import { Position } from '../../src/streams/schema.ts'
 import { objectionTo } from '../../src/webhooks/guard.ts'
@@ -74,5 +76,39 @@ test.each(Object.entries(patterns))('the longest %s takes less than 10 ms of CPU
       const isFast = cpuMs(() => read(input)) < 10
       expect([part, input.slice(0, 20), isFast]).toEqual([part, input.slice(0, 20), true])
     }
+  }
+})
+
+const repeat = (text: string) => text.repeat(Math.ceil(HEADER / text.length)).slice(0, HEADER)
+
+test.each([',', '"', '","', '"a",', 'W/', 'W/"1",', ' ', '\t,', '1', '"1" ', '"1"x'])(
+  'the longest If-Match of %j takes less than 10 ms',
+  (part) => {
+    expect(cpuMs(() => parseVersions(repeat(part)))).toBeLessThan(10)
+    const withinBound = repeat(part).slice(0, 8_192)
+    expect(cpuMs(() => parseVersions(withinBound))).toBeLessThan(10)
+  },
+)
+
+test.each(['Bearer ', 'Bearer a', ' ', 'Bearer a ', 'x'])(
+  'the longest Authorization of %j takes less than 10 ms',
+  (part) => {
+    for (const value of [repeat(part), `Bearer ${repeat(part)}`, `Bearer ${repeat(part)} x`]) {
+      expect(cpuMs(() => parseBearer(value))).toBeLessThan(10)
+    }
+  },
+)
+
+test.each(['u_a', 'u_a.', '.', 'a', '-'])('the longest token of %j takes less than 10 ms', (part) => {
+  const tokens = createSessionTokens('a-key-for-tests-only')
+  for (const token of [repeat(part), `u_a.s_a.${repeat(part)}`, `u_${repeat('a')}.s_a`]) {
+    expect(cpuMs(() => tokens.read(token))).toBeLessThan(10)
+  }
+})
+
+test.each(['0', '-', '00-', '0'.repeat(32) + '-'])('the longest traceparent of %j takes less than 10 ms', (part) => {
+  const valid = `01-${'a'.repeat(32)}-${'b'.repeat(16)}-01-`
+  for (const value of [repeat(part), valid + repeat(part)]) {
+    expect(cpuMs(() => joinTrace(value))).toBeLessThan(10)
   }
 })
