@@ -224,7 +224,7 @@ export function createChart(kind, ended) {
   }
 
   /**
-   * What the lines do not tell: what is above the scale, and that they are short because the history is.
+   * What the lines do not show: values above the scale, and when the history begins if it is short.
    *
    * @param {Column} requests
    */

@@ -674,8 +674,8 @@ export class Cache<T> {
   }
 
   /**
-   * Removes `ids`, and ends any load of them in flight. `versions`, in the same order, are those that the source of truth
-   * has now: `Infinity` for what it has no more, 0 or absent if unknown. One round trip. Safe to repeat.
+   * Removes `ids`, and ends any load of them in flight. `versions`, in the same order, are those at the source now:
+   * `Infinity` for what was deleted, 0 or absent if unknown. One round trip. Safe to repeat.
    */
   async invalidate(ids: string[], versions: number[] = []): Promise<void> {
     if (ids.length === 0) return

@@ -144,10 +144,9 @@ export type SessionStore<State extends Versioned> = ReturnType<typeof createSess
  * once in isolates that saw Redis fail, and in isolates that began after the last confirmation. A refused write never
  * extends the trust.
  *
- * If the source lists the ends that Redis missed (`missed`), an isolate trusts Redis for `recheckMs` after it read that list,
- * and never about what is on it. So such an end takes effect within `recheckMs` everywhere, and whoever ends a session can
- * wait for that: `outlast`. An isolate in use reads the list after an answer, at half of that time, and then no check waits
- * for it. If source and list fail, the check uses what Redis holds, except about what the isolate knows to be on the list.
+ * The source may list the ends that Redis missed (`missed`). Then an isolate trusts Redis for `recheckMs` after it read that
+ * list, and never about a session on it. So such an end holds everywhere after `recheckMs`; `outlast` waits for that. An
+ * isolate in use reads the list after an answer, at half of that time, so its checks need not wait for it. If source and list fail, the check uses what Redis holds, except about what the isolate knows to be on the list.
  *
  * A state is as current as its session: it holds at once where Redis took the change, and within 60 s where Redis missed
  * it, or lost it while an older state was on its way. Of two states the higher version wins, here and in Redis.
@@ -195,8 +194,11 @@ export function createSessionStore<State extends Versioned>(
     if (ids) memory.missed = { ids, readAt: now }
   }
 
-  /** Reads the list of missed ends if it is too old, or after the answer if it soon is. Undefined: it is not too old. */
-  function prepare(now: number): Promise<void> | undefined {
+  /**
+   * Reads the list of missed ends if it is too old for a guard: one query of the source. Reads it after the answer if it is
+   * soon too old. Undefined: no need to wait.
+   */
+  function prepare(now = Date.now()): Promise<void> | undefined {
     if (!source.missed) return undefined
     if (listAgeMs(now) >= recheckMs) return readMissed(now).catch(() => {})
     const isRead = Math.abs(now - (memory.rereadAt ?? -Infinity)) < recheckMs / 2
@@ -316,11 +318,8 @@ export function createSessionStore<State extends Versioned>(
       args: [claims.hash, ...[now, policy.idleMs, ...trustedSpan(claims, now)].map(String)],
     }),
 
-    /**
-     * Reads the list of missed ends if it is too old for a guard: one query of the source. Undefined: it is not. `check`
-     * does it itself.
-     */
-    prepare: (now = Date.now()): Promise<void> | undefined => prepare(now),
+    /** For guards. `check` does it itself. */
+    prepare,
 
     /**
      * Waits until an end that the source holds has taken effect in every isolate, although Redis missed it. Only with

@@ -118,7 +118,7 @@ export function createRemovals(
 
     /**
      * Enqueues up to `most` removals that the queue lost, the oldest first. Returns how many contents are not removed.
-     * Safe to repeat: a step that runs twice removes no more.
+     * Safe to repeat: a repeated step finds nothing to remove.
      */
     async resume(most: number, now: number): Promise<number> {
       const due = await db
