@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { and, eq, gt, isNull, lt, ne, or, type SQL, sql } from 'drizzle-orm'
+import type { BatchItem } from 'drizzle-orm/batch'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { isPresent } from '../db/present.ts'
 import { removeSome } from '../db/remove.ts'
@@ -43,6 +44,8 @@ export interface CredentialsDependencies {
   requirePassword: (userId: string, password: string) => Promise<Account>
   hashPassword: (password: string) => Promise<string>
   isPassword: (password: string, hash: string) => Promise<boolean>
+  /** A statement for a batch that then raises the epochs of the users where `when` holds. */
+  recordEnd: (when: SQL | undefined, now: number) => BatchItem<'sqlite'>
   /** Ends everywhere what D1 has recorded as ended: sessions, or all of a user. Never throws. */
   sendEnded: (userId: string, ended: EndedSessions) => Promise<void>
   isCommon: (password: string) => Promise<boolean>
@@ -63,8 +66,19 @@ export interface CredentialsDependencies {
  * address, and the consumer of the queue does the rest.
  */
 export function createCredentials(dependencies: CredentialsDependencies) {
-  const { db, outbox, mail, messages, requirePassword, hashPassword, isPassword, sendEnded, isCommon, spendMail } =
-    dependencies
+  const {
+    db,
+    outbox,
+    mail,
+    messages,
+    requirePassword,
+    hashPassword,
+    isPassword,
+    recordEnd,
+    sendEnded,
+    isCommon,
+    spendMail,
+  } = dependencies
 
   async function refuseCommon(field: string, password: string): Promise<void> {
     if (await isCommon(password)) throw invalidField('body', field, 'is too common: choose another one')
@@ -270,12 +284,7 @@ export function createCredentials(dependencies: CredentialsDependencies) {
       const isOwner = and(eq(users.id, owner.id), isStillValid)
       const transaction = outbox.transaction()
       const [, , , [changed]] = await db.batch([
-        db
-          .insert(revocations)
-          .select(
-            sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now}, ${users.id} FROM ${users} WHERE ${isOwner}`,
-          )
-          .onConflictDoUpdate({ target: revocations.subjectId, set: { epoch: sql`excluded.epoch`, createdAt: now } }),
+        recordEnd(isOwner, now),
         notify(transaction, owner, messages.passwordChanged(owner.username), isStillValid, now),
         db.delete(sessions).where(and(eq(sessions.userId, owner.id), isStillValid)),
         db

@@ -23,6 +23,7 @@ export const credentials: Feature = {
         requirePassword: (userId, password) => use(accountsService).requirePassword(userId, password),
         hashPassword: (password) => use(accountsService).hashPassword(password),
         isPassword: (password, hash) => use(accountsService).isPassword(password, hash),
+        recordEnd: (when, now) => use(accountsService).recordEnd(when, now),
         sendEnded: (userId, ended) => use(accountsService).sendEnded(userId, ended),
         isCommon: async (password) =>
           assets !== undefined &&

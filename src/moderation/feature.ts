@@ -24,6 +24,7 @@ export const moderation: Feature = {
           use(commentsService).recount([postId]),
           use(usersService).invalidate([authorId]),
         ],
+        recordEnd: (when, now) => use(accountsService).recordEnd(when, now),
         signOutEverywhere: (userId) => use(accountsService).signOutEverywhere(userId),
       })
     }),

@@ -2,7 +2,7 @@ import { and, desc, eq, getTableColumns, isNull, lt, type SQL, sql } from 'drizz
 import type { BatchItem } from 'drizzle-orm/batch'
 import type { SQLiteColumn, SQLiteTable } from 'drizzle-orm/sqlite-core'
 import { isOneOf, removeSome } from '../db/remove.ts'
-import { comments, moderationLog, posts, reports, revocations, suspensions, takedowns, users } from '../db/schema.ts'
+import { comments, moderationLog, posts, reports, suspensions, takedowns, users } from '../db/schema.ts'
 import { Problem } from '../errors.ts'
 import { newId } from '../ids.ts'
 import { type Page, pageOf } from '../page.ts'
@@ -34,6 +34,8 @@ export interface ModerationDependencies {
   refresh: (contentId: string, postId: string, authorId: string) => Promise<unknown>[]
   /** Ends all sessions of a user. Safe to repeat. */
   signOutEverywhere: (userId: string) => Promise<void>
+  /** A statement for a batch that then raises the epochs of the users where `when` holds. */
+  recordEnd: (when: SQL | undefined, now: number) => BatchItem<'sqlite'>
 }
 
 export type Moderation = ReturnType<typeof createModeration>
@@ -61,7 +63,7 @@ const columnsOf = (table: typeof posts | typeof comments) =>
  */
 export function createModeration(
   { db, outbox, writeThrough }: Pick<Platform, 'db' | 'outbox' | 'writeThrough'>,
-  { refresh, signOutEverywhere }: ModerationDependencies,
+  { refresh, recordEnd, signOutEverywhere }: ModerationDependencies,
 ) {
   const log = (action: LogEntry['action'], subjectId: string, { by, note }: Decision, when: SQL, now: number) =>
     db
@@ -326,16 +328,11 @@ export function createModeration(
           .insert(suspensions)
           .select(sql`SELECT ${users.id}, ${decision.note}, ${now} FROM ${users} WHERE ${users.id} = ${userId}`)
           .onConflictDoNothing(),
+        recordEnd(eq(users.id, userId), now),
         db
           .update(users)
           .set({ sessionEpoch: sql`${users.sessionEpoch} + 1` })
           .where(eq(users.id, userId)),
-        db
-          .insert(revocations)
-          .select(
-            sql`SELECT ${users.id}, ${users.sessionEpoch}, ${now}, ${users.id} FROM ${users} WHERE ${users.id} = ${userId}`,
-          )
-          .onConflictDoUpdate({ target: revocations.subjectId, set: { epoch: sql`excluded.epoch`, createdAt: now } }),
         db.select({ userId: suspensions.userId }).from(suspensions).where(eq(suspensions.userId, userId)),
       ])
       transaction.enqueue()

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { and, asc, desc, eq, gt, lt, lte, not, or, sql } from 'drizzle-orm'
+import { and, asc, desc, eq, gt, lt, lte, not, or, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { countUpTo } from '../db/count.ts'
 import { listOf } from '../db/list.ts'
@@ -167,10 +167,21 @@ export function createAccounts(parts: Parts) {
     if (ended.length > 0) await sendToRedis(ended).then(defer, store.outlast)
   }
 
+  /**
+   * A statement that records the end of all sessions of the users where `when` holds, for a batch that raises their epochs
+   * after it. Then `sendEnded`, or else the cron, brings it to Redis. `owner`: whose devices go offline.
+   */
+  const recordEnd = (when: SQL | undefined, now: number, owner = sql`${users.id}`) =>
+    db
+      .insert(revocations)
+      .select(sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now}, ${owner} FROM ${users} WHERE ${when}`)
+      .onConflictDoUpdate({ target: revocations.subjectId, set: { epoch: sql`excluded.epoch`, createdAt: now } })
+
   return {
     hashPassword,
     isPassword,
     requirePassword,
+    recordEnd,
 
     /**
      * Brings to Redis what D1 has recorded as ended: sessions of a user, or with `epoch` all of them, and takes
@@ -322,23 +333,15 @@ export function createAccounts(parts: Parts) {
 
     /** Ends every session of a user. Recorded first, then completed, and safe to repeat, like `signOut`. */
     async signOutEverywhere(userId: string, now = Date.now()): Promise<void> {
-      const [[raised]] = await repeatOnce(() =>
+      const [, [raised]] = await repeatOnce(() =>
         db.batch([
+          recordEnd(eq(users.id, userId), now),
           db
             .update(users)
             .set({ sessionEpoch: sql`${users.sessionEpoch} + 1` })
             .where(eq(users.id, userId))
             .returning({ epoch: users.sessionEpoch }),
           db.delete(sessions).where(eq(sessions.userId, userId)),
-          db
-            .insert(revocations)
-            .select(
-              sql`SELECT ${users.id}, ${users.sessionEpoch}, ${now}, ${users.id} FROM ${users} WHERE ${users.id} = ${userId}`,
-            )
-            .onConflictDoUpdate({
-              target: revocations.subjectId,
-              set: { epoch: sql`excluded.epoch`, createdAt: now },
-            }),
         ]),
       )
       if (raised) await this.sendEnded(userId, raised, now)
@@ -372,13 +375,7 @@ export function createAccounts(parts: Parts) {
           .insert(removals)
           .select(sql`SELECT ${users.id}, ${now + REMOVAL_MS}, ${progress} FROM ${users} WHERE ${isSame}`)
           .onConflictDoNothing(),
-        db
-          .insert(revocations)
-          .select(sql`SELECT ${users.id}, ${users.sessionEpoch} + 1, ${now}, NULL FROM ${users} WHERE ${isSame}`)
-          .onConflictDoUpdate({
-            target: revocations.subjectId,
-            set: { epoch: sql`excluded.epoch`, createdAt: now },
-          }),
+        recordEnd(isSame, now, sql`NULL`), // nobody remains who has devices
         db
           .update(users)
           .set({
