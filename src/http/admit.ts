@@ -63,7 +63,7 @@ export interface AdmitOptions {
   /** Counts every request against the address, also those of users. */
   by?: 'address'
   /**
-   * Accepts a service token with this scope too, as `c.var.service`. Refuses a credential that is not valid, although the
+   * Accepts a service token with this scope too, as `c.get('service')`. Refuses a credential that is not valid, although the
    * route reads and needs none.
    */
   service?: Scope
@@ -105,9 +105,9 @@ const SECURITY = {
  * waiting, at the price of a few requests too many. A batch (`?ids=`) counts as many requests as it has ids. A caller that
  * this isolate knows to be over a limit gets 429 without a round trip.
  *
- * Sessions: `none` costs nothing and adds nothing. By default the check runs before the work: `c.var.userId`, and 401
- * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.var.caller`. `check: 'within'`
- * checks session and limit in the script of the write, strict or not: `c.var.writer`.
+ * Sessions: `none` costs nothing and adds nothing. By default the check runs before the work: `c.get('userId')`, and 401
+ * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.get('caller')`. `check: 'within'`
+ * checks session and limit in the script of the write, strict or not: `c.get('writer')`.
  *
  * A credential that is not accepted: 401 on routes that write, need a session, or accept a `service` token too. Other reads
  * treat the caller as anonymous. Routes with `none` ignore credentials. Writes by cookie must come from our own site or from
@@ -213,7 +213,7 @@ export function admit<R extends SessionRule>(
  * script runs alone.
  */
 function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, claims: Claims | undefined) {
-  const limits = c.var.use(limitsService)
+  const limits = c.get('use')(limitsService)
   let isDecided = false
   /** What D1 decides while the script loads what Redis lacks. */
   let visible: Promise<void> | undefined
@@ -230,12 +230,12 @@ function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, cla
 
   /** Throws the 404 of a content that a block hides from the user. */
   const requireVisible = ({ userId }: Claims, contentId: string) =>
-    c.var.use(relationsService).requireVisible(userId, contentId)
+    c.get('use')(relationsService).requireVisible(userId, contentId)
 
   /** The script of a user, with what it must check: the session, and whether a block hides the content. */
   async function runAs<T>(session: Claims, contentId: string | undefined, script: Script): Promise<T> {
-    const isLive = c.var.use(sessionStore).guard(session)
-    const isVisible = contentId === undefined ? [] : [c.var.use(relationsService).guard(session.userId, contentId)]
+    const isLive = c.get('use')(sessionStore).guard(session)
+    const isVisible = contentId === undefined ? [] : [c.get('use')(relationsService).guard(session.userId, contentId)]
     let taken = await limits.takeAndRun<T>(name, subject, [isLive, ...isVisible], script)
     if ('heldBack' in taken) {
       const [, ...held] = taken.heldBack
@@ -265,7 +265,7 @@ function createGuarded(c: Context<AppEnv>, name: LimitName, subject: string, cla
         return alone()
       }
       isDecided = true
-      const preparing = claims && c.var.use(sessionStore).prepare()
+      const preparing = claims && c.get('use')(sessionStore).prepare()
       if (preparing) await preparing // otherwise commands of the same turn share the request
       try {
         if (claims) return await runAs<T>(claims, contentId, script)
@@ -294,10 +294,10 @@ async function countAgainstAddress(
   userId: string,
   spent: Allowance | undefined,
 ): Promise<Allowance | undefined> {
-  const limits = c.var.use(limitsService)
+  const limits = c.get('use')(limitsService)
   const address = addressSubject(c)
-  if (!c.var.config.limits[name].isStrict) return limits.known(name, address)
-  if (spent?.isAllowed) c.var.defer(() => limits.refund(name, userId))
+  if (!c.get('config').limits[name].isStrict) return limits.known(name, address)
+  if (spent?.isAllowed) c.get('defer')(() => limits.refund(name, userId))
   return spend(c, name, address)
 }
 

@@ -62,6 +62,19 @@ export function answerHeaders(c: RequestContext): Record<string, string> {
   return headers
 }
 
+/**
+ * Answers JSON that nobody stores, or 204 without `value`. The answer has all its headers at once, which takes half the time
+ * of adding them; those set by `c.header` are not part of it.
+ */
+export function answerUnstored(c: RequestContext, value?: object): Response {
+  const headers = answerHeaders(c)
+  headers['Cache-Control'] = 'no-store'
+  if (value) headers['Content-Type'] = 'application/json'
+  const answer = new Response(value ? JSON.stringify(value) : null, { status: value ? 200 : 204, headers })
+  c.get('answer').complete = answer
+  return answer
+}
+
 /** Gives the answer the headers that it lacks. An answer is private unless its route says otherwise. */
 export function completeAnswer(c: Context<AppEnv>): void {
   if (c.get('answer').complete === c.res) return

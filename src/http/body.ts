@@ -13,7 +13,7 @@ export const checkBody = createMiddleware<AppEnv>(async (c, next) => {
     c.header('Accept-Encoding', 'identity') // RFC 9110 §12.5.3
     throw new Problem('unsupported-media-type', 'Send the body without Content-Encoding')
   }
-  const maxSize = c.var.config.maxBodyBytes
+  const maxSize = c.get('config').maxBodyBytes
   return bodyLimit({
     maxSize,
     onError: () => {

@@ -12,7 +12,7 @@ import { described } from './openapi.ts'
  * Undefined: Redis cannot count, and the policy admits requests then. Otherwise 503.
  */
 export async function spend(c: Context<AppEnv>, name: LimitName, subject: string): Promise<Allowance | undefined> {
-  const limits = c.var.use(limitsService)
+  const limits = c.get('use')(limitsService)
   const known = limits.known(name, subject)
   if (known?.isAllowed === false) return known
   return limits.take(name, subject).catch((cause: unknown) => requireOpen(c, name, cause))
@@ -20,7 +20,7 @@ export async function spend(c: Context<AppEnv>, name: LimitName, subject: string
 
 /** Admits a request that Redis cannot count. Throws a 503 if the policy does not. */
 export function requireOpen(c: Context<AppEnv>, name: LimitName, cause: unknown): undefined {
-  if (c.var.config.limits[name].onOutage === 'closed') unavailable('Limits cannot be checked right now')(cause)
+  if (c.get('config').limits[name].onOutage === 'closed') unavailable('Limits cannot be checked right now')(cause)
 }
 
 /** Throws the 429 of a policy if the allowance is spent. */

@@ -59,15 +59,17 @@ export async function checkSession(
   claims: Claims,
   held?: Promise<HeldSession<Relations>>,
 ): Promise<Relations | undefined> {
-  const relations = await c.var.use(sessionStore).check(claims, Date.now(), held)
+  const relations = await c.get('use')(sessionStore).check(claims, Date.now(), held)
   if (relations) rememberLive(c, claims)
-  else c.var.use(limitState).live.delete(claims.sessionId)
+  else c.get('use')(limitState).live.delete(claims.sessionId)
   return relations
 }
 
 /** Notes for `wasLive` that the session is live. */
 export const rememberLive = (c: Context<AppEnv>, { sessionId }: Claims): void =>
-  c.var.use(limitState).live.set(sessionId, Date.now() + REMEMBERED_MS)
+  c
+    .get('use')(limitState)
+    .live.set(sessionId, Date.now() + REMEMBERED_MS)
 
 /** Whether this isolate has seen the session live within a minute. Costs no round trip. */
 export function wasLive(c: Context<AppEnv>, { sessionId }: Claims): boolean {
@@ -85,7 +87,7 @@ export function requireOwnSite(c: Context<AppEnv>): void {
   const [site, origin] = [c.req.header('Sec-Fetch-Site'), c.req.header('Origin')]
   if (site === 'same-origin' || site === 'none') return
   if (site === undefined && origin === undefined) return
-  const allowed = [new URL(c.req.url).origin, ...c.var.config.corsOrigins]
+  const allowed = [new URL(c.req.url).origin, ...c.get('config').corsOrigins]
   if (origin === undefined || !allowed.includes(origin)) throw new Problem('cross-site')
 }
 

@@ -2,6 +2,7 @@ import { Hono } from 'hono'
 import * as v from 'valibot'
 import type { ProblemType } from '../errors.ts'
 import { admit, type Writer } from '../http/admit.ts'
+import { answerUnstored } from '../http/answer.ts'
 import type { AppEnv } from '../http/context.ts'
 import { id } from '../http/input.ts'
 import { doc, valid } from '../http/openapi.ts'
@@ -34,7 +35,7 @@ const likeRoutes = (kind: 'p' | 'c', name: 'Post' | 'Comment') => {
       }),
       admit('likes', { session: 'required', check: 'within' }),
       valid('param', Id),
-      async (c) => c.json(await set(c.var.use, c.var.writer, c.req.valid('param').id, true)),
+      async (c) => answerUnstored(c, await set(c.get('use'), c.get('writer'), c.req.valid('param').id, true)),
     )
     .delete(
       '/:id/like',
@@ -48,7 +49,7 @@ const likeRoutes = (kind: 'p' | 'c', name: 'Post' | 'Comment') => {
       }),
       admit('likes', { session: 'required', check: 'within' }),
       valid('param', Id),
-      async (c) => c.json(await set(c.var.use, c.var.writer, c.req.valid('param').id, false)),
+      async (c) => answerUnstored(c, await set(c.get('use'), c.get('writer'), c.req.valid('param').id, false)),
     )
 }
 

@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import { admit } from '../http/admit.ts'
+import { answerUnstored } from '../http/answer.ts'
 import type { AppEnv } from '../http/context.ts'
 import { doc, requireJson, valid } from '../http/openapi.ts'
 import type { Claims } from '../redis/session.ts'
@@ -28,10 +29,10 @@ export const presence = new Hono<AppEnv>()
     admit('presence', { session: 'required', check: 'within' }),
     valid('query', DeviceQuery),
     async (c) => {
-      const { writer, use } = c.var
+      const [writer, use] = [c.get('writer'), c.get('use')]
       const deviceId = deviceOf(writer.claims, c.req.valid('query'))
       await writer.write((userId, evaluate) => use(presenceService).heartbeat(userId, deviceId, undefined, evaluate))
-      return c.body(null, 204)
+      return answerUnstored(c)
     },
   )
   .delete(
