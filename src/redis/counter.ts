@@ -9,11 +9,11 @@ export interface CounterKeys {
   /** String holding an integer: a count, as readers see it. */
   count: (counter: Counter, contentId: string) => string
   /**
-   * String: the count again, with what orders or derives it. Of likes and comments `<count>:<changed at>:<revision>`, of
-   * views `<count>:<views that the HyperLogLog does not include>`.
+   * JSON string: the count again, with what orders or derives it. Of likes and comments
+   * `"<count>:<changed at>:<revision>"`, of views `"<count>:<views that the HyperLogLog does not include>"`.
    */
   tally: (counter: Counter, contentId: string) => string
-  /** Hash of one user: content id → like state. */
+  /** Hash of one user: content id → like state, `"<1 or 0>:<since>:<changed at>"`, or `"<1 or 0>:<both>"`: a JSON string. */
   likedBy: (userId: string) => string
   /** Sorted set: likes that the source has not confirmed. */
   likesUnwritten: string
@@ -138,9 +138,9 @@ if ARGV[#ARGV] ~= '' then redis.call('SET', KEYS[#KEYS], ARGV[#ARGV], 'PX', ${AU
 const LIKE = `#!lua flags=allow-key-locking
 -- usually calls 6
 local held = redis.call('HGET', KEYS[3], ARGV[1])
-if held and not string.match(held, '^[01]:') then held = false end
+if held and not string.match(held, '^"[01]:') then held = false end
 local tally = HELD[1]
-local count, at, revision = string.match(tally or '', '^(%d+):(%d+):(%d+)$')
+local count, at, revision = string.match(tally or '', '^"(%d+):(%d+):(%d+)"$')
 local state = held
 if not count then
   count, at, revision = string.match(HELD[2] or '', '^%d+$'), '0', '0'
@@ -160,23 +160,24 @@ elseif UNDECIDED then
 elseif not state then
   local liked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '1') or '-1')
   local unliked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '0') or '-1')
-  if liked > unliked then state = '1:' .. string.format('%.0f', liked)
-  elseif unliked > liked then state = '0:' .. string.format('%.0f', unliked)
+  if liked > unliked then state = string.format('"1:%.0f"', liked)
+  elseif unliked > liked then state = string.format('"0:%.0f"', unliked)
   elseif ARGV[7] == '' then return {''}
   else state = ARGV[7] end
 end
-local liked, since = string.match(state, '^(%d):(%d+)')
+local liked, since = string.match(state, '^"(%d):(%d+)')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local last = tonumber(string.match(held or state, '%d+$'))
+local last = tonumber(string.match(held or state, '(%d+)"$'))
 local changedAt = string.format('%.0f', math.max(now, tonumber(at) + 1, last + 1))
 if liked ~= ARGV[3] then
   count = string.format('%.0f', math.max(0, count + (ARGV[3] == '1' and 1 or -1)))
   since = changedAt
 end
-redis.call('SET', KEYS[1], count .. ':' .. changedAt .. ':' .. revision, 'PX', ARGV[4])
+redis.call('SET', KEYS[1], '"' .. count .. ':' .. changedAt .. ':' .. revision .. '"', 'PX', ARGV[4])
 if HELD[2] ~= count then redis.call('SET', KEYS[2], count, 'PX', ARGV[4]) end
-local isNew = redis.call('HSET', KEYS[3], ARGV[1], ARGV[3] .. ':' .. (since == changedAt and '' or since .. ':') .. changedAt)
+local times = since == changedAt and changedAt or since .. ':' .. changedAt
+local isNew = redis.call('HSET', KEYS[3], ARGV[1], '"' .. ARGV[3] .. ':' .. times .. '"')
 if isNew == 1 then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
 redis.call('ZADD', KEYS[4], changedAt, member .. ARGV[3])
 ${KEEP_AUTHORS}
@@ -196,7 +197,7 @@ for i = 1, counts do
     if value == '' then
       redis.call('DEL', KEYS[i])
     else
-      local kept = string.match(held[counts + i] or '', '^%d+')
+      local kept = string.match(held[counts + i] or '', '^"(%d+)')
       redis.call('SET', KEYS[i], kept or value, 'PX', ARGV[2])
       if tally ~= '' and not kept then redis.call('SET', KEYS[counts + i], tally, 'PX', ARGV[2]) end
       if authors ~= '' then redis.call('SET', KEYS[2 * counts + i], authors, 'PX', ${AUTHORS_TTL_MS}) end
@@ -206,29 +207,26 @@ end
 return 1`
 
 /**
- * Sets markers where a user's states are missing. KEYS: states, unwritten. ARGV: marker, TTL (ms), then each content and
- * its two members of unwritten. Returns when each member was recorded, before anything is loaded: a like that is not
- * among them has reached the source, or will replace the marker.
+ * Reads the states of a user, and sets a marker in place of each that is missing. KEYS: states, unwritten. ARGV: user,
+ * marker, TTL (ms), contents. Returns the states; then of each missing one when its two members of unwritten were
+ * recorded, before anything is loaded: a like that is not among them has reached the source, or will replace the marker.
  */
-const CLAIM_STATES = `#!lua flags=allow-key-locking
-local contents, members, claims = {}, {}, {}
-for i = 3, #ARGV, 3 do
-  contents[#contents + 1] = ARGV[i]
-  members[#members + 1] = ARGV[i + 1]
-  members[#members + 1] = ARGV[i + 2]
-end
-local held = redis.call('HMGET', KEYS[1], unpack(contents))
-for i, content in ipairs(contents) do
-  if not string.match(held[i] or '', '^[01]:') then
-    claims[#claims + 1] = content
-    claims[#claims + 1] = ARGV[1]
+const READ_STATES = `#!lua flags=allow-key-locking
+-- usually calls 1
+local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 4))
+local claims, members = {}, {}
+for i = 4, #ARGV do
+  if not string.match(held[i - 3] or '', '^"[01]:') then
+    claims[#claims + 1] = ARGV[i]
+    claims[#claims + 1] = ARGV[2]
+    members[#members + 1] = ARGV[i] .. ':' .. ARGV[1] .. ':1'
+    members[#members + 1] = ARGV[i] .. ':' .. ARGV[1] .. ':0'
   end
 end
-if #claims > 0 then
-  redis.call('HSET', KEYS[1], unpack(claims))
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-return redis.call('ZMSCORE', KEYS[2], unpack(members))`
+if #claims == 0 then return {held, {}} end
+redis.call('HSET', KEYS[1], unpack(claims))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return {held, redis.call('ZMSCORE', KEYS[2], unpack(members))}`
 
 /** Stores loaded states where their marker still is. KEYS: states. ARGV: marker, content, state ('' removes it) … */
 const FILL_STATES = `#!lua flags=allow-key-locking
@@ -267,12 +265,12 @@ if counts > 0 then
   local held, gone = redis.call('MGET', unpack(KEYS, 2, 1 + 2 * counts)), {}
   for i = 1, counts do
     local value, revision, at = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
-    local counted, lastAt, lastRevision = string.match(held[2 * i - 1] or '', '^(%d+):(%d+):(%d+)$')
+    local counted, lastAt, lastRevision = string.match(held[2 * i - 1] or '', '^"(%d+):(%d+):(%d+)"$')
     if not counted then
       gone[#gone + 1] = KEYS[2 * i]
       gone[#gone + 1] = KEYS[2 * i + 1]
     elseif tonumber(lastRevision) <= tonumber(revision) and tonumber(lastAt) <= tonumber(at) then
-      redis.call('SET', KEYS[2 * i], value .. ':' .. at .. ':' .. revision, 'PX', ttl)
+      redis.call('SET', KEYS[2 * i], '"' .. value .. ':' .. at .. ':' .. revision .. '"', 'PX', ttl)
       if held[2 * i] ~= value then redis.call('SET', KEYS[2 * i + 1], value, 'PX', ttl) end
     end
   end
@@ -289,9 +287,9 @@ for i, member in ipairs(members) do
   if scores[i] and recordedAt <= changedAt then written[#written + 1] = member end
   if ARGV[first + 4] ~= '1' or recordedAt ~= changedAt then
     local held = redis.call('HGET', states, content)
-    if held and (state == '' or not string.match(held, '^[01]:')) then
+    if held and (state == '' or not string.match(held, '^"[01]:')) then
       redis.call('HDEL', states, content)
-    elseif held and tonumber(string.match(held, '%d+$')) < tonumber(string.match(state, '%d+$')) then
+    elseif held and tonumber(string.match(held, '(%d+)"$')) < tonumber(string.match(state, '(%d+)"$')) then
       redis.call('HSET', states, content, state)
     end
   end
@@ -309,7 +307,7 @@ return #written`
  */
 const VIEW = `#!lua flags=allow-key-locking
 -- usually calls 7
-local count, base = string.match(HELD[1] or '', '^(%d+):(%d+)$')
+local count, base = string.match(HELD[1] or '', '^"(%d+):(%d+)"$')
 local isIntact = count and redis.call('EXISTS', KEYS[3]) == 1
 if not count then
   local held = HELD[2]
@@ -340,7 +338,7 @@ if isNew then
 elseif isIntact then
   return count
 end
-redis.call('SET', KEYS[1], count .. ':' .. base, 'PX', ARGV[4])
+redis.call('SET', KEYS[1], '"' .. count .. ':' .. base .. '"', 'PX', ARGV[4])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
 redis.call('SET', KEYS[2], count, 'PX', ARGV[3])
 return count`
@@ -382,9 +380,9 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1`
 
 const written = ({ isLiked, changedAt, stateSince }: LikeState) =>
-  [isLiked ? 1 : 0, ...new Set([stateSince ?? changedAt, changedAt])].join(':')
+  `"${[isLiked ? 1 : 0, ...new Set([stateSince ?? changedAt, changedAt])].join(':')}"`
 
-/** The count in a tally. Undefined for what is no tally: nothing, or a marker. */
+/** The count in a tally that the SDK has parsed. Undefined for what is no tally: nothing, or a marker. */
 function countIn(tally: unknown): number | undefined {
   const [count] = (typeof tally === 'string' && /^\d+(?=:)/.exec(tally)) || []
   return count === undefined ? undefined : Number(count)
@@ -392,7 +390,7 @@ function countIn(tally: unknown): number | undefined {
 
 const contentsOf = (counts: CountOf[]) => [...new Set(counts.map(({ contentId }) => contentId))]
 
-/** Undefined for what is no state: nothing, or a marker. */
+/** The state in a value that the SDK has parsed. Undefined for what is no state: nothing, or a marker. */
 function readState(text: unknown): LikeState | undefined {
   if (typeof text !== 'string' || !/^[01]:/.test(text)) return undefined
   const [isLiked, stateSince = 0, changedAt = stateSince] = text.split(':').map(Number)
@@ -451,37 +449,12 @@ export function createCounters(
       const { [counter]: count, authors = '', ...order } = loaded.get(contentId) ?? { changedAt: 0, revision: 0 }
       if (count === undefined) return ['', '', '']
       // Views have no revision. Comments reach the source first: their revision alone orders them.
-      const tally = `${count}:${counter === 'likes' ? order.changedAt : 0}:${order.revision}`
+      const tally = `"${count}:${counter === 'likes' ? order.changedAt : 0}:${order.revision}"`
       return [String(count), counter === 'views' ? '' : tally, isFirst ? authors : '']
     })
     const owners = claimed.map(({ contentId }) => keys.authors(contentId))
     const places = [...claimed.map(countKey), ...claimed.map(tallyKey), ...owners]
     await redis.eval(FILL_COUNTS, places, [marker, String(ttlMs), ...args])
-  }
-
-  /** Loads states again, and stores them unless they change meanwhile. Two round trips. */
-  async function fillStates(userId: string, contentIds: string[], load: LoadStates): Promise<void> {
-    const key = keys.likedBy(userId)
-    const marker = newMarker()
-    const claims = contentIds.flatMap((contentId) => [
-      contentId,
-      ...[true, false].map((isLiked) => memberOf({ contentId, userId, isLiked })),
-    ])
-    const scores = await redis.eval<string[], (number | null)[]>(
-      CLAIM_STATES,
-      [key, keys.likesUnwritten],
-      [marker, String(ttlMs), ...claims],
-    )
-    const states = await load(contentIds)
-    const args = contentIds.flatMap((id, i) => {
-      const loaded = states.get(id)
-      if (!loaded) return [id, '']
-      const [likedAt, unlikedAt] = [scores[2 * i] ?? 0, scores[2 * i + 1] ?? 0]
-      const changedAt = Math.max(likedAt, unlikedAt)
-      if (changedAt <= loaded.changedAt) return [id, written(loaded)]
-      return [id, written({ isLiked: likedAt > unlikedAt, changedAt, stateSince: null })] // the source lacks it yet
-    })
-    await redis.eval(FILL_STATES, [key], [marker, ...args])
   }
 
   return {
@@ -515,24 +488,40 @@ export function createCounters(
 
     /**
      * The states of a user for each of `contentIds`, in their order. `load` answers those of contents that exist; it is
-     * asked for what Redis lacks. Redis is filled after the answer.
+     * asked for what Redis lacks. Redis is filled after the answer, unless a state changes meanwhile.
      */
     async states(userId: string, contentIds: string[], load: LoadStates): Promise<LikeState[]> {
       if (contentIds.length === 0) return []
-      const held = await redis
-        .hmget<Record<string, unknown>>(keys.likedBy(userId), ...contentIds)
-        .then((states) => states ?? {})
+      const key = keys.likedBy(userId)
+      const ids = [...new Set(contentIds)]
+      const marker = newMarker()
+      const reply = await redis
+        .eval<string[], [held: unknown[], recordedAt: (number | null)[]]>(
+          READ_STATES,
+          [key, keys.likesUnwritten],
+          [userId, marker, String(ttlMs), ...ids],
+        )
         .catch(() => undefined)
-      const missing = contentIds.filter((id) => readState(held?.[id]) === undefined)
-      let loaded = new Map<string, LikeState>()
+      const states = new Map(ids.map((id, i) => [id, readState(reply?.[0][i])]))
+      const missing = ids.filter((id) => states.get(id) === undefined)
       if (missing.length > 0) {
-        loaded = await load(missing)
-        const existing = missing.filter((id) => loaded.has(id))
-        if (held && existing.length > 0) defer(() => fillStates(userId, existing, load).catch(() => {}))
+        const loaded = await load(missing)
+        for (const [i, id] of missing.entries()) {
+          const state = loaded.get(id)
+          const [likedAt, unlikedAt] = [reply?.[1][2 * i] ?? 0, reply?.[1][2 * i + 1] ?? 0]
+          const changedAt = Math.max(likedAt, unlikedAt)
+          // An unwritten like may be newer: the source lacks it yet.
+          const isNewer = state !== undefined && changedAt > state.changedAt
+          states.set(id, isNewer ? { isLiked: likedAt > unlikedAt, changedAt, stateSince: null } : state)
+        }
+        const filled = missing.flatMap((id) => {
+          const state = states.get(id)
+          return [id, state ? written(state) : '']
+        })
+        // If this fails, the next reader fills them.
+        if (reply) defer(() => redis.eval(FILL_STATES, [key], [marker, ...filled]).catch(() => {}))
       }
-      return contentIds.map(
-        (id) => readState(held?.[id]) ?? loaded.get(id) ?? { isLiked: false, changedAt: 0, stateSince: null },
-      )
+      return contentIds.map((id) => states.get(id) ?? { isLiked: false, changedAt: 0, stateSince: null })
     },
 
     /**

@@ -97,22 +97,22 @@ local function note()
 end
 if redis.call('ZADD', KEYS[1], 'XX', 'GT', 'CH', now, user) == 1 then
   note()
-  return 'online'
+  return '"online"'
 end
 local visibility = redis.call('GET', KEYS[4])
 if not visibility then
-  if ARGV[9] == '' then return 'unknown' end
+  if ARGV[9] == '' then return '"unknown"' end
   visibility = ARGV[9]
   redis.call('SET', KEYS[4], visibility, 'PX', ARGV[10])
 end
-if visibility == 'nobody' then return 'hidden' end
+if visibility == 'nobody' then return '"hidden"' end
 note()
 local last = redis.call('GET', KEYS[5])
 local lastAt = last and string.match(last, '^%d+')
 local at = math.max(clock(ARGV[5]), lastAt and tonumber(lastAt) + 1 or 0)
 if redis.call('ZADD', KEYS[1], 'NX', text(at), user) == 0 then
   if lastAt and last == lastAt .. ':' .. beat then return { lastAt, 0 } end
-  return 'online'
+  return '"online"'
 end
 redis.call('ZADD', KEYS[2], 0, '+' .. text(at) .. ':' .. user)
 redis.call('SET', KEYS[5], text(at) .. ':' .. beat, 'PX', ARGV[6])

@@ -254,10 +254,10 @@ test('a list in memory takes one round trip, with the session; a list in Redis t
   await edge.settle()
   const other = newEdge({}, edge.token)
   for (const [at, trips, commands, later] of [
-    [edge, 1, { mget: 2, hmget: 1 }, 0], // session; counts; what I like
+    [edge, 1, { mget: 1, eval: 1 }, 0], // session and counts; what I like
     // The list and the texts as well. After the answer a new isolate notes that D1 knows the session.
-    [other, 2, { mget: 4, hmget: 1, eval: 2 }, 1],
-    [other, 1, { mget: 2, hmget: 1 }, 0],
+    [other, 2, { mget: 2, eval: 3 }, 1],
+    [other, 1, { mget: 1, eval: 1 }, 0],
   ] as const) {
     await edge.redis.reset()
     const response = await ada.ask('', at)

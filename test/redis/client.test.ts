@@ -29,6 +29,24 @@ test('commands of one turn share one request, whichever clients they come from',
   expect(meter).toMatchObject({ commands: 5, roundTrips: 1, failures: 0 })
 })
 
+test('MGETs that follow one another are one command, but not across a write', async () => {
+  const { connect, control } = newKeyspace()
+  const redis = connect()
+  await redis.mset({ a: 1, b: { x: 'y' }, c: 'z' })
+  await control.reset()
+  const replies = await Promise.all([redis.mget('a', 'b'), redis.mget('none'), redis.pipeline().mget('c', 'a').exec()])
+  expect(replies).toEqual([[1, { x: 'y' }], [null], [['z', 1]]])
+  expect(await control.counts()).toMatchObject({ requests: 1, byCommand: { mget: 1 } })
+
+  const ordered = await Promise.all([redis.mget('a'), redis.set('a', 2), redis.mget('a'), redis.mget('b', 'a')])
+  expect(ordered).toEqual([[1], 'OK', [2], [{ x: 'y' }, 2]])
+  expect(await control.counts()).toMatchObject({ requests: 2, byCommand: { mget: 3, set: 1 } })
+
+  await redis.set('text', 'abc')
+  const failed = await Promise.allSettled([redis.incr('text'), redis.mget('a'), redis.mget('c')])
+  expect(failed.map(({ status }) => status)).toEqual(['rejected', 'fulfilled', 'fulfilled'])
+})
+
 test('onSent receives each request that ended: its commands, its duration, and whether it was answered', async () => {
   const { server, control } = newKeyspace()
   const received: Sent[] = []

@@ -187,11 +187,11 @@ test('a state that is loaded before the source has a like, and stored after it c
   let loads = 0
   await world.counters.states(ADA, [world.post], async () => {
     loads += 1
-    if (loads === 2) await world.deliver() // the source has it now, and this load does not
+    await world.deliver() // the source has it now, and this load does not
     return new Map([[world.post, NOT_LIKED]])
   })
   await world.deferred()
-  expect([loads, await world.isLikedBy(ADA)]).toEqual([2, true])
+  expect([loads, await world.isLikedBy(ADA)]).toEqual([1, true])
 })
 
 test('a batch of likes is settled by one script', async () => {
@@ -270,12 +270,12 @@ test.each(interruptions)('a fill during which there is %s stores nothing old', a
   const interruptedStates = async () => {
     stateLoads += 1
     const loaded = new Map([[second.post, second.source.rowOf(ADA)]])
-    if (stateLoads === 2) await interrupt(second)
+    await interrupt(second)
     return loaded
   }
   await second.counters.states(ADA, [second.post], interruptedStates)
   await second.deferred()
-  expect(stateLoads).toBe(2)
+  expect(stateLoads).toBe(1)
   expect(await second.isLikedBy(ADA)).toBe(true)
 })
 
