@@ -12,7 +12,7 @@ const SCRIPT = `export default {
       compatibilityFlags: env.FLAGS,
       mainModule: 'index.js',
       modules: { 'index.js': env.CODE },
-      env: {},
+      env: { LOG_REQUESTS: 'none' }, // as in all other measurements
     }))
     return worker.getEntrypoint().fetch('http://bench/healthz')
   },

@@ -3,6 +3,7 @@
  * meanwhile, read through V8's inspector.
  */
 import { createSessionTokens } from '../src/sessions/token.ts'
+import { openInspector } from './inspector.ts'
 import { SERVICE_TOKEN } from './town.ts'
 import { bundle, createDatabase, startEmulator, startWorkers } from './workers.ts'
 
@@ -44,10 +45,10 @@ export async function measureExport(rows: number): Promise<ExportFigures> {
   await using emulator = await startEmulator()
   const worker = await startWorkers(await bundle('ours'), emulator, prepared.folder, 1, { BENCH_INSPECTOR: '1' })
   try {
-    const heap = await openHeap(await worker.inspectorUrl())
+    const inspector = await openInspector(await worker.inspectorUrl())
     const headers = { authorization: `Bearer ${token}` }
     await (await fetch(`${worker.url}/v1/sessions`, { headers })).text()
-    const before = await heap.used()
+    const before = await usedHeap(inspector)
     let [most, bytes, chunks, lines] = [0, 0, 0, 0]
     let readingMs = 0
     const startedAt = performance.now()
@@ -59,45 +60,19 @@ export async function measureExport(rows: number): Promise<ExportFigures> {
       chunks += 1
       if (chunks % READ_EVERY_CHUNKS !== 0) continue
       const readingAt = performance.now()
-      most = Math.max(most, await heap.used())
+      most = Math.max(most, await usedHeap(inspector))
       readingMs += performance.now() - readingAt
     }
     const ms = Math.round(performance.now() - startedAt - readingMs)
-    return { rows: lines, ms, bytes, heap: { before, most, after: await heap.used() } }
+    return { rows: lines, ms, bytes, heap: { before, most, after: await usedHeap(inspector) } }
   } finally {
     await worker.close()
   }
 }
 
-/** The heap of the isolate behind an inspector. */
-async function openHeap(url: string) {
-  const socket = new WebSocket(url)
-  await new Promise((resolve, reject) => {
-    socket.addEventListener('open', resolve)
-    socket.addEventListener('error', reject)
-  })
-  let id = 0
-  const send = (method: string) =>
-    new Promise<Record<string, number>>((resolve, reject) => {
-      const own = (id += 1)
-      const listen = ({ data }: MessageEvent) => {
-        const answer = JSON.parse(String(data)) as { id?: number; result?: Record<string, number>; error?: object }
-        if (answer.id !== own) return
-        socket.removeEventListener('message', listen)
-        if (answer.result) resolve(answer.result)
-        else reject(new Error(`${method}: ${JSON.stringify(answer.error)}`))
-      }
-      socket.addEventListener('message', listen)
-      socket.send(JSON.stringify({ id: own, method }))
-    })
-  return {
-    /** Used bytes, with garbage that V8 has not collected. */
-    async used(): Promise<number> {
-      const { usedSize = NaN } = await send('Runtime.getHeapUsage')
-      return usedSize
-    },
-  }
-}
+/** Used bytes of the heap, with garbage that V8 has not collected. */
+const usedHeap = async (inspector: Awaited<ReturnType<typeof openInspector>>) =>
+  (await inspector.call<{ usedSize: number }>('Runtime.getHeapUsage')).usedSize
 
 export function printExport({ rows, ms, bytes, heap }: ExportFigures): void {
   const mb = (value: number) => `${(value / 1e6).toFixed(1)} MB`

@@ -11,7 +11,7 @@ import { measureColdStarts } from './cold-start.ts'
 import { startLoadGenerator } from './load.ts'
 import { type Billed, measureBilled } from './billed.ts'
 import { compare, type LoneWrite, measureLoneWrites, type Row, type Run, type Settings } from './measure.ts'
-import { hasRedisServer } from './redis.ts'
+import { hasRedisServer, startRedis } from './redis.ts'
 import { printReport } from './report.ts'
 import { measureStampede } from './stampede.ts'
 import { type Target, targetsOf } from './targets.ts'
@@ -68,18 +68,26 @@ const flags = readFlags({
   isolates: { type: 'string' },
   /** Requests of the hot profile that the bill is measured with. */
   billed: { type: 'string' },
+  /** Runs over a `redis-server` instead of the embedded engine. */
+  'redis-server': { type: 'boolean', default: false },
   /** Measures what grows with the database, and nothing else. `max`: the most rows. */
   growth: { type: 'boolean', default: false },
   max: { type: 'string', default: '10000000' },
   /** Measures the export of an account, and nothing else. */
   export: { type: 'boolean', default: false },
   'export-rows': { type: 'string', default: '100000' },
+  /** Measures where the CPU time of a scenario goes, and nothing else. `of`: the Worker. */
+  profile: { type: 'string' },
+  of: { type: 'string', default: 'ours' },
   /** File for the JSON. Without it, none is written. */
   out: { type: 'string' },
 })
 const chosen = flags.quick ? QUICK : FULL
 const given = (
-  flag: Exclude<keyof typeof flags, 'quick' | 'latencies' | 'growth' | 'max' | 'export' | 'export-rows' | 'out'>,
+  flag: Exclude<
+    keyof typeof flags,
+    'quick' | 'redis-server' | 'latencies' | 'growth' | 'max' | 'export' | 'export-rows' | 'profile' | 'of' | 'out'
+  >,
   otherwise: number,
 ) => (flags[flag] === undefined ? otherwise : readNumber(flag, flags[flag], { min: 1 }))
 const settings: Settings = {
@@ -115,9 +123,20 @@ if (flags.export) {
   process.exit()
 }
 
+if (flags.profile !== undefined) {
+  const { measureProfile, printProfile } = await import('./profile.ts')
+  const contender = contenderNames.find((name) => name === flags.of)
+  if (!contender) throw new Error(`--of must be one of: ${contenderNames.join(', ')}`)
+  const figures = await measureProfile(flags.profile, contender)
+  printProfile(figures)
+  await write({ machine, ...figures })
+  process.exit()
+}
+
 progress('Bundling …')
 const bundles = await Promise.all(contenderNames.map((name) => bundle(name)))
-await using emulator = await startEmulator()
+await using redis = flags['redis-server'] ? await startRedis() : undefined
+await using emulator = await startEmulator(redis?.url)
 const load = startLoadGenerator()
 const town = createTown()
 
@@ -134,7 +153,7 @@ const stampede = await measureStampede(run)
 await load.close()
 
 const measured = {
-  machine: { ...machine, loadAfter: Number(loadavg()[0]?.toFixed(2)) },
+  machine: { ...machine, engine: redis ? 'redis-server' : 'embedded', loadAfter: Number(loadavg()[0]?.toFixed(2)) },
   settings,
   bundles: bundles.map(({ name, bytes, gzipBytes }) => ({
     contender: name,

@@ -34,7 +34,7 @@ export async function hasRedisServer(): Promise<boolean> {
   return found.includes(true)
 }
 
-/** Starts both. Throws if there is no `redis-server` on the PATH. */
+/** Starts it and the emulator. Throws if there is no `redis-server` on the PATH. */
 export async function startBilledEmulator(): Promise<BilledEmulator> {
   const redis = await startRedis()
   const emulator = await startEmulator({ redisUrl: redis.url, openTokens: true })
@@ -56,12 +56,13 @@ export async function startBilledEmulator(): Promise<BilledEmulator> {
     },
     async [Symbol.asyncDispose]() {
       await emulator.close()
-      await redis.close()
+      await redis[Symbol.asyncDispose]()
     },
   }
 }
 
-async function startRedis(): Promise<{ url: string; connection: Connection; close(): Promise<void> }> {
+/** Starts a `redis-server`. Throws if there is none on the PATH. */
+export async function startRedis(): Promise<AsyncDisposable & { url: string; connection: Connection }> {
   const folder = await mkdtemp(join(tmpdir(), 'threads-edge-redis-'))
   const port = await freePort()
   const args = ['--port', String(port), '--bind', '127.0.0.1', '--databases', '4096', '--save', '', '--dir', folder]
@@ -82,7 +83,7 @@ async function startRedis(): Promise<{ url: string; connection: Connection; clos
   return {
     url,
     connection,
-    async close() {
+    async [Symbol.asyncDispose]() {
       connection.close()
       process.off('exit', stop)
       stop()

@@ -55,11 +55,11 @@ export interface EmulatorProcess extends AsyncDisposable {
   url: string
 }
 
-/** The project's emulator, in another process. Each token has its own keyspace. */
-export async function startEmulator(): Promise<EmulatorProcess> {
+/** The project's emulator, in another process. Each token has its own keyspace. `redisUrl`: instead of the embedded engine. */
+export async function startEmulator(redisUrl?: string): Promise<EmulatorProcess> {
   const { UPSTASH_REDIS_REST_TOKEN: _token, REDIS_URL: _url, ...env } = process.env
   const child = spawn(process.execPath, [join(root, 'emulator/main.ts')], {
-    env: { ...env, PORT: '0' },
+    env: { ...env, PORT: '0', ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }) },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const stop = () => child.kill('SIGTERM')
