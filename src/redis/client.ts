@@ -189,7 +189,7 @@ const TURN_STEPS = 8
 
 /** The end of the synchronous work of this turn of the event loop, without a timer. */
 async function endOfTurn(): Promise<void> {
-  for (let step = 0; step < TURN_STEPS; step += 1) await undefined
+  for (let step = 0; step < TURN_STEPS; step += 1) await Promise.resolve()
 }
 
 /** Creates an SDK client when it is first used: it has about 200 closures, and most invocations use one client of several. */
