@@ -4,6 +4,7 @@ import { cp, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { pathToFileURL } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { convertV4MiniflareOptions, Miniflare, type V4WorkerOptionsShape } from 'miniflare'
 import { unstable_getMiniflareWorkerOptions } from 'wrangler'
@@ -57,9 +58,11 @@ export interface EmulatorProcess extends AsyncDisposable {
 
 /** The project's emulator, in another process. Each token has its own keyspace. `redisUrl`: instead of the embedded engine. */
 export async function startEmulator(redisUrl?: string): Promise<EmulatorProcess> {
-  const { UPSTASH_REDIS_REST_TOKEN: _token, REDIS_URL: _url, ...env } = process.env
-  const child = spawn(process.execPath, [join(root, 'emulator/main.ts')], {
-    env: { ...env, PORT: '0', ...(redisUrl === undefined ? {} : { REDIS_URL: redisUrl }) },
+  const options = { openTokens: true, ...(redisUrl === undefined ? {} : { redisUrl }) }
+  const program = `
+    import { startEmulator } from ${JSON.stringify(pathToFileURL(join(root, 'emulator/server.ts')))}
+    console.log((await startEmulator(${JSON.stringify(options)})).url)`
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', program], {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const stop = () => child.kill('SIGTERM')
