@@ -12,7 +12,7 @@ import { type Page, pageOf } from '../page.ts'
 import type { Platform } from '../platform.ts'
 import type { Mentions } from '../notifications/mentions.ts'
 import type { Cache } from '../redis/cache.ts'
-import type { Counter, KnownCounts } from '../redis/counter.ts'
+import type { Counter, KnownCounts, LoadedCounts } from '../redis/counter.ts'
 import type { Viewer } from '../relations/schema.ts'
 import { service } from '../service.ts'
 import type { Users } from '../users/users.ts'
@@ -37,7 +37,10 @@ const content = {
   updatedAt: posts.updatedAt,
   version: posts.version,
 }
-const columns = { ...content, likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount }
+const counts = { likes: posts.likesCount, comments: posts.commentsCount, views: posts.viewsCount }
+/** What orders the counts. */
+const order = { changedAt: posts.likesChangedAt, revision: posts.countsRevision }
+const columns = { ...content, ...counts }
 
 interface Counts {
   likes: number
@@ -91,27 +94,24 @@ export function createPosts(
   platform: Pick<Platform, 'config' | 'counters' | 'db' | 'outbox' | 'purge' | 'replica' | 'writeThrough'>,
   { byId, hotIds, likedBy, authors, mentions }: PostsDependencies,
 ) {
-  async function load(ids: string[]): Promise<(CachedPost | null)[]> {
+  /** The texts of `ids`. `counted` receives the counts of the same rows. One D1 query. */
+  async function load(ids: string[], counted?: Map<string, LoadedCounts>): Promise<(CachedPost | null)[]> {
     const rows = await platform.db
-      .select(content)
+      .select({ ...columns, ...order })
       .from(posts)
       .where(and(sql`${posts.id} IN ${listOf(ids)}`, isPresent(posts.authorId)))
-    const found = new Map(rows.map((row) => [row.id, row]))
+    const found = new Map<string, CachedPost>()
+    for (const { likes, comments, views, changedAt, revision, ...post } of rows) {
+      found.set(post.id, post)
+      counted?.set(post.id, { likes, comments, views, changedAt, revision, authors: post.authorId })
+    }
     return ids.map((id) => found.get(id) ?? null)
   }
 
-  async function loadCounts(ids: string[]) {
+  async function loadCounts(ids: string[]): Promise<Map<string, LoadedCounts>> {
     if (ids.length === 0) return new Map<string, never>()
     const rows = await platform.db
-      .select({
-        id: posts.id,
-        likes: posts.likesCount,
-        comments: posts.commentsCount,
-        views: posts.viewsCount,
-        changedAt: posts.likesChangedAt,
-        revision: posts.countsRevision,
-        authors: posts.authorId,
-      })
+      .select({ id: posts.id, ...counts, ...order, authors: posts.authorId })
       .from(posts)
       .where(and(sql`${posts.id} IN ${listOf(ids)}`, isPresent(posts.authorId)))
     return new Map(rows.map((row) => [row.id, row]))
@@ -128,10 +128,15 @@ export function createPosts(
    * leaves out what the viewer mutes.
    */
   async function getMany(ids: string[], viewer?: Viewer, where?: 'feed'): Promise<Post[]> {
-    const finding = byId.getMany(ids, load)
+    const loaded = new Map<string, LoadedCounts>()
+    const finding = byId.getMany(ids, (missing) => load(missing, loaded))
+    let isAnswer = true // and not a fill, which must load after it has set its markers
     const counting = countsOf(ids, async (uncounted) => {
       const existing = new Set((await finding).map((post) => post?.id))
-      return loadCounts(uncounted.filter((id) => existing.has(id)))
+      const known = isAnswer ? loaded : new Map<string, never>()
+      isAnswer = false
+      const others = await loadCounts(uncounted.filter((id) => existing.has(id) && !known.has(id)))
+      return new Map([...known, ...others])
     })
     const liking = viewer && likedBy(viewer.userId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])
@@ -204,7 +209,7 @@ export function createPosts(
 
     /** Throws `not-found` unless `viewer` sees the post. One round trip; none from memory. */
     async requireVisible(id: string, viewer?: Viewer): Promise<void> {
-      const [post] = await byId.getMany([id], load)
+      const [post] = await byId.getMany([id], (missing) => load(missing))
       const hidden = post && (await viewer?.hidden([post.authorId]))
       if (!post || hidden?.has(post.authorId)) throw new Problem('not-found', `There is no post ${id}`)
     },
