@@ -45,6 +45,8 @@ const KNOWN: Record<string, [expression: string, value: string][]> = {
     // Only the protection changes the response.
     ['resolveLimitPayload(this.primaryRedis, this.prefix, result, this.denyListThreshold)', 'result[0]'],
   ],
+  // Replies in Base64.
+  '@upstash/redis/chunk-4WQYU7T6.mjs': [['if (this.options.responseEncoding === "base64")', 'if (false)']],
   // The app names its router. The apps of the features are mounted in it, and match nothing themselves.
   'hono/dist/hono.js': [['new SmartRouter({ routers: [new RegExpRouter(), new TrieRouter()] })', '{ add() {} }']],
   // Common table expressions, unions, and a type of columns.
