@@ -121,6 +121,7 @@ test('an isolate far from Redis waits longer for it, and its circuit stays close
 
   const far = newEdge({ REDIS_READ_TIMEOUT_MS: '100', MEMORY_SECONDS: '0', REDIS_BREAKER_FAILURES: '5' }, near.token)
   await far.redis.latency(150)
+  await far.redis.fault({ kind: 'delay', times: 1 }) // the first reply, until it is no longer awaited
   const seen: (string | undefined)[] = []
   const hits = () => seen.slice(-4).filter((status) => status === 'redis, hit').length
   while (hits() < 4 && seen.length < 50) {
@@ -129,6 +130,7 @@ test('an isolate far from Redis waits longer for it, and its circuit stays close
     expect(response.status).toBe(200)
     seen.push(response.headers.get('Cache-Status')?.split(';', 2).join())
     await far.settle()
+    await far.redis.clearFaults()
   }
   expect(seen[0]).toBe('redis, fwd=bypass') // it timed out: D1 answered
   expect(hits()).toBe(4)
