@@ -84,10 +84,7 @@ const flags = readFlags({
 })
 const chosen = flags.quick ? QUICK : FULL
 const given = (
-  flag: Exclude<
-    keyof typeof flags,
-    'quick' | 'redis-server' | 'latencies' | 'growth' | 'max' | 'export' | 'export-rows' | 'profile' | 'of' | 'out'
-  >,
+  flag: 'rounds' | 'round-ms' | 'warm-up-ms' | 'connections' | 'readers' | 'isolates' | 'billed',
   otherwise: number,
 ) => (flags[flag] === undefined ? otherwise : readNumber(flag, flags[flag], { min: 1 }))
 const settings: Settings = {

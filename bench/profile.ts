@@ -2,11 +2,10 @@
  * `npm run bench -- --profile SCENARIO`: where the CPU time of a scenario goes, by the parts of the program, from V8's sampling
  * profiler. The bundle is the deployed one before it is minified.
  */
-import { bundleWorker } from '../scripts/build/worker.ts'
 import { startLoadGenerator } from './load.ts'
 import { openInspector } from './inspector.ts'
 import { createTown } from './town.ts'
-import { CONTENDERS, type ContenderName, prepareDatabase, startEmulator, startWorkers } from './workers.ts'
+import { bundle, type ContenderName, prepareDatabase, startEmulator, startWorkers } from './workers.ts'
 
 const WARM_UP_MS = 3_000
 const PROFILED_MS = 5_000
@@ -58,9 +57,8 @@ export async function measureProfile(scenario: string, contender: ContenderName)
   if (!draw) throw new Error(`--profile must be one of: ${Object.keys(town.scenarios).join(', ')}`)
   await using emulator = await startEmulator()
   await using prepared = await prepareDatabase(town)
-  const code = await bundleWorker(CONTENDERS[contender], { minify: false })
-  const bundle = { name: contender, code, bytes: 0, gzipBytes: 0 }
-  const worker = await startWorkers(bundle, emulator, prepared.folder, 1, { BENCH_INSPECTOR: '1' })
+  const bundled = await bundle(contender, undefined, false)
+  const worker = await startWorkers(bundled, emulator, prepared.folder, 1, { BENCH_INSPECTOR: '1' })
   const load = startLoadGenerator()
   try {
     const asks = Array.from({ length: 2_000 }, draw)
@@ -73,7 +71,7 @@ export async function measureProfile(scenario: string, contender: ContenderName)
     const { requests } = await load.run({ ...under, durationMs: PROFILED_MS })
     const { profile } = await inspector.call<{ profile: Profile }>('Profiler.stop')
     inspector.close()
-    return { scenario, contender, requests, ...sumsOf(profile, code, requests) }
+    return { scenario, contender, requests, ...sumsOf(profile, bundled.code, requests) }
   } finally {
     await load.close()
     await worker.close()

@@ -44,9 +44,9 @@ export interface Bundle {
   gzipBytes: number
 }
 
-/** The bundle of contender `name`, made like the Worker that is deployed. */
-export async function bundle(name: ContenderName, entry: string = CONTENDERS[name]): Promise<Bundle> {
-  const code = await bundleWorker(entry, { minify: true, classes: classesOf(name) })
+/** The bundle of contender `name`, made like the Worker that is deployed. Without `minify` it names its modules. */
+export async function bundle(name: ContenderName, entry: string = CONTENDERS[name], minify = true): Promise<Bundle> {
+  const code = await bundleWorker(entry, { minify, classes: classesOf(name) })
   return { name, code, bytes: Buffer.byteLength(code), gzipBytes: gzipSync(code).byteLength }
 }
 
