@@ -12,7 +12,7 @@ import { type Page, pageOf } from '../page.ts'
 import type { Platform } from '../platform.ts'
 import type { Mentions } from '../notifications/mentions.ts'
 import type { Cache } from '../redis/cache.ts'
-import type { Counter, KnownCounts, LoadedCounts } from '../redis/counter.ts'
+import type { Counter, KnownCounts, LoadCounts, LoadedCounts } from '../redis/counter.ts'
 import type { Viewer } from '../relations/schema.ts'
 import { service } from '../service.ts'
 import type { Users } from '../users/users.ts'
@@ -118,7 +118,7 @@ export function createPosts(
   }
 
   /** The counts of `ids`, in their order. */
-  async function countsOf(ids: string[], load: typeof loadCounts, known?: Map<string, KnownCounts>): Promise<Counts[]> {
+  async function countsOf(ids: string[], load: LoadCounts, known?: Map<string, KnownCounts>): Promise<Counts[]> {
     const read = await platform.counters.reads.read(COUNTERS, ids, load, known)
     return read.map(([likes = 0, comments = 0, views = 0]) => ({ likes, comments, views }))
   }
@@ -130,11 +130,9 @@ export function createPosts(
   async function getMany(ids: string[], viewer?: Viewer, where?: 'feed'): Promise<Post[]> {
     const loaded = new Map<string, LoadedCounts>()
     const finding = byId.getMany(ids, (missing) => load(missing, loaded))
-    let isAnswer = true // and not a fill, which must load after it has set its markers
-    const counting = countsOf(ids, async (uncounted) => {
+    const counting = countsOf(ids, async (uncounted, isFill) => {
       const existing = new Set((await finding).map((post) => post?.id))
-      const known = isAnswer ? loaded : new Map<string, never>()
-      isAnswer = false
+      const known = isFill ? new Map<string, never>() : loaded
       const others = await loadCounts(uncounted.filter((id) => existing.has(id) && !known.has(id)))
       return new Map([...known, ...others])
     })

@@ -53,7 +53,8 @@ export interface LoadedCounts extends KnownCounts {
 /** Counts of views at the source, by content. */
 export type KnownViews = Map<string, number>
 
-type LoadCounts = (contentIds: string[]) => Promise<Map<string, LoadedCounts>>
+/** `isFill`: Redis stores what is loaded, so it must be read from the source now. Otherwise it is for an answer. */
+export type LoadCounts = (contentIds: string[], isFill: boolean) => Promise<Map<string, LoadedCounts>>
 type LoadStates = (contentIds: string[]) => Promise<Map<string, LikeState>>
 
 /** One count. */
@@ -442,7 +443,7 @@ export function createCounters(
     const replies = await claims.exec<unknown[]>()
     const claimed = missing.filter((_, i) => replies[i] === 'OK')
     if (claimed.length === 0) return
-    const loaded = await load(contentsOf(claimed))
+    const loaded = await load(contentsOf(claimed), true)
     const contents = new Set<string>()
     const args = claimed.flatMap(({ counter, contentId }) => {
       const isFirst = contents.size < contents.add(contentId).size
@@ -475,7 +476,7 @@ export function createCounters(
       const counts = wanted.map((_, i) => (typeof held?.[i] === 'number' ? held[i] : undefined))
       const missing = wanted.filter((_, i) => counts[i] === undefined)
       if (missing.length > 0) {
-        const loaded = known ?? (await load(contentsOf(missing)))
+        const loaded = known ?? (await load(contentsOf(missing), false))
         for (const [i, { counter, contentId }] of wanted.entries()) {
           // Of a content that the source does not know, there is nothing to count.
           counts[i] ??= countIn(held?.[wanted.length + i]) ?? loaded.get(contentId)?.[counter] ?? 0
@@ -506,20 +507,19 @@ export function createCounters(
       const missing = ids.filter((id) => states.get(id) === undefined)
       if (missing.length > 0) {
         const loaded = await load(missing)
+        const fills: string[] = []
         for (const [i, id] of missing.entries()) {
-          const state = loaded.get(id)
+          let state = loaded.get(id)
           const [likedAt, unlikedAt] = [reply?.[1][2 * i] ?? 0, reply?.[1][2 * i + 1] ?? 0]
           const changedAt = Math.max(likedAt, unlikedAt)
-          // An unwritten like may be newer: the source lacks it yet.
-          const isNewer = state !== undefined && changedAt > state.changedAt
-          states.set(id, isNewer ? { isLiked: likedAt > unlikedAt, changedAt, stateSince: null } : state)
+          // An unwritten like is newer: the source lacks it yet.
+          if (state && changedAt > state.changedAt)
+            state = { isLiked: likedAt > unlikedAt, changedAt, stateSince: null }
+          states.set(id, state)
+          fills.push(id, state ? written(state) : '')
         }
-        const filled = missing.flatMap((id) => {
-          const state = states.get(id)
-          return [id, state ? written(state) : '']
-        })
         // If this fails, the next reader fills them.
-        if (reply) defer(() => redis.eval(FILL_STATES, [key], [marker, ...filled]).catch(() => {}))
+        if (reply) defer(() => redis.eval(FILL_STATES, [key], [marker, ...fills]).catch(() => {}))
       }
       return contentIds.map((id) => states.get(id) ?? { isLiked: false, changedAt: 0, stateSince: null })
     },
