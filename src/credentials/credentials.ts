@@ -44,7 +44,7 @@ export interface CredentialsDependencies {
   requirePassword: (userId: string, password: string) => Promise<Account>
   hashPassword: (password: string) => Promise<string>
   isPassword: (password: string, hash: string) => Promise<boolean>
-  /** A statement for a batch that then raises the epochs of the users where `when` holds. */
+  /** A statement that records the end of all sessions of the users where `when` holds. Its batch raises their epochs after it. */
   recordEnd: (when: SQL | undefined, now: number) => BatchItem<'sqlite'>
   /** Ends everywhere what D1 has recorded as ended: sessions, or all of a user. Never throws. */
   sendEnded: (userId: string, ended: EndedSessions) => Promise<void>

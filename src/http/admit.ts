@@ -106,8 +106,8 @@ const SECURITY = {
  * this isolate knows to be over a limit gets 429 without a round trip.
  *
  * Sessions: `none` costs nothing and adds nothing. By default the check runs before the work: `c.get('userId')`, and 401
- * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.get('caller')`. `check: 'within'`
- * checks session and limit in the script of the write, strict or not: `c.get('writer')`.
+ * where a session is required. `check: 'alongside'` checks in the round trip of the work: `c.get('caller')`.
+ * `check: 'within'` checks session and limit in the script of the write, strict or not: `c.get('writer')`.
  *
  * A credential that is not accepted: 401 on routes that write, need a session, or accept a `service` token too. Other reads
  * treat the caller as anonymous. Routes with `none` ignore credentials. Writes by cookie must come from our own site or from

@@ -63,8 +63,8 @@ export function answerHeaders(c: RequestContext): Record<string, string> {
 }
 
 /**
- * Answers JSON that nobody stores, or 204 without `value`. The answer has all its headers at once, which takes half the time
- * of adding them; those set by `c.header` are not part of it.
+ * Answers JSON that nobody stores, or 204 without `value`. Like `answerCacheable` it has all its headers at once; those set
+ * by `c.header` are not part of it.
  */
 export function answerUnstored(c: RequestContext, value?: object): Response {
   const headers = answerHeaders(c)

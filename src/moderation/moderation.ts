@@ -34,7 +34,7 @@ export interface ModerationDependencies {
   refresh: (contentId: string, postId: string, authorId: string) => Promise<unknown>[]
   /** Ends all sessions of a user. Safe to repeat. */
   signOutEverywhere: (userId: string) => Promise<void>
-  /** A statement for a batch that then raises the epochs of the users where `when` holds. */
+  /** A statement that records the end of all sessions of the users where `when` holds. Its batch raises their epochs after it. */
   recordEnd: (when: SQL | undefined, now: number) => BatchItem<'sqlite'>
 }
 

@@ -48,10 +48,10 @@ export const presence = new Hono<AppEnv>()
     admit('presence', { session: 'required', check: 'within' }),
     valid('query', DeviceQuery),
     async (c) => {
-      const { writer, use } = c.var
+      const [writer, use] = [c.get('writer'), c.get('use')]
       const deviceId = deviceOf(writer.claims, c.req.valid('query'))
       await writer.write((userId, evaluate) => use(presenceService).leave(userId, deviceId, undefined, evaluate))
-      return c.body(null, 204)
+      return answerUnstored(c)
     },
   )
   .get(

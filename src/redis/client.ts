@@ -159,7 +159,7 @@ export function createConnection(
   async function sendTurn(): Promise<UpstashResponse<unknown>[]> {
     const { commands, options } = turn ?? { commands: [], options: { timeoutMs: 0, isSafeTwice: true } }
     turn = undefined
-    const { joined, separate } = joinReads(commands)
+    const { joined, separate } = joinMgets(commands)
     if (joined.length === 1) return separate([await send({ body: joined[0] }, options)])
     // A pipeline returns a list, which the SDK's type does not say.
     const replies: unknown = await send({ path: ['pipeline'], body: joined }, options)
@@ -184,10 +184,10 @@ export function createConnection(
     })
 }
 
-/** How many steps a turn waits: a read that memory answers takes fewer before its next command. Each takes a microsecond. */
+/** How many microtasks a turn waits for: a read that memory answers takes fewer before its next command. */
 const TURN_STEPS = 8
 
-/** The end of the synchronous work of this turn of the event loop, without a timer. */
+/** Waits until what memory answers has issued its commands too. Needs no timer. */
 async function endOfTurn(): Promise<void> {
   for (let step = 0; step < TURN_STEPS; step += 1) await Promise.resolve()
 }
@@ -219,20 +219,20 @@ class OpenRedis extends Redis {
   }
 }
 
-const isRead = (command: unknown): command is unknown[] => Array.isArray(command) && command[0] === 'mget'
+const isMget = (command: unknown): command is unknown[] => Array.isArray(command) && command[0] === 'mget'
 
 /**
  * Joins each `MGET` to one directly before it: `[MGET a, MGET b]` becomes `[MGET a b]`. `separate` turns the replies into
  * those of `commands`.
  */
-function joinReads(commands: unknown[]): {
+function joinMgets(commands: unknown[]): {
   joined: unknown[]
   separate: (replies: UpstashResponse<unknown>[]) => UpstashResponse<unknown>[]
 } {
   const joined: unknown[] = []
   const places = commands.map((command) => {
     const last = joined.at(-1)
-    if (!isRead(command) || !isRead(last)) return { at: joined.push(command) - 1, from: 0 }
+    if (!isMget(command) || !isMget(last)) return { at: joined.push(command) - 1, from: 0 }
     const from = last.length - 1
     joined[joined.length - 1] = [...last, ...command.slice(1)]
     return { at: joined.length - 1, from }
@@ -242,7 +242,7 @@ function joinReads(commands: unknown[]): {
     places.map(({ at, from }, i): UpstashResponse<unknown> => {
       const reply = replies[at] ?? {}
       const command = commands[i]
-      if (!isRead(command) || !Array.isArray(reply.result)) return reply // or an error
+      if (!isMget(command) || !Array.isArray(reply.result)) return reply // or an error
       return { result: reply.result.slice(from, from + command.length - 1) }
     })
   return { joined, separate }

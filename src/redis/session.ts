@@ -146,7 +146,8 @@ export type SessionStore<State extends Versioned> = ReturnType<typeof createSess
  *
  * The source may list the ends that Redis missed (`missed`). Then an isolate trusts Redis for `recheckMs` after it read that
  * list, and never about a session on it. So such an end holds everywhere after `recheckMs`; `outlast` waits for that. An
- * isolate in use reads the list after an answer, at half of that time, so its checks need not wait for it. If source and list fail, the check uses what Redis holds, except about what the isolate knows to be on the list.
+ * isolate in use reads the list after an answer, at half of that time, so its checks need not wait for it. If source and list
+ * fail, the check uses what Redis holds, except about what the isolate knows to be on the list.
  *
  * A state is as current as its session: it holds at once where Redis took the change, and within 60 s where Redis missed
  * it, or lost it while an older state was on its way. Of two states the higher version wins, here and in Redis.
