@@ -281,12 +281,27 @@ export interface StoredMembership {
   changedAt: number
 }
 
+const stateOf = ({ isIn = false, changedAt = 0 }: Partial<StoredMembership> = {}): LikeState => ({
+  isLiked: isIn,
+  changedAt,
+  stateSince: null,
+})
+
+/** For a source without `newest`: no id is as high. */
+const NOTHING_NEWEST = { states: new Map<string, never>(), from: '\u{10ffff}' }
+
 /** Your database, from which the counter starts and which it follows. */
 export interface CounterSource {
   /** The counts of those of `subjects` that exist. */
   counts: (subjects: string[]) => Promise<Map<string, StoredCount>>
   /** The states of these pairs, in their order. Undefined: never set. */
   memberships: (pairs: { subject: string; member: string }[]) => Promise<(StoredMembership | undefined)[]>
+  /**
+   * The states of a member for the subjects with the highest ids, some thousand at most, and the lowest id from which on
+   * these are all (compared byte by byte; '' if there are no others). Redis keeps them, so that your database is asked once
+   * a day what a member is in. Absent: it is asked by each `memberOf` about subjects that the member has not set meanwhile.
+   */
+  newest?: (member: string) => Promise<{ states: Map<string, StoredMembership>; from: string }>
 }
 
 export interface CounterOptions extends Common {
@@ -318,11 +333,7 @@ export function createCounter({ redis, name = 'counter', source, ttlMs = DAY_MS,
   )
   async function statesOf(pairs: { subject: string; member: string }[]): Promise<LikeState[]> {
     const stored = await source.memberships(pairs)
-    return pairs.map((_, i) => ({
-      isLiked: stored[i]?.isIn ?? false,
-      changedAt: stored[i]?.changedAt ?? 0,
-      stateSince: null,
-    }))
+    return pairs.map((_, i) => stateOf(stored[i]))
   }
 
   async function load(subject: string, member: string): Promise<LoadedLike | null> {
@@ -353,9 +364,18 @@ export function createCounter({ redis, name = 'counter', source, ttlMs = DAY_MS,
 
     /** Which of `subjects` the member is in, in their order. One round trip. */
     async memberOf(member: string, subjects: string[]): Promise<boolean[]> {
-      const states = await counters.states(member, subjects, async (missing) => {
+      const of = async (missing: string[]) => {
         const loaded = await statesOf(missing.map((subject) => ({ subject, member })))
         return new Map(loaded.map((state, i) => [missing[i] ?? '', state]))
+      }
+      const states = await counters.states(member, subjects, {
+        of,
+        async newest(missing) {
+          const { states: newest, from } = (await source.newest?.(member)) ?? NOTHING_NEWEST
+          const known = [...newest].map(([subject, state]) => [subject, stateOf(state)] as const)
+          const others = from === '' ? [] : missing.filter((subject) => !newest.has(subject))
+          return { states: new Map([...known, ...(others.length > 0 ? await of(others) : [])]), from }
+        },
       })
       return states.map(({ isLiked }) => isLiked)
     },

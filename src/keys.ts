@@ -21,7 +21,10 @@ export const keys = {
    * the last new viewer.
    */
   tally: (counter: 'likes' | 'comments' | 'views', contentId: string) => `tally:${counter}:${contentId}`,
-  /** Hash of a user: content id → the like state and when it began. Expires when idle; D1 holds it too. */
+  /**
+   * Hash of a user: content id → the like state and when it began, and from which content on none is missing. Expires a day
+   * after a load; D1 holds it too.
+   */
   likedBy: (userId: string) => `liked:${userId}`,
   /** Sorted set of `<content>:<user>:<1 or 0>` by change time (Unix ms): likes that D1 has not confirmed. No expiry. */
   likesUnwritten: 'likes-unwritten',

@@ -41,26 +41,61 @@ const KNOWN: Record<string, [expression: string, value: string][]> = {
   '@upstash/ratelimit/dist/index.mjs': [
     ['config.analytics ?', 'false ?'],
     ['this.enableProtection ?', 'false ?'],
+    ['ctx.dynamicLimits ?', 'false ?'],
+    ['if (ctx.cache', 'if (false'],
+    ['config.ephemeralCache instanceof Map', 'false'],
+    ['config.ephemeralCache === void 0', 'false'],
+    ['this.timeout > 0', 'false'],
+    ['addTelemetry(config.redis, config.enableTelemetry)', ''],
     ['__export(ip_deny_list_exports, {', 'void ({'],
     // Only the protection changes the response.
     ['resolveLimitPayload(this.primaryRedis, this.prefix, result, this.denyListThreshold)', 'result[0]'],
   ],
-  // Replies in Base64.
-  '@upstash/redis/chunk-4WQYU7T6.mjs': [['if (this.options.responseEncoding === "base64")', 'if (false)']],
+  // Replies in Base64, events and logs. `createConnection` passes a signal that is a function.
+  '@upstash/redis/chunk-4WQYU7T6.mjs': [
+    ['if (this.options.responseEncoding === "base64")', 'if (false)'],
+    ['requestHeaders.Accept === "text/event-stream"', 'false'],
+    ['typeof signal === "function"', 'true'],
+    ['if (opts?.latencyLogging)', 'if (false)'],
+    ['if (!this.hasCredentials)', 'if (false)'],
+  ],
+  // Telemetry, and warnings of an address and a token that `readConfig` has checked.
+  '@upstash/redis/cloudflare.mjs': [
+    ['this.addTelemetry({', 'void ({'],
+    ['if (this.enableAutoPipelining)', 'if (false)'],
+    ...['url', 'token'].flatMap((name): [string, string][] => [
+      [`if (!config.${name})`, 'if (false)'],
+      [`config.${name}.startsWith(" ") || config.${name}.endsWith(" ") || /\\r|\\n/.test(config.${name})`, 'false'],
+    ]),
+  ],
   // The app names its router. The apps of the features are mounted in it, and match nothing themselves.
   'hono/dist/hono.js': [['new SmartRouter({ routers: [new RegExpRouter(), new TrieRouter()] })', '{ add() {} }']],
-  // Common table expressions, unions, and a type of columns.
+  // Views, common table expressions, unions, and a type of columns.
   'drizzle-orm/sqlite-core/dialect.js': [
     ['this.buildWithCTE(withList)', 'void 0'],
     ['if (setOperators.length > 0)', 'if (false)'],
     ['if (field.columnType === "SQLiteNumericBigInt")', 'if (false)'],
+    ['is(table, SQLiteViewBase)', 'false'],
   ],
+  'drizzle-orm/sql/sql.js': [['is(chunk, View)', 'false']],
+  'drizzle-orm/selection-proxy.js': [
+    ['prop === ViewBaseConfig', 'false'],
+    ['is(subquery, View)', 'false'],
+  ],
+  'drizzle-orm/utils.js': [['is(table, View)', 'false']],
+  'drizzle-orm/sqlite-core/query-builders/update.js': [['is(table, SQLiteViewBase)', 'false']],
   // The cache of drizzle.
   'drizzle-orm/sqlite-core/session.js': [
     ['if (this.cache === void 0 || is(this.cache, NoopCache) || this.queryMetadata === void 0)', 'if (true)'],
     ['if (cache && cache.strategy() === "all" && cacheConfig === void 0)', 'if (false)'],
   ],
-  'drizzle-orm/sqlite-core/query-builders/select.js': [['this.config.setOperators.length > 0', 'false']],
+  'drizzle-orm/sqlite-core/query-builders/select.js': [
+    ['this.config.setOperators.length > 0', 'false'],
+    ['is(source, SQLiteViewBase)', 'false'],
+    ['is(table, View)', 'false'],
+  ],
+  // Spans of OpenTelemetry.
+  'drizzle-orm/tracing.js': [['!otel', 'true']],
   // Relational queries, and the log and the cache of drizzle.
   'drizzle-orm/d1/driver.js': [
     ['if (config.schema)', 'if (false)'],

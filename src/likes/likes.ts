@@ -1,4 +1,4 @@
-import { and, eq, exists, isNull, sql } from 'drizzle-orm'
+import { and, desc, eq, exists, isNull, type SQL, sql } from 'drizzle-orm'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import { NOW } from '../db/clock.ts'
 import { listOf } from '../db/list.ts'
@@ -35,6 +35,11 @@ const kindOf = (contentId: string): LikedKind => (contentId.startsWith('c_') ? '
 
 /** Where D1 has refused so many messages in a row, it is D1 that fails and not the messages. */
 const MAX_REFUSALS = 3
+
+/** Of how many posts, the newest that a user liked or unliked, the states are loaded at once. */
+const NEWEST_STATES = 1_000
+/** Lower than the id of any post, and higher than that of any comment. */
+const FIRST_POST = 'p_'
 
 /** How many contents `onApplied` receives at once while likes of a deleted user are removed. */
 const REFRESHED_AT_ONCE = 100
@@ -177,6 +182,22 @@ export function createLikes(dependencies: {
     }))
   }
 
+  /** The states of a user for posts, those with the highest ids first. One D1 query. */
+  async function statesOf(userId: string, most: number, which?: SQL): Promise<Map<string, LikeState>> {
+    const rows = await db
+      .select({
+        id: postLikes.postId,
+        isLiked: postLikes.isLiked,
+        changedAt: postLikes.changedAt,
+        stateSince: postLikes.since,
+      })
+      .from(postLikes)
+      .where(and(eq(postLikes.userId, userId), which))
+      .orderBy(desc(postLikes.postId))
+      .limit(most)
+    return new Map(rows.map(({ id, ...state }) => [id, state]))
+  }
+
   /** Brings Redis to what D1 has of what `messages` are about, and sends the counts as hints. D1, then one round trip. */
   async function settle(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
     // What D1 left out (the user is gone) it has seen too: no newer change will come and settle the count.
@@ -244,23 +265,15 @@ export function createLikes(dependencies: {
 
     /** Which of `postIds` the user likes. One round trip, beside those of the posts themselves. */
     async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {
-      const states = await readCounters.states(userId, postIds, async (missing) => {
-        const rows = await db
-          .select({
-            id: posts.id,
-            isLiked: postLikes.isLiked,
-            changedAt: postLikes.changedAt,
-            stateSince: postLikes.since,
-          })
-          .from(posts)
-          .leftJoin(postLikes, and(eq(postLikes.postId, posts.id), eq(postLikes.userId, userId)))
-          .where(sql`${posts.id} IN ${listOf(missing)}`)
-        return new Map(
-          rows.map(({ id, isLiked, changedAt, stateSince }) => [
-            id,
-            { isLiked: isLiked ?? false, changedAt: changedAt ?? 0, stateSince },
-          ]),
-        )
+      const of = (ids: string[]) => statesOf(userId, ids.length, sql`${postLikes.postId} IN ${listOf(ids)}`)
+      const states = await readCounters.states(userId, postIds, {
+        of,
+        async newest(ids) {
+          const newest = await statesOf(userId, NEWEST_STATES)
+          const [lowest = FIRST_POST] = newest.size < NEWEST_STATES ? [] : [...newest.keys()].slice(-1)
+          const older = ids.filter((id) => id < lowest)
+          return { states: older.length > 0 ? new Map([...newest, ...(await of(older))]) : newest, from: lowest }
+        },
       })
       return states.map((state) => state.isLiked)
     },

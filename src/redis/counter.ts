@@ -13,7 +13,10 @@ export interface CounterKeys {
    * `"<count>:<changed at>:<revision>"`, of views `"<count>:<views that the HyperLogLog does not include>"`.
    */
   tally: (counter: Counter, contentId: string) => string
-  /** Hash of one user: content id → like state, `"<1 or 0>:<since>:<changed at>"`, or `"<1 or 0>:<both>"`: a JSON string. */
+  /**
+   * Hash of one user: content id → like state, `"<1 or 0>:<since>:<changed at>"`, or `"<1 or 0>:<both>"`: a JSON string.
+   * Its field `:from` is the lowest content id from which on it has every state: where none is, the user has never liked.
+   */
   likedBy: (userId: string) => string
   /** Sorted set: likes that the source has not confirmed. */
   likesUnwritten: string
@@ -55,7 +58,19 @@ export type KnownViews = Map<string, number>
 
 /** `isFill`: Redis stores what is loaded, so it must be read from the source now. Otherwise it is for an answer. */
 export type LoadCounts = (contentIds: string[], isFill: boolean) => Promise<Map<string, LoadedCounts>>
-type LoadStates = (contentIds: string[]) => Promise<Map<string, LikeState>>
+
+/** Ids are compared byte by byte. */
+export interface NewestStates {
+  states: Map<string, LikeState>
+  from: string
+}
+
+/** The like states of one user at the source. A content that the user never liked is absent. */
+export interface LoadStates {
+  of: (contentIds: string[]) => Promise<Map<string, LikeState>>
+  /** Also those of the contents with the highest ids, and the lowest id from which on these are all. */
+  newest: (contentIds: string[]) => Promise<NewestStates>
+}
 
 /** One count. */
 interface CountOf {
@@ -109,6 +124,12 @@ const newMarker = () => `?${crypto.randomUUID()}`
 /** How long a marker stays when its loader dies. */
 const MARKER_MS = 10_000
 
+/** The state of a content that the user never liked. */
+const NEVER_LIKED: LikeState = { isLiked: false, changedAt: 0, stateSince: null }
+
+/** The newest states of a user are stored together with what is unwritten, unless so many likes are: then D1 is away. */
+const MAX_UNWRITTEN = 1_000
+
 /** A load is repeated at most so often when the counts change meanwhile. */
 const MAX_ATTEMPTS = 5
 
@@ -132,14 +153,16 @@ if ARGV[#ARGV] ~= '' then redis.call('SET', KEYS[#KEYS], ARGV[#ARGV], 'PX', ${AU
  * it does wherever a guard is `UNDECIDED`.
  *
  * The count comes from the tally, else from the published count, else from the load. The user's state comes from the
- * states, else from the unwritten likes, else from the load. Only where both counts are lost, count and state come from
- * one load: the unwritten like of this user is in neither. A state that changes nothing is recorded as newer too: an
- * older change may still be in the queue.
+ * states; where they have none, there is none if they have every state of such contents, else it comes from the unwritten
+ * likes, else from the load. Only where both counts are lost, count and state come from one load: the unwritten like of
+ * this user is in neither. A state that changes nothing is recorded as newer too: an older change may still be in the
+ * queue.
  */
 const LIKE = `#!lua flags=allow-key-locking
 -- usually calls 6
-local held = redis.call('HGET', KEYS[3], ARGV[1])
+local held, from = unpack(redis.call('HMGET', KEYS[3], ARGV[1], ':from'))
 if held and not string.match(held, '^"[01]:') then held = false end
+local lowest = string.match(from or '', '^"(.*)"$')
 local tally = HELD[1]
 local count, at, revision = string.match(tally or '', '^"(%d+):(%d+):(%d+)"$')
 local state = held
@@ -158,6 +181,8 @@ if not count then
   count, at, revision, state = ARGV[8], ARGV[9], ARGV[10], ARGV[7]
 elseif UNDECIDED then
   return {''}
+elseif not state and lowest and lowest <= ARGV[1] then
+  state = '"0:0"'
 elseif not state then
   local liked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '1') or '-1')
   local unliked = tonumber(redis.call('ZSCORE', KEYS[4], member .. '0') or '-1')
@@ -179,7 +204,7 @@ redis.call('SET', KEYS[1], '"' .. count .. ':' .. changedAt .. ':' .. revision .
 if HELD[2] ~= count then redis.call('SET', KEYS[2], count, 'PX', ARGV[4]) end
 local times = since == changedAt and changedAt or since .. ':' .. changedAt
 local isNew = redis.call('HSET', KEYS[3], ARGV[1], '"' .. ARGV[3] .. ':' .. times .. '"')
-if isNew == 1 then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
+if isNew == 1 and not from then redis.call('PEXPIRE', KEYS[3], ARGV[4]) end
 redis.call('ZADD', KEYS[4], changedAt, member .. ARGV[3])
 ${KEEP_AUTHORS}
 return {tonumber(count), changedAt, since}`
@@ -208,45 +233,70 @@ end
 return 1`
 
 /**
- * Reads the states of a user, and sets a marker in place of each that is missing. KEYS: states, unwritten. ARGV: user,
- * marker, TTL (ms), contents. Returns the states; then of each missing one when its two members of unwritten were
- * recorded, before anything is loaded: a like that is not among them has reached the source, or will replace the marker.
+ * Reads the states of a user. KEYS: states, unwritten. ARGV: user, marker, TTL (ms), contents. Returns the states, false
+ * for those to load; then what is unwritten before the load, as members and scores; then 1 if the newest states are to be
+ * loaded too: then the marker is in place of `:from`. A like that is not among the unwritten has reached the source, or
+ * will change the states, or remove the marker.
  */
 const READ_STATES = `#!lua flags=allow-key-locking
 -- usually calls 1
-local held = redis.call('HMGET', KEYS[1], unpack(ARGV, 4))
-local claims, members = {}, {}
-for i = 4, #ARGV do
-  if not string.match(held[i - 3] or '', '^"[01]:') then
-    claims[#claims + 1] = ARGV[i]
-    claims[#claims + 1] = ARGV[2]
-    members[#members + 1] = ARGV[i] .. ':' .. ARGV[1] .. ':1'
-    members[#members + 1] = ARGV[i] .. ':' .. ARGV[1] .. ':0'
-  end
-end
-if #claims == 0 then return {held, {}} end
-redis.call('HSET', KEYS[1], unpack(claims))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return {held, redis.call('ZMSCORE', KEYS[2], unpack(members))}`
-
-/** Stores loaded states where their marker still is. KEYS: states. ARGV: marker, content, state ('' removes it) … */
-const FILL_STATES = `#!lua flags=allow-key-locking
-local contents, fills, gone = {}, {}, {}
-for i = 2, #ARGV, 2 do contents[#contents + 1] = ARGV[i] end
-local held = redis.call('HMGET', KEYS[1], unpack(contents))
-for i, content in ipairs(contents) do
-  if held[i] == ARGV[1] then
-    local state = ARGV[i * 2 + 1]
-    if state == '' then
-      gone[#gone + 1] = content
-    else
-      fills[#fills + 1] = content
-      fills[#fills + 1] = state
+local held = redis.call('HMGET', KEYS[1], ':from', unpack(ARGV, 4))
+local from = string.match(table.remove(held, 1) or '', '^"(.*)"$')
+local members = {}
+for i, state in ipairs(held) do
+  local content = ARGV[i + 3]
+  if not string.match(state or '', '^"[01]:') then
+    held[i] = from and from <= content and '"0:0"' or false
+    if not held[i] then
+      members[#members + 1] = content .. ':' .. ARGV[1] .. ':1'
+      members[#members + 1] = content .. ':' .. ARGV[1] .. ':0'
     end
   end
 end
-if #fills > 0 then redis.call('HSET', KEYS[1], unpack(fills)) end
-if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
+if #members == 0 then return {held, {}, 0} end
+local unwritten = {}
+if from or redis.call('ZCARD', KEYS[2]) > ${MAX_UNWRITTEN} then
+  for i, score in ipairs(redis.call('ZMSCORE', KEYS[2], unpack(members))) do
+    if score then
+      unwritten[#unwritten + 1] = members[i]
+      unwritten[#unwritten + 1] = score
+    end
+  end
+  return {held, unwritten, 0}
+end
+local all, owner = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES'), ':' .. ARGV[1] .. ':'
+for i = 1, #all, 2 do
+  if string.sub(all[i], -#owner - 1, -2) == owner then
+    unwritten[#unwritten + 1] = all[i]
+    unwritten[#unwritten + 1] = all[i + 1]
+  end
+end
+redis.call('HSET', KEYS[1], ':from', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return {held, unwritten, 1}`
+
+/**
+ * Stores the newest states of a user, if the marker is still there, and leaves out older ones. KEYS: states. ARGV: marker,
+ * TTL (ms), `:from`, content, state … A state that is there stays: it is newer, or the same.
+ */
+const FILL_STATES = `#!lua flags=allow-key-locking
+if redis.call('HGET', KEYS[1], ':from') ~= ARGV[1] then return 0 end
+local from, contents, states, fills = string.match(ARGV[3], '^"(.*)"$'), {}, {}, {':from', ARGV[3]}
+for i = 4, #ARGV, 2 do
+  if ARGV[i] >= from then
+    contents[#contents + 1] = ARGV[i]
+    states[#states + 1] = ARGV[i + 1]
+  end
+end
+local held = #contents > 0 and redis.call('HMGET', KEYS[1], unpack(contents))
+for i, content in ipairs(contents) do
+  if not string.match(held[i] or '', '^"[01]:') then
+    fills[#fills + 1] = content
+    fills[#fills + 1] = states[i]
+  end
+end
+redis.call('HSET', KEYS[1], unpack(fills))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1`
 
 /**
@@ -255,9 +305,10 @@ return 1`
  * of each like its content, member of unwritten, changed at, the state at the source ('' when there is none), and 1 if
  * that state is this like.
  *
- * Creates nothing: the content may be gone. A count without a tally cannot be compared: it is removed, to be loaded, and
- * so is a marker. Corrects older states, and removes the likes from unwritten, unless they were repeated since. A like
- * that is unwritten and that the source has now is in the states already, if they are there.
+ * Creates no key: the content may be gone. A count without a tally cannot be compared: it is removed, to be loaded, and
+ * so is a marker. Corrects older states, adds one where every state is to be, and removes the likes from unwritten, unless
+ * they were repeated since. A like that is unwritten and that the source has now is in the states already, if they are
+ * there, and so it is when they are loaded.
  */
 const SETTLE = `#!lua flags=allow-key-locking
 -- usually calls 4
@@ -287,11 +338,16 @@ for i, member in ipairs(members) do
   local recordedAt = tonumber(scores[i] or '-1')
   if scores[i] and recordedAt <= changedAt then written[#written + 1] = member end
   if ARGV[first + 4] ~= '1' or recordedAt ~= changedAt then
-    local held = redis.call('HGET', states, content)
-    if held and (state == '' or not string.match(held, '^"[01]:')) then
+    local held, from = unpack(redis.call('HMGET', states, content, ':from'))
+    local lowest, heldAt = string.match(from or '', '^"(.*)"$'), string.match(held or '', '^"[01]:.-(%d+)"$')
+    if held and state == '' then
       redis.call('HDEL', states, content)
-    elseif held and tonumber(string.match(held, '(%d+)"$')) < tonumber(string.match(state, '(%d+)"$')) then
+    elseif heldAt and tonumber(heldAt) < tonumber(string.match(state, '(%d+)"$')) then
       redis.call('HSET', states, content, state)
+    elseif not heldAt and state ~= '' and lowest and lowest <= content then
+      redis.call('HSET', states, content, state)
+    elseif not heldAt and not lowest and (held or from) then
+      redis.call('HDEL', states, content, ':from')
     end
   end
 end
@@ -391,6 +447,13 @@ function countIn(tally: unknown): number | undefined {
 
 const contentsOf = (counts: CountOf[]) => [...new Set(counts.map(({ contentId }) => contentId))]
 
+/** Likes in a sorted set, as `ZRANGE` returns members and scores. */
+const likesIn = (flat: (string | number)[]): UnwrittenLike[] =>
+  Array.from({ length: flat.length / 2 }, (_, i) => {
+    const [contentId = '', userId = '', isLiked] = String(flat[i * 2]).split(':')
+    return { contentId, userId, isLiked: isLiked === '1', changedAt: Number(flat[i * 2 + 1]) }
+  })
+
 /** The state in a value that the SDK has parsed. Undefined for what is no state: nothing, or a marker. */
 function readState(text: unknown): LikeState | undefined {
   if (typeof text !== 'string' || !/^[01]:/.test(text)) return undefined
@@ -406,8 +469,8 @@ export type Counters = ReturnType<typeof createCounters>
 /**
  * Counts in Redis that a source of truth (D1) follows: likes exactly, views approximately, comments as a cache.
  *
- * Redis types: see `CounterKeys`. Counts, tallies and states expire `ttlMs` after their last change; what is unwritten
- * stays until the source confirms it.
+ * Redis types: see `CounterKeys`. Counts and tallies expire `ttlMs` after their last change, and states after they were
+ * loaded; what is unwritten stays until the source confirms it.
  *
  * Redis may lose any of these keys at any time. A missing count is loaded, never taken for 0. A like is exact while its
  * tally or its published count is there, and the user's state or the unwritten likes. Where Redis loses more, likes
@@ -488,40 +551,38 @@ export function createCounters(
     },
 
     /**
-     * The states of a user for each of `contentIds`, in their order. `load` answers those of contents that exist; it is
-     * asked for what Redis lacks. Redis is filled after the answer, unless a state changes meanwhile.
+     * The states of a user for each of `contentIds`, in their order. Redis keeps the newest states of the source all
+     * together: they are loaded once, and stored after the answer, unless a state changes meanwhile. Then only older contents
+     * are loaded, and not stored. One round trip.
      */
     async states(userId: string, contentIds: string[], load: LoadStates): Promise<LikeState[]> {
       if (contentIds.length === 0) return []
       const key = keys.likedBy(userId)
       const ids = [...new Set(contentIds)]
       const marker = newMarker()
-      const reply = await redis
-        .eval<string[], [held: unknown[], recordedAt: (number | null)[]]>(
+      const [held, unwritten, isNewest] = await redis
+        .eval<string[], [held: unknown[], unwritten: (string | number)[], isNewest: number]>(
           READ_STATES,
           [key, keys.likesUnwritten],
           [userId, marker, String(ttlMs), ...ids],
         )
-        .catch(() => undefined)
-      const states = new Map(ids.map((id, i) => [id, readState(reply?.[0][i])]))
+        .catch(() => [[], [], 0] as const)
+      const states = new Map(ids.map((id, i) => [id, readState(held[i])]))
       const missing = ids.filter((id) => states.get(id) === undefined)
-      if (missing.length > 0) {
-        const loaded = await load(missing)
-        const fills: string[] = []
-        for (const [i, id] of missing.entries()) {
-          let state = loaded.get(id)
-          const [likedAt, unlikedAt] = [reply?.[1][2 * i] ?? 0, reply?.[1][2 * i + 1] ?? 0]
-          const changedAt = Math.max(likedAt, unlikedAt)
-          // An unwritten like is newer: the source lacks it yet.
-          if (state && changedAt > state.changedAt)
-            state = { isLiked: likedAt > unlikedAt, changedAt, stateSince: null }
-          states.set(id, state)
-          fills.push(id, state ? written(state) : '')
+      const newest = isNewest === 1 ? await load.newest(missing) : undefined
+      const loaded = newest?.states ?? (missing.length > 0 ? await load.of(missing) : new Map<string, never>())
+      // The source lacks these yet. Of one that it has too, the later state is the newer one.
+      for (const { contentId, isLiked, changedAt } of likesIn([...unwritten])) {
+        if (changedAt > (loaded.get(contentId)?.changedAt ?? 0)) {
+          loaded.set(contentId, { isLiked, changedAt, stateSince: null })
         }
-        // If this fails, the next reader fills them.
-        if (reply) defer(() => redis.eval(FILL_STATES, [key], [marker, ...fills]).catch(() => {}))
       }
-      return contentIds.map((id) => states.get(id) ?? { isLiked: false, changedAt: 0, stateSince: null })
+      if (newest) {
+        const fills = [...loaded].flatMap(([id, state]) => [id, written(state)])
+        const args = [marker, String(ttlMs), JSON.stringify(newest.from), ...fills]
+        defer(() => redis.eval(FILL_STATES, [key], args).catch(() => {})) // if this fails, the next reader fills them
+      }
+      return contentIds.map((id) => states.get(id) ?? loaded.get(id) ?? NEVER_LIKED)
     },
 
     /**
@@ -569,11 +630,7 @@ export function createCounters(
 
     /** Up to `most` likes that the source has not confirmed, the oldest first. One command. */
     async unwrittenLikes(most: number): Promise<UnwrittenLike[]> {
-      const flat = await redis.zrange<(string | number)[]>(keys.likesUnwritten, 0, most - 1, { withScores: true })
-      return Array.from({ length: flat.length / 2 }, (_, i) => {
-        const [contentId = '', userId = '', isLiked] = String(flat[i * 2]).split(':')
-        return { contentId, userId, isLiked: isLiked === '1', changedAt: Number(flat[i * 2 + 1]) }
-      })
+      return likesIn(await redis.zrange(keys.likesUnwritten, 0, most - 1, { withScores: true }))
     },
 
     /**

@@ -1,9 +1,10 @@
-import { eq } from 'drizzle-orm'
+import { eq, sql } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import { postLikes, posts } from '../../src/db/schema.ts'
 import type { LikeMessage } from '../../src/likes/schema.ts'
+import { meteredDatabase } from '../database.ts'
 import { migrate, newEdge, roundTrips } from '../edge.ts'
-import { addComment, addPost, addUser, db } from '../rows.ts'
+import { addComment, addLike, addPost, addUser, db } from '../rows.ts'
 
 beforeAll(migrate)
 
@@ -234,7 +235,36 @@ test('reading unknown posts leaves nothing about the reader in Redis', async () 
   const headers = await edge.signIn(ada)
   await edge.fetch(`/v1/posts?ids=p_1,${post.id},p_2`, { headers })
   await edge.settle()
-  expect(await edge.sdk.hgetall(`liked:${ada.id}`)).toEqual({ [post.id]: '0:0' })
+  expect(await edge.sdk.hgetall(`liked:${ada.id}`)).toEqual({ ':from': 'p_' })
+})
+
+test('what a user likes is read from D1 once; older posts than the thousand newest are read each time', async () => {
+  const ada = await addUser()
+  const liked = await addPost({ authorId: ada.id })
+  const other = await addPost({ authorId: ada.id })
+  await addLike(ada.id, liked.id)
+  for (const [newerLikes, isAgain] of [
+    [0, false],
+    [999, false],
+    [1, true],
+  ] as const) {
+    const newer = Array.from({ length: newerLikes }, (_, i) => `p_z${newerLikes}_${i}`)
+    await db.run(sql`
+      INSERT INTO post_likes (post_id, user_id, is_liked, changed_at)
+      SELECT value, ${ada.id}, true, 1 FROM json_each(${JSON.stringify(newer)})`)
+    const { DB, rows } = meteredDatabase(/from "post_likes"/)
+    const edge = newEdge({ DB })
+    const headers = await edge.signIn(ada)
+    const isRead = async (post: { id: string }) => {
+      const before = rows.read
+      const response = await edge.fetch(`/v1/posts/${post.id}`, { headers })
+      expect(await response.json()).toMatchObject({ likedByMe: post === liked })
+      await edge.settle()
+      return rows.read > before
+    }
+    expect(await isRead(liked)).toBe(true)
+    expect([await isRead(other), await isRead(liked)]).toEqual([isAgain, isAgain])
+  }
 })
 
 test('a like requires a session and an existing post or comment', async () => {

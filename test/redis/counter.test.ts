@@ -1,6 +1,12 @@
 import { describe, expect, test, vi } from 'vitest'
 import { keys } from '../../src/keys.ts'
-import { type Counter, createCounters, type LikeState, type LoadedLike } from '../../src/redis/counter.ts'
+import {
+  type Counter,
+  createCounters,
+  type LikeState,
+  type LoadedLike,
+  type LoadStates,
+} from '../../src/redis/counter.ts'
 import { newMeter } from '../../src/redis/client.ts'
 import { keysOf, newDeferral, newKeyspace } from './setup.ts'
 
@@ -11,6 +17,10 @@ function newSource() {
   const rows = new Map<string, LikeState>()
   let revision = 0
   const rowOf = (userId: string) => rows.get(userId) ?? { isLiked: false, changedAt: 0, stateSince: null }
+  const statesOf = (userId: string, post: string) => {
+    const row = rows.get(userId)
+    return new Map<string, LikeState>(row ? [[post, row]] : [])
+  }
   const counted = () => ({
     count: [...rows.values()].filter(({ isLiked }) => isLiked).length,
     changedAt: Math.max(0, ...[...rows.values()].map((row) => row.changedAt)),
@@ -19,6 +29,11 @@ function newSource() {
   return {
     rowOf,
     counted,
+    /** What `userId` has said of `post`, which is all that they ever said. */
+    states: (userId: string, post: string): LoadStates => ({
+      of: async () => statesOf(userId, post),
+      newest: async () => ({ states: statesOf(userId, post), from: 'p_' }),
+    }),
     load: (userId: string) => async (): Promise<LoadedLike | null> => ({ ...counted(), state: rowOf(userId) }),
     write(userId: string, state: LikeState): void {
       revision += 1
@@ -28,7 +43,7 @@ function newSource() {
 }
 
 function newWorld(keyspace = newKeyspace()) {
-  const redis = keyspace.connect({ timeoutMs: 10_000 }) // workerd keeps at most 10 000 timeouts
+  const redis = keyspace.connect({ timeoutMs: 5_000 }) // workerd keeps at most 10 000 timeouts
   const deferral = newDeferral()
   const deferred = () => deferral.settle()
   const counters = createCounters(redis, keys, TTL_MS, deferral.defer)
@@ -67,7 +82,7 @@ function newWorld(keyspace = newKeyspace()) {
       return likes ?? NaN
     },
     async isLikedBy(userId: string): Promise<boolean> {
-      const [state] = await counters.states(userId, [post], async () => new Map([[post, source.rowOf(userId)]]))
+      const [state] = await counters.states(userId, [post], source.states(userId, post))
       await deferred()
       return state?.isLiked ?? false
     },
@@ -101,7 +116,10 @@ describe('likes, whatever Redis evicts', () => {
     async (...later) => {
       const keyspace = newKeyspace()
       for (const evicted of subsetsOf(names)) {
-        for (const isDelivered of [false, true]) {
+        for (const { isDelivered, isRead } of [false, true].flatMap((isDelivered) => [
+          { isDelivered, isRead: false },
+          { isDelivered, isRead: true },
+        ])) {
           const world = newWorld(keyspace)
           await world.redis.flushdb()
           const liked = new Set([ADA, BOB])
@@ -116,6 +134,12 @@ describe('likes, whatever Redis evicts', () => {
           const isCountLost = lost.has('count') && lost.has('tally')
           const isStateLost = lost.has('unwritten') && (lost.has('ada') || lost.has('bob'))
           const isExact = isDelivered || !(isCountLost || isStateLost)
+          // Loads their states, and stores them.
+          for (const user of isRead ? [ADA, BOB] : []) {
+            const isLiked = await world.isLikedBy(user)
+            if (!isStateLost || isDelivered)
+              expect([evicted, isDelivered, isLiked]).toEqual([evicted, isDelivered, true])
+          }
           for (const { userId, isLiked } of later) {
             const count = await world.like(userId, isLiked)
             liked[isLiked ? 'add' : 'delete'](userId)
@@ -179,19 +203,125 @@ test('a like whose reply was lost is unwritten until the source has it', async (
   ])
 })
 
-test('a state that is loaded before the source has a like, and stored after it confirmed the like, is the like', async () => {
-  const world = newWorld()
-  await world.like(ADA, true)
-  await world.redis.del(keys.likedBy(ADA))
+describe('the states of a user', () => {
   const NOT_LIKED = { isLiked: false, changedAt: 0, stateSince: null }
-  let loads = 0
-  await world.counters.states(ADA, [world.post], async () => {
-    loads += 1
-    await world.deliver() // the source has it now, and this load does not
-    return new Map([[world.post, NOT_LIKED]])
+  const never: LoadStates = {
+    of: async () => expect.fail('no state is loaded'),
+    newest: async () => expect.fail('no state is loaded'),
+  }
+
+  test.each([[[]], [['unwritten']]])(
+    'that are loaded before the source has a like, and stored after it confirmed the like, have the like; evicted: %o',
+    async (evicted) => {
+      const world = newWorld()
+      await world.like(ADA, true)
+      await world.redis.del(keys.likedBy(ADA), ...evicted.map(() => keys.likesUnwritten))
+      let loads = 0
+      await world.counters.states(ADA, [world.post], {
+        ...never,
+        newest: async () => {
+          loads += 1
+          await world.deliver() // the source has it now, and this load does not
+          return { states: new Map(), from: 'p_' }
+        },
+      })
+      await world.deferred()
+      expect([loads, await world.isLikedBy(ADA)]).toEqual([1, true])
+    },
+  )
+
+  test('are loaded once: what is not among them was never liked', async () => {
+    const { counters, source, deferred, redis } = newWorld()
+    source.write(ADA, { isLiked: true, changedAt: 5, stateSince: 4 })
+    expect(await counters.states(ADA, ['p_1', 'p_2'], source.states(ADA, 'p_2'))).toEqual([
+      NOT_LIKED,
+      { isLiked: true, changedAt: 5, stateSince: 4 },
+    ])
+    await deferred()
+    expect(await redis.hgetall(keys.likedBy(ADA))).toEqual({ ':from': 'p_', p_2: '1:4:5' })
+    const [first, second, third] = await counters.states(ADA, ['p_1', 'p_2', 'p_3'], never)
+    expect([first?.isLiked, second?.isLiked, third?.isLiked]).toEqual([false, true, false])
+    // Of a post that they never liked, a like needs no state from the source.
+    await counters.read(['likes'], ['p_3'], async () => new Map([['p_3', { likes: 7, changedAt: 0, revision: 0 }]]))
+    await deferred()
+    const loads = async () => expect.fail('nothing is loaded')
+    expect(await counters.like('p_3', ADA, true, loads)).toMatchObject({ count: 8 })
+    expect(await counters.like('p_3', ADA, true, loads)).toMatchObject({ count: 8 })
   })
-  await world.deferred()
-  expect([loads, await world.isLikedBy(ADA)]).toEqual([1, true])
+
+  test('older than the newest are loaded each time, and never taken for none', async () => {
+    const { counters, deferred, redis } = newWorld()
+    const liked = { isLiked: true, changedAt: 5, stateSince: null }
+    const asked: string[][] = []
+    const load: LoadStates = {
+      newest: async () => ({ from: 'p_5', states: new Map(['p_2', 'p_5', 'p_7'].map((id) => [id, liked])) }),
+      of: async (ids) => {
+        asked.push(ids)
+        return new Map([['p_2', liked]])
+      },
+    }
+    const areLiked = async (of: LoadStates) => {
+      const states = await counters.states(ADA, ['p_2', 'p_3', 'p_5', 'p_6', 'p_7', 'c_9'], of)
+      await deferred()
+      return states.map(({ isLiked }) => isLiked)
+    }
+    for (let i = 0; i < 3; i += 1) expect(await areLiked(load)).toEqual([true, false, true, false, true, false])
+    expect(asked).toEqual([
+      ['p_2', 'p_3', 'c_9'],
+      ['p_2', 'p_3', 'c_9'],
+    ])
+    expect(await redis.hkeys(keys.likedBy(ADA))).toEqual([':from', 'p_5', 'p_7'])
+    const source = { count: 7, changedAt: 5, revision: 1, state: liked }
+    await counters.read(['likes'], ['p_2'], async () => new Map([['p_2', { ...source, likes: 7 }]]))
+    await deferred()
+    expect(await counters.like('p_2', ADA, true, async () => source)).toMatchObject({ count: 7 })
+  })
+
+  test('that changed while they were loaded stay, and an older unwritten like changes none', async () => {
+    const world = newWorld()
+    const { counters, source, post, redis } = world
+    source.write(ADA, { isLiked: false, changedAt: 5, stateSince: null })
+    const { of, newest } = source.states(ADA, post)
+    const late = async (ids: string[]) => {
+      const loaded = await newest(ids)
+      await world.like(ADA, true)
+      return loaded
+    }
+    await counters.states(ADA, [post], { of, newest: late })
+    await world.deferred()
+    expect(await world.isLikedBy(ADA)).toBe(true)
+
+    await redis.flushdb()
+    await redis.zadd(keys.likesUnwritten, { score: 4, member: `${post}:${ADA}:1` })
+    expect([await world.isLikedBy(ADA), await world.isLikedBy(ADA)]).toEqual([false, false])
+  })
+
+  test('get a like that Redis had lost when they were stored', async () => {
+    const world = newWorld()
+    await world.like(ADA, true)
+    await world.redis.flushdb()
+    expect(await world.isLikedBy(ADA)).toBe(false) // it is in the queue only
+    await world.deliver()
+    expect(await world.isLikedBy(ADA)).toBe(true)
+    await world.like(ADA, false)
+    await world.deliver()
+    expect(await world.isLikedBy(ADA)).toBe(false)
+  })
+
+  test('are not stored while too many likes are unwritten, and have the newer of two', async () => {
+    const world = newWorld()
+    await world.like(ADA, true)
+    await world.deliver()
+    await world.like(ADA, false)
+    const [first, ...others] = Array.from({ length: 1_000 }, (_, i) => ({ score: i + 1, member: `p_${i}:${BOB}:1` }))
+    if (first) await world.redis.zadd(keys.likesUnwritten, first, ...others)
+    await world.redis.del(keys.likedBy(ADA))
+    expect([world.source.rowOf(ADA).isLiked, await world.isLikedBy(ADA)]).toEqual([true, false])
+    expect(await world.redis.exists(keys.likedBy(ADA))).toBe(0)
+    await world.redis.zrem(keys.likesUnwritten, `p_0:${BOB}:1`)
+    expect(await world.isLikedBy(ADA)).toBe(false)
+    expect(await world.redis.hget(keys.likedBy(ADA), world.post)).toMatch(/^0:/)
+  })
 })
 
 test('a batch of likes is settled by one script', async () => {
@@ -267,13 +397,14 @@ test.each(interruptions)('a fill during which there is %s stores nothing old', a
 
   const second = newWorld()
   let stateLoads = 0
-  const interruptedStates = async () => {
+  const { of, newest } = second.source.states(ADA, second.post)
+  const interruptedNewest = async (ids: string[]) => {
     stateLoads += 1
-    const loaded = new Map([[second.post, second.source.rowOf(ADA)]])
+    const loaded = await newest(ids)
     await interrupt(second)
     return loaded
   }
-  await second.counters.states(ADA, [second.post], interruptedStates)
+  await second.counters.states(ADA, [second.post], { of, newest: interruptedNewest })
   await second.deferred()
   expect(stateLoads).toBe(1)
   expect(await second.isLikedBy(ADA)).toBe(true)
