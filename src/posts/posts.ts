@@ -66,6 +66,9 @@ const HOT_SEARCHED = 500
  */
 const EVICTED_COMMENTS = 500
 
+/** The counts of at most so many posts are claimed before anybody knows whether these exist. */
+const CLAIMED_AT_ONCE = 10
+
 /** Of how many posts of a deleted author the request itself invalidates the cache entries. A step does the rest. */
 const INVALIDATED_POSTS = 500
 
@@ -108,6 +111,7 @@ export function createPosts(
     return ids.map((id) => found.get(id) ?? null)
   }
 
+  /** One D1 query, none for no ids. */
   async function loadCounts(ids: string[]): Promise<Map<string, LoadedCounts>> {
     if (ids.length === 0) return new Map<string, never>()
     const rows = await platform.db
@@ -129,12 +133,27 @@ export function createPosts(
    */
   async function getMany(ids: string[], viewer?: Viewer, where?: 'feed'): Promise<Post[]> {
     const loaded = new Map<string, LoadedCounts>()
-    const finding = byId.getMany(ids, (missing) => load(missing, loaded))
-    const counting = countsOf(ids, async (uncounted, isFill) => {
-      const existing = new Set((await finding).map((post) => post?.id))
-      const known = isFill ? new Map<string, never>() : loaded
-      const others = await loadCounts(uncounted.filter((id) => existing.has(id) && !known.has(id)))
-      return new Map([...known, ...others])
+    const { promise: missed, resolve: miss } = Promise.withResolvers<string[]>()
+    let claiming: Promise<void> | undefined
+    let isLoading = false // texts, with counts that nobody had claimed
+    const finding = byId.getMany(
+      ids,
+      async (missing) => {
+        isLoading ||= claiming === undefined
+        await claiming
+        return load(missing, loaded)
+      },
+      miss,
+    )
+    const counting = countsOf(ids, async (uncounted, claim) => {
+      if (!claim) return loadCounts(uncounted)
+      const found = Promise.resolve(finding)
+      // The counts of a text that is loaded are claimed together with it, so that its row fills both.
+      const missing = new Set(await Promise.race([missed, found.then(() => [])]))
+      const together = uncounted.filter((id) => missing.has(id))
+      if (!isLoading && together.length <= CLAIMED_AT_ONCE) await (claiming = claim(together))
+      const existing = new Set((await found).map((post) => post?.id))
+      return new Map([...loaded, ...(await loadCounts(uncounted.filter((id) => existing.has(id) && !loaded.has(id))))])
     })
     const liking = viewer && likedBy(viewer.userId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])

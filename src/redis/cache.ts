@@ -574,7 +574,12 @@ export class Cache<T> {
   }
 
   /** Adds to `values` the values of `ids`, which memory cannot answer without Redis. */
-  async #readThrough(ids: string[], load: Load<T>, values: Values<T>): Promise<void> {
+  async #readThrough(
+    ids: string[],
+    load: Load<T>,
+    values: Values<T>,
+    onMiss?: (missing: string[]) => void,
+  ): Promise<void> {
     const read = this.#memory.begin(this.#now())
     const canGiveUp = ids.every((id) => {
       const entry = this.#slotOf(this.#kind.key(id))?.entry
@@ -603,6 +608,7 @@ export class Cache<T> {
 
     const missing = ids.filter((id) => !values.has(id))
     if (missing.length === 0) return
+    onMiss?.(missing)
     try {
       const loaded = lookup ? await this.#loadUnderLease(missing, load) : await this.#fill(missing, load)
       for (const [id, value] of loaded) values.set(id, value)
@@ -619,9 +625,9 @@ export class Cache<T> {
 
   /**
    * The values of `ids` in their order, `null` for what does not exist. `load` gets the ids that no layer has. A promise,
-   * unless memory has all of them.
+   * unless memory has all of them. `onMiss` gets the ids that Redis lacks, before this reader asks for the right to load them.
    */
-  getMany(ids: string[], load: Load<T>): Promise<(T | null)[]> | (T | null)[] {
+  getMany(ids: string[], load: Load<T>, onMiss?: (missing: string[]) => void): Promise<(T | null)[]> | (T | null)[] {
     const values: Values<T> = new Map()
     const unanswered: string[] = []
     for (const id of new Set(ids)) {
@@ -630,15 +636,20 @@ export class Cache<T> {
       else unanswered.push(id)
     }
     const inOrder = () => ids.map((id) => values.get(id) ?? null)
-    return unanswered.length === 0 ? inOrder() : this.#readUnanswered(unanswered, load, values).then(inOrder)
+    return unanswered.length === 0 ? inOrder() : this.#readUnanswered(unanswered, load, values, onMiss).then(inOrder)
   }
 
   /** Adds to `values` those of `ids`, which memory does not have. */
-  async #readUnanswered(ids: string[], load: Load<T>, values: Values<T>): Promise<void> {
+  async #readUnanswered(
+    ids: string[],
+    load: Load<T>,
+    values: Values<T>,
+    onMiss?: (missing: string[]) => void,
+  ): Promise<void> {
     if (this.#pendingLoads.size > 0) await this.#join(ids, values)
     const missing = ids.filter((id) => !values.has(id))
     for (const _ of missing) this.#emit('memory', 'miss')
-    if (missing.length > 0) await this.#readThrough(missing, load, values)
+    if (missing.length > 0) await this.#readThrough(missing, load, values, onMiss)
   }
 
   /** Makes memory forget `keys`, now and when `request` has ended: reads in between may have seen the old values. */

@@ -56,8 +56,14 @@ export interface LoadedCounts extends KnownCounts {
 /** Counts of views at the source, by content. */
 export type KnownViews = Map<string, number>
 
-/** `isFill`: Redis stores what is loaded, so it must be read from the source now. Otherwise it is for an answer. */
-export type LoadCounts = (contentIds: string[], isFill: boolean) => Promise<Map<string, LoadedCounts>>
+/**
+ * Loads counts from the source. Redis stores those of contents that `claim` was called with before they were loaded: it
+ * takes one round trip. The others are loaded again, after the answer: then there is no `claim`, and all must be read now.
+ */
+export type LoadCounts = (
+  contentIds: string[],
+  claim?: (contentIds: string[]) => Promise<void>,
+) => Promise<Map<string, LoadedCounts>>
 
 /** Ids are compared byte by byte. */
 export interface NewestStates {
@@ -215,13 +221,13 @@ return {tonumber(count), changedAt, since}`
  * count whose tally is still there is taken from the tally, which includes what the source has not confirmed.
  */
 const FILL_COUNTS = `#!lua flags=allow-key-locking
-local counts = #KEYS / 3
+local counts, gone = #KEYS / 3, {}
 local held = redis.call('MGET', unpack(KEYS, 1, 2 * counts))
 for i = 1, counts do
   local value, tally, authors = ARGV[i * 3], ARGV[i * 3 + 1], ARGV[i * 3 + 2]
   if held[i] == ARGV[1] then
     if value == '' then
-      redis.call('DEL', KEYS[i])
+      gone[#gone + 1] = KEYS[i]
     else
       local kept = string.match(held[counts + i] or '', '^"(%d+)')
       redis.call('SET', KEYS[i], kept or value, 'PX', ARGV[2])
@@ -230,6 +236,7 @@ for i = 1, counts do
     end
   end
 end
+if #gone > 0 then redis.call('DEL', unpack(gone)) end
 return 1`
 
 /**
@@ -498,15 +505,17 @@ export function createCounters(
     })
   }
 
-  /** Loads counts again, and stores them unless they change meanwhile. Two round trips. */
-  async function fillCounts(missing: CountOf[], load: LoadCounts): Promise<void> {
-    const marker = newMarker()
+  /** Sets markers where counts are missing; returns those that have this one. One round trip. */
+  async function claimCounts(missing: CountOf[], marker: string): Promise<CountOf[]> {
+    if (missing.length === 0) return []
     const claims = redis.pipeline()
     for (const count of missing) claims.set(countKey(count), marker, { nx: true, px: MARKER_MS })
     const replies = await claims.exec<unknown[]>()
-    const claimed = missing.filter((_, i) => replies[i] === 'OK')
-    if (claimed.length === 0) return
-    const loaded = await load(contentsOf(claimed), true)
+    return missing.filter((_, i) => replies[i] === 'OK')
+  }
+
+  /** Stores counts that were loaded after they were claimed, unless they changed meanwhile. One round trip. */
+  async function storeCounts(claimed: CountOf[], marker: string, loaded: Map<string, LoadedCounts>): Promise<void> {
     const contents = new Set<string>()
     const args = claimed.flatMap(({ counter, contentId }) => {
       const isFirst = contents.size < contents.add(contentId).size
@@ -519,6 +528,13 @@ export function createCounters(
     const owners = claimed.map(({ contentId }) => keys.authors(contentId))
     const places = [...claimed.map(countKey), ...claimed.map(tallyKey), ...owners]
     await redis.eval(FILL_COUNTS, places, [marker, String(ttlMs), ...args])
+  }
+
+  /** Loads counts again, and stores them. Two round trips. */
+  async function fillCounts(missing: CountOf[], load: LoadCounts): Promise<void> {
+    const marker = newMarker()
+    const claimed = await claimCounts(missing, marker)
+    if (claimed.length > 0) await storeCounts(claimed, marker, await load(contentsOf(claimed)))
   }
 
   return {
@@ -539,13 +555,27 @@ export function createCounters(
       const counts = wanted.map((_, i) => (typeof held?.[i] === 'number' ? held[i] : undefined))
       const missing = wanted.filter((_, i) => counts[i] === undefined)
       if (missing.length > 0) {
-        const loaded = known ?? (await load(contentsOf(missing), false))
+        const marker = newMarker()
+        const asked = new Set<string>()
+        let claimed: CountOf[] = []
+        const claim = async (ids: string[]) => {
+          for (const id of held ? ids : []) asked.add(id)
+          claimed = await claimCounts(
+            missing.filter(({ contentId }) => asked.has(contentId)),
+            marker,
+          ).catch(() => [])
+        }
+        const loaded = known ? new Map<string, never>() : await load(contentsOf(missing), claim)
+        const atSource: Map<string, KnownCounts> = known ?? loaded
         for (const [i, { counter, contentId }] of wanted.entries()) {
           // Of a content that the source does not know, there is nothing to count.
-          counts[i] ??= countIn(held?.[wanted.length + i]) ?? loaded.get(contentId)?.[counter] ?? 0
+          counts[i] ??= countIn(held?.[wanted.length + i]) ?? atSource.get(contentId)?.[counter] ?? 0
         }
-        const existing = held ? missing.filter(({ contentId }) => loaded.has(contentId)) : []
-        if (existing.length > 0) defer(() => fillCounts(existing, load).catch(() => {})) // the next reader fills them
+        const existing = held ? missing.filter(({ contentId }) => atSource.has(contentId)) : []
+        const again = existing.filter(({ contentId }) => !asked.has(contentId))
+        // If a fill fails, the next reader repeats it, and the markers expire.
+        if (claimed.length > 0) defer(() => storeCounts(claimed, marker, loaded).catch(() => {}))
+        if (again.length > 0) defer(() => fillCounts(again, load).catch(() => {}))
       }
       return contentIds.map((_, i) => counts.slice(i * counters.length, (i + 1) * counters.length).map((n) => n ?? 0))
     },

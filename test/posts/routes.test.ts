@@ -2,6 +2,7 @@ import { eq } from 'drizzle-orm'
 import { beforeAll, expect, test } from 'vitest'
 import * as schema from '../../src/db/schema.ts'
 import { keys } from '../../src/keys.ts'
+import { watchedDatabase } from '../database.ts'
 import { type Edge, expectRefused, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addComment, addPost, addUser, db } from '../rows.ts'
 import { keysOf } from '../redis/setup.ts'
@@ -220,6 +221,25 @@ test('a cached count that is not a number is ignored', async () => {
   const post = await addPost({ authorId: (await addUser()).id, likesCount: 5 })
   await edge.sdk.set(keys.count('likes', post.id), 'many')
   expect(await (await edge.fetch(`/v1/posts/${post.id}`)).json()).toMatchObject({ likesCount: 5 })
+})
+
+test('a post that nothing has cached is one D1 query, which fills its text and its counts', async () => {
+  let queries = 0
+  const edge = newEdge({ DB: watchedDatabase(() => (queries += 1)) })
+  const post = await addPost({ authorId: (await addUser()).id, likesCount: 7, commentsCount: 2 })
+  const cold = await edge.fetch(`/v1/posts/${post.id}`)
+  expect(await cold.json()).toMatchObject({ likesCount: 7, commentsCount: 2 })
+  await edge.settle()
+  expect([roundTrips(cold), queries]).toEqual([2, 1])
+  const counts = await edge.sdk.mget(
+    keys.post(post.id),
+    ...(['likes', 'comments', 'views'] as const).map((counter) => keys.count(counter, post.id)),
+  )
+  expect(counts).toEqual([expect.anything(), 7, 2, 0])
+  const warm = await newEdge({ DB: watchedDatabase(() => expect.fail('nothing is loaded')) }, edge.token).fetch(
+    `/v1/posts/${post.id}`,
+  )
+  expect(await warm.json()).toMatchObject({ likesCount: 7 })
 })
 
 test('unknown posts leave no counts in Redis', async () => {
