@@ -133,9 +133,11 @@ export function createPosts(
    */
   async function getMany(ids: string[], viewer?: Viewer, where?: 'feed'): Promise<Post[]> {
     const loaded = new Map<string, LoadedCounts>()
+    // The counts of a text that is loaded are claimed in the request that asks for the right to load it. Then its row fills
+    // both. Where the load has begun, it is too late to claim them.
     const { promise: missed, resolve: miss } = Promise.withResolvers<string[]>()
     let claiming: Promise<void> | undefined
-    let isLoading = false // texts, with counts that nobody had claimed
+    let isLoading = false
     const finding = byId.getMany(
       ids,
       async (missing) => {
@@ -148,12 +150,13 @@ export function createPosts(
     const counting = countsOf(ids, async (uncounted, claim) => {
       if (!claim) return loadCounts(uncounted)
       const found = Promise.resolve(finding)
-      // The counts of a text that is loaded are claimed together with it, so that its row fills both.
       const missing = new Set(await Promise.race([missed, found.then(() => [])]))
       const together = uncounted.filter((id) => missing.has(id))
-      if (!isLoading && together.length <= CLAIMED_AT_ONCE) await (claiming = claim(together))
+      if (!isLoading && together.length <= CLAIMED_AT_ONCE) claiming = claim(together)
+      await claiming
       const existing = new Set((await found).map((post) => post?.id))
-      return new Map([...loaded, ...(await loadCounts(uncounted.filter((id) => existing.has(id) && !loaded.has(id))))])
+      const others = await loadCounts(uncounted.filter((id) => existing.has(id) && !loaded.has(id)))
+      return new Map([...loaded, ...others])
     })
     const liking = viewer && likedBy(viewer.userId, ids)
     const [found, counted, liked] = await Promise.all([finding, counting, liking])

@@ -133,8 +133,11 @@ const MARKER_MS = 10_000
 /** The state of a content that the user never liked. */
 const NEVER_LIKED: LikeState = { isLiked: false, changedAt: 0, stateSince: null }
 
-/** The newest states of a user are stored together with what is unwritten, unless so many likes are: then D1 is away. */
-const MAX_UNWRITTEN = 1_000
+/**
+ * The newest states of a user are stored together with the unwritten ones, which takes a look at all unwritten likes. Where
+ * more than this wait for the source, none are stored.
+ */
+const MAX_UNWRITTEN = 5_000
 
 /** A load is repeated at most so often when the counts change meanwhile. */
 const MAX_ATTEMPTS = 5

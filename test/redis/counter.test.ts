@@ -313,7 +313,7 @@ describe('the states of a user', () => {
     await world.like(ADA, true)
     await world.deliver()
     await world.like(ADA, false)
-    const [first, ...others] = Array.from({ length: 1_000 }, (_, i) => ({ score: i + 1, member: `p_${i}:${BOB}:1` }))
+    const [first, ...others] = Array.from({ length: 5_000 }, (_, i) => ({ score: i + 1, member: `p_${i}:${BOB}:1` }))
     if (first) await world.redis.zadd(keys.likesUnwritten, first, ...others)
     await world.redis.del(keys.likedBy(ADA))
     expect([world.source.rowOf(ADA).isLiked, await world.isLikedBy(ADA)]).toEqual([true, false])
