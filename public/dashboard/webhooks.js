@@ -235,7 +235,14 @@ export function createWebhooks(context) {
             isDanger: true,
           },
           async () => {
-            await api.webhooks('DELETE', `/webhooks/${selected}`)
+            const id = selected
+            selected = '' // a reload meanwhile must not ask for what is going
+            try {
+              await api.webhooks('DELETE', `/webhooks/${id}`)
+            } catch (error) {
+              selected = id
+              throw error
+            }
             location.hash = addressOf('webhooks')
             say('Deleted.')
             void load()
