@@ -72,8 +72,10 @@ const CLAIMED_AT_ONCE = 10
 /** Of how many posts of a deleted author the request itself invalidates the cache entries. A step does the rest. */
 const INVALIDATED_POSTS = 500
 
-/** What posts need. Each part may be built at its first use: a cached read uses one cache and the counters. */
-/** What posts need beside the platform. */
+/**
+ * What posts need beside the platform. Each part may be built at its first use: a cached read uses one cache and the
+ * counters.
+ */
 export interface PostsDependencies {
   byId: Cache<CachedPost>
   hotIds: Cache<string[]>

@@ -134,8 +134,8 @@ const MARKER_MS = 10_000
 const NEVER_LIKED: LikeState = { isLiked: false, changedAt: 0, stateSince: null }
 
 /**
- * The newest states of a user are stored together with the unwritten ones, which takes a look at all unwritten likes. Where
- * more than this wait for the source, none are stored.
+ * The newest states of a user are stored together with the unwritten ones, which are found among all unwritten likes. Where
+ * there are more than this, no states are stored.
  */
 const MAX_UNWRITTEN = 5_000
 
@@ -316,9 +316,9 @@ return 1`
  * that state is this like.
  *
  * Creates no key: the content may be gone. A count without a tally cannot be compared: it is removed, to be loaded, and
- * so is a marker. Corrects older states, adds one where every state is to be, and removes the likes from unwritten, unless
- * they were repeated since. A like that is unwritten and that the source has now is in the states already, if they are
- * there, and so it is when they are loaded.
+ * so is a marker. Corrects older states, and removes the likes from unwritten, unless they were repeated since. Where the
+ * states are to have every state and lack this one, adds it; where they are being loaded without it, ends the load. A like
+ * that was unwritten until now needs neither: it is in the states already, and in those being loaded.
  */
 const SETTLE = `#!lua flags=allow-key-locking
 -- usually calls 4
@@ -458,7 +458,7 @@ function countIn(tally: unknown): number | undefined {
 const contentsOf = (counts: CountOf[]) => [...new Set(counts.map(({ contentId }) => contentId))]
 
 /** Likes in a sorted set, as `ZRANGE` returns members and scores. */
-const likesIn = (flat: (string | number)[]): UnwrittenLike[] =>
+const likesIn = (flat: readonly (string | number)[]): UnwrittenLike[] =>
   Array.from({ length: flat.length / 2 }, (_, i) => {
     const [contentId = '', userId = '', isLiked] = String(flat[i * 2]).split(':')
     return { contentId, userId, isLiked: isLiked === '1', changedAt: Number(flat[i * 2 + 1]) }
@@ -584,9 +584,9 @@ export function createCounters(
     },
 
     /**
-     * The states of a user for each of `contentIds`, in their order. Redis keeps the newest states of the source all
-     * together: they are loaded once, and stored after the answer, unless a state changes meanwhile. Then only older contents
-     * are loaded, and not stored. One round trip.
+     * The states of a user for each of `contentIds`, in their order. Redis keeps the newest states of the source: the first
+     * read loads them all, and stores them after the answer, unless one changes meanwhile. Later reads load only the states of
+     * older contents, which are not stored. One round trip.
      */
     async states(userId: string, contentIds: string[], load: LoadStates): Promise<LikeState[]> {
       if (contentIds.length === 0) return []
@@ -605,7 +605,7 @@ export function createCounters(
       const newest = isNewest === 1 ? await load.newest(missing) : undefined
       const loaded = newest?.states ?? (missing.length > 0 ? await load.of(missing) : new Map<string, never>())
       // The source lacks these yet. Of one that it has too, the later state is the newer one.
-      for (const { contentId, isLiked, changedAt } of likesIn([...unwritten])) {
+      for (const { contentId, isLiked, changedAt } of likesIn(unwritten)) {
         if (changedAt > (loaded.get(contentId)?.changedAt ?? 0)) {
           loaded.set(contentId, { isLiked, changedAt, stateSince: null })
         }
@@ -663,7 +663,7 @@ export function createCounters(
 
     /** Up to `most` likes that the source has not confirmed, the oldest first. One command. */
     async unwrittenLikes(most: number): Promise<UnwrittenLike[]> {
-      return likesIn(await redis.zrange(keys.likesUnwritten, 0, most - 1, { withScores: true }))
+      return likesIn(await redis.zrange<(string | number)[]>(keys.likesUnwritten, 0, most - 1, { withScores: true }))
     },
 
     /**
