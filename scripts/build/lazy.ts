@@ -7,7 +7,7 @@ import { childrenOf, type Edit, edited, nodesOf } from './syntax.ts'
 const MODULE = /^\/\/ (\S+\.\w+)$/gm
 
 /** Functions that make next to nothing: their results are constants as they are. */
-const CHEAP = new Set(['service'])
+const CHEAP = new Set(['service', 'provide', 'provideForIsolate'])
 
 const LAZY = `
 function lazy(make) {

@@ -1,7 +1,9 @@
 import { fileURLToPath } from 'node:url'
 import { type InputOptions, type Plugin, rolldown } from 'rolldown'
+import { deferBuiltins } from './builtins.ts'
 import { removeDocumentation } from './documentation.ts'
 import { compactEmbedded } from './embedded.ts'
+import { unarrow } from './functions.ts'
 import { deferConstants, sortModules } from './lazy.ts'
 import { removeUnusedMembers } from './members.ts'
 import { removeConstraints } from './tables.ts'
@@ -161,6 +163,7 @@ export async function bundleWorker(
 ): Promise<string> {
   const isOurs = OURS.has(entry)
   const input: InputOptions = {
+    cwd: pathOf('.'), // paths of modules are below it
     external: /^(node|cloudflare):/,
     platform: 'browser',
     checks: { pluginTimings: false },
@@ -180,7 +183,7 @@ export async function bundleWorker(
   if (isDocumented) throw new Error(`${entry} has descriptions of routes that the build cannot remove`)
 
   const needed = removeUnusedMembers(whole.code, isOurs ? UNUSED : {})
-  const code = isOurs ? deferConstants(needed, 'src/') : needed
+  const code = isOurs ? deferBuiltins(deferConstants(needed, 'src/')) : needed
   if (!minify) return code
   const sorted = isOurs ? sortModules(code, 'src/') : code
   const names = ['default', ...classes].join()
@@ -192,7 +195,10 @@ export async function bundleWorker(
   }
   const { code: minified } = await generate({ ...input, input: ENTRY, plugins: [inMemory] }, true)
   // V8 reads a program in ASCII sooner than any other.
-  return minified.replaceAll(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return (isOurs ? unarrow(minified) : minified).replaceAll(
+    /[^\0-\x7f]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
 }
 
 async function generate(options: InputOptions, minify: boolean) {

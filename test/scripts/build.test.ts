@@ -1,7 +1,10 @@
+import { createHash } from 'node:crypto'
 import { Webhook } from 'standardwebhooks'
 import { expect, test } from 'vitest'
+import { deferBuiltins } from '../../scripts/build/builtins.ts'
 import { removeDocumentation } from '../../scripts/build/documentation.ts'
 import { compactEmbedded } from '../../scripts/build/embedded.ts'
+import { unarrow } from '../../scripts/build/functions.ts'
 import { deferConstants, sortModules } from '../../scripts/build/lazy.ts'
 import { removeUnusedMembers } from '../../scripts/build/members.ts'
 import { problemPages } from '../../scripts/build/problems.ts'
@@ -102,6 +105,41 @@ test('modules of a kind are together, after the libraries', () => {
   const sorted = sortModules(deferConstants(CONSTANTS, 'src/'), 'src/')
   const places = ['table', 'User', 'Post', 'routes'].map((name) => sorted.indexOf(`const ${name} =`))
   expect(places).toEqual(places.toSorted((a, b) => a - b))
+})
+
+test.each([
+  ['const f=(a,b=1)=>a+b', 'const f=function(a,b=1){return a+b}'],
+  ['const f=a=>({a})', 'const f=function(a){return ({a})}'],
+  ['const f=async({a},...b)=>{await a}', 'const f=async function({a},...b){await a}'],
+  ['run(()=>a=>b)', 'run(function(){return a=>b})'],
+  ['const f=g||(async a=>a)', 'const f=g||(async function(a){return a})'],
+  ['class A extends B{static f=()=>1;g=()=>this.a}', 'class A extends B{static f=function(){return 1};g=()=>this.a}'],
+  ['const f=()=>()=>this', 'const f=()=>()=>this'],
+  ['export default()=>1', 'export default function(){return 1}'],
+  ['function f(){return()=>1}', 'function f(){return()=>1}'],
+])('arrow functions at the top are functions: %j is %j', (code, expected) => {
+  expect(unarrow(code, 0)).toBe(expected)
+})
+
+test('a short arrow function stays one', () => {
+  const code = `const f=()=>1,g=()=>'${'a'.repeat(200)}'`
+  expect(unarrow(code)).toBe(`const f=()=>1,g=function(){return '${'a'.repeat(200)}'}`)
+})
+
+test('a module of Node is loaded at the first call of one of its functions', () => {
+  const code = "import { createHash as hash, hkdfSync } from 'node:crypto'\nanswer = hash('md5').digest('hex')"
+  const deferred = deferBuiltins(code)
+  expect(deferred).toMatch(/^import \{ createRequire \} from 'node:module'\n/)
+  const loaded: string[] = []
+  const load = (name: string) => (loaded.push(name), process.getBuiltinModule(name))
+  const lazy = (make: () => unknown) => () => make()
+  const program = deferred.replace(/^import .*/, 'let answer;').concat('; return [answer, hkdfSync.name]')
+  // oxlint-disable-next-line no-implied-eval -- the program of this test
+  const run = new Function('createRequire', 'lazy', program)
+  expect(run(() => load, lazy)).toEqual([createHash('md5').digest('hex'), 'hkdfSync'])
+  expect(loaded).toEqual(['node:crypto'])
+  expect(() => deferBuiltins("import crypto from 'node:crypto'")).toThrow('as a whole')
+  expect(deferBuiltins('const a = 1')).toBe('const a = 1')
 })
 
 test('tables lose what only migrations need', () => {
