@@ -57,7 +57,7 @@ export async function measureProfile(scenario: string, contender: ContenderName)
   if (!draw) throw new Error(`--profile must be one of: ${Object.keys(town.scenarios).join(', ')}`)
   await using emulator = await startEmulator()
   await using prepared = await prepareDatabase(town)
-  const bundled = await bundle(contender, undefined, false)
+  const bundled = await bundle(contender, { minify: false })
   const worker = await startWorkers(bundled, emulator, prepared.folder, 1, { BENCH_INSPECTOR: '1' })
   const load = startLoadGenerator()
   try {

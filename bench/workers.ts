@@ -45,12 +45,15 @@ export interface Bundle {
 }
 
 /** The bundle of contender `name`, made like the Worker that is deployed. Without `minify` it names its modules. */
-export async function bundle(name: ContenderName, entry: string = CONTENDERS[name], minify = true): Promise<Bundle> {
+export async function bundle(
+  name: ContenderName,
+  { entry = CONTENDERS[name], minify = true }: { entry?: string; minify?: boolean } = {},
+): Promise<Bundle> {
   const code = await bundleWorker(entry, { minify, classes: classesOf(name) })
   return { name, code, bytes: Buffer.byteLength(code), gzipBytes: gzipSync(code).byteLength }
 }
 
-export const bundleSteps = (): Promise<Bundle> => bundle('ours', STEPS)
+export const bundleSteps = (): Promise<Bundle> => bundle('ours', { entry: STEPS })
 
 export interface EmulatorProcess extends AsyncDisposable {
   url: string

@@ -198,7 +198,7 @@ export type Recorder = ReturnType<typeof createRecorder>
  */
 export function createRecorder(slowMs: number) {
   let held = emptyTally()
-  /** How often commands used each key. Private keys are muses in the report, not on every request. */
+  /** How often commands used each key. Only the report replaces private keys by their patterns: that costs nothing per request. */
   let uses = new Map<string, number>()
 
   const stepAt = (now: number) =>

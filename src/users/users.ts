@@ -51,7 +51,6 @@ const NO_ADDRESSES = { email: '', pendingEmail: null }
 export type Users = ReturnType<typeof createUsers>
 export const usersService = service<Users>('users')
 
-/** What profiles need. Each part may be built at its first use: a cached read uses one cache and nothing else. */
 /** Profiles, cache-aside. Without Redis, reads use memory or D1, and writes reach the cache later. */
 export function createUsers(
   platform: Pick<Platform, 'db' | 'outbox' | 'purge' | 'writeThrough'>,
