@@ -88,15 +88,25 @@ export function completeAnswer(c: Context<AppEnv>): void {
 
 /** The value of `Cache-Status`: the cache layers of a request, the layer nearest to the source of truth first. */
 export function cacheStatus(events: readonly CacheEvent[]): string {
-  const layers = (['redis', 'memory'] as const).flatMap((layer) => {
-    const seen = events.filter((event) => event.layer === layer)
-    const hits = seen.filter(({ outcome }) => outcome === 'hit' || outcome === 'stale' || outcome === 'negative')
-    const hasMiss = seen.some(({ outcome }) => outcome === 'miss')
-    if (seen.some(({ outcome }) => outcome === 'error')) return `${layer}; fwd=bypass; detail=error`
-    if (hasMiss) return `${layer}; fwd=${hits.length > 0 ? 'partial' : 'uri-miss'}`
-    if (hits.length === 0) return []
-    const ttlMs = Math.min(...hits.map(({ ttlMs = 0 }) => ttlMs))
-    return `${layer}; hit; ttl=${Math.floor(ttlMs / 1_000)}`
-  })
-  return layers.join(', ')
+  const redis = layerStatus('redis', events)
+  const memory = layerStatus('memory', events)
+  return redis === '' || memory === '' ? redis + memory : `${redis}, ${memory}`
+}
+
+/** What one layer did. Every cached read runs this: one pass, no copies. */
+function layerStatus(layer: CacheEvent['layer'], events: readonly CacheEvent[]): string {
+  let hasHit = false
+  let hasMiss = false
+  let ttlMs = Infinity
+  for (const event of events) {
+    if (event.layer !== layer) continue
+    const { outcome } = event
+    if (outcome === 'error') return `${layer}; fwd=bypass; detail=error`
+    if (outcome === 'miss') hasMiss = true
+    if (outcome !== 'hit' && outcome !== 'stale' && outcome !== 'negative') continue
+    hasHit = true
+    ttlMs = Math.min(ttlMs, event.ttlMs ?? 0)
+  }
+  if (hasMiss) return `${layer}; fwd=${hasHit ? 'partial' : 'uri-miss'}`
+  return hasHit ? `${layer}; hit; ttl=${Math.floor(ttlMs / 1_000)}` : ''
 }
