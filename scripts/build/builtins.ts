@@ -2,8 +2,9 @@ import { parseAst } from 'rolldown/parseAst'
 import { type Edit, edited } from './syntax.ts'
 
 /**
- * A whole program that loads the modules of Node at the first call of one of their functions: `node:crypto` takes workerd a tenth
- * of the start of an isolate, and a request without a token does not need it. The program imports only functions.
+ * A program of `deferConstants`, whose `lazy` it uses, that loads the modules of Node at the first call of one of their functions:
+ * `node:crypto` takes workerd a tenth of the start of an isolate, and a request without a token does not need it. The program
+ * imports only functions.
  */
 export function deferBuiltins(code: string): string {
   const edits: Edit[] = []

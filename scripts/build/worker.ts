@@ -1,9 +1,9 @@
 import { fileURLToPath } from 'node:url'
 import { type InputOptions, type Plugin, rolldown } from 'rolldown'
+import { replaceArrowFunctions } from './arrow-functions.ts'
 import { deferBuiltins } from './builtins.ts'
 import { removeDocumentation } from './documentation.ts'
 import { compactEmbedded } from './embedded.ts'
-import { unarrow } from './functions.ts'
 import { deferConstants, sortModules } from './lazy.ts'
 import { removeUnusedMembers } from './members.ts'
 import { removeConstraints } from './tables.ts'
@@ -195,7 +195,7 @@ export async function bundleWorker(
   }
   const { code: minified } = await generate({ ...input, input: ENTRY, plugins: [inMemory] }, true)
   // V8 reads a program in ASCII sooner than any other.
-  return (isOurs ? unarrow(minified) : minified).replaceAll(
+  return (isOurs ? replaceArrowFunctions(minified) : minified).replaceAll(
     /[^\0-\x7f]/g,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
   )

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { deferBuiltins } from '../../scripts/build/builtins.ts'
 import { removeDocumentation } from '../../scripts/build/documentation.ts'
 import { compactEmbedded } from '../../scripts/build/embedded.ts'
-import { unarrow } from '../../scripts/build/functions.ts'
+import { replaceArrowFunctions } from '../../scripts/build/arrow-functions.ts'
 import { deferConstants, sortModules } from '../../scripts/build/lazy.ts'
 import { removeUnusedMembers } from '../../scripts/build/members.ts'
 import { problemPages } from '../../scripts/build/problems.ts'
@@ -118,12 +118,12 @@ test.each([
   ['export default()=>1', 'export default function(){return 1}'],
   ['function f(){return()=>1}', 'function f(){return()=>1}'],
 ])('arrow functions at the top are functions: %j is %j', (code, expected) => {
-  expect(unarrow(code, 0)).toBe(expected)
+  expect(replaceArrowFunctions(code, 0)).toBe(expected)
 })
 
 test('a short arrow function stays one', () => {
   const code = `const f=()=>1,g=()=>'${'a'.repeat(200)}'`
-  expect(unarrow(code)).toBe(`const f=()=>1,g=function(){return '${'a'.repeat(200)}'}`)
+  expect(replaceArrowFunctions(code)).toBe(`const f=()=>1,g=function(){return '${'a'.repeat(200)}'}`)
 })
 
 test('a module of Node is loaded at the first call of one of its functions', () => {

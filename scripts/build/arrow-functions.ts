@@ -10,7 +10,7 @@ const MIN_LENGTH = 160
  * `function (a) { return b }`. V8 parses such an arrow function twice, when it reads the module and at the first call. Of a
  * function it only looks for the end, and parses it at the first call. What uses `this` stays an arrow function.
  */
-export function unarrow(code: string, minLength = MIN_LENGTH): string {
+export function replaceArrowFunctions(code: string, minLength = MIN_LENGTH): string {
   const edits: Edit[] = []
   const visit = (node: ESTree.Node): void => {
     if (node.type === 'FunctionExpression' || node.type === 'FunctionDeclaration') return
