@@ -17,14 +17,12 @@ export function replaceArrowFunctions(code: string, minLength = MIN_LENGTH): str
     if (node.type !== 'ArrowFunctionExpression') return childrenOf(node).forEach(visit)
     const { start, end, params, body } = node
     if (end - start < minLength || isBound(node)) return
-    const [first] = params
-    const space = /[\w$]/.test(code[start - 1] ?? '') ? ' ' : '' // after `return`, say
-    const head = `${space}${node.async ? 'async ' : ''}function(`
-    const open = body.type === 'BlockStatement' ? ')' : '){return '
-    const bodyAt = code.lastIndexOf('=>', body.start) + 2
-    if (first) edits.push({ start, end: first.start, text: head })
-    edits.push({ start: params.at(-1)?.end ?? start, end: bodyAt, text: first ? open : head + open })
-    if (body.type !== 'BlockStatement') edits.push({ start: end, end, text: '}' })
+    const space = /[\w$]/.test(code[start - 1] ?? '') ? ' ' : '' // after `default`, say
+    const given = code.slice(params[0]?.start, params.at(-1)?.end ?? 0)
+    const head = `${space}${node.async ? 'async ' : ''}function(${given})`
+    const bodyAt = code.lastIndexOf('=>', body.start) + 2 // the body may be in parentheses
+    if (body.type === 'BlockStatement') return void edits.push({ start, end: bodyAt, text: head })
+    edits.push({ start, end: bodyAt, text: `${head}{return ` }, { start: end, end, text: '}' })
   }
   visit(parseAst(code))
   return edited(code, edits)
@@ -32,9 +30,9 @@ export function replaceArrowFunctions(code: string, minLength = MIN_LENGTH): str
 
 /** Whether a function would mean something else with a `this` of its own. */
 function isBound(arrow: ESTree.Node): boolean {
-  for (const { type, ...node } of nodesOf(arrow)) {
-    if (type === 'ThisExpression' || type === 'Super') return true
-    if (type === 'Identifier' && 'name' in node && node.name === 'arguments') return true
+  for (const node of nodesOf(arrow)) {
+    if (node.type === 'ThisExpression' || node.type === 'Super') return true
+    if (node.type === 'Identifier' && node.name === 'arguments') return true
   }
   return false
 }
