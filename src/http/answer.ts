@@ -95,18 +95,15 @@ export function cacheStatus(events: readonly CacheEvent[]): string {
 
 /** What one layer did. Every cached read runs this: one pass, no copies. */
 function layerStatus(layer: CacheEvent['layer'], events: readonly CacheEvent[]): string {
-  let hasHit = false
   let hasMiss = false
-  let ttlMs = Infinity
+  let shortestMs = Infinity // without a hit
   for (const event of events) {
     if (event.layer !== layer) continue
-    const { outcome } = event
-    if (outcome === 'error') return `${layer}; fwd=bypass; detail=error`
-    if (outcome === 'miss') hasMiss = true
-    if (outcome !== 'hit' && outcome !== 'stale' && outcome !== 'negative') continue
-    hasHit = true
-    ttlMs = Math.min(ttlMs, event.ttlMs ?? 0)
+    if (event.outcome === 'error') return `${layer}; fwd=bypass; detail=error`
+    if (event.outcome === 'miss') hasMiss = true
+    else if (event.ttlMs !== undefined) shortestMs = Math.min(shortestMs, event.ttlMs)
   }
+  const hasHit = shortestMs < Infinity
   if (hasMiss) return `${layer}; fwd=${hasHit ? 'partial' : 'uri-miss'}`
-  return hasHit ? `${layer}; hit; ttl=${Math.floor(ttlMs / 1_000)}` : ''
+  return hasHit ? `${layer}; hit; ttl=${Math.floor(shortestMs / 1_000)}` : ''
 }

@@ -12,7 +12,7 @@ export interface CacheEvent {
    * `refused` too large to store.
    */
   outcome: 'hit' | 'stale' | 'negative' | 'miss' | 'error' | 'load' | 'store' | 'lost' | 'refused'
-  /** For hits: how long the value is still fresh (ms); negative when stale. */
+  /** Of every hit, and of nothing else: how long the value is still fresh (ms); negative when stale. */
   ttlMs?: number
   /** For hits in memory: how long memory may go on to answer without Redis (ms). 0: not at all. */
   memoryMs?: number
