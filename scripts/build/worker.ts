@@ -70,6 +70,14 @@ const KNOWN: Record<string, [expression: string, value: string][]> = {
       [`config.${name}.startsWith(" ") || config.${name}.endsWith(" ") || /\\r|\\n/.test(config.${name})`, 'false'],
     ]),
   ],
+  // The source of random numbers.
+  'ulid/dist/browser/index.js': [
+    ['= detectRoot()', '= globalThis'],
+    ['typeof globalCrypto?.getRandomValues === "function"', 'true'],
+    ['typeof globalCrypto?.randomBytes === "function"', 'false'],
+  ],
+  // The short form of an IPv6 address. Only IPv4 addresses are written as text, IPv6 ones by their parts.
+  'ipaddr.js/lib/ipaddr.js': [['return this.toRFC5952String()', 'return this.toNormalizedString()']],
   // The app names its router. The apps of the features are mounted in it, and match nothing themselves.
   'hono/dist/hono.js': [['new SmartRouter({ routers: [new RegExpRouter(), new TrieRouter()] })', '{ add() {} }']],
   // Views, common table expressions, unions, and a type of columns.
