@@ -84,16 +84,48 @@ async function readDatabase(product: Product) {
 }
 type Database = Awaited<ReturnType<typeof readDatabase>>
 
-/** Whether the database has every acknowledged like that was sent until `until` (Unix ms), and was not changed since. */
-export async function hasLikesUntil(product: Product, model: Model, until: number): Promise<boolean> {
+/**
+ * Whether every like that was sent until `until` (Unix ms) has arrived everywhere: the database has those that were
+ * acknowledged, and Redis agrees with the database. Then no message in a queue has work to do that Redis or the database
+ * cannot repeat.
+ */
+export async function areLikesSettled(product: Product, model: Model, until: number): Promise<boolean> {
   const { likes, posts, comments } = await readDatabase(product)
-  const contents = new Set([...posts, ...comments].map(({ id }) => id))
   const liked = new Set(likes.map(({ userId, contentId }) => `${userId} ${contentId}`))
-  return model
-    .keys('like')
-    .filter((key) => contents.has(key.split(' ')[1] ?? '') && model.sentAt('like', key) <= until)
+  const contents = new Map([...posts, ...comments].map((content) => [content.id, content.likes]))
+  const pairs = model.keys('like').filter((key) => contents.has(key.split(' ')[1] ?? ''))
+  const isInDatabase = pairs
+    .filter((key) => model.sentAt('like', key) <= until)
     .every((key) => model.judge('like', key, liked.has(key) ? 'liked' : null) === 'right')
+  if (!isInDatabase) return false
+
+  const ids = [...contents.keys()]
+  const [unwritten, tallies, counts, ...states] = (await product.redis([
+    ['ZCOUNT', keys.likesUnwritten, '1', String(until)],
+    ['MGET', '', ...ids.map((id) => keys.tally('likes', id))],
+    ['MGET', '', ...ids.map((id) => keys.count('likes', id))],
+    ...pairs.map((key) => {
+      const [userId = '', contentId = ''] = key.split(' ')
+      return ['HMGET', keys.likedBy(userId), contentId, ':from']
+    }),
+  ])) as [number, ...(string | null)[][]]
+  const hasCount = (id: string, i: number) => {
+    const [count, changedAt = 0] = numbersIn(tallies?.[i + 1]) ?? [Number(counts?.[i + 1] ?? contents.get(id))]
+    return changedAt > until || count === contents.get(id)
+  }
+  const hasState = (key: string, i: number) => {
+    const [state, from] = states[i] ?? []
+    const numbers = numbersIn(state)
+    if (numbers) return (numbers.at(-1) ?? 0) > until || (numbers[0] === 1) === liked.has(key)
+    const isNever = from?.startsWith('"') === true && from.slice(1, -1) <= (key.split(' ')[1] ?? '')
+    return !(isNever && liked.has(key))
+  }
+  return unwritten === 0 && ids.every(hasCount) && pairs.every(hasState)
 }
+
+/** The numbers in a tally or a like state of Redis. Undefined for none. */
+const numbersIn = (text: string | null | undefined) =>
+  text?.startsWith('"') === true ? text.slice(1, -1).split(':').map(Number) : undefined
 
 /** Which likes, posts, comments, follows and profiles are missing from the database, or must not be there. */
 function judgeRows(database: Database, model: Model, postOfComment: Map<string, string>): Finding[] {

@@ -31,15 +31,15 @@ const KILL_EVERY_MS = 30_000
 /**
  * Injects faults, one after the other, until `endsAt` (Unix ms): most for up to two seconds, with as long a rest.
  *
- * A like that D1 does not have yet is in Redis and in a queue. `wrangler dev` keeps its queues in memory, so a kill empties
- * them; those of production are durable. So between a kill and a loss of keys, in any order, the soak waits until D1 has
- * the likes of before the first: they would be lost from both.
+ * A like that D1 does not have yet is in Redis and in a queue, and so is one that Redis has lost and must get again from D1.
+ * `wrangler dev` keeps its queues in memory, so a kill empties them; those of production are durable. So between a kill and a
+ * loss of keys, in any order, the soak waits until the likes of before the first have arrived in D1 and in Redis.
  */
 export async function injectFaults(
   product: Product,
   random: SimpleFaker,
   endsAt: number,
-  hooks: { print: (words: string) => void; hasLikesUntil: (until: number) => Promise<boolean> },
+  hooks: { print: (words: string) => void; areLikesSettled: (until: number) => Promise<boolean> },
 ) {
   const { control } = product
   const counts: Record<string, number> = {}
@@ -51,7 +51,7 @@ export async function injectFaults(
   let missing: { from: 'queues' | 'Redis'; until: number } | undefined
   /** Whether likes may go missing from there too. */
   const mayLose = async (from: 'queues' | 'Redis') =>
-    missing === undefined || missing.from === from || hooks.hasLikesUntil(missing.until)
+    missing === undefined || missing.from === from || hooks.areLikesSettled(missing.until)
 
   for (; Date.now() < endsAt;) {
     // The same draws in every step, so that a seed repeats the decisions.

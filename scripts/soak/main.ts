@@ -10,7 +10,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SimpleFaker } from '@faker-js/faker'
 import { readFlags, readNumber } from '../flags.ts'
-import { compare, type Finding, hasLikesUntil, isPresent } from './compare.ts'
+import { areLikesSettled, compare, type Finding, isPresent } from './compare.ts'
 import { injectFaults } from './faults.ts'
 import { createModel } from './model.ts'
 import { followStream, startReceiver } from './observers.ts'
@@ -89,7 +89,7 @@ async function soak(): Promise<Finding[]> {
   const [faults] = await Promise.all([
     injectFaults(product, randomOf('faults'), endsAt, {
       print,
-      hasLikesUntil: (until) => hasLikesUntil(product, model, until),
+      areLikesSettled: (until) => areLikesSettled(product, model, until),
     }),
     traffic.run(endsAt),
   ])
