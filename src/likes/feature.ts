@@ -5,7 +5,7 @@ import { likeExports } from './export.ts'
 import { createLikes, likesService } from './likes.ts'
 import { purgeRemoved, removeLikesOfComment, removeLikesOfPost } from './purge.ts'
 import { commentLikes, postLikes } from './routes.ts'
-import { LikeMessage } from './schema.ts'
+import { LikeMessage, UnansweredLike } from './schema.ts'
 
 /** How many likes one run of the cron completes. */
 const COMPLETED_PER_RUN = 10_000
@@ -18,13 +18,16 @@ const COMPLETED_PER_RUN = 10_000
 export const likes: Feature = {
   name: 'likes',
   provides: [
-    provide(likesService, ({ db, counters, enqueue, traceparent, use }) =>
+    provide(likesService, ({ db, counters, enqueue, meter, traceparent, use }) =>
       createLikes({
         db,
         readCounters: counters.reads,
         writeCounters: counters.writes,
-        enqueue: (message) =>
-          enqueue('LIKES', [{ body: { ...message, ...(traceparent === undefined ? {} : { traceparent }) } }]),
+        enqueue: (message, options) =>
+          enqueue('LIKES', [
+            { body: { ...message, ...(traceparent === undefined ? {} : { traceparent }) }, ...options },
+          ]),
+        isUnanswered: () => meter.failures > 0,
         onApplied: (kind, contentIds) => use(notificationsService).refreshLikes(kind, contentIds),
         sendCounts: (counts) => use(hintsService).sendCounts(counts),
       }),
@@ -36,6 +39,13 @@ export const likes: Feature = {
   ],
   consumers: () => [
     consumer({ message: LikeMessage, consume: ({ use }, messages) => use(likesService).apply(messages) }),
+    consumer({
+      message: UnansweredLike,
+      async consume({ use }, messages) {
+        await use(likesService).recover(messages)
+        return new Set()
+      },
+    }),
   ],
   jobs: [
     {

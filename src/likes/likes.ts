@@ -9,7 +9,7 @@ import type { CountRead } from '../events/hints.ts'
 import type { Counters, LikeState, Settlement, WrittenLike } from '../redis/counter.ts'
 import type { Evaluate } from '../redis/script.ts'
 import { service } from '../service.ts'
-import type { Liked, LikeMessage } from './schema.ts'
+import type { Liked, LikeMessage, UnansweredLike } from './schema.ts'
 
 /** The content that users can like. */
 export type LikedKind = LikeMessage['kind']
@@ -47,6 +47,9 @@ const REFRESHED_AT_ONCE = 100
 /** How many likes `complete` writes to D1 at once. */
 const COMPLETED_AT_ONCE = 100
 
+/** When Redis is asked for a like whose reply was lost. By then the like has happened, or will not. */
+const RECOVERED_AFTER_SECONDS = 10
+
 export type Likes = ReturnType<typeof createLikes>
 export const likesService = service<Likes>('likes')
 
@@ -67,12 +70,14 @@ export function createLikes(dependencies: {
   db: DrizzleD1Database
   readCounters: Counters
   writeCounters: Counters
-  enqueue: (message: LikeMessage) => Promise<unknown>
+  enqueue: (message: LikeMessage | UnansweredLike, options?: QueueSendOptions) => Promise<unknown>
+  /** Whether Redis left a request of this invocation without a reply. */
+  isUnanswered: () => boolean
   /** Called after D1 has the likes of these contents. */
   onApplied: (kind: LikedKind, contentIds: string[]) => Promise<unknown>
   sendCounts: (counts: CountRead[]) => Promise<unknown>
 }) {
-  const { db, readCounters, writeCounters, enqueue, onApplied, sendCounts } = dependencies
+  const { db, readCounters, writeCounters, enqueue, isUnanswered, onApplied, sendCounts } = dependencies
 
   const postOf = (commentId: string) =>
     db
@@ -256,12 +261,21 @@ export function createLikes(dependencies: {
       const kind = kindOf(contentId)
       const counted = await writeCounters
         .like(contentId, userId, isLiked, () => load(kind, contentId, userId), evaluate)
-        .catch(cannotCount)
+        .catch(async (error: unknown) => {
+          const message = { unanswered: { contentId, userId, isLiked } }
+          // Where this fails too, `complete` still has the like, unless Redis loses it.
+          if (isUnanswered()) await enqueue(message, { delaySeconds: RECOVERED_AFTER_SECONDS }).catch(() => {})
+          return cannotCount(error)
+        })
       if (!counted) throw new Problem('not-found', `There is no ${kind} ${contentId}`)
       const { count, changedAt, stateSince } = counted
       await enqueue({ kind, contentId, userId, isLiked, changedAt, stateSince }).catch(cannotCount)
       return { liked: isLiked, likes: count }
     },
+
+    /** Leaves to `complete` the likes whose reply was lost and that happened. One round trip. Safe to repeat. */
+    recover: (messages: UnansweredLike[]): Promise<void> =>
+      writeCounters.recover(messages.map(({ unanswered }) => unanswered)),
 
     /** Which of `postIds` the user likes. One round trip, beside those of the posts themselves. */
     async likedBy(userId: string, postIds: string[]): Promise<boolean[]> {

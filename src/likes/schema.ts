@@ -28,3 +28,11 @@ export const LikeMessage = v.object({
   traceparent: v.exactOptional(v.string()),
 })
 export type LikeMessage = v.InferOutput<typeof LikeMessage>
+
+/** A like whose reply was lost: Redis may have counted it. Queued, so that a loss of the unwritten likes does not lose it. */
+export const UnansweredLike = v.object({
+  unanswered: v.object({ contentId: v.string(), userId: v.string(), isLiked: v.boolean() }),
+  /** The trace of the request (W3C Trace Context). */
+  traceparent: v.exactOptional(v.string()),
+})
+export type UnansweredLike = v.InferOutput<typeof UnansweredLike>

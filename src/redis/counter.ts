@@ -352,9 +352,8 @@ for i, member in ipairs(members) do
     local lowest, heldAt = string.match(from or '', '^"(.*)"$'), string.match(held or '', '^"[01]:.-(%d+)"$')
     if held and state == '' then
       redis.call('HDEL', states, content)
-    elseif heldAt and tonumber(heldAt) < tonumber(string.match(state, '(%d+)"$')) then
-      redis.call('HSET', states, content, state)
-    elseif not heldAt and state ~= '' and lowest and lowest <= content then
+    elseif state ~= '' and (heldAt and tonumber(heldAt) < tonumber(string.match(state, '(%d+)"$'))
+        or not heldAt and lowest and lowest <= content) then
       redis.call('HSET', states, content, state)
     elseif not heldAt and not lowest and (held or from) then
       redis.call('HDEL', states, content, ':from')
@@ -363,6 +362,20 @@ for i, member in ipairs(members) do
 end
 if #written > 0 then redis.call('ZREM', KEYS[1], unpack(written)) end
 return #written`
+
+/**
+ * Recovers a like whose reply was lost. KEYS: states, unwritten, tally, count. ARGV: content, 1 or 0, member of unwritten.
+ * Where the states have it, it becomes unwritten again. Where they do not, they may have lost it while the counts have not:
+ * these are removed, to be loaded.
+ */
+const RECOVER = `#!lua flags=allow-key-locking
+local liked, at = string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^"(%d):.-(%d+)"$')
+if liked == ARGV[2] then
+  redis.call('ZADD', KEYS[2], at, ARGV[3])
+else
+  redis.call('DEL', KEYS[3], KEYS[4])
+end
+return 1`
 
 /**
  * Adds a viewer. KEYS: tally, count, viewers, unwritten, authors. ARGV: viewer, content, TTL of the count, TTL of the viewers
@@ -659,6 +672,27 @@ export function createCounters(
         loaded = [marker, written(state), ...[count, changedAt, revision].map(String), authors]
       }
       throw new Error(`The likes of ${contentId} changed during ${MAX_ATTEMPTS} loads`)
+    },
+
+    /**
+     * Makes likes unwritten again whose reply was lost, where they happened. For long after the reply: the like may be late
+     * too. One round trip. Safe to repeat.
+     */
+    async recover(likes: Omit<UnwrittenLike, 'changedAt'>[]): Promise<void> {
+      await Promise.all(
+        likes.map((like) =>
+          redis.eval(
+            RECOVER,
+            [
+              keys.likedBy(like.userId),
+              keys.likesUnwritten,
+              keys.tally('likes', like.contentId),
+              keys.count('likes', like.contentId),
+            ],
+            [like.contentId, like.isLiked ? '1' : '0', memberOf(like)],
+          ),
+        ),
+      )
     },
 
     /** Up to `most` likes that the source has not confirmed, the oldest first. One command. */

@@ -1,8 +1,9 @@
 import { env } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
 import { afterEach, beforeAll, expect, test, vi } from 'vitest'
+import type { Fault } from '../../emulator/control.ts'
 import { postLikes, posts, users } from '../../src/db/schema.ts'
-import type { LikeMessage } from '../../src/likes/schema.ts'
+import type { LikeMessage, UnansweredLike } from '../../src/likes/schema.ts'
 import { interruptedDatabase, readOnlyDatabase } from '../database.ts'
 import { migrate, newEdge } from '../edge.ts'
 import { addPost, addUser, db } from '../rows.ts'
@@ -12,10 +13,10 @@ afterEach(() => void vi.restoreAllMocks())
 
 /** An edge whose queue of likes is delivered by the test, and a post that a user may like. */
 async function newWorld(bindings: Record<string, unknown> = {}) {
-  const sent: LikeMessage[] = []
+  const sent: (LikeMessage | UnansweredLike)[] = []
   let isQueueUp = true
   const LIKES = {
-    async send(message: LikeMessage) {
+    async send(message: LikeMessage | UnansweredLike) {
       if (!isQueueUp) throw new Error('the queue is down')
       sent.push(message)
     },
@@ -24,17 +25,31 @@ async function newWorld(bindings: Record<string, unknown> = {}) {
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })
   const headers = await edge.signIn(ada)
+  const like = async (isLiked = true) => {
+    const response = await edge.fetch(`/v1/posts/${post.id}/like`, { method: isLiked ? 'PUT' : 'DELETE', headers })
+    return { status: response.status, ...(await response.json<{ likes?: number }>()) }
+  }
+  const deliver = () => edge.deliver(sent.splice(0).toReversed())
   return {
     edge,
     sent,
+    ada,
     post,
     headers,
     queueIs: (up: boolean) => void (isQueueUp = up),
-    like: async (isLiked = true) => {
-      const response = await edge.fetch(`/v1/posts/${post.id}/like`, { method: isLiked ? 'PUT' : 'DELETE', headers })
-      return { status: response.status, ...(await response.json<{ likes?: number }>()) }
+    like,
+    deliver,
+    /** Says (not) to like the post, through a Worker that `fault` keeps from the reply; answers what it sent to the queue. */
+    async likeUnanswered(fault: Fault, isLiked = true) {
+      for (const before of [isLiked, !isLiked]) await like(before) // Redis has what the like needs
+      await deliver()
+      const hasty = newEdge({ REDIS_READ_TIMEOUT_MS: '100', REDIS_WRITE_TIMEOUT_MS: '150', LIKES }, edge.token)
+      await edge.redis.fault(fault)
+      const refused = await hasty.fetch(`/v1/posts/${post.id}/like`, { method: isLiked ? 'PUT' : 'DELETE', headers })
+      await edge.redis.clearFaults()
+      expect(refused.status).toBe(503)
+      return sent.pop() ?? expect.fail('nothing is in the queue')
     },
-    deliver: () => edge.deliver(sent.splice(0).toReversed()),
     /** What the API says, as a new isolate reads it. */
     read: async () => {
       const reader = newEdge({}, edge.token)
@@ -58,20 +73,57 @@ test.each([
   ['is late twice', { kind: 'delay-after', match: 'EVAL', times: 2 }],
   ['is cut three times', { kind: 'cut', match: 'EVAL', times: 3 }],
 ] as const)('a like whose reply %s is refused, and completed by the cron', async (_, fault) => {
-  const { edge, like, read, readD1, sent, post, headers } = await newWorld()
-  await like()
-  await like(false)
-  await edge.deliver(sent.splice(0))
-  const queue = { send: vi.fn<() => Promise<void>>() }
-  const hasty = newEdge({ REDIS_READ_TIMEOUT_MS: '100', REDIS_WRITE_TIMEOUT_MS: '150', LIKES: queue }, edge.token)
-  await edge.redis.fault(fault)
-  const refused = await hasty.fetch(`/v1/posts/${post.id}/like`, { method: 'PUT', headers })
-  expect(refused.status).toBe(503)
-  expect(queue.send).not.toHaveBeenCalled()
+  const { edge, read, readD1, likeUnanswered } = await newWorld()
+  await likeUnanswered(fault)
   expect(await edge.sdk.zcard('likes-unwritten')).toBe(1)
-  await edge.redis.clearFaults()
   await edge.cron()
   expect([await readD1(), await read()]).toEqual([LIKED, LIKED])
+})
+
+test.each([[true], [false]])(
+  'a like (%s) whose reply is lost is completed, even where Redis loses it too',
+  async (isLiked) => {
+    const { edge, read, readD1, likeUnanswered } = await newWorld()
+    const message = await likeUnanswered({ kind: 'cut', match: 'EVAL', times: 3 }, isLiked)
+    await edge.sdk.del('likes-unwritten')
+    await edge.cron()
+    expect(await readD1()).toEqual(isLiked ? NOT_LIKED : LIKED)
+    expect((await edge.deliver([message, message])).acked).toEqual([0, 1])
+    await edge.cron()
+    const wanted = isLiked ? LIKED : NOT_LIKED
+    expect([await readD1(), await read()]).toEqual([wanted, wanted])
+  },
+)
+
+test('a like whose reply is lost, and of which Redis keeps no more than the count, did not happen', async () => {
+  const { edge, post, ada, read, readD1, likeUnanswered } = await newWorld()
+  const message = await likeUnanswered({ kind: 'cut', match: 'EVAL', times: 3 })
+  await edge.sdk.del('likes-unwritten', `liked:${ada.id}`)
+  expect(await edge.sdk.get(`count:likes:${post.id}`)).toBe(1)
+  await edge.deliver([message])
+  await edge.cron()
+  expect([await readD1(), await read()]).toEqual([NOT_LIKED, NOT_LIKED])
+})
+
+test('a like whose reply is lost, and that was said again since, is as it was said last', async () => {
+  const { edge, like, deliver, read, readD1, likeUnanswered } = await newWorld()
+  const message = await likeUnanswered({ kind: 'cut', match: 'EVAL', times: 3 })
+  await like()
+  await like(false)
+  await edge.sdk.del('likes-unwritten')
+  await edge.deliver([message])
+  await edge.cron()
+  await deliver()
+  expect([await readD1(), await read()]).toEqual([NOT_LIKED, NOT_LIKED])
+})
+
+test('while Redis is down, only likes that may have reached it are recovered', async () => {
+  const { edge, like, sent } = await newWorld({ REDIS_BREAKER_FAILURES: '1' })
+  await edge.redis.fault({ kind: 'cut' })
+  expect((await like()).status).toBe(503)
+  expect(sent.splice(0)).toHaveLength(1)
+  expect((await like()).status).toBe(503)
+  expect(sent).toEqual([])
 })
 
 test('a like that the queue refuses is completed by the cron, and so is an unlike', async () => {

@@ -218,14 +218,17 @@ test('messages are applied while Redis is down, and the cron completes what Redi
 })
 
 test('without Redis a like is refused as unavailable, and nothing is written', async () => {
-  const { edge, like, sent } = newWorld()
+  const { edge, like, drain, likesInD1 } = newWorld()
   const ada = await addUser()
   const post = await addPost({ authorId: ada.id })
   const headers = await edge.signIn(ada)
   await edge.redis.fault({ kind: 'refuse' })
   const response = await like(headers, post.id)
   expect([response.status, response.headers.get('Retry-After')]).toEqual([503, '5'])
-  expect(sent).toEqual([])
+  await edge.redis.clearFaults()
+  await drain() // asks Redis whether it counted the like
+  await edge.cron()
+  expect(await likesInD1(post.id)).toEqual({ count: 0, rows: [] })
 })
 
 test('reading unknown posts leaves nothing about the reader in Redis', async () => {

@@ -203,6 +203,20 @@ test('a like whose reply was lost is unwritten until the source has it', async (
   ])
 })
 
+test('a like whose reply was lost is unwritten again as it is now, or its counts are loaded', async () => {
+  const { counters, post, redis, like, read } = newWorld()
+  await like(ADA, true)
+  await like(ADA, true)
+  const [said] = await counters.unwrittenLikes(10)
+  const lost = { contentId: post, userId: ADA, isLiked: true }
+  for (const places of [[], [keys.likesUnwritten]]) {
+    if (places.length > 0) await redis.del(...places)
+    await counters.recover([lost, { ...lost, userId: BOB, isLiked: false }])
+    expect(await counters.unwrittenLikes(10)).toEqual([said])
+  }
+  expect(await read()).toBe(0) // as the source has it: bob's unlike may have been counted
+})
+
 describe('the states of a user', () => {
   const NOT_LIKED = { isLiked: false, changedAt: 0, stateSince: null }
   const never: LoadStates = {
