@@ -58,7 +58,8 @@ export const likesService = service<Likes>('likes')
  *
  * A like is acknowledged when Redis has counted it and the queue has it: one round trip. In the same script Redis records
  * it as unwritten, until D1 has it. So where a reply or a message is lost, `complete` writes the like to D1: a like that
- * was refused as unavailable did not happen, or is completed. D1 takes the newest state of each user and content, in
+ * was refused as unavailable did not happen, or is completed. Where Redis loses the unwritten likes after a lost reply,
+ * `recover` finds the like among the states. D1 takes the newest state of each user and content, in
  * whatever order messages arrive and however often; its triggers keep the count. After each message the count and the
  * state in Redis are settled from D1, unless a newer change is in the queue: once the queue is empty both agree, whatever
  * Redis lost meanwhile.
@@ -203,7 +204,7 @@ export function createLikes(dependencies: {
     return new Map(rows.map(({ id, ...state }) => [id, state]))
   }
 
-  /** Brings Redis to what D1 has of what `messages` are about, and sends the counts as hints. D1, then one round trip. */
+  /** Sends the counts of what `messages` are about as hints, and brings Redis to what D1 has. D1, then one round trip. */
   async function settle(kind: LikedKind, messages: LikeMessage[]): Promise<void> {
     // What D1 left out (the user is gone) it has seen too: no newer change will come and settle the count.
     const seen = new Map<string, number>()
@@ -212,7 +213,8 @@ export function createLikes(dependencies: {
     }
     const [counts, states] = await Promise.all([countsInD1(kind, [...seen.keys()]), statesInD1(kind, messages)])
     for (const count of counts) count.changedAt = Math.max(count.changedAt, seen.get(count.contentId) ?? 0)
-    await Promise.all([sendCounts(counts), writeCounters.settle(counts, states)])
+    await sendCounts(counts)
+    await writeCounters.settle(counts, states) // last: it removes the likes from those that `complete` repeats
   }
 
   /** Lets the cron settle counts within a minute after an outage: a message that has often failed waits longer. */
@@ -223,8 +225,8 @@ export function createLikes(dependencies: {
       .onConflictDoNothing()
 
   /**
-   * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, then settles Redis and
-   * sends the hints of the counts.
+   * Applies messages of the queue to D1, notifies `onApplied` of the contents whose likes changed, sends the hints of the
+   * counts, then settles Redis.
    * Returns the messages that failed: one that D1 refuses fails alone. D1 has the others already where only Redis or
    * `onApplied` failed. Safe to repeat.
    */
@@ -238,7 +240,7 @@ export function createLikes(dependencies: {
       const contentIds = [...new Set(applied.map((message) => message.contentId))]
       try {
         await onApplied(kind, contentIds)
-        await settle(kind, applied) // last: it removes the likes from those that `complete` repeats
+        await settle(kind, applied)
       } catch {
         for (const message of applied) failed.add(message)
         await noteUnsettled(contentIds).catch(() => {}) // the queue repeats the messages anyway

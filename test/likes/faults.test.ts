@@ -40,7 +40,7 @@ async function newWorld(bindings: Record<string, unknown> = {}) {
     like,
     deliver,
     /** Says (not) to like the post, through a Worker that `fault` keeps from the reply; answers what it sent to the queue. */
-    async likeUnanswered(fault: Fault, isLiked = true) {
+    likeUnanswered: async (fault: Fault, isLiked = true) => {
       for (const before of [isLiked, !isLiked]) await like(before) // Redis has what the like needs
       await deliver()
       const hasty = newEdge({ REDIS_READ_TIMEOUT_MS: '100', REDIS_WRITE_TIMEOUT_MS: '150', LIKES }, edge.token)
@@ -255,6 +255,23 @@ test('a message that is applied while Redis is down is retried, until the state 
   expect((await edge.deliver(messages)).retried).toEqual([0])
   await edge.redis.clearFaults()
   expect((await newEdge({}, edge.token).deliver(messages)).acked).toEqual([0])
+  expect(await edge.sdk.zcard('likes-unwritten')).toBe(0)
+})
+
+test('a like stays unwritten until its count is sent as a hint', async () => {
+  let isEventsUp = false
+  const hints = vi.fn<() => Promise<void>>(async () => {
+    if (!isEventsUp) throw new Error('the queue is down')
+  })
+  const { edge, like, deliver, readD1 } = await newWorld({ EVENTS: { send: hints, sendBatch: hints } })
+  await like()
+  expect((await deliver()).retried).toEqual([0])
+  expect(await readD1()).toEqual(LIKED)
+  await expect(edge.cron()).rejects.toThrow('complete likes')
+  isEventsUp = true
+  hints.mockClear()
+  await edge.cron()
+  expect(hints).toHaveBeenCalledWith(expect.objectContaining({ kind: 'hints' }), expect.anything())
   expect(await edge.sdk.zcard('likes-unwritten')).toBe(0)
 })
 
