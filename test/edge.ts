@@ -114,6 +114,7 @@ export type Edge = ReturnType<typeof newEdge>
 /** Nothing is refused or given up that a test does not mean to: this machine may be busy. */
 const PATIENT = {
   REDIS_READ_TIMEOUT_MS: '5000',
+  REDIS_SOFT_TIMEOUT_MS: '5000',
   LIMIT_READS: '1000000',
   LIMIT_WRITES: '1000000',
   LIMIT_PRESENCE: '1000000',
