@@ -102,7 +102,7 @@ export async function areLikesSettled(product: Product, model: Model, until: num
   const ids = [...contents.keys()]
   const [unwritten, tallies, counts, ...states] = (await product.redis([
     ['ZCOUNT', keys.likesUnwritten, '1', String(until)],
-    ['MGET', '', ...ids.map((id) => keys.tally('likes', id))],
+    ['MGET', '', ...ids.map((id) => keys.tally('likes', id))], // an MGET of no key is an error
     ['MGET', '', ...ids.map((id) => keys.count('likes', id))],
     ...pairs.map((key) => {
       const [userId = '', contentId = ''] = key.split(' ')

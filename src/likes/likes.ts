@@ -59,10 +59,10 @@ export const likesService = service<Likes>('likes')
  * A like is acknowledged when Redis has counted it and the queue has it: one round trip. In the same script Redis records
  * it as unwritten, until D1 has it. So where a reply or a message is lost, `complete` writes the like to D1: a like that
  * was refused as unavailable did not happen, or is completed. Where Redis loses the unwritten likes after a lost reply,
- * `recover` finds the like among the states. D1 takes the newest state of each user and content, in
- * whatever order messages arrive and however often; its triggers keep the count. After each message the count and the
- * state in Redis are settled from D1, unless a newer change is in the queue: once the queue is empty both agree, whatever
- * Redis lost meanwhile.
+ * `recover` finds the like among the states. D1 takes the newest state of each user and content, in whatever order
+ * messages arrive and however often; its triggers keep the count. After each message the count and the state in Redis are
+ * settled from D1, unless a newer change is in the queue: once the queue is empty both agree, whatever Redis lost
+ * meanwhile.
  *
  * States are ordered by the clock of Redis, and each is newer than the one it replaces. Without Redis a like is refused
  * as unavailable (it cannot be counted exactly); reads fall back to D1.

@@ -675,8 +675,8 @@ export function createCounters(
     },
 
     /**
-     * Makes likes unwritten again whose reply was lost, where they happened. For long after the reply: the like may be late
-     * too. One round trip. Safe to repeat.
+     * Makes likes whose reply was lost unwritten again, if they happened. To be called some seconds after the request, which
+     * may be late too. One round trip. Safe to repeat.
      */
     async recover(likes: Omit<UnwrittenLike, 'changedAt'>[]): Promise<void> {
       await Promise.all(
