@@ -444,7 +444,7 @@ export function createPresence(options: PresenceOptions) {
       const beat = { userId, deviceId, beatId: crypto.randomUUID() }
       let outcome = await online.beat(beat)
       if (outcome === 'unknown') outcome = await online.beat(beat, undefined, await visibilityOf(userId))
-      if (outcome === 'unknown') return 'hidden' // a flush in between
+      if (outcome === 'unknown' || outcome === 'left') return 'hidden' // a flush or a departure in between
       return typeof outcome === 'string' ? outcome : 'arrived'
     },
 

@@ -301,7 +301,7 @@ export function createPresence({ db, online, capacity, sendHints, defer, onFailu
   return {
     /**
      * Records that a device of a user is alive. One round trip. For the first beat in a day Redis does not know the
-     * user's visibility: it is loaded from D1, and the user comes online after the answer.
+     * user's visibility: it is loaded from D1, and the user comes online after the answer, unless the device left meanwhile.
      *
      * Safe to repeat. If it is refused or dies, the cron announces an arrival that Redis has recorded.
      */

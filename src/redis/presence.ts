@@ -28,9 +28,10 @@ export interface Beat {
 
 /**
  * What a beat found: a change, the user was offline until now · `online` the user was online already · `hidden` nobody
- * may see them, and nothing was written · `unknown` Redis does not know who may see them, and nothing was written.
+ * may see them, and nothing was written · `unknown` Redis does not know who may see them: repeat the beat with the
+ * visibility · `left` the device left before that.
  */
-export type BeatOutcome = Change | 'online' | 'hidden' | 'unknown'
+export type BeatOutcome = Change | 'online' | 'hidden' | 'unknown' | 'left'
 
 interface Leaving {
   deviceId?: string
@@ -82,7 +83,8 @@ local function text(ms) return string.format('%.0f', ms) end`
  * KEYS: shard, changes, devices, visibility, last.
  * ARGV: user, device, beat id, now, time or '' for that of Redis, TTL of devices, maximum devices, maximum users,
  * visibility if known, its TTL.
- * Most beats end at the first command: it raises the score of a user who is online and does nothing for others.
+ * Most beats end at the first command: it raises the score of a user who is online and does nothing for others. Where the
+ * visibility is missing, the beat only notes its device. It is repeated with the visibility, unless the device left meanwhile.
  * An arrival is later than the last departure, and its time becomes the score: so a departure is never before it.
  */
 const BEAT = `#!lua flags=allow-key-locking
@@ -95,17 +97,24 @@ local function note()
   end
   redis.call('PEXPIRE', KEYS[3], ARGV[6])
 end
+if ARGV[9] ~= '' and not redis.call('ZSCORE', KEYS[3], device) then return '"left"' end
 if redis.call('ZADD', KEYS[1], 'XX', 'GT', 'CH', now, user) == 1 then
   note()
   return '"online"'
 end
 local visibility = redis.call('GET', KEYS[4])
 if not visibility then
-  if ARGV[9] == '' then return '"unknown"' end
+  if ARGV[9] == '' then
+    note()
+    return '"unknown"'
+  end
   visibility = ARGV[9]
   redis.call('SET', KEYS[4], visibility, 'PX', ARGV[10])
 end
-if visibility == 'nobody' then return '"hidden"' end
+if visibility == 'nobody' then
+  if ARGV[9] ~= '' then redis.call('ZREM', KEYS[3], device) end
+  return '"hidden"'
+end
 note()
 local last = redis.call('GET', KEYS[5])
 local lastAt = last and string.match(last, '^%d+')
@@ -266,8 +275,8 @@ export function createOnline(redis: Redis, keys: OnlineKeys, policy: OnlinePolic
     shardOf,
 
     /**
-     * Records a sign of life. `visibility` is what the source of truth says, after an `unknown`. `evaluate` may refuse to
-     * run the script: then nothing is recorded.
+     * Records a sign of life. `visibility` is what the source of truth says, after an `unknown` and only then. `evaluate`
+     * may refuse to run the script: then nothing is recorded.
      */
     async beat(
       { userId, deviceId, beatId }: Beat,

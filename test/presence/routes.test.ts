@@ -3,6 +3,7 @@ import { beforeAll, beforeEach, expect, test } from 'vitest'
 import { revocations, users } from '../../src/db/schema.ts'
 import type { EventMessage } from '../../src/events/schema.ts'
 import { CLAIM_MS } from '../../src/redis/presence.ts'
+import { interruptedDatabase } from '../database.ts'
 import { type Edge, migrate, newEdge, roundTrips } from '../edge.ts'
 import { addFollow, addUser, db } from '../rows.ts'
 import { keysOf } from '../redis/setup.ts'
@@ -70,6 +71,18 @@ test('a user is online after a beat, and offline after leaving', async () => {
   await edge.settle()
   expect(await read(edge, '')).toEqual([])
   expect(await read(edge, `?ids=${ada.id}`)).toEqual([{ ...recent, isOnline: false }])
+})
+
+test('a user who leaves before their first beat of a day is recorded stays offline', async () => {
+  let left: number | undefined
+  const DB = interruptedDatabase(/^select "presence_visibility" from/, 1, async () => {
+    left = (await leave(edge, ada.headers)).status
+  })
+  const edge = newEdge({ DB })
+  const ada = await newMember(edge)
+  expect((await beat(edge, ada.headers)).status).toBe(204)
+  await edge.settle()
+  expect([left, await read(edge, '')]).toEqual([204, []])
 })
 
 test('a session is a device, and so is each deviceId: the last one to leave goes offline', async () => {

@@ -28,9 +28,14 @@ const POLICY: OnlinePolicy = { windowMs: 1_000, shards: 4, shardUsers: 1_000, ma
 function newOnline(policy: Partial<OnlinePolicy> = {}, keyspace = newKeyspace()) {
   const redis = keyspace.connect()
   const online = createOnline(redis, keys, { ...POLICY, ...policy })
-  /** A beat whose arrival is announced at once. */
+  /** A beat, repeated with the visibility where Redis does not know it. */
+  async function arrive(beat: Beat, now: number | undefined, visibility?: Visibility) {
+    const outcome = await online.beat(beat, now)
+    return outcome === 'unknown' && visibility ? online.beat(beat, now, visibility) : outcome
+  }
+  /** The same, and its arrival is announced at once. */
   async function beat(beat: Beat, now: number | undefined, visibility?: Visibility) {
-    const outcome = await online.beat(beat, now, visibility)
+    const outcome = await arrive(beat, now, visibility)
     if (typeof outcome === 'string') return outcome
     await online.confirm([outcome])
     return 'joined'
@@ -40,9 +45,12 @@ function newOnline(policy: Partial<OnlinePolicy> = {}, keyspace = newKeyspace())
     keyspace,
     redis,
     beat,
+    arrive,
+    /** The repetition alone. */
+    repeat: (...given: Parameters<typeof online.beat>) => online.beat(...given),
     /** A beat of which nobody announces what it changed. */
     unannounced: (userId: string, now: number) =>
-      online.beat({ userId, deviceId: 'phone', beatId: crypto.randomUUID() }, now, 'everyone'),
+      arrive({ userId, deviceId: 'phone', beatId: crypto.randomUUID() }, now, 'everyone'),
     /** A beat of a user whom everyone may see. */
     seen: (userId: string, now: number, deviceId = 'phone') =>
       beat({ userId, deviceId, beatId: crypto.randomUUID() }, now, 'everyone'),
@@ -151,11 +159,11 @@ test('an arrival whose reply is lost is answered again to the same beat, and to 
   expect(await online.seen('u_ada', T + 1)).toBe('online') // a repeated beat that is no join
 })
 
-test('a user is not written while their visibility is unknown, nor when nobody may see them', async () => {
+test('a user is not online while their visibility is unknown, nor when nobody may see them', async () => {
   const online = newOnline()
   const ada = { userId: 'u_ada', deviceId: 'phone', beatId: 'b' }
   expect(await online.beat(ada, T)).toBe('unknown')
-  expect(await keysOf(online.redis)).toEqual([])
+  expect(await keysOf(online.redis)).toEqual([keys.presenceDevices('u_ada')])
 
   expect(await online.beat(ada, T, 'nobody')).toBe('hidden')
   expect(await online.beat(ada, T)).toBe('hidden') // remembered
@@ -167,7 +175,23 @@ test('a user is not written while their visibility is unknown, nor when nobody m
   expect(await online.hide('u_ada', T + 10)).toMatchObject({ userId: 'u_ada', at: T + 10 })
   expect(await online.lastSeen(['u_ada'])).toEqual([null])
   // A beat that was admitted before does not bring them back.
-  expect(await online.beat(ada, T + 11, 'everyone')).toBe('hidden')
+  expect(await online.repeat(ada, T + 11, 'everyone')).toBe('left')
+})
+
+test('a device that leaves before its visibility is known does not come online', async () => {
+  const online = newOnline()
+  const [phone, laptop] = ['phone', 'laptop'].map((deviceId) => ({ userId: 'u_ada', deviceId, beatId: deviceId }))
+  if (!phone || !laptop) expect.fail('two devices')
+  expect(await online.beat(phone, T)).toBe('unknown')
+  expect(await online.leave('u_ada', 'phone', T + 1)).toBeUndefined()
+  expect(await online.repeat(phone, T, 'everyone')).toBe('left')
+  expect(await online.lastSeen(['u_ada'])).toEqual([null])
+
+  expect(await online.beat(phone, T + 2)).toBe('unknown')
+  expect(await online.beat(laptop, T + 2, 'everyone')).toBe('joined')
+  expect(await online.leave('u_ada', 'phone', T + 3)).toBeUndefined()
+  expect(await online.repeat(phone, T + 2, 'everyone')).toBe('left')
+  expect(await online.leave('u_ada', 'laptop', T + 4)).toMatchObject({ at: T + 4 }) // it was the last
 })
 
 test('a user goes offline with the last of their devices', async () => {
@@ -227,6 +251,7 @@ test('a heartbeat, a departure, the list, a sweep and a read of 500 users cost o
     return (await control.counts()).requests
   }
   const many = Array.from({ length: 500 }, (_, i) => `u_${i}`)
+  await online.show('u_new', 'everyone')
   expect(await cost(() => online.seen('u_ada', T + 1))).toBe(1)
   expect(await cost(() => online.unannounced('u_new', T + 1))).toBe(1)
   expect(await cost(() => online.lastSeen(many))).toBe(1)
@@ -300,6 +325,7 @@ test('a departure that nobody confirmed is handed out again once its claim has l
 
 test('an arrival that nobody confirmed is returned at once, and again once its claim has lapsed', async () => {
   const online = newOnline({ shards: 1 })
+  await online.show('u_ada', 'everyone')
   await online.keyspace.control.fault({ kind: 'cut', times: 2 }) // executed; the client gives up
   await expect(online.unannounced('u_ada', T)).rejects.toThrow('did not answer')
   expect(await online.seen('u_ada', T + 1)).toBe('online')
