@@ -17,7 +17,12 @@ import {
 /** @import { OwnUser, Post, User } from './client.js' */
 
 // The session is an HttpOnly cookie, which this page cannot read. So it remembers who signed in.
-const api = createClient({ auth: 'cookie', onSession: (session) => session ?? signedOut() })
+const api = createClient({
+  auth: 'cookie',
+  onSession: (session) => session ?? signedOut(),
+  // What the browser keeps may be from before an event of the stream. The API answers 304 where nothing has changed.
+  fetch: (url, init) => fetch(url, { ...init, cache: 'no-cache' }),
+})
 const ME = 'example-user'
 /** Each tab is a device: a user goes offline with the last one. */
 const deviceId = crypto.randomUUID()

@@ -231,8 +231,6 @@ test('a user changes the password, downloads everything, and leaves with two cli
   const me = await newUser()
   await me.write(`Before I go, ${me.username}`)
   const [page, stranger] = [await openAs(me.username), await open()]
-  await visit(stranger, me.username)
-  await posts(stranger).filter({ hasText: 'Before I go' }).waitFor()
   await page.getByRole('link', { name: 'Account' }).click()
 
   const form = page.getByRole('region', { name: 'Password' })
@@ -256,6 +254,8 @@ test('a user changes the password, downloads everything, and leaves with two cli
   await page.getByRole('button', { name: 'Delete my account' }).click()
   const dialog = page.getByRole('dialog')
   await dialog.getByLabel('Password').fill(password)
+  await visit(stranger, me.username) // the browser may keep what it reads for some seconds
+  await posts(stranger).filter({ hasText: 'Before I go' }).waitFor()
   await dialog.getByRole('button', { name: 'Delete for good' }).click()
   await page.getByRole('button', { name: 'Sign in' }).first().waitFor()
   await stranger.getByText('There is no such user.').waitFor({ timeout: 60_000 })
