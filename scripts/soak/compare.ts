@@ -86,8 +86,8 @@ type Database = Awaited<ReturnType<typeof readDatabase>>
 
 /**
  * Whether every like that was sent until `until` (Unix ms) has arrived everywhere: the database has those that were
- * acknowledged, and Redis agrees with the database. Then no message in a queue has work to do that Redis or the database
- * cannot repeat.
+ * acknowledged and the hints of their counts, and Redis agrees with the database. Then no message in a queue has work to do
+ * that Redis or the database cannot repeat.
  */
 export async function areLikesSettled(product: Product, model: Model, until: number): Promise<boolean> {
   const { likes, posts, comments } = await readDatabase(product)
@@ -98,6 +98,14 @@ export async function areLikesSettled(product: Product, model: Model, until: num
     .filter((key) => model.sentAt('like', key) <= until)
     .every((key) => model.judge('like', key, liked.has(key) ? 'liked' : null) === 'right')
   if (!isInDatabase) return false
+  const unsaid = await product.rows(`
+    SELECT id FROM (SELECT id, likes_count, likes_changed_at FROM posts UNION ALL SELECT id, likes_count, likes_changed_at FROM comments)
+    WHERE likes_changed_at <= ${until} AND likes_count <> coalesce((
+      SELECT data ->> 'value' FROM events
+      WHERE type = 'counter_update' AND subject = id AND data ->> 'counterType' = 'likes'
+      ORDER BY created_at DESC LIMIT 1
+    ), 0)`)
+  if (unsaid.length > 0) return false
 
   const ids = [...contents.keys()]
   const [unwritten, tallies, counts, ...states] = (await product.redis([
