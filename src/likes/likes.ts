@@ -275,7 +275,7 @@ export function createLikes(dependencies: {
       return { liked: isLiked, likes: count }
     },
 
-    /** Leaves to `complete` the likes whose reply was lost and that happened. One round trip. Safe to repeat. */
+    /** Makes likes that happened without a reply unwritten again: `complete` writes them to D1. One round trip. Safe to repeat. */
     recover: (messages: UnansweredLike[]): Promise<void> =>
       writeCounters.recover(messages.map(({ unanswered }) => unanswered)),
 

@@ -675,8 +675,8 @@ export function createCounters(
     },
 
     /**
-     * Makes likes whose reply was lost unwritten again, if they happened. To be called some seconds after the request, which
-     * may be late too. One round trip. Safe to repeat.
+     * Of likes whose reply was lost, makes those unwritten again that happened. Call it some seconds after the request, which
+     * may reach Redis late. One round trip. Safe to repeat.
      */
     async recover(likes: Omit<UnwrittenLike, 'changedAt'>[]): Promise<void> {
       await Promise.all(
